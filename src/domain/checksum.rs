@@ -1,0 +1,258 @@
+//! The checksums an object store may send with a body, parsed; the hashing itself is done where the bytes are.
+//!
+//! Sources: `Content-MD5` RFC 1864; `Digest` RFC 3230; `Repr-Digest` and `Content-Digest` RFC 9530; `x-goog-hash`
+//! Cloud Storage XML API; `x-amz-checksum-*` Amazon S3 API, where a value ending in `-N` is a checksum of checksums
+//! and `x-amz-checksum-type: COMPOSITE` says the same.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+/// What a finished file was held against; the words of the manifest's `verified_by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Check {
+    /// The length is what the API declared.
+    Size,
+    /// No length was declared; the body's own framing (Content-Length or chunks) was complete.
+    Framing,
+    /// MD5.
+    Md5,
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+    /// CRC-32 (ISO-HDLC).
+    Crc32,
+    /// CRC-32C (iSCSI).
+    Crc32c,
+    /// CRC-64/NVME.
+    Crc64nvme,
+}
+
+/// An algorithm a store may use, with the length of its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Algorithm {
+    /// MD5.
+    Md5,
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+    /// CRC-32 (ISO-HDLC), big-endian.
+    Crc32,
+    /// CRC-32C (iSCSI), big-endian.
+    Crc32c,
+    /// CRC-64/NVME, big-endian.
+    Crc64nvme,
+}
+
+impl Algorithm {
+    /// Length of a value, in bytes.
+    #[must_use]
+    pub fn value_bytes(self) -> usize {
+        match self {
+            Self::Crc32 | Self::Crc32c => 4,
+            Self::Crc64nvme => 8,
+            Self::Md5 => 16,
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// The check that a file passes when this algorithm agrees.
+    #[must_use]
+    pub fn check(self) -> Check {
+        match self {
+            Self::Md5 => Check::Md5,
+            Self::Sha1 => Check::Sha1,
+            Self::Sha256 => Check::Sha256,
+            Self::Sha512 => Check::Sha512,
+            Self::Crc32 => Check::Crc32,
+            Self::Crc32c => Check::Crc32c,
+            Self::Crc64nvme => Check::Crc64nvme,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Md5 => "md5",
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+            Self::Crc32 => "crc32",
+            Self::Crc32c => "crc32c",
+            Self::Crc64nvme => "crc64nvme",
+        })
+    }
+}
+
+/// One checksum of the whole file, as the store promised it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PromisedChecksum {
+    /// How it is computed.
+    pub algorithm: Algorithm,
+    /// The value, of [`Algorithm::value_bytes`] bytes.
+    pub value: Vec<u8>,
+}
+
+/// Which bytes an answer's headers speak of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// A 200: body and representation are the same bytes.
+    Whole,
+    /// A 206: headers about the body speak of the range, and are no use for the whole file.
+    Range,
+}
+
+/// Every checksum of the whole file among `headers` (name in lower case, value), each once; what cannot be read is left out.
+#[must_use]
+pub fn promised_checksums<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    coverage: Coverage,
+) -> Vec<PromisedChecksum> {
+    let mut found = Vec::new();
+    let mut composite = false;
+    let mut stored_encoded = false;
+    let mut amazon = Vec::new();
+    let mut google = Vec::new();
+    for (name, value) in headers {
+        match name {
+            "content-md5" if coverage == Coverage::Whole => found.extend(decode(Algorithm::Md5, value)),
+            "digest" => found.extend(value.split(',').filter_map(|item| {
+                let (name, value) = item.trim().split_once('=')?;
+                decode(rfc3230_algorithm(name)?, value)
+            })),
+            "repr-digest" => found.extend(structured(value)),
+            "content-digest" if coverage == Coverage::Whole => found.extend(structured(value)),
+            "x-goog-hash" => google.extend(value.split(',').filter_map(|item| {
+                let (name, value) = item.trim().split_once('=')?;
+                let algorithm = match name {
+                    "md5" => Algorithm::Md5,
+                    "crc32c" => Algorithm::Crc32c,
+                    _ => return None,
+                };
+                decode(algorithm, value)
+            })),
+            "x-goog-stored-content-encoding" => {
+                stored_encoded = !value.trim().eq_ignore_ascii_case("identity")
+            }
+            "x-amz-checksum-type" => composite = value.trim().eq_ignore_ascii_case("composite"),
+            _ if coverage == Coverage::Whole => {
+                let algorithm = match name.strip_prefix("x-amz-checksum-") {
+                    Some("crc32") => Algorithm::Crc32,
+                    Some("crc32c") => Algorithm::Crc32c,
+                    Some("crc64nvme") => Algorithm::Crc64nvme,
+                    Some("sha1") => Algorithm::Sha1,
+                    Some("sha256") => Algorithm::Sha256,
+                    _ => continue,
+                };
+                amazon.extend(decode(algorithm, value));
+            }
+            _ => {}
+        }
+    }
+    if !composite {
+        found.extend(amazon);
+    }
+    // Cloud Storage hashes what it stores; when that is compressed and was unpacked on the way, the hash is of other bytes.
+    if !stored_encoded {
+        found.extend(google);
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn decode(algorithm: Algorithm, value: &str) -> Option<PromisedChecksum> {
+    let value = STANDARD.decode(value.trim()).ok()?;
+    (value.len() == algorithm.value_bytes()).then_some(PromisedChecksum { algorithm, value })
+}
+
+fn rfc3230_algorithm(name: &str) -> Option<Algorithm> {
+    match name.to_ascii_lowercase().as_str() {
+        "md5" => Some(Algorithm::Md5),
+        "sha" => Some(Algorithm::Sha1),
+        "sha-256" => Some(Algorithm::Sha256),
+        "sha-512" => Some(Algorithm::Sha512),
+        _ => None,
+    }
+}
+
+fn structured(value: &str) -> impl Iterator<Item = PromisedChecksum> + '_ {
+    value.split(',').filter_map(|item| {
+        let (name, value) = item.trim().split_once('=')?;
+        let algorithm = match name {
+            "md5" => Algorithm::Md5,
+            "sha" => Algorithm::Sha1,
+            "sha-256" => Algorithm::Sha256,
+            "sha-512" => Algorithm::Sha512,
+            _ => return None,
+        };
+        decode(algorithm, value.strip_prefix(':')?.strip_suffix(':')?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// MD5 of the empty string in base64.
+    const MD5_OF_NOTHING: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
+
+    fn names(headers: &[(&str, &str)], coverage: Coverage) -> Vec<String> {
+        promised_checksums(headers.iter().copied(), coverage)
+            .iter()
+            .map(|promised| promised.algorithm.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn each_header_is_read_and_what_covers_other_bytes_is_not() {
+        let md5 = MD5_OF_NOTHING;
+        let goog = format!("crc32c=AAAAAA==,md5={md5}");
+        let repr = format!("md5=:{md5}:, unknown=:AA==:");
+        let digest = format!("MD5={md5}");
+        for (headers, coverage, expected) in [
+            (vec![("content-md5", md5)], Coverage::Whole, vec!["md5"]),
+            (vec![("content-md5", md5)], Coverage::Range, vec![]),
+            (vec![("x-goog-hash", goog.as_str())], Coverage::Range, vec!["md5", "crc32c"]),
+            (
+                vec![("x-goog-hash", goog.as_str()), ("x-goog-stored-content-encoding", "gzip")],
+                Coverage::Whole,
+                vec![],
+            ),
+            (vec![("repr-digest", repr.as_str())], Coverage::Range, vec!["md5"]),
+            (vec![("content-digest", repr.as_str())], Coverage::Range, vec![]),
+            (vec![("digest", digest.as_str())], Coverage::Whole, vec!["md5"]),
+            (vec![("x-amz-checksum-crc32", "AAAAAA==")], Coverage::Whole, vec!["crc32"]),
+            (vec![("x-amz-checksum-crc32", "AAAAAA==-3")], Coverage::Whole, vec![]),
+            (
+                vec![("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-type", "COMPOSITE")],
+                Coverage::Whole,
+                vec![],
+            ),
+            (
+                vec![("content-md5", "short"), ("digest", "sha-256=AAAA"), ("etag", "\"x\"")],
+                Coverage::Whole,
+                vec![],
+            ),
+            (
+                vec![("content-md5", md5), ("x-goog-hash", goog.as_str())],
+                Coverage::Whole,
+                vec!["md5", "crc32c"],
+            ),
+        ] {
+            assert_eq!(names(&headers, coverage), expected, "{headers:?} {coverage:?}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What can go wrong, classified by what is done about it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Why an export ended without becoming whole. Stays until someone says `retry`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The case.
+    pub kind: FailureKind,
+    /// The cause in words for people; already safe to show.
+    pub cause: String,
+    /// The API's own `error_code`, where it sent one; already safe to show.
+    pub error_code: Option<String>,
+    /// When it was found to be final.
+    pub at: Timestamp,
+}
+
+/// The cases in which an export fails for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The API reports ERROR.
+    RemoteError,
+    /// The API finished the export and has since forgotten it.
+    Expired,
+    /// The API does not know the export, for longer than the grace.
+    NotFound,
+    /// The API refuses the request itself.
+    Rejected,
+    /// Something that is not ours stands where a file belongs.
+    Conflict,
+    /// The export is listed, but one of its files is gone.
+    PartGone,
+}
+
+impl FailureKind {
+    /// The word used in `failed.json` and the state.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RemoteError => "remote_error",
+            Self::Expired => "expired",
+            Self::NotFound => "not_found",
+            Self::Rejected => "rejected",
+            Self::Conflict => "conflict",
+            Self::PartGone => "part_gone",
+        }
+    }
+
+    /// Reads [`FailureKind::as_str`] back.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::RemoteError, Self::Expired, Self::NotFound, Self::Rejected, Self::Conflict, Self::PartGone]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+    }
+}
+
+/// The API's own refusal: a JSON error with a code. Both texts are already safe to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiRefusal {
+    /// HTTP status.
+    pub status: u16,
+    /// `error_code`.
+    pub code: String,
+    /// `error_message`, empty where it is missing.
+    pub message: String,
+}
+
+/// Why something has to wait as a whole, not just the one call that found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// 429: the project waits.
+    Throttled {
+        /// `Retry-After`, where the answer had a usable one.
+        retry_after: Option<Duration>,
+    },
+    /// 503: the whole API origin waits.
+    Unavailable {
+        /// `Retry-After`, where the answer had a usable one.
+        retry_after: Option<Duration>,
+    },
+    /// 401 or 403: the project's key waits and is probed slowly.
+    Unauthorized {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The API does not know the route: `base_url` is wrong, the origin waits.
+    RouteNotFound,
+    /// 429 or 503 from an object store: that host waits.
+    StoreBusy {
+        /// The host that answered.
+        host: String,
+        /// `Retry-After`, where the answer had a usable one.
+        retry_after: Option<Duration>,
+    },
+    /// The disk: downloads wait and it is looked at again every few seconds.
+    Disk {
+        /// The cause in words.
+        cause: String,
+    },
+}
+
+/// What a view call brought.
+#[derive(Debug, Clone)]
+pub enum ViewOutcome {
+    /// A well-formed answer for the export that was asked for.
+    Report(super::report::Report),
+    /// 404 with the API's own error.
+    NotFound(ApiRefusal),
+    /// 400 or another 4xx with the API's own error.
+    Rejected(ApiRefusal),
+    /// Nothing was learnt about this export; something larger waits.
+    Held(Hold),
+    /// A passing fault; the text says which, and is safe to show.
+    Fault(String),
+}
+
+/// Why a part did not get committed this time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartFailure {
+    /// A passing fault: the same part is tried again after a backoff.
+    Transient {
+        /// The cause in words, safe to show.
+        cause: String,
+        /// Whether bytes were gained that the next attempt will not fetch again.
+        progressed: bool,
+        /// Whether the answer disagrees with the listing, so that a fresh view should be asked.
+        listing_in_doubt: bool,
+    },
+    /// The store refused three fresh links in a row.
+    LinkRefused {
+        /// The cause in words, safe to show.
+        cause: String,
+    },
+    /// The file does not exist any more, says the store (404) or the API (its own 4xx).
+    Gone {
+        /// The cause in words, safe to show.
+        cause: String,
+        /// The API's `error_code`, where the API said it.
+        error_code: Option<String>,
+    },
+    /// Something larger waits; the part did nothing wrong.
+    Held(Hold),
+    /// Something that is not ours stands at the final name.
+    Conflict {
+        /// The cause in words.
+        cause: String,
+    },
+    /// The program is draining; the partial is synced where [`super::resume::ResumePoint`] says so.
+    Stopped {
+        /// From where a later run may go on.
+        resume: Option<super::resume::ResumePoint>,
+    },
+}

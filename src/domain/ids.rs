@@ -1,0 +1,236 @@
+//! Names that come from outside, parsed into types that are safe in a path, a header and a log by construction.
+//! What does not parse is refused, never cleaned up.
+
+use std::fmt;
+use std::str::FromStr;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+/// Longest export or file ID that is accepted, in bytes; keeps every file name under the 255 bytes of Linux file systems.
+pub const MAX_ID_BYTES: usize = 128;
+/// Longest project name that is accepted, in bytes.
+pub const MAX_PROJECT_NAME_BYTES: usize = 64;
+/// Longest project key that is accepted, in bytes; it travels in a header.
+const MAX_PROJECT_KEY_BYTES: usize = 256;
+
+/// Why a text is not a valid name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing, or only an empty string, was given.
+    #[error("is empty")]
+    Empty,
+    /// More bytes than a path component should carry.
+    #[error("is longer than {max} characters")]
+    TooLong {
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// A character outside the allowed set, or an allowed one in the wrong place.
+    #[error("may only contain {allowed}")]
+    BadCharacter {
+        /// The allowed set, in words.
+        allowed: &'static str,
+    },
+}
+
+fn parse(
+    text: &str,
+    max: usize,
+    allowed: &'static str,
+    first: impl Fn(u8) -> bool,
+    rest: impl Fn(u8) -> bool,
+) -> Result<String, IdError> {
+    let bytes = text.as_bytes();
+    match bytes.first() {
+        None => Err(IdError::Empty),
+        Some(_) if bytes.len() > max => Err(IdError::TooLong { max }),
+        Some(&byte) if first(byte) && bytes.iter().skip(1).all(|&byte| rest(byte)) => Ok(text.to_owned()),
+        Some(_) => Err(IdError::BadCharacter { allowed }),
+    }
+}
+
+macro_rules! path_safe_id {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $allowed:expr, $first:expr, $rest:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse(text, $max, $allowed, $first, $rest).map(|name| Self(name.into_boxed_str()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+
+            fn try_from(text: String) -> Result<Self, IdError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+const ID_CHARACTERS: &str = "letters, digits, '_' and '-', and starts with a letter or digit";
+
+path_safe_id!(
+    /// The ID of one export request, `[A-Za-z0-9][A-Za-z0-9_-]{0,127}`; a folder name on disk.
+    ExportId,
+    MAX_ID_BYTES,
+    ID_CHARACTERS,
+    |byte| byte.is_ascii_alphanumeric(),
+    |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+);
+
+path_safe_id!(
+    /// The ID of one file of an export, same alphabet as [`ExportId`]; part of a file name on disk.
+    FileId,
+    MAX_ID_BYTES,
+    ID_CHARACTERS,
+    |byte| byte.is_ascii_alphanumeric(),
+    |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+);
+
+path_safe_id!(
+    /// The name an operator gives to a project, `[a-z0-9][a-z0-9_-]{0,63}`; a folder name on disk.
+    ProjectName,
+    MAX_PROJECT_NAME_BYTES,
+    "lower-case letters, digits, '_' and '-', and starts with a letter or digit",
+    |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit(),
+    |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
+);
+
+/// The key that names a project to the API (`X-Batch-Project`). Not shown whole anywhere: `Debug` hides it.
+#[derive(Clone)]
+pub struct ProjectKey(SecretString);
+
+impl ProjectKey {
+    /// The key itself, for the request header and the digest that keys the state.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// The first characters and an ellipsis, for a person who has to tell two keys apart.
+    #[must_use]
+    pub fn shortened(&self) -> String {
+        let key = self.expose();
+        let shown = (key.len() / 3).min(12);
+        format!("{}…", &key[..shown])
+    }
+}
+
+impl FromStr for ProjectKey {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse(
+            text,
+            MAX_PROJECT_KEY_BYTES,
+            "printable ASCII without spaces",
+            |byte| byte.is_ascii_graphic(),
+            |byte| byte.is_ascii_graphic(),
+        )
+        .map(|key| Self(key.into()))
+    }
+}
+
+impl fmt::Debug for ProjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProjectKey([hidden])")
+    }
+}
+
+impl PartialEq for ProjectKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for ProjectKey {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn export_ids_outside_the_alphabet_are_refused() {
+        for (text, error) in [
+            ("", "is empty"),
+            (".", "may only contain"),
+            ("..", "may only contain"),
+            ("-a", "may only contain"),
+            ("_a", "may only contain"),
+            ("a/b", "may only contain"),
+            ("a\0", "may only contain"),
+            ("é", "may only contain"),
+            ("a b", "may only contain"),
+        ] {
+            let refused = text.parse::<ExportId>().unwrap_err().to_string();
+            assert!(refused.starts_with(error), "{text:?}: {refused}");
+        }
+        assert!("a".repeat(MAX_ID_BYTES).parse::<ExportId>().is_ok());
+        assert_eq!(
+            "a".repeat(MAX_ID_BYTES + 1).parse::<ExportId>(),
+            Err(IdError::TooLong { max: MAX_ID_BYTES })
+        );
+    }
+
+    #[test]
+    fn project_names_are_lower_case() {
+        assert!("shop-1_eu".parse::<ProjectName>().is_ok());
+        assert!("Shop".parse::<ProjectName>().is_err());
+    }
+
+    #[test]
+    fn a_project_key_hides_itself() {
+        let key: ProjectKey = "project_0123456789abcdef".parse().unwrap();
+        assert_eq!(format!("{key:?}"), "ProjectKey([hidden])");
+        assert_eq!(key.shortened(), "project_…");
+        assert!("with space".parse::<ProjectKey>().is_err());
+        assert!("line\nbreak".parse::<ProjectKey>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_is_one_safe_path_component(text in "\\PC{0,140}") {
+            if let Ok(id) = text.parse::<ExportId>() {
+                prop_assert_eq!(id.as_str(), text.as_str());
+                let path = std::path::Path::new(id.as_str());
+                prop_assert_eq!(path.components().count(), 1);
+                prop_assert!(matches!(path.components().next(), Some(std::path::Component::Normal(_))));
+            }
+        }
+    }
+}

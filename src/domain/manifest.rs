@@ -1,0 +1,239 @@
+//! The two files that tell a consumer how an export ended: `manifest.json` and `failed.json`.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::checksum::Check;
+use super::failure::Failure;
+use super::ids::{ExportId, FileId, ProjectName};
+use super::part::{CommittedPart, PartKey, Sha256};
+use super::report::ReportFacts;
+
+/// File name of the manifest; its presence means that the export is whole.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// File name of the notice that an export failed.
+pub const FAILED_FILE: &str = "failed.json";
+/// The version of both formats.
+const FORMAT_VERSION: u32 = 1;
+
+/// The content of `manifest.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Format version, 1.
+    pub version: u32,
+    /// The project's name, the folder above.
+    pub project: ProjectName,
+    /// The export.
+    pub export_id: ExportId,
+    /// PROFILE_ATTRIBUTES or PROFILE_EVENTS, verbatim.
+    pub scope: Option<String>,
+    /// The export request's definition, as the API echoed it.
+    pub request: Option<Box<RawValue>>,
+    /// When the export was requested, by the API.
+    pub request_date: Option<Timestamp>,
+    /// When its execution began, by the API.
+    pub start_date: Option<Timestamp>,
+    /// When its execution ended, by the API.
+    pub completion_date: Option<Timestamp>,
+    /// When this manifest was made.
+    pub sealed_at: Timestamp,
+    /// The files, in part order.
+    pub parts: Vec<ManifestPart>,
+}
+
+/// One file in the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestPart {
+    /// The part number.
+    pub part: u32,
+    /// The file's ID.
+    pub file_id: FileId,
+    /// The file's name beside the manifest.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The length the API declared.
+    pub declared_bytes: Option<u64>,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+    /// What it was held against.
+    pub verified_by: Vec<Check>,
+}
+
+/// Why bytes on disk are not a manifest of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON of this shape.
+    #[error("not a manifest: {0}")]
+    Shape(#[from] serde_json::Error),
+    /// Written by another version of this program.
+    #[error("manifest version {0} is not known to this version")]
+    Version(u32),
+    /// A part whose path is not the one its number and ID make.
+    #[error("the path of part {0} does not fit its number and file id")]
+    Path(u32),
+}
+
+impl Manifest {
+    /// The manifest of an export whose parts are all committed; `parts` in any order.
+    #[must_use]
+    pub fn seal(
+        project: ProjectName,
+        export_id: ExportId,
+        facts: ReportFacts,
+        mut parts: Vec<CommittedPart>,
+        sealed_at: Timestamp,
+    ) -> Self {
+        parts.sort_by(|a, b| a.key.cmp(&b.key));
+        Self {
+            version: FORMAT_VERSION,
+            project,
+            export_id,
+            scope: facts.scope,
+            request: facts.request,
+            request_date: facts.request_date,
+            start_date: facts.start_date,
+            completion_date: facts.completion_date,
+            sealed_at,
+            parts: parts.into_iter().map(ManifestPart::from).collect(),
+        }
+    }
+
+    /// The exact bytes that go to disk and into the state: JSON with a newline at its end.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+
+    /// Reads a manifest back and holds it to its own rules.
+    ///
+    /// # Errors
+    /// When the bytes are not JSON of this shape, of another version, or name a path that is not ours.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        if manifest.version != FORMAT_VERSION {
+            return Err(ManifestError::Version(manifest.version));
+        }
+        match manifest.parts.iter().find(|part| part.path != part.key().file_name()) {
+            Some(part) => Err(ManifestError::Path(part.part)),
+            None => Ok(manifest),
+        }
+    }
+}
+
+impl ManifestPart {
+    /// The part's identity.
+    #[must_use]
+    pub fn key(&self) -> PartKey {
+        PartKey { number: self.part, file_id: self.file_id.clone() }
+    }
+}
+
+impl From<CommittedPart> for ManifestPart {
+    fn from(part: CommittedPart) -> Self {
+        Self {
+            part: part.key.number,
+            path: part.key.file_name(),
+            file_id: part.key.file_id,
+            bytes: part.bytes,
+            declared_bytes: part.declared_bytes,
+            sha256: part.sha256,
+            verified_by: part.verified_by,
+        }
+    }
+}
+
+impl From<ManifestPart> for CommittedPart {
+    fn from(part: ManifestPart) -> Self {
+        Self {
+            key: part.key(),
+            bytes: part.bytes,
+            declared_bytes: part.declared_bytes,
+            sha256: part.sha256,
+            verified_by: part.verified_by,
+        }
+    }
+}
+
+/// The bytes of `failed.json`.
+#[must_use]
+pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Failure) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Notice<'a> {
+        version: u32,
+        project: &'a ProjectName,
+        export_id: &'a ExportId,
+        kind: &'static str,
+        cause: &'a str,
+        error_code: Option<&'a str>,
+        failed_at: Timestamp,
+    }
+    to_json(&Notice {
+        version: FORMAT_VERSION,
+        project,
+        export_id,
+        kind: failure.kind.as_str(),
+        cause: &failure.cause,
+        error_code: failure.error_code.as_deref(),
+        failed_at: failure.at,
+    })
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).expect("plain structs with string keys always serialize");
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(number: u32, id: &str) -> CommittedPart {
+        CommittedPart {
+            key: PartKey { number, file_id: id.parse().unwrap() },
+            bytes: 3,
+            declared_bytes: Some(3),
+            sha256: Sha256::new([7; 32]),
+            verified_by: vec![Check::Size, Check::Md5],
+        }
+    }
+
+    fn manifest() -> Manifest {
+        let facts = ReportFacts {
+            request: Some(RawValue::from_string("{\"export_type\": \"ATTRIBUTES\"}".to_owned()).unwrap()),
+            ..ReportFacts::default()
+        };
+        let at = "2026-01-02T03:04:05Z".parse().unwrap();
+        Manifest::seal(
+            "shop".parse().unwrap(),
+            "export_1".parse().unwrap(),
+            facts,
+            vec![part(2, "b"), part(1, "a")],
+            at,
+        )
+    }
+
+    #[test]
+    fn a_manifest_reads_back_in_part_order_with_its_request_verbatim() {
+        let bytes = manifest().to_bytes();
+        let back = Manifest::parse(&bytes).unwrap();
+        assert_eq!(back.parts.iter().map(|part| part.part).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(back.request.unwrap().get(), "{\"export_type\": \"ATTRIBUTES\"}");
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.contains("\"sealed_at\": \"2026-01-02T03:04:05Z\""), "{text}");
+        assert!(text.contains("\"verified_by\": [\n        \"size\",\n        \"md5\""), "{text}");
+        assert!(text.ends_with("}\n"));
+    }
+
+    #[test]
+    fn a_manifest_that_points_elsewhere_is_refused() {
+        let text = String::from_utf8(manifest().to_bytes()).unwrap();
+        let escaped = text.replace("part-00001-a.json", "../../etc/passwd");
+        assert!(matches!(Manifest::parse(escaped.as_bytes()), Err(ManifestError::Path(1))));
+        let newer = text.replace("\"version\": 1", "\"version\": 9");
+        assert!(matches!(Manifest::parse(newer.as_bytes()), Err(ManifestError::Version(9))));
+    }
+}

@@ -1,0 +1,17 @@
+//! Floor 0, the pure core: what an export, a part and a failure are, and what is decided about them.
+//!
+//! Nothing here does I/O, reads a clock or rolls dice: the time and the jitter come in as arguments, decisions go out as values.
+
+pub mod cadence;
+pub mod checksum;
+pub mod failure;
+pub mod gate;
+pub mod ids;
+pub mod manifest;
+pub mod moment;
+pub mod part;
+pub mod report;
+pub mod resume;
+pub mod retry;
+pub mod text;
+pub mod watch;

@@ -1,0 +1,90 @@
+//! What one poll said about an export: untrusted data, already of the right shape.
+
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use super::ids::{ExportId, FileId};
+
+/// The status the API reports for an export request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteStatus {
+    /// Accepted, not yet pending.
+    Created,
+    /// Ready to execute.
+    Pending,
+    /// Being produced.
+    Running,
+    /// Finished; `files` can be fetched.
+    Success,
+    /// Ended without a result.
+    Error,
+    /// A word that was not in the API's documentation when this was written; safe to show.
+    Unrecognized(String),
+}
+
+impl RemoteStatus {
+    /// Reads the API's word; anything it does not know becomes [`RemoteStatus::Unrecognized`], escaped and cut.
+    #[must_use]
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "CREATED" => Self::Created,
+            "PENDING" => Self::Pending,
+            "RUNNING" => Self::Running,
+            "SUCCESS" => Self::Success,
+            "ERROR" => Self::Error,
+            other => Self::Unrecognized(super::text::shown(other, &[])),
+        }
+    }
+
+    /// The API's word.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Created => "CREATED",
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Success => "SUCCESS",
+            Self::Error => "ERROR",
+            Self::Unrecognized(word) => word,
+        }
+    }
+}
+
+/// One file of an export, as a view lists it. Its `url` is not kept: the download call is rebuilt from the ID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartListing {
+    /// The file's ID, the identity of the part.
+    pub file_id: FileId,
+    /// The part number, from 1, where the API gave one.
+    pub number: Option<u32>,
+    /// The size in bytes, where the API gave one.
+    pub declared_bytes: Option<u64>,
+}
+
+/// What a report says of an export besides its status and files; goes into the manifest.
+#[derive(Debug, Clone, Default)]
+pub struct ReportFacts {
+    /// PROFILE_ATTRIBUTES or PROFILE_EVENTS, verbatim.
+    pub scope: Option<String>,
+    /// The export request's definition, verbatim JSON.
+    pub request: Option<Box<RawValue>>,
+    /// When the export was requested.
+    pub request_date: Option<Timestamp>,
+    /// When its execution began.
+    pub start_date: Option<Timestamp>,
+    /// When its execution ended.
+    pub completion_date: Option<Timestamp>,
+}
+
+/// A well-formed answer to one view call.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The export it speaks of; equals the ID that was asked.
+    pub export: ExportId,
+    /// The remote status.
+    pub status: RemoteStatus,
+    /// The files; `None` where the field is absent or null. Rows with equal IDs are already merged.
+    pub files: Option<Vec<PartListing>>,
+    /// The rest.
+    pub facts: ReportFacts,
+}

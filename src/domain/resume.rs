@@ -1,0 +1,348 @@
+//! Whether a partial file may be continued, and what a store's answer means for it. Pure: headers in, verdict out.
+//!
+//! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are appended only on a 206
+//! that starts exactly where the partial ends, with the same total and the same strong validator.
+
+use super::part::PartKey;
+
+/// A strong entity tag, quotes included; what `If-Range` may carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrongEtag(String);
+
+impl StrongEtag {
+    /// Takes an `ETag` value; a weak or malformed one is no use for ranges.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        let inner = value.strip_prefix('"')?.strip_suffix('"')?;
+        let valid =
+            !inner.is_empty() && inner.bytes().all(|byte| byte == 0x21 || (0x23..=0x7e).contains(&byte));
+        (valid && value.len() <= 512).then(|| Self(value.to_owned()))
+    }
+
+    /// The header value.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// From where a partial file can be continued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumePoint {
+    /// Bytes in the partial that can be trusted.
+    pub bytes: u64,
+    /// Length of the whole file, by the answer that the bytes came from.
+    pub total_bytes: u64,
+    /// The validator of that answer.
+    pub etag: StrongEtag,
+}
+
+/// A resume point and the part it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumablePart {
+    /// Which part.
+    pub key: PartKey,
+    /// From where.
+    pub point: ResumePoint,
+}
+
+/// What to ask the store for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// The whole file.
+    FromStart,
+    /// `Range: bytes=N-` with `If-Range`.
+    Continue(ResumePoint),
+}
+
+/// Continues where that can be right: some bytes are there, some are missing, and the length still is what the API says.
+#[must_use]
+pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> Plan {
+    match point {
+        Some(point)
+            if point.bytes > 0
+                && point.bytes < point.total_bytes
+                && declared_bytes.is_none_or(|declared| declared == point.total_bytes) =>
+        {
+            Plan::Continue(point)
+        }
+        _ => Plan::FromStart,
+    }
+}
+
+/// What of an answer's head matters here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// HTTP status.
+    pub status: u16,
+    /// `Content-Length`.
+    pub content_length: Option<u64>,
+    /// Whether the end of the body can be told from a cut: Content-Length, chunks, or HTTP/2.
+    pub framed: bool,
+    /// `Content-Range`.
+    pub content_range: Option<String>,
+    /// `ETag`.
+    pub etag: Option<String>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+}
+
+/// What an answer's head means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The body is the whole file, from its first byte; its length where one is known.
+    Whole {
+        /// Expected length of the file.
+        total_bytes: Option<u64>,
+    },
+    /// The body is exactly what the partial lacks.
+    Append {
+        /// Expected length of the whole file.
+        total_bytes: u64,
+    },
+    /// The partial cannot be continued; drop it and ask for the whole file.
+    StartOver {
+        /// Why, in words.
+        reason: &'static str,
+    },
+    /// 400, 401, 403 or 410: this link is no good, a fresh one may be.
+    LinkRefused,
+    /// 404.
+    Gone,
+    /// 429 or 503.
+    Busy,
+    /// Anything else that is not a body we want.
+    Refused {
+        /// Why, in words, safe to show.
+        reason: String,
+        /// Whether the answer contradicts the listing.
+        listing_in_doubt: bool,
+    },
+}
+
+/// Judges the head of a store's answer to `plan`; redirects are dealt with before.
+#[must_use]
+pub fn judge_response(plan: &Plan, declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
+    match head.status {
+        200 => judge_whole(declared_bytes, head),
+        206 => match plan {
+            Plan::FromStart => refused("answered 206 although no range was asked for"),
+            Plan::Continue(point) => judge_range(point, head),
+        },
+        416 => match plan {
+            Plan::FromStart => refused("answered 416 although no range was asked for"),
+            Plan::Continue(_) => Verdict::StartOver { reason: "the store refuses the range" },
+        },
+        400 | 401 | 403 | 410 => Verdict::LinkRefused,
+        404 => Verdict::Gone,
+        429 | 503 => Verdict::Busy,
+        status => refused(format!("answered {status}")),
+    }
+}
+
+fn refused(reason: impl Into<String>) -> Verdict {
+    Verdict::Refused { reason: reason.into(), listing_in_doubt: false }
+}
+
+fn judge_whole(declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
+    if let Some(refusal) = judge_encoding(head) {
+        return refusal;
+    }
+    match (declared_bytes, head.content_length) {
+        (Some(declared), Some(length)) if declared != length => Verdict::Refused {
+            reason: format!("the store offers {length} bytes, the api declared {declared}"),
+            listing_in_doubt: true,
+        },
+        (Some(declared), _) => Verdict::Whole { total_bytes: Some(declared) },
+        (None, length) if head.framed => match markup(head.content_type.as_deref()) {
+            true => refused("an html or xml page instead of the file"),
+            false => Verdict::Whole { total_bytes: length },
+        },
+        (None, _) => {
+            refused("no size was declared and the body has no framing, so its end cannot be told from a cut")
+        }
+    }
+}
+
+fn judge_range(point: &ResumePoint, head: &ResponseHead) -> Verdict {
+    if let Some(refusal) = judge_encoding(head) {
+        return refusal;
+    }
+    let range = head.content_range.as_deref().and_then(parse_content_range);
+    let Some((first, last, total)) = range else {
+        return Verdict::StartOver { reason: "the 206 has no usable content-range" };
+    };
+    if total != Some(point.total_bytes) || last.checked_add(1) != Some(point.total_bytes) {
+        return Verdict::StartOver { reason: "the file's length has changed" };
+    }
+    if first != point.bytes {
+        return Verdict::StartOver { reason: "the range starts elsewhere" };
+    }
+    if head.content_length.is_some_and(|length| length != point.total_bytes - point.bytes) {
+        return Verdict::StartOver { reason: "the range's length does not fit" };
+    }
+    if head.etag.as_deref().and_then(StrongEtag::parse).as_ref() != Some(&point.etag) {
+        return Verdict::StartOver { reason: "the file has changed" };
+    }
+    Verdict::Append { total_bytes: point.total_bytes }
+}
+
+fn judge_encoding(head: &ResponseHead) -> Option<Verdict> {
+    let encoding = head.content_encoding.as_deref().map_or("", str::trim);
+    let identity = encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
+    (!identity).then(|| refused("the body has a content-encoding that nobody asked for"))
+}
+
+fn markup(content_type: Option<&str>) -> bool {
+    let essence =
+        content_type.and_then(|value| value.split(';').next()).unwrap_or("").trim().to_ascii_lowercase();
+    essence == "text/html"
+        || essence == "text/xml"
+        || essence == "application/xml"
+        || essence.ends_with("+xml")
+}
+
+/// `bytes first-last/total` or `bytes first-last/*`.
+fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.trim().split_once('-')?;
+    let number = |text: &str| -> Option<u64> {
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    };
+    let total = match total.trim() {
+        "*" => None,
+        digits => Some(number(digits)?),
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    (first <= last).then_some((first, last, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn point() -> ResumePoint {
+        ResumePoint { bytes: 40, total_bytes: 100, etag: StrongEtag::parse("\"v1\"").unwrap() }
+    }
+
+    fn partial_answer() -> ResponseHead {
+        ResponseHead {
+            status: 206,
+            content_length: Some(60),
+            framed: true,
+            content_range: Some("bytes 40-99/100".to_owned()),
+            etag: Some("\"v1\"".to_owned()),
+            ..ResponseHead::default()
+        }
+    }
+
+    #[test]
+    fn only_strong_etags_are_validators() {
+        assert!(StrongEtag::parse("\"abc\"").is_some());
+        for bad in ["W/\"abc\"", "abc", "\"\"", "\"a\"b\"", "\"a\nb\"", ""] {
+            assert!(StrongEtag::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_partial_is_continued_only_where_that_can_be_right() {
+        assert_eq!(plan_resume(Some(point()), Some(100)), Plan::Continue(point()));
+        assert_eq!(plan_resume(Some(point()), None), Plan::Continue(point()));
+        assert_eq!(plan_resume(Some(point()), Some(99)), Plan::FromStart);
+        assert_eq!(plan_resume(Some(ResumePoint { bytes: 0, ..point() }), Some(100)), Plan::FromStart);
+        assert_eq!(plan_resume(Some(ResumePoint { bytes: 100, ..point() }), Some(100)), Plan::FromStart);
+        assert_eq!(plan_resume(None, Some(100)), Plan::FromStart);
+    }
+
+    #[test]
+    fn a_range_is_appended_only_when_everything_fits() {
+        let plan = Plan::Continue(point());
+        let judge = |head: &ResponseHead| judge_response(&plan, Some(100), head);
+        assert_eq!(judge(&partial_answer()), Verdict::Append { total_bytes: 100 });
+        let unframed = ResponseHead { content_length: None, ..partial_answer() };
+        assert_eq!(judge(&unframed), Verdict::Append { total_bytes: 100 });
+        for head in [
+            ResponseHead { content_range: None, ..partial_answer() },
+            ResponseHead { content_range: Some("bytes 0-99/100".into()), ..partial_answer() },
+            ResponseHead { content_range: Some("bytes 41-99/100".into()), ..partial_answer() },
+            ResponseHead { content_range: Some("bytes 40-98/100".into()), ..partial_answer() },
+            ResponseHead { content_range: Some("bytes 40-99/101".into()), ..partial_answer() },
+            ResponseHead { content_range: Some("bytes 40-99/*".into()), ..partial_answer() },
+            ResponseHead { content_range: Some("bytes +40-99/100".into()), ..partial_answer() },
+            ResponseHead { content_length: Some(59), ..partial_answer() },
+            ResponseHead { etag: None, ..partial_answer() },
+            ResponseHead { etag: Some("W/\"v1\"".into()), ..partial_answer() },
+            ResponseHead { etag: Some("\"v2\"".into()), ..partial_answer() },
+            ResponseHead { status: 416, ..partial_answer() },
+        ] {
+            assert!(matches!(judge(&head), Verdict::StartOver { .. }), "{head:?}");
+        }
+        let whole =
+            ResponseHead { status: 200, content_length: Some(100), framed: true, ..ResponseHead::default() };
+        assert_eq!(judge(&whole), Verdict::Whole { total_bytes: Some(100) });
+    }
+
+    #[test]
+    fn a_whole_answer_is_held_to_the_declared_size_and_its_framing() {
+        let judge = |declared, head: ResponseHead| judge_response(&Plan::FromStart, declared, &head);
+        let ok =
+            ResponseHead { status: 200, content_length: Some(5), framed: true, ..ResponseHead::default() };
+        let unframed = ResponseHead { status: 200, ..ResponseHead::default() };
+        let chunked = ResponseHead { framed: true, ..unframed.clone() };
+        assert_eq!(judge(Some(5), ok.clone()), Verdict::Whole { total_bytes: Some(5) });
+        assert_eq!(judge(None, ok.clone()), Verdict::Whole { total_bytes: Some(5) });
+        assert_eq!(judge(Some(5), unframed.clone()), Verdict::Whole { total_bytes: Some(5) });
+        assert_eq!(judge(None, chunked.clone()), Verdict::Whole { total_bytes: None });
+        assert!(matches!(judge(Some(6), ok.clone()), Verdict::Refused { listing_in_doubt: true, .. }));
+        assert!(matches!(judge(None, unframed), Verdict::Refused { .. }));
+        for content_type in ["text/html; charset=utf-8", "application/xml", "image/svg+xml"] {
+            let page = ResponseHead { content_type: Some(content_type.into()), ..ok.clone() };
+            assert!(matches!(judge(None, page), Verdict::Refused { .. }), "{content_type}");
+        }
+        let packed = ResponseHead { content_encoding: Some("gzip".into()), ..ok.clone() };
+        assert!(matches!(judge(Some(5), packed), Verdict::Refused { .. }));
+        let identity = ResponseHead { content_encoding: Some("identity".into()), ..ok };
+        assert!(matches!(judge(Some(5), identity), Verdict::Whole { .. }));
+    }
+
+    #[test]
+    fn of_all_status_codes_exactly_these_have_a_meaning() {
+        let mut meant = Vec::new();
+        for status in 100..600 {
+            let head = ResponseHead { status, framed: true, ..ResponseHead::default() };
+            if !matches!(judge_response(&Plan::FromStart, None, &head), Verdict::Refused { .. }) {
+                meant.push(status);
+            }
+        }
+        assert_eq!(meant, [200, 400, 401, 403, 404, 410, 429, 503]);
+    }
+
+    proptest! {
+        #[test]
+        fn appending_never_leaves_a_hole_or_an_overlap(
+            bytes in 0_u64..200, total in 0_u64..200, first in 0_u64..200, last in 0_u64..200, of in 0_u64..200,
+            status in prop::sample::select(vec![200_u16, 206, 416]),
+        ) {
+            let point = ResumePoint { bytes, total_bytes: total, ..point() };
+            let plan = plan_resume(Some(point.clone()), None);
+            let head = ResponseHead {
+                status,
+                content_range: Some(format!("bytes {first}-{last}/{of}")),
+                content_length: None,
+                ..partial_answer()
+            };
+            if let Verdict::Append { total_bytes } = judge_response(&plan, None, &head) {
+                prop_assert_eq!((status, first, last + 1, of), (206, bytes, total, total));
+                prop_assert_eq!(total_bytes, total);
+            }
+        }
+
+        #[test]
+        fn no_content_range_text_panics(text in "\\PC{0,40}") {
+            let _ = parse_content_range(&text);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Text that a server sent, made safe to show: escaped, cut, and with the secrets we know taken out.
+
+/// Longest excerpt of a server's words in a log line or an error, in characters.
+const SHOWN_CHARACTERS: usize = 200;
+
+/// A server's words for people: control characters escaped, cut to 200 characters, every listed secret replaced.
+#[must_use]
+pub fn shown(text: &str, secrets: &[&str]) -> String {
+    let mut clean = text.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        clean = clean.replace(secret, "[hidden]");
+    }
+    let mut out = String::with_capacity(clean.len().min(SHOWN_CHARACTERS * 2));
+    for (index, character) in clean.chars().enumerate() {
+        if index == SHOWN_CHARACTERS {
+            out.push('…');
+            break;
+        }
+        // Beyond control characters: the bidirectional overrides and line separators that can disguise a log line.
+        let disguises = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        if character.is_control() || disguises {
+            out.extend(character.escape_unicode());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_controls_and_length_are_dealt_with() {
+        assert_eq!(shown("bad key s3cret!", &["s3cret", ""]), "bad key [hidden]!");
+        assert_eq!(shown("a\n\x1b[31m\u{202e}", &[]), "a\\u{a}\\u{1b}[31m\\u{202e}");
+        assert_eq!(shown(&"x".repeat(500), &[]).chars().count(), SHOWN_CHARACTERS + 1);
+    }
+}

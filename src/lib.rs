@@ -1,0 +1,2 @@
+//! batch-export-watcher.
+pub mod domain;
