@@ -144,7 +144,7 @@ pub fn promised_checksums<'a>(
                 decode(algorithm, value)
             })),
             "x-goog-stored-content-encoding" => {
-                stored_encoded = !value.trim().eq_ignore_ascii_case("identity")
+                stored_encoded = !value.trim().eq_ignore_ascii_case("identity");
             }
             "x-amz-checksum-type" => composite = value.trim().eq_ignore_ascii_case("composite"),
             _ if coverage == Coverage::Whole => {
