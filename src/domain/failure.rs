@@ -126,7 +126,9 @@ pub enum PartFailure {
     Transient {
         /// The cause in words, safe to show.
         cause: String,
-        /// Whether bytes were gained that the next attempt will not fetch again.
+        /// From where the next attempt of this run can go on; the bytes need not be synced for that.
+        resume: Option<super::resume::ResumePoint>,
+        /// Whether this attempt gained bytes, so that the wait starts over from its shortest.
         progressed: bool,
         /// Whether the answer disagrees with the listing, so that a fresh view should be asked.
         listing_in_doubt: bool,

@@ -1,0 +1,72 @@
+//! Where one part stands.
+
+use crate::domain::failure::FailureKind;
+use crate::domain::part::CommittedPart;
+use crate::domain::resume::ResumePoint;
+
+/// A part of an export that is being fetched.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Its length, where the API declared one.
+    pub declared_bytes: Option<u64>,
+    /// Where it stands.
+    pub state: PartState,
+    /// Failed attempts in a row, without progress between them.
+    pub(super) failures: u32,
+    /// The last cause that was told to people.
+    pub(super) told: Option<String>,
+    /// Whether it was missing once already, before the last view listed it again.
+    pub(super) gone_before: bool,
+    /// From where the next attempt goes on.
+    pub(super) resume: Option<ResumePoint>,
+}
+
+/// The stages of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartState {
+    /// Waits for a slot.
+    Queued,
+    /// An attempt is under way.
+    Active,
+    /// Waits after a failed attempt.
+    Waiting,
+    /// The file is gone; the next view decides.
+    AwaitingView,
+    /// Durable under its final name; its record is not yet.
+    Recording(CommittedPart),
+    /// Durable and recorded. Terminal.
+    Committed(CommittedPart),
+    /// Will not be tried again. Terminal.
+    Abandoned {
+        /// The case.
+        kind: FailureKind,
+        /// The cause in words.
+        cause: String,
+        /// The API's code, where it sent one.
+        error_code: Option<String>,
+    },
+}
+
+impl Part {
+    pub(super) fn queued(declared_bytes: Option<u64>, resume: Option<ResumePoint>) -> Self {
+        Self { declared_bytes, state: PartState::Queued, failures: 0, told: None, gone_before: false, resume }
+    }
+
+    pub(super) fn committed(part: CommittedPart) -> Self {
+        Self {
+            declared_bytes: part.declared_bytes,
+            state: PartState::Committed(part),
+            ..Self::queued(None, None)
+        }
+    }
+
+    /// Whether something is under way that will come back by itself and must be awaited.
+    pub(super) fn is_in_flight(&self) -> bool {
+        matches!(self.state, PartState::Active | PartState::Recording(_))
+    }
+
+    /// Whether the part has reached its end.
+    pub(super) fn is_terminal(&self) -> bool {
+        matches!(self.state, PartState::Committed(_) | PartState::Abandoned { .. })
+    }
+}

@@ -1,0 +1,503 @@
+//! The machine held to its rules: tables for what the API may say, properties for every order of events.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::checksum::Check;
+use crate::domain::failure::{ApiRefusal, Hold};
+use crate::domain::part::Sha256;
+use crate::domain::report::{PartListing, Report, ReportFacts};
+
+fn policies() -> Policies {
+    Policies {
+        cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
+        retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
+        not_found_grace: Duration::from_secs(600),
+    }
+}
+
+/// Drives one watch and shows its commands as short words.
+struct Driver {
+    watch: Watch,
+    policies: Policies,
+    seconds: u64,
+}
+
+impl Driver {
+    fn new() -> Self {
+        let watch = Watch::new("shop".parse().unwrap(), "export_1".parse().unwrap());
+        Self { watch, policies: policies(), seconds: 0 }
+    }
+
+    fn step(&mut self, event: WatchEvent) -> Vec<Command> {
+        let now = Moment {
+            since_start: Duration::from_secs(self.seconds),
+            wall: Timestamp::from_second(1_700_000_000 + i64::try_from(self.seconds).unwrap()).unwrap(),
+        };
+        let cx = StepContext { now, jitter: Unit::HALF, policies: &self.policies };
+        self.watch.step(event, &cx)
+    }
+
+    fn says(&mut self, event: WatchEvent) -> Vec<String> {
+        self.step(event).iter().map(brief).collect()
+    }
+
+    fn view(&mut self, outcome: ViewOutcome) -> Vec<String> {
+        self.says(WatchEvent::Viewed(outcome))
+    }
+}
+
+fn brief(command: &Command) -> String {
+    match command {
+        Command::ViewAfter(delay) => format!("view {:.1}", delay.as_secs_f64()),
+        Command::Prepare => "prepare".into(),
+        Command::QueuePart(key) => format!("queue {}", key.file_id),
+        Command::RetryPartAfter(key, delay) => format!("retry {} {:.2}", key.file_id, delay.as_secs_f64()),
+        Command::Record(change) => match change {
+            RecordChange::StatusSeen(status) => format!("record {}", status.as_str()),
+            RecordChange::PartCommitted(part) => format!("record {}", part.key.file_id),
+            RecordChange::PartialSynced(part) => format!("record partial {}", part.key.file_id),
+            RecordChange::Sealing(_) => "record sealing".into(),
+            RecordChange::Completed { .. } => "record completed".into(),
+            RecordChange::Failed(_) => "record failed".into(),
+            RecordChange::Watching => "record watching".into(),
+        },
+        Command::Seal(_) => "seal".into(),
+        Command::WriteFailureNotice(failure) => format!("failed.json {}", failure.kind.as_str()),
+        Command::RemoveFailureNotice => "remove failed.json".into(),
+        Command::Notify(notice) => match notice {
+            Notice::StatusChanged { to, .. } => format!("say {}", to.as_str()),
+            Notice::PollFailing { .. } => "say failing".into(),
+            Notice::PollRecovered => "say recovered".into(),
+            Notice::Surprise { .. } => "say surprise".into(),
+            Notice::PartFailing { key, .. } => format!("say failing {}", key.file_id),
+            Notice::PartAbandoned { key, .. } => format!("say abandoned {}", key.file_id),
+            Notice::PartCommitted(part) => format!("say committed {}", part.key.file_id),
+            Notice::ExportCompleted(totals) => format!("say whole {}/{}", totals.parts, totals.bytes),
+            Notice::ExportFailed(failure) => format!("say failed {}", failure.kind.as_str()),
+        },
+    }
+}
+
+fn report(status: &str, files: Option<Vec<PartListing>>) -> ViewOutcome {
+    ViewOutcome::Report(Report {
+        export: "export_1".parse().unwrap(),
+        status: RemoteStatus::parse(status),
+        files,
+        facts: ReportFacts::default(),
+    })
+}
+
+fn success(files: &[(&str, u32)]) -> ViewOutcome {
+    report("SUCCESS", Some(files.iter().map(|(id, number)| listing(id, Some(*number))).collect()))
+}
+
+fn listing(id: &str, number: Option<u32>) -> PartListing {
+    PartListing { file_id: id.parse().unwrap(), number, declared_bytes: Some(10) }
+}
+
+fn key(id: &str, number: u32) -> PartKey {
+    PartKey { number, file_id: id.parse().unwrap() }
+}
+
+fn committed(key: PartKey) -> CommittedPart {
+    CommittedPart {
+        key,
+        bytes: 10,
+        declared_bytes: Some(10),
+        sha256: Sha256::new([1; 32]),
+        verified_by: vec![Check::Size],
+    }
+}
+
+fn refusal(code: &str) -> ApiRefusal {
+    ApiRefusal { status: 404, code: code.into(), message: String::new() }
+}
+
+fn prepared() -> WatchEvent {
+    WatchEvent::Prepared { adopted: vec![], conflicts: vec![] }
+}
+
+fn ended(key: &PartKey, outcome: Result<CommittedPart, PartFailure>) -> WatchEvent {
+    WatchEvent::PartEnded { key: key.clone(), outcome }
+}
+
+fn transient(resume: Option<ResumePoint>) -> PartFailure {
+    PartFailure::Transient {
+        cause: "cut".into(),
+        progressed: resume.is_some(),
+        resume,
+        listing_in_doubt: false,
+    }
+}
+
+fn gone() -> PartFailure {
+    PartFailure::Gone { cause: "404".into(), error_code: None }
+}
+
+/// A driver in Fetching with one prepared, started part.
+fn fetching() -> (Driver, PartKey) {
+    let mut driver = Driver::new();
+    driver.view(success(&[("a", 1)]));
+    driver.step(prepared());
+    driver.step(WatchEvent::PartStarted(key("a", 1)));
+    (driver, key("a", 1))
+}
+
+#[test]
+fn the_happy_path_from_created_to_whole() {
+    let mut d = Driver::new();
+    assert_eq!(d.view(report("CREATED", Some(vec![]))), ["record CREATED", "say CREATED", "view 10.0"]);
+    assert_eq!(d.view(report("CREATED", None)), ["view 15.0"], "silence while nothing changes");
+    assert_eq!(d.view(report("PENDING", None)), ["record PENDING", "say PENDING", "view 10.0"]);
+    let early = Some(vec![listing("a", Some(1))]);
+    assert_eq!(
+        d.view(report("RUNNING", early)),
+        ["record RUNNING", "say RUNNING", "view 10.0"],
+        "nothing is fetched yet"
+    );
+    assert_eq!(d.view(success(&[("a", 1), ("b", 2)])), ["record SUCCESS", "say SUCCESS", "prepare"]);
+    assert_eq!(d.says(prepared()), ["queue a", "queue b"]);
+    for id in [("a", 1), ("b", 2)] {
+        d.step(WatchEvent::PartStarted(key(id.0, id.1)));
+    }
+    let (a, b) = (key("a", 1), key("b", 2));
+    assert_eq!(d.says(ended(&b, Ok(committed(b.clone())))), ["record b"]);
+    assert_eq!(d.says(ended(&a, Ok(committed(a.clone())))), ["record a"]);
+    assert_eq!(d.says(WatchEvent::Recorded(Recorded::PartCommitted(a))), ["say committed a"]);
+    assert_eq!(
+        d.says(WatchEvent::Recorded(Recorded::PartCommitted(b))),
+        ["say committed b", "record sealing"]
+    );
+    assert_eq!(d.says(WatchEvent::Recorded(Recorded::Sealing)), ["seal"]);
+    assert_eq!(d.says(WatchEvent::ManifestDurable), ["record completed"]);
+    assert_eq!(d.says(WatchEvent::Recorded(Recorded::Completed)), ["say whole 2/20"]);
+    assert!(d.watch.is_settled());
+}
+
+#[test]
+fn what_one_view_leads_to_while_polling() {
+    let fault = || ViewOutcome::Fault("cut".into());
+    let held = || ViewOutcome::Held(Hold::Throttled { retry_after: None });
+    for (outcome, expected) in [
+        (report("ERROR", None), vec!["record ERROR", "say ERROR", "failed.json remote_error"]),
+        (report("PAUSED", None), vec!["record PAUSED", "say PAUSED", "say surprise", "view 300.0"]),
+        (report("SUCCESS", None), vec!["record SUCCESS", "say SUCCESS", "say failing", "view 0.8"]),
+        (
+            report("SUCCESS", Some(vec![])),
+            vec!["record SUCCESS", "say SUCCESS", "say surprise", "view 10.0", "prepare"],
+        ),
+        (
+            success(&[("a", 1), ("c", 3)]),
+            vec!["record SUCCESS", "say SUCCESS", "say surprise", "view 10.0", "prepare"],
+        ),
+        (success(&[("a", 1), ("c", 1)]), vec!["record SUCCESS", "say SUCCESS", "say surprise", "prepare"]),
+        (ViewOutcome::NotFound(refusal("X")), vec!["say failing", "view 10.0"]),
+        (ViewOutcome::Rejected(refusal("X")), vec!["say failing", "view 0.8"]),
+        (fault(), vec!["say failing", "view 0.8"]),
+        (held(), vec!["view 0.0"]),
+    ] {
+        let shown = format!("{outcome:?}");
+        assert_eq!(Driver::new().view(outcome), expected, "{shown}");
+    }
+}
+
+#[test]
+fn days_of_faults_are_told_once_and_end_within_one_capped_interval() {
+    let mut d = Driver::new();
+    assert_eq!(d.view(ViewOutcome::Fault("refused".into())), ["say failing", "view 0.8"]);
+    for _ in 0..100 {
+        let said = d.view(ViewOutcome::Fault("refused".into()));
+        assert_eq!(said.len(), 1, "{said:?}");
+    }
+    assert_eq!(d.view(ViewOutcome::Fault("refused".into())), ["view 450.0"]);
+    assert_eq!(
+        d.view(report("CREATED", None)),
+        ["record CREATED", "say CREATED", "say recovered", "view 10.0"]
+    );
+}
+
+#[test]
+fn an_unknown_export_is_given_its_grace_to_the_second() {
+    let mut d = Driver::new();
+    let not_found = || ViewOutcome::NotFound(refusal("EXPORT_NOT_FOUND"));
+    d.view(not_found());
+    d.seconds = 595;
+    assert_eq!(d.view(not_found()), ["view 5.0"], "the last question comes when the grace ends");
+    d.seconds = 600;
+    assert_eq!(d.view(not_found()), ["failed.json not_found"]);
+    assert_eq!(d.says(WatchEvent::FailureNoticeDurable), ["record failed"]);
+    assert_eq!(d.says(WatchEvent::Recorded(Recorded::Failed)), ["say failed not_found"]);
+    assert!(d.watch.is_settled() && !d.watch.wants_views());
+    assert_eq!(d.says(WatchEvent::Retry), ["record watching", "remove failed.json", "view 0.0"]);
+}
+
+#[test]
+fn a_404_after_success_expires_only_when_a_second_view_agrees() {
+    let mut d = Driver::new();
+    d.watch = Watch::with_state(
+        "shop".parse().unwrap(),
+        "export_1".parse().unwrap(),
+        WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), Kept::default())),
+    );
+    d.view(ViewOutcome::Fault("reset".into()));
+    assert_eq!(d.view(ViewOutcome::NotFound(refusal("X"))), ["say failing", "view 10.0"]);
+    assert_eq!(d.view(ViewOutcome::NotFound(refusal("X"))), ["failed.json expired"]);
+}
+
+#[test]
+fn a_missing_file_gets_a_fresh_view_and_one_more_try() {
+    let (mut d, a) = fetching();
+    assert_eq!(d.says(ended(&a, Err(gone()))), ["say failing a", "view 10.0"]);
+    assert!(d.watch.wants_views());
+    assert_eq!(d.view(success(&[("a", 1)])), ["queue a"]);
+    d.step(WatchEvent::PartStarted(a.clone()));
+    assert_eq!(d.says(ended(&a, Err(gone()))), ["say abandoned a", "failed.json part_gone"]);
+}
+
+#[test]
+fn a_missing_file_of_a_forgotten_export_means_expired_and_keeps_what_is_there() {
+    let mut d = Driver::new();
+    d.view(success(&[("a", 1), ("b", 2)]));
+    d.step(prepared());
+    for part in [key("a", 1), key("b", 2)] {
+        d.step(WatchEvent::PartStarted(part));
+    }
+    assert_eq!(d.says(ended(&key("a", 1), Err(gone()))), ["say failing a", "view 10.0"]);
+    d.view(ViewOutcome::NotFound(refusal("X")));
+    assert!(d.view(ViewOutcome::NotFound(refusal("X"))).is_empty(), "a part under way is awaited");
+    assert!(d.watch.part_order(&key("a", 1)).is_none());
+    d.step(ended(&key("b", 2), Ok(committed(key("b", 2)))));
+    let said = d.says(WatchEvent::Recorded(Recorded::PartCommitted(key("b", 2))));
+    assert_eq!(said, ["say committed b", "failed.json expired"]);
+    let WatchState::Failing { kept, .. } = d.watch.state() else { panic!("{:?}", d.watch) };
+    assert_eq!(kept.committed.len(), 1);
+}
+
+#[test]
+fn a_delisted_missing_file_is_left_out_and_a_new_one_is_fetched() {
+    let (mut d, a) = fetching();
+    d.step(ended(&a, Err(gone())));
+    assert_eq!(d.view(success(&[("b", 2)])), ["queue b", "say surprise"]);
+    d.step(WatchEvent::PartStarted(key("b", 2)));
+    d.step(ended(&key("b", 2), Ok(committed(key("b", 2)))));
+    let said = d.says(WatchEvent::Recorded(Recorded::PartCommitted(key("b", 2))));
+    assert_eq!(said, ["say committed b", "record sealing"]);
+}
+
+#[test]
+fn a_part_backs_off_resumes_and_asks_for_a_view_now_and_then() {
+    let (mut d, a) = fetching();
+    let point = ResumePoint {
+        bytes: 4,
+        total_bytes: 10,
+        etag: crate::domain::resume::StrongEtag::parse("\"v\"").unwrap(),
+    };
+    assert_eq!(d.says(ended(&a, Err(transient(Some(point.clone()))))), ["say failing a", "retry a 0.75"]);
+    assert!(d.watch.part_order(&a).is_none(), "not before its wait is over");
+    assert_eq!(d.says(WatchEvent::PartRetryDue(a.clone())), ["queue a"]);
+    assert_eq!(d.watch.part_order(&a).unwrap().resume, Some(point));
+    d.step(WatchEvent::PartStarted(a.clone()));
+    assert_eq!(d.says(ended(&a, Err(transient(None)))), ["retry a 1.50"]);
+    d.step(WatchEvent::PartRetryDue(a.clone()));
+    d.step(WatchEvent::PartStarted(a.clone()));
+    assert_eq!(d.says(ended(&a, Err(transient(None)))), ["retry a 3.00", "view 10.0"]);
+}
+
+#[test]
+fn a_conflict_fails_the_export_after_everything_else_is_home() {
+    let mut d = Driver::new();
+    d.view(success(&[("a", 1), ("b", 2)]));
+    let said =
+        d.says(WatchEvent::Prepared { adopted: vec![], conflicts: vec![(key("a", 1), "foreign".into())] });
+    assert_eq!(said, ["say abandoned a", "queue b"]);
+    d.step(WatchEvent::PartStarted(key("b", 2)));
+    d.step(ended(&key("b", 2), Ok(committed(key("b", 2)))));
+    let said = d.says(WatchEvent::Recorded(Recorded::PartCommitted(key("b", 2))));
+    assert_eq!(said, ["say committed b", "failed.json conflict"]);
+}
+
+#[test]
+fn parts_of_an_earlier_run_are_not_asked_for_again() {
+    let mut kept = Kept::default();
+    kept.committed.insert("a".parse().unwrap(), committed(key("a", 1)));
+    let mut d = Driver::new();
+    d.watch = Watch::with_state(
+        "shop".parse().unwrap(),
+        "export_1".parse().unwrap(),
+        WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), kept)),
+    );
+    assert_eq!(d.view(success(&[("a", 1), ("b", 2)])), ["prepare"]);
+    assert_eq!(d.says(prepared()), ["queue b"]);
+}
+
+#[test]
+fn an_empty_export_is_whole_once_a_second_view_agrees() {
+    let mut d = Driver::new();
+    d.view(report("SUCCESS", Some(vec![])));
+    assert!(d.says(prepared()).is_empty());
+    assert_eq!(d.view(report("SUCCESS", Some(vec![]))), ["record sealing"]);
+}
+
+/// What the world owes the watch: every command becomes a debt, every event pays one.
+#[derive(Debug, Default)]
+struct Debts {
+    view: bool,
+    prepare: bool,
+    queued: BTreeSet<PartKey>,
+    active: BTreeSet<PartKey>,
+    waiting: BTreeSet<PartKey>,
+    records: Vec<Recorded>,
+    seal: bool,
+    notice: bool,
+}
+
+impl Debts {
+    fn take(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            match command {
+                Command::ViewAfter(_) => self.view = true,
+                Command::Prepare => self.prepare = true,
+                Command::QueuePart(key) => drop(self.queued.insert(key)),
+                Command::RetryPartAfter(key, _) => drop(self.waiting.insert(key)),
+                Command::Record(RecordChange::PartCommitted(part)) => {
+                    self.records.push(Recorded::PartCommitted(part.key));
+                }
+                Command::Record(RecordChange::Sealing(_)) => self.records.push(Recorded::Sealing),
+                Command::Record(RecordChange::Completed { .. }) => self.records.push(Recorded::Completed),
+                Command::Record(RecordChange::Failed(_)) => self.records.push(Recorded::Failed),
+                Command::Seal(_) => self.seal = true,
+                Command::WriteFailureNotice(_) => self.notice = true,
+                _ => {}
+            }
+        }
+    }
+
+    fn any_for(&self, watch: &Watch) -> bool {
+        (self.view && watch.wants_views())
+            || self.prepare
+            || self.queued.iter().any(|key| watch.part_order(key).is_some())
+            || !(self.active.is_empty() && self.waiting.is_empty() && self.records.is_empty())
+            || self.seal
+            || self.notice
+    }
+}
+
+fn committed_bytes(watch: &Watch) -> u64 {
+    match watch.state() {
+        WatchState::Fetching(fetching) => fetching
+            .parts()
+            .filter_map(|(_, part)| match &part.state {
+                PartState::Committed(part) => Some(part.bytes),
+                _ => None,
+            })
+            .sum(),
+        WatchState::Sealing { totals, .. } | WatchState::Completed { totals, .. } => totals.bytes,
+        WatchState::Failing { kept, .. } | WatchState::Failed { kept, .. } => {
+            Totals::of(kept.committed.values()).bytes
+        }
+        WatchState::Polling(_) => 0,
+    }
+}
+
+fn some_view(choice: u8, number: u32) -> ViewOutcome {
+    match choice % 10 {
+        0 => report("RUNNING", None),
+        1 => report("ERROR", None),
+        2 => report("SUCCESS", None),
+        3 => report("SUCCESS", Some(vec![])),
+        4 => ViewOutcome::NotFound(refusal("X")),
+        5 => ViewOutcome::Rejected(refusal("X")),
+        6 => ViewOutcome::Fault("cut".into()),
+        7 => ViewOutcome::Held(Hold::RouteNotFound),
+        8 => report("SUCCESS", Some(vec![listing("a", None), listing("b", Some(number))])),
+        _ => success(&[("a", 1), ("b", 2), ("c", 1 + number % 4)]),
+    }
+}
+
+fn some_end(choice: u8, key: PartKey) -> Result<CommittedPart, PartFailure> {
+    match choice % 8 {
+        0..=2 => Ok(committed(key)),
+        3 => Err(transient(None)),
+        4 => Err(PartFailure::LinkRefused { cause: "403".into() }),
+        5 => Err(gone()),
+        6 => Err(PartFailure::Held(Hold::Disk { cause: "full".into() })),
+        _ => Err(PartFailure::Conflict { cause: "foreign".into() }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever the world does in whatever order: no panic, no live state without a wake-up, no committed byte lost,
+    /// and a settled export stays settled.
+    #[test]
+    fn every_live_state_has_a_wake_up_and_committed_bytes_never_shrink(
+        choices in prop::collection::vec((any::<u8>(), any::<u8>(), 1_u32..6), 1..80),
+    ) {
+        let mut d = Driver::new();
+        let mut debts = Debts { view: true, ..Debts::default() };
+        let mut best = 0;
+        for (which, how, number) in choices {
+            d.seconds += u64::from(number) * 20;
+            let pick = |set: &BTreeSet<PartKey>| set.iter().nth(usize::from(how) % set.len().max(1)).cloned();
+            let event = match which % 8 {
+                0 | 1 if debts.view => { debts.view = false; WatchEvent::Viewed(some_view(how, number)) }
+                2 if debts.prepare => { debts.prepare = false; prepared() }
+                3 => match pick(&debts.queued) {
+                    Some(key) => {
+                        debts.queued.remove(&key);
+                        if d.watch.part_order(&key).is_none() { continue; }
+                        debts.active.insert(key.clone());
+                        WatchEvent::PartStarted(key)
+                    }
+                    None => continue,
+                },
+                4 => match pick(&debts.active) {
+                    Some(key) => { debts.active.remove(&key); let outcome = some_end(how, key.clone()); ended(&key, outcome) }
+                    None => continue,
+                },
+                5 => match pick(&debts.waiting) {
+                    Some(key) => { debts.waiting.remove(&key); WatchEvent::PartRetryDue(key) }
+                    None => continue,
+                },
+                6 if !debts.records.is_empty() => WatchEvent::Recorded(debts.records.remove(0)),
+                7 if debts.seal => { debts.seal = false; WatchEvent::ManifestDurable }
+                7 if debts.notice => { debts.notice = false; WatchEvent::FailureNoticeDurable }
+                _ => continue,
+            };
+            let settled = d.watch.is_settled();
+            let commands = d.step(event);
+            prop_assert!(!settled || commands.is_empty(), "a settled export does nothing by itself");
+            debts.take(commands);
+            prop_assert!(d.watch.is_settled() || debts.any_for(&d.watch), "stuck: {:?} {debts:?}", d.watch);
+            let bytes = committed_bytes(&d.watch);
+            prop_assert!(bytes >= best, "{bytes} < {best}");
+            best = bytes;
+        }
+    }
+
+    /// Events that fit no state are ignored: nothing panics.
+    #[test]
+    fn any_event_in_any_state_is_survived(choices in prop::collection::vec((any::<u8>(), any::<u8>()), 0..60)) {
+        let mut d = Driver::new();
+        for (which, how) in choices {
+            let part = key(["a", "b", "c"][usize::from(how % 3)], 1 + u32::from(how % 3));
+            d.step(match which % 11 {
+                0 => WatchEvent::Viewed(some_view(how, u32::from(how % 5) + 1)),
+                1 => WatchEvent::RejectionConfirmed,
+                2 => WatchEvent::Prepared { adopted: vec![committed(part)], conflicts: vec![] },
+                3 => WatchEvent::PartStarted(part),
+                4 => ended(&part.clone(), some_end(how, part)),
+                5 => WatchEvent::PartRetryDue(part),
+                6 => WatchEvent::Recorded(Recorded::PartCommitted(part)),
+                7 => WatchEvent::Recorded([Recorded::Sealing, Recorded::Completed, Recorded::Failed][usize::from(how % 3)].clone()),
+                8 => WatchEvent::ManifestDurable,
+                9 => WatchEvent::FailureNoticeDurable,
+                _ => WatchEvent::Retry,
+            });
+        }
+    }
+}
