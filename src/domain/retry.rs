@@ -37,6 +37,12 @@ impl RetryPolicy {
         if initial.is_zero() || initial > max { Err(RetryPolicyError) } else { Ok(Self { initial, max }) }
     }
 
+    /// The ceiling of the first delay.
+    #[must_use]
+    pub fn initial(&self) -> Duration {
+        self.initial
+    }
+
     /// The largest delay.
     #[must_use]
     pub fn max(&self) -> Duration {
