@@ -1,2 +1,3 @@
 //! batch-export-watcher.
+pub mod config;
 pub mod domain;

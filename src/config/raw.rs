@@ -1,0 +1,327 @@
+//! The configuration file as TOML spells it: texts, numbers and where they stand. Shape faults are found here.
+//!
+//! A fault of the parser is shown without the line it quotes and without the value it met: either may hold a key.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::domain::text;
+
+/// A text and where it stands.
+pub(super) type Text = Spanned<String>;
+
+/// Every table and its keys; what a syntax fault may name without repeating something that was misplaced.
+pub(super) const TABLES: [(&str, &[&str]); 6] = [
+    ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
+    ("poll", &["min_interval", "max_interval", "not_found_grace"]),
+    ("retry", &["initial", "max"]),
+    ("download", &["directory", "max_parts", "reserve", "stall_timeout", "min_rate", "allowed_hosts"]),
+    ("state", &["directory"]),
+    (
+        "project",
+        &[
+            "name",
+            "project_key",
+            "rest_api_key_file",
+            "rest_api_key_env",
+            "rest_api_key_credential",
+            "exports",
+            "exports_file",
+        ],
+    ),
+];
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Raw {
+    pub(super) api: RawApi,
+    pub(super) poll: RawPoll,
+    pub(super) retry: RawRetry,
+    pub(super) download: RawDownload,
+    pub(super) state: RawState,
+    pub(super) project: Vec<Spanned<RawProject>>,
+}
+
+/// `[api]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawApi {
+    pub(super) base_url: Option<Text>,
+    pub(super) requests_per_second: Option<Spanned<i64>>,
+    pub(super) connect_timeout: Option<Text>,
+    pub(super) request_timeout: Option<Text>,
+    pub(super) ca_file: Option<Text>,
+}
+
+/// `[poll]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawPoll {
+    pub(super) min_interval: Option<Text>,
+    pub(super) max_interval: Option<Text>,
+    pub(super) not_found_grace: Option<Text>,
+}
+
+/// `[retry]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawRetry {
+    pub(super) initial: Option<Text>,
+    pub(super) max: Option<Text>,
+}
+
+/// `[download]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawDownload {
+    pub(super) directory: Option<Text>,
+    pub(super) max_parts: Option<Spanned<i64>>,
+    pub(super) reserve: Option<Text>,
+    pub(super) stall_timeout: Option<Text>,
+    pub(super) min_rate: Option<Text>,
+    pub(super) allowed_hosts: Vec<Text>,
+}
+
+/// `[state]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawState {
+    pub(super) directory: Option<Text>,
+}
+
+/// `[[project]]`; what is required is missed in validation, with every other fault.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawProject {
+    pub(super) name: Option<Text>,
+    pub(super) project_key: Option<Text>,
+    pub(super) rest_api_key_file: Option<Text>,
+    pub(super) rest_api_key_env: Option<Text>,
+    pub(super) rest_api_key_credential: Option<Text>,
+    /// Known only to be refused with a helpful message; its value is never looked at.
+    pub(super) rest_api_key: Option<Spanned<IgnoredAny>>,
+    pub(super) exports: Vec<Text>,
+    pub(super) exports_file: Option<Text>,
+}
+
+/// A fault of the file's shape.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ShapeFault {
+    /// Byte offset in the text.
+    pub(super) offset: usize,
+    pub(super) key: Option<String>,
+    pub(super) message: String,
+}
+
+/// Reads the file's shape.
+pub(super) fn parse(text: &str) -> Result<Raw, ShapeFault> {
+    let document = DeTable::parse(text).map_err(|error| syntax_fault(text, &error))?;
+    let tree = document.get_ref().clone();
+    Raw::deserialize(toml::Deserializer::from(document)).map_err(|error| type_fault(&tree, &error))
+}
+
+fn syntax_fault(text: &str, error: &toml::de::Error) -> ShapeFault {
+    let offset = error.span().map_or(0, |span| span.start.min(text.len()));
+    let message = format!("is not valid toml: {}", text::shown(error.message(), &[]));
+    ShapeFault { offset, key: known_key_at(text, offset), message }
+}
+
+/// The key of the line at `offset`, if it is one of ours.
+fn known_key_at(text: &str, offset: usize) -> Option<String> {
+    let before = text.get(..offset)?;
+    let line = text.get(before.rfind('\n').map_or(0, |at| at + 1)..)?.lines().next()?;
+    let name = line.split('=').next()?.trim();
+    let header = before.lines().rev().find_map(|line| line.trim_start().strip_prefix('['))?;
+    let table = header.trim_start_matches('[').split(']').next()?.trim();
+    let (table, keys) = TABLES.iter().find(|(known, _)| *known == table)?;
+    keys.contains(&name).then(|| format!("{table}.{name}"))
+}
+
+fn type_fault(tree: &DeTable<'_>, error: &toml::de::Error) -> ShapeFault {
+    let offset = error.span().map_or(0, |span| span.start);
+    let path = key_at(tree, offset).map(|path| text::shown(&path, &[]));
+    ShapeFault { offset, message: without_values(error.message(), path.as_deref()), key: path }
+}
+
+/// The dotted path of the innermost key whose name or value stands at `offset`.
+fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
+    table.iter().find_map(|(name, value)| {
+        let inner = match value.get_ref() {
+            DeValue::Table(inner) => key_at(inner, offset),
+            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
+                DeValue::Table(inner) => key_at(inner, offset),
+                _ => None,
+            }),
+            _ => None,
+        };
+        let name_text = name.get_ref();
+        match inner {
+            Some(path) => Some(format!("{name_text}.{path}")),
+            None if name.span().contains(&offset) || value.span().contains(&offset) => {
+                Some(name_text.to_string())
+            }
+            None => None,
+        }
+    })
+}
+
+/// Serde's message in our words. Serde quotes the value that it met; what is kept of that is its type.
+fn without_values(message: &str, key: Option<&str>) -> String {
+    if message.starts_with("unknown field") {
+        return unknown_key(key);
+    }
+    let Some((met, expected)) =
+        message.strip_prefix("invalid type: ").and_then(|text| text.rsplit_once(", expected "))
+    else {
+        return "has a value of the wrong kind".to_owned();
+    };
+    let met = match met.split(['"', '`']).next().unwrap_or_default().trim() {
+        "string" => "a text",
+        "integer" => "a whole number",
+        "floating point" => "a number with a fraction",
+        "boolean" => "true or false",
+        "sequence" => "a list",
+        "map" => "a table",
+        _ => "something else",
+    };
+    let expected = match expected {
+        "a string" => "a text in quotes",
+        "i64" => "a whole number",
+        "a sequence" if key == Some("project") => "a list: write [[project]] with two brackets",
+        "a sequence" => "a list",
+        other => other,
+    };
+    format!("has the wrong type: it is {met} and must be {expected}")
+}
+
+/// An unknown key, and which ones its table knows.
+fn unknown_key(key: Option<&str>) -> String {
+    let table = key.and_then(|key| key.rsplit_once('.')).map(|(table, _)| table);
+    let known = match table {
+        None => TABLES.map(|(table, _)| table).join(", "),
+        Some(table) => TABLES
+            .iter()
+            .find(|(known, _)| *known == table)
+            .map_or_else(String::new, |(_, keys)| keys.join(", ")),
+    };
+    format!("is not a key of this file; known here: {known}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::DeserializeOwned;
+
+    /// The keys that serde knows for a table, by its own message about an unknown one.
+    fn fields_of<T: DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
+        let error = toml::from_str::<T>("nonsense = 1").unwrap_err();
+        error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_list_of_keys_is_the_one_serde_has() {
+        let mut project = fields_of::<RawProject>();
+        project.retain(|key| key != "rest_api_key");
+        let fields = [
+            fields_of::<RawApi>(),
+            fields_of::<RawPoll>(),
+            fields_of::<RawRetry>(),
+            fields_of::<RawDownload>(),
+            vec!["directory".to_owned()],
+            project,
+        ];
+        assert_eq!(fields_of::<Raw>(), TABLES.map(|(table, _)| table));
+        for ((table, keys), fields) in TABLES.iter().zip(fields) {
+            assert_eq!(*keys, fields, "{table}");
+        }
+    }
+
+    fn fault(text: &str) -> (usize, Option<String>, String) {
+        let fault = parse(text).unwrap_err();
+        let line = text[..fault.offset].matches('\n').count() + 1;
+        (line, fault.key, fault.message)
+    }
+
+    #[test]
+    fn shape_faults_name_line_and_key_and_no_value() {
+        for (text, line, key, message) in [
+            (
+                "[api]\nbase_uri = \"s3cret\"",
+                2,
+                Some("api.base_uri"),
+                "not a key of this file; known here: base_url,",
+            ),
+            ("s3 = 1\n", 1, Some("s3"), "known here: api, poll,"),
+            ("[aip]\n", 1, Some("aip"), "known here: api, poll,"),
+            (
+                "[[project]]\nname = \"a\"\n[[project]]\nkey = \"s3cret\"\n",
+                4,
+                Some("project.key"),
+                "known here: name,",
+            ),
+            (
+                "[api]\nrequests_per_second = \"s3cret, expected x\"",
+                2,
+                Some("api.requests_per_second"),
+                "it is a text and must be a whole number",
+            ),
+            (
+                "[api]\nrequests_per_second = 1.5",
+                2,
+                Some("api.requests_per_second"),
+                "a number with a fraction",
+            ),
+            (
+                "[poll]\n\nmin_interval = 10",
+                3,
+                Some("poll.min_interval"),
+                "it is a whole number and must be a text in quotes",
+            ),
+            (
+                "[[project]]\nrest_api_key_file = [\"s3cret\"]",
+                2,
+                Some("project.rest_api_key_file"),
+                "it is a list and must be a text",
+            ),
+            ("[[project]]\nexports = \"s3cret\"", 2, Some("project.exports"), "must be a list"),
+            ("[[project]]\nexports = [\n\"a\",\n7]", 4, Some("project.exports"), "must be a text"),
+            ("[project]\nname = \"a\"", 1, Some("project"), "must be a list: write [[project]]"),
+            ("api = 3", 1, Some("api"), "must be a table"),
+            ("[api]\nca_file = true", 2, Some("api.ca_file"), "true or false"),
+            ("[api]\nca_file = 2020-01-01", 2, Some("api.ca_file"), "must be a text"),
+        ] {
+            let (at, found, said) = fault(text);
+            assert_eq!((at, found.as_deref()), (line, key), "{text}: {said}");
+            assert!(said.contains(message), "{text}: {said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+
+    #[test]
+    fn syntax_faults_name_the_line_and_only_keys_of_ours() {
+        for (text, line, key) in [
+            ("[[project]]\nrest_api_key_file = s3cret\n", 2, Some("project.rest_api_key_file")),
+            ("[[project]]\nname = \"s3cret\n", 2, Some("project.name")),
+            ("[poll]\nmin_interval = \"1s\"\nmin_interval = \"s3cret\"\n", 3, Some("poll.min_interval")),
+            ("[[project]]\ns3cret==\n", 2, None),
+            ("[[project]]\r\n\r\ns3cret\r\n", 3, None),
+            ("[s3cret\nname = 1\n", 1, None),
+            ("[[project]]\nname = \"\\s3cret\"", 2, Some("project.name")),
+            ("[api]\nrequests_per_second = 99999999999999999999", 2, Some("api.requests_per_second")),
+            ("[api]\n[api]\n", 2, None),
+        ] {
+            let (at, found, said) = fault(text);
+            assert_eq!((at, found.as_deref()), (line, key), "{text}: {said}");
+            assert!(!said.contains("s3cret") && !said.contains('\n'), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_bom_and_crlf_are_tolerated() {
+        let raw = parse("\u{feff}[retry]\r\nmax = \"1m\"\r\n").unwrap();
+        assert_eq!(raw.retry.max.unwrap().get_ref(), "1m");
+    }
+}

@@ -1,0 +1,248 @@
+//! Where a project's REST key comes from, and the key itself: read when it is needed, compared without being shown.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::environment::Environment;
+use super::file::{self, ReadError};
+
+/// Longest REST key that is accepted, in bytes; it travels in a header, and common servers cap a header line at 8 KiB.
+const MAX_KEY_BYTES: usize = 4096;
+/// Most bytes read from a key file: the key, a BOM and a line end.
+const MAX_KEY_FILE_BYTES: u64 = 4096 + 5;
+/// The UTF-8 byte order mark that some editors put before a text.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Mode bits with which somebody other than the owner can read a file.
+const READABLE_BY_OTHERS: u32 = 0o044;
+
+/// A project's REST key: one line of printable ASCII. Neither `Debug` nor an error shows it.
+#[derive(Clone)]
+pub struct RestKey(SecretString);
+
+impl RestKey {
+    /// Takes what a source holds: a BOM and one line end are cut, what is left must be one line of printable ASCII.
+    /// A space at either end is refused, because HTTP would silently drop it.
+    ///
+    /// # Errors
+    /// When nothing is left, or something that is no key.
+    pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
+        let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
+        let line = bytes.strip_suffix(b"\n").map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line));
+        match line {
+            [] => Err(KeyError::Empty),
+            _ if line.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
+            _ if line.contains(&b'\n') => Err(KeyError::NotOneLine),
+            [b' ', ..] | [.., b' '] => Err(KeyError::SpaceAtEnd),
+            _ => match std::str::from_utf8(line) {
+                Ok(key) if key.bytes().all(|byte| matches!(byte, b' '..=b'~')) => Ok(Self(key.into())),
+                _ => Err(KeyError::NotPrintable),
+            },
+        }
+    }
+
+    /// The key itself, for the request header and for taking it out of a server's words.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl PartialEq for RestKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for RestKey {}
+
+impl fmt::Debug for RestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RestKey([hidden])")
+    }
+}
+
+/// Where a project's REST key is read from. `Display` names the source, never the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// `rest_api_key_file`: a file, absolute.
+    File(PathBuf),
+    /// `rest_api_key_env`: a variable of the environment.
+    Env(String),
+    /// `rest_api_key_credential`: a credential that systemd puts into a folder of this service.
+    Credential {
+        /// The credential's name, one path component.
+        name: String,
+        /// `$CREDENTIALS_DIRECTORY` when the configuration was loaded.
+        directory: PathBuf,
+    },
+}
+
+impl KeySource {
+    /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the changed key. A variable
+    /// gives the same key for as long as the process runs, since nobody outside can change a process's environment.
+    ///
+    /// # Errors
+    /// When there is no readable key at the source.
+    pub fn read(&self, environment: &Environment) -> Result<RestKey, KeyError> {
+        match self {
+            Self::File(path) => read_file(path),
+            Self::Credential { name, directory } => read_file(&directory.join(name)),
+            Self::Env(name) => {
+                let value = environment.get_os(name).ok_or(KeyError::Unset)?;
+                RestKey::parse(value.as_encoded_bytes())
+            }
+        }
+    }
+
+    /// The permission bits of a key file that somebody other than its owner can read. Credentials are left out:
+    /// systemd guards them by the folder and by ACLs, which show up as group bits.
+    pub(super) fn mode_if_readable_by_others(&self) -> Option<u32> {
+        let Self::File(path) = self else { return None };
+        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+        (mode & READABLE_BY_OTHERS != 0).then_some(mode)
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::Credential { name, .. } => write!(f, "credential {name}"),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<RestKey, KeyError> {
+    let bytes = Zeroizing::new(file::read(path, MAX_KEY_FILE_BYTES)?.bytes);
+    RestKey::parse(&bytes)
+}
+
+/// Why there is no key at a source. Neither the key nor the source is repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file behind the source cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The variable does not exist.
+    #[error("the environment variable is not set")]
+    Unset,
+    /// There is nothing.
+    #[error("the key is empty")]
+    Empty,
+    /// More than a header can carry.
+    #[error("the key is longer than {MAX_KEY_BYTES} characters")]
+    TooLong,
+    /// More than one line.
+    #[error("the key must be a single line")]
+    NotOneLine,
+    /// A space before or after it.
+    #[error("the key must not begin or end with a space")]
+    SpaceAtEnd,
+    /// Control or non-ASCII characters.
+    #[error("the key may only contain printable ascii characters")]
+    NotPrintable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs::Permissions;
+    use std::io::Write as _;
+
+    fn file_with(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_bom_and_one_line_end_are_cut() {
+        for bytes in [&b"s3cret"[..], b"s3cret\n", b"s3cret\r\n", b"\xef\xbb\xbfs3cret\n"] {
+            assert_eq!(RestKey::parse(bytes).unwrap().expose(), "s3cret", "{bytes:?}");
+        }
+        assert_eq!(RestKey::parse(b"two words").unwrap().expose(), "two words");
+        assert!(RestKey::parse(&[b'k'; MAX_KEY_BYTES]).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_and_not_repeated() {
+        for (bytes, expected) in [
+            (&b""[..], "is empty"),
+            (b"\n", "is empty"),
+            (b"\r\n", "is empty"),
+            (b"\xef\xbb\xbf", "is empty"),
+            (b"s3cret\n\n", "single line"),
+            (b"s3cret\nmore", "single line"),
+            (b"s3cret\r", "printable"),
+            (b"s3cret\t", "printable"),
+            (b"s3cr\xc3\xa9t", "printable"),
+            (b"s3cret\xff", "printable"),
+            (b"s3cret\0", "printable"),
+            (b" s3cret", "space"),
+            (b"s3cret \n", "space"),
+            (b" ", "space"),
+            (&[b'k'; MAX_KEY_BYTES + 1], "longer"),
+        ] {
+            let error = RestKey::parse(bytes).unwrap_err();
+            assert!(error.to_string().contains(expected), "{bytes:?}: {error}");
+            assert!(!format!("{error} {error:?}").contains("s3c"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_compares_without_being_shown() {
+        let key = RestKey::parse(b"s3cret").unwrap();
+        assert_eq!(key, RestKey::parse(b"s3cret\n").unwrap());
+        assert_ne!(key, RestKey::parse(b"other").unwrap());
+        assert_eq!(format!("{key:?}"), "RestKey([hidden])");
+    }
+
+    #[test]
+    fn a_file_is_read_anew_each_time_and_a_variable_from_the_snapshot() {
+        let mut file = file_with(b"first\n");
+        let (source, none) = (KeySource::File(file.path().to_owned()), Environment::default());
+        assert_eq!(source.read(&none).unwrap().expose(), "first");
+        file.as_file().set_len(0).unwrap();
+        assert!(matches!(source.read(&none), Err(KeyError::Empty)));
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.write_all(b"second\n").unwrap();
+        assert_eq!(source.read(&none).unwrap().expose(), "second");
+
+        let source = KeySource::Env("KEY".to_owned());
+        assert_eq!(source.read(&Environment::from_pairs([("KEY", "k")])).unwrap().expose(), "k");
+        assert!(matches!(source.read(&none), Err(KeyError::Unset)));
+        assert!(matches!(source.read(&Environment::from_pairs([("KEY", "")])), Err(KeyError::Empty)));
+    }
+
+    #[test]
+    fn only_a_key_file_is_asked_for_its_permissions() {
+        let file = file_with(b"key");
+        let set = |mode| std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
+        let source = KeySource::File(file.path().to_owned());
+        for (mode, warned) in [(0o600, None), (0o400, None), (0o640, Some(0o640)), (0o604, Some(0o604))] {
+            set(mode);
+            assert_eq!(source.mode_if_readable_by_others(), warned);
+        }
+        let directory = file.path().parent().unwrap().to_owned();
+        let name = file.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let credential = KeySource::Credential { name, directory };
+        assert_eq!(credential.mode_if_readable_by_others(), None);
+        assert_eq!(credential.read(&Environment::default()).unwrap().expose(), "key");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_is_a_header_value(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            if let Ok(key) = RestKey::parse(&bytes) {
+                prop_assert!(reqwest::header::HeaderValue::from_str(key.expose()).is_ok());
+                prop_assert_eq!(key.expose().trim(), key.expose());
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Durations, sizes and rates as the configuration writes them: one whole number, one unit, nothing between them.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+/// Longest duration that is accepted: a year. Keeps every sum of times far from overflow.
+const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
+/// Largest size that is accepted: one exbibyte. Below it `bytesize` computes exactly; above it, it saturates.
+const MAX_SIZE_BYTES: u64 = bytesize::EIB;
+/// The units of a duration, largest first, in milliseconds.
+const DURATION_UNITS: [(&str, u128); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+/// The units of a size, in the order in which an exact one is looked for when a size is shown.
+const SIZE_UNITS: [(&str, u64); 10] = [
+    ("TiB", bytesize::TIB),
+    ("GiB", bytesize::GIB),
+    ("MiB", bytesize::MIB),
+    ("KiB", bytesize::KIB),
+    ("TB", bytesize::TB),
+    ("GB", bytesize::GB),
+    ("MB", bytesize::MB),
+    ("kB", bytesize::KB),
+    ("KB", bytesize::KB),
+    ("B", 1),
+];
+
+/// Why a text is no duration, size or rate. The text itself is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not of a duration's form.
+    #[error("is not a duration: write one whole number and one unit, such as 10ms, 5s, 2m, 1h or 7d")]
+    NotADuration,
+    /// Above a year.
+    #[error("is too long: at most 365d")]
+    TooLong,
+    /// Not of a size's form.
+    #[error("is not a size: write one whole number and one unit, such as 1B, 1KiB, 1MiB, 1GiB or 1MB")]
+    NotASize,
+    /// Above one exbibyte.
+    #[error("is too large: at most 1048576TiB")]
+    TooLarge,
+    /// Not of a rate's form.
+    #[error("is not a rate: write a size per second, such as 1KiB/s")]
+    NotARate,
+}
+
+/// Whether `text` is digits followed by one of `units`.
+fn has_form<'u>(text: &str, mut units: impl Iterator<Item = &'u str>) -> bool {
+    let unit = text.trim_start_matches(|character: char| character.is_ascii_digit());
+    unit.len() < text.len() && units.any(|known| known == unit)
+}
+
+/// Reads `10ms`, `5s`, `2m`, `1h` or `7d`, up to a year.
+///
+/// # Errors
+/// When the text has another form or means more than 365 days.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    if !has_form(text, DURATION_UNITS.iter().map(|unit| unit.0)) {
+        return Err(UnitError::NotADuration);
+    }
+    // The form is right, so all that humantime can still refuse is a number beyond its range.
+    let duration = humantime::parse_duration(text).map_err(|_| UnitError::TooLong)?;
+    if duration > MAX_DURATION { Err(UnitError::TooLong) } else { Ok(duration) }
+}
+
+/// Reads `1B`, `1KiB`, `1MiB`, `1GiB`, `1TiB` or the decimal `1kB`, `1MB`, `1GB`, `1TB`; in bytes.
+pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
+    if !has_form(text, SIZE_UNITS.iter().map(|unit| unit.0)) {
+        return Err(UnitError::NotASize);
+    }
+    let ByteSize(bytes) = text.parse().map_err(|_| UnitError::NotASize)?;
+    if bytes > MAX_SIZE_BYTES { Err(UnitError::TooLarge) } else { Ok(bytes) }
+}
+
+/// Reads a size followed by `/s`; in bytes per second.
+pub(super) fn parse_rate(text: &str) -> Result<u64, UnitError> {
+    let size = text.strip_suffix("/s").ok_or(UnitError::NotARate)?;
+    parse_size(size).map_err(|error| match error {
+        UnitError::TooLarge => error,
+        _ => UnitError::NotARate,
+    })
+}
+
+/// Writes a duration in the largest unit that shows it exactly, so that [`parse_duration`] reads it back.
+pub(super) fn format_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let exact =
+        DURATION_UNITS.iter().find(|(_, factor)| milliseconds > 0 && milliseconds.is_multiple_of(*factor));
+    exact.map_or_else(|| "0s".to_owned(), |(unit, factor)| format!("{}{unit}", milliseconds / factor))
+}
+
+/// Writes a size in the largest unit that shows it exactly, so that [`parse_size`] reads it back.
+pub(super) fn format_size(bytes: u64) -> String {
+    let exact = SIZE_UNITS.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    exact.map_or_else(|| "0B".to_owned(), |(unit, factor)| format!("{}{unit}", bytes / factor))
+}
+
+/// Writes a rate so that [`parse_rate`] reads it back.
+pub(super) fn format_rate(bytes_per_second: u64) -> String {
+    format!("{}/s", format_size(bytes_per_second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_form_of_a_duration_is_read() {
+        for (text, milliseconds) in [
+            ("10ms", 10),
+            ("1000ms", 1_000),
+            ("5s", 5_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+            ("365d", 31_536_000_000),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_humantime_would_take_beyond_the_forms_is_refused() {
+        for text in [
+            "", "5", "s", "5 s", " 5s", "5s ", "5sec", "1h30m", "1h 30m", "1.5h", "-5s", "+5s", "5S", "1M",
+            "1w", "1us", "1month", "1y", "٣s", "5µs", "1_0s",
+        ] {
+            assert_eq!(parse_duration(text), Err(UnitError::NotADuration), "{text:?}");
+        }
+        for text in ["366d", "99999999999999999999d", "18446744073709551615d", "18446744073709551615ms"] {
+            assert_eq!(parse_duration(text), Err(UnitError::TooLong), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_size_is_read() {
+        for (text, bytes) in [
+            ("0B", 0),
+            ("1B", 1),
+            ("1KiB", 1024),
+            ("1MiB", 1 << 20),
+            ("1GiB", 1 << 30),
+            ("1TiB", 1 << 40),
+            ("1kB", 1_000),
+            ("1KB", 1_000),
+            ("1MB", 1_000_000),
+            ("1GB", 1_000_000_000),
+            ("1TB", 1_000_000_000_000),
+            ("9007199254740993B", 9_007_199_254_740_993),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_bytesize_would_take_beyond_the_forms_is_refused() {
+        for text in [
+            "", "5", "B", "1 GiB", "1gib", "1GIB", "1.5GiB", "1K", "1Ki", "-1B", "+1B", "1EiB", "1b",
+            "1GiB/s",
+        ] {
+            assert_eq!(parse_size(text), Err(UnitError::NotASize), "{text:?}");
+        }
+        for text in
+            ["1048577TiB", "18446744073709551615B", "99999999999999999999B", "99999999999999999999TiB"]
+        {
+            assert_eq!(parse_size(text), Err(UnitError::TooLarge), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_size_per_second() {
+        assert_eq!(parse_rate("1KiB/s"), Ok(1024));
+        assert_eq!(parse_rate("0B/s"), Ok(0));
+        for text in ["1KiB", "1KiB/m", "/s", "1KiB /s", "1/s", ""] {
+            assert_eq!(parse_rate(text), Err(UnitError::NotARate), "{text:?}");
+        }
+        assert_eq!(parse_rate("1048577TiB/s"), Err(UnitError::TooLarge));
+    }
+
+    #[test]
+    fn values_are_shown_in_the_largest_exact_unit() {
+        let durations = [
+            (0, "0s"),
+            (10, "10ms"),
+            (1_500, "1500ms"),
+            (90_000, "90s"),
+            (300_000, "5m"),
+            (86_400_000, "1d"),
+        ];
+        for (milliseconds, text) in durations {
+            assert_eq!(format_duration(Duration::from_millis(milliseconds)), text);
+        }
+        for (bytes, text) in
+            [(0, "0B"), (1, "1B"), (1 << 30, "1GiB"), (1536, "1536B"), (3_000_000, "3MB"), (1_000, "1kB")]
+        {
+            assert_eq!(format_size(bytes), text);
+        }
+        assert_eq!(format_rate(1024), "1KiB/s");
+    }
+
+    proptest! {
+        #[test]
+        fn durations_read_back_what_is_shown(milliseconds in 0_u64..=31_536_000_000) {
+            let duration = Duration::from_millis(milliseconds);
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+        }
+
+        #[test]
+        fn sizes_read_back_what_is_shown(bytes in 0_u64..=MAX_SIZE_BYTES) {
+            prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
+            prop_assert_eq!(parse_rate(&format_rate(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn no_text_panics(text in "[0-9.]{0,25}[a-zA-Zµ ]{0,4}|\\PC{0,12}") {
+            let _ = (parse_duration(&text), parse_size(&text), parse_rate(&text));
+        }
+    }
+}
