@@ -60,7 +60,7 @@ fn is_loopback(url: &Url) -> bool {
 #[error("is not a host: write a host name or an ip address, without scheme, port or path")]
 pub(super) struct HostError;
 
-/// Reads a host name or an address; gives it in the spelling that `DownloadConfig::allowed_hosts` promises.
+/// Reads a host name or an address; gives it in the spelling that [`super::DownloadConfig::allowed_hosts`] promises.
 pub(super) fn parse_host(text: &str) -> Result<String, HostError> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return Ok(address.to_string());

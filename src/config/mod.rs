@@ -1,16 +1,160 @@
-//! The configuration's building blocks: units, addresses, keys, ID files and the shape of the file.
+//! The configuration: a TOML file in, types that cannot hold nonsense out, or everything that is wrong with it.
+//!
+//! [`load`] reads the file's shape (`raw`), turns every value into its type and collects the faults (`validate`,
+//! `project`), and looks at the other files it names, so that `check` and a start come to the same verdict.
 
+mod checker;
 mod endpoint;
 mod environment;
 mod fault;
 mod file;
 mod ids_file;
+mod project;
 mod raw;
 mod secret;
+mod show;
 mod units;
+mod validate;
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use crate::domain::cadence::Cadence;
+use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
+use crate::domain::retry::RetryPolicy;
 
 pub use environment::Environment;
 pub use fault::{ConfigFaults, Fault};
 pub use file::ReadError;
 pub use secret::{KeyError, KeySource, RestKey};
 pub use units::{UnitError, parse_duration};
+
+use fault::Lines;
+
+/// Most bytes of a configuration file that are read: room for more than a hundred thousand export IDs.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The effective configuration. Every path is absolute unless the current directory is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// `[api]`
+    pub api: ApiConfig,
+    /// `[poll]`
+    pub poll: PollConfig,
+    /// `[retry]`
+    pub retry: RetryPolicy,
+    /// `[download]`
+    pub download: DownloadConfig,
+    /// `state.directory`: where the records live; neither the download directory nor inside it.
+    pub state_directory: PathBuf,
+    /// `[[project]]`, at least one, in the order of the file; names and keys are unique.
+    pub projects: Vec<ProjectConfig>,
+    /// What is accepted, but should be looked at; each with file, line and key.
+    pub warnings: Vec<String>,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// The API with its version, without a slash at its end, userinfo, query or fragment; https, or http on loopback.
+    pub base_url: Url,
+    /// View calls of one project in a second.
+    pub requests_per_second: NonZeroU32,
+    /// The longest wait for a connection, of either client.
+    pub connect_timeout: Duration,
+    /// The longest wait for a whole API call, and for the headers of a body.
+    pub request_timeout: Duration,
+    /// More certificate authorities beside the system's, PEM; was readable and held a certificate when it was loaded.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl ApiConfig {
+    /// Whether the API is a plain-http one, which by construction is on this machine: no proxy, and links may be http.
+    #[must_use]
+    pub fn is_loopback_http(&self) -> bool {
+        self.base_url.scheme() == "http"
+    }
+}
+
+/// `[poll]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PollConfig {
+    /// `min_interval` and `max_interval`.
+    pub cadence: Cadence,
+    /// For how long an export that the API does not know is asked for again; zero gives up at once.
+    pub not_found_grace: Duration,
+}
+
+/// `[download]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DownloadConfig {
+    /// Where finished exports go.
+    pub directory: PathBuf,
+    /// Parts in flight, all exports together.
+    pub max_parts: NonZeroUsize,
+    /// Free space that is never used.
+    pub reserve_bytes: u64,
+    /// The longest wait for the next byte of a body.
+    pub stall_timeout: Duration,
+    /// The slowest body that is put up with, measured over a minute; zero puts up with any.
+    pub min_rate_bytes_per_second: u64,
+    /// Hosts behind signed links that may have private addresses: lower-case host names in ASCII, or addresses in their
+    /// canonical text, IPv6 without brackets.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// `[[project]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectConfig {
+    /// The folder's name.
+    pub name: ProjectName,
+    /// What names the project to the API.
+    pub project_key: ProjectKey,
+    /// Where the REST key is read from; it could be read when the configuration was loaded.
+    pub key_source: KeySource,
+    /// `exports`, then what `exports_file` adds, each once.
+    pub exports: Vec<ExportId>,
+}
+
+impl Config {
+    /// The effective configuration as TOML, every key present, with the project keys shortened; no REST key is in it.
+    #[must_use]
+    pub fn show(&self) -> String {
+        show::render(self)
+    }
+}
+
+/// Reads and validates the configuration file and everything it names. Blocks on the disk; changes nothing.
+///
+/// # Errors
+/// With the first fault of the file's shape, or with every fault of its values.
+pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
+    let whole_file = |line, message| Fault { file: path.to_owned(), line, key: None, message };
+    let bytes = file::read(path, MAX_FILE_BYTES)
+        .map_err(|error| {
+            let help = "give the configuration with -c FILE or the variable BATCH_EXPORT_WATCHER_CONFIG";
+            whole_file(None, format!("{error}; {help}"))
+        })?
+        .bytes;
+    let lines = Lines::of(&bytes);
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        whole_file(Some(lines.line_at(error.valid_up_to())), "is not utf-8 text".to_owned())
+    })?;
+    let raw = raw::parse(text).map_err(|fault| Fault {
+        file: path.to_owned(),
+        line: Some(lines.line_at(fault.offset)),
+        key: fault.key,
+        message: fault.message,
+    })?;
+    validate::validate(&raw, path, &lines, environment)
+}
+
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod tests;

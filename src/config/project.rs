@@ -1,0 +1,357 @@
+//! `[[project]]`: names, keys, the one source of the REST key, and the exports from both places.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+use crate::domain::ids::ExportId;
+
+use super::ProjectConfig;
+use super::checker::Checker;
+use super::ids_file::{self, Listed};
+use super::raw::{RawProject, Text};
+use super::secret::KeySource;
+
+/// The three ways to say where a REST key is.
+const KEY_WAYS: &str =
+    "rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or rest_api_key_credential = \"NAME\"";
+/// Repetitions that are warned about one by one; the rest is counted.
+const SHOWN_REPETITIONS: usize = 10;
+
+/// Judges every project; those with a fault are left out.
+pub(super) fn projects(checker: &mut Checker<'_>, raw: &[Spanned<RawProject>]) -> Vec<ProjectConfig> {
+    if raw.is_empty() {
+        checker.fault(
+            "project",
+            0..0,
+            "there is no project: add a [[project]] table with a name, its keys and exports",
+        );
+    }
+    checker
+        .refuse_repetitions("project.name", raw.iter().filter_map(|project| project.get_ref().name.as_ref()));
+    checker.refuse_repetitions(
+        "project.project_key",
+        raw.iter().filter_map(|project| project.get_ref().project_key.as_ref()),
+    );
+    raw.iter().filter_map(|raw| project(checker, raw.get_ref(), raw.span())).collect()
+}
+
+fn project(checker: &mut Checker<'_>, raw: &RawProject, header: Range<usize>) -> Option<ProjectConfig> {
+    let name = required(checker, "project.name", raw.name.as_ref(), &header);
+    let project_key = required(checker, "project.project_key", raw.project_key.as_ref(), &header);
+    let key_source = key_source(checker, raw, header);
+    let exports = exports(checker, raw);
+    Some(ProjectConfig { name: name?, project_key: project_key?, key_source: key_source?, exports })
+}
+
+fn required<T: std::str::FromStr>(
+    checker: &mut Checker<'_>,
+    key: &str,
+    value: Option<&Text>,
+    header: &Range<usize>,
+) -> Option<T>
+where
+    T::Err: std::fmt::Display,
+{
+    if value.is_none() {
+        checker.fault(key, header.clone(), "is missing");
+    }
+    checker.parsed(key, value, str::parse)
+}
+
+/// The one source of the key, which is read once, so that a start does not fail where `check` did not.
+fn key_source(checker: &mut Checker<'_>, raw: &RawProject, header: Range<usize>) -> Option<KeySource> {
+    if let Some(inline) = &raw.rest_api_key {
+        let message = format!("a key does not belong into this file: say where it is, with {KEY_WAYS}");
+        checker.fault("project.rest_api_key", inline.span(), message);
+    }
+    let ways: [(&str, Option<&Text>, ReadSource); 3] = [
+        ("project.rest_api_key_file", raw.rest_api_key_file.as_ref(), file_source),
+        ("project.rest_api_key_env", raw.rest_api_key_env.as_ref(), variable_source),
+        ("project.rest_api_key_credential", raw.rest_api_key_credential.as_ref(), credential_source),
+    ];
+    let mut given = ways.into_iter().filter_map(|(key, value, source)| Some((key, value?, source)));
+    let Some((key, value, source)) = given.next() else {
+        if raw.rest_api_key.is_none() {
+            checker.fault("project", header, format!("has no source of its rest api key: add {KEY_WAYS}"));
+        }
+        return None;
+    };
+    let first_line = checker.lines.line_at(value.span().start);
+    let others: Vec<_> = given.collect();
+    for (other, value, _) in &others {
+        let message = format!("is a second source of the key beside {key} on line {first_line}: keep one");
+        checker.fault(other, value.span(), message);
+    }
+    if !others.is_empty() {
+        return None;
+    }
+    let source = source(checker, key, value)?;
+    match source.read(checker.environment) {
+        Err(error) => checker.fault(key, value.span(), error),
+        Ok(_) => {
+            if let Some(mode) = source.mode_if_readable_by_others() {
+                let message = format!("the key file has mode {mode:04o}: others than its owner can read it");
+                checker.warn(key, value.span(), message);
+            }
+        }
+    }
+    Some(source)
+}
+
+type ReadSource = fn(&mut Checker<'_>, &str, &Text) -> Option<KeySource>;
+
+fn file_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
+    checker.path(key, Some(value)).map(KeySource::File)
+}
+
+fn variable_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
+    let parse = |name: &str| {
+        let well_formed = !name.is_empty() && !name.contains(['=', '\0']);
+        well_formed
+            .then(|| KeySource::Env(name.to_owned()))
+            .ok_or("is not the name of an environment variable")
+    };
+    checker.parsed(key, Some(value), parse)
+}
+
+fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
+    let directory = checker.environment.get_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
+    let directory = directory.map(PathBuf::from);
+    let parse = |name: &str| {
+        if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
+            return Err("is not the name of a credential: a single path component");
+        }
+        let directory = directory.ok_or(
+            "needs systemd: CREDENTIALS_DIRECTORY is not set, add LoadCredential=NAME:PATH to the unit",
+        )?;
+        Ok(KeySource::Credential { name: name.to_owned(), directory })
+    };
+    checker.parsed(key, Some(value), parse)
+}
+
+/// `exports`, then what `exports_file` adds.
+fn exports(checker: &mut Checker<'_>, raw: &RawProject) -> Vec<ExportId> {
+    const KEY: &str = "project.exports";
+    checker.refuse_repetitions(KEY, raw.exports.iter());
+    let mut exports: Vec<ExportId> = Vec::new();
+    for value in &raw.exports {
+        let parse = |text: &str| text.parse().map_err(|error| format!("the export id {error}"));
+        exports.extend(checker.parsed(KEY, Some(value), parse));
+    }
+    if let Some(value) = &raw.exports_file {
+        append_exports_file(checker, value, &mut exports);
+    }
+    exports
+}
+
+fn append_exports_file(checker: &mut Checker<'_>, value: &Text, exports: &mut Vec<ExportId>) {
+    const KEY: &str = "project.exports_file";
+    let Some(path) = checker.path(KEY, Some(value)) else { return };
+    let Listed { ids, unfinished_line, faults } = match ids_file::read(&path) {
+        Ok(listed) => listed,
+        Err(error) => return checker.fault(KEY, value.span(), error),
+    };
+    checker.faults.extend(faults);
+    let mut known: HashSet<ExportId> = exports.iter().cloned().collect();
+    let mut repetitions = 0;
+    for (line, id) in ids {
+        if known.insert(id.clone()) {
+            exports.push(id);
+        } else {
+            repetitions += 1;
+            if repetitions <= SHOWN_REPETITIONS {
+                checker.warnings.push(format!("{}: {id} is listed already", at(&path, line)));
+            }
+        }
+    }
+    if repetitions > SHOWN_REPETITIONS {
+        let more = repetitions - SHOWN_REPETITIONS;
+        checker.warnings.push(format!("{}: {more} more ids are listed already", path.display()));
+    }
+    if let Some(line) = unfinished_line {
+        let message =
+            "the last line has no newline and may still be written: it counts when the file is read again";
+        checker.warnings.push(format!("{}: {message}", at(&path, line)));
+    }
+}
+
+fn at(path: &Path, line: usize) -> String {
+    format!("{}:{line}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::{Duration, SystemTime};
+
+    use super::super::scene::{SHOP, Scene, fault};
+    use super::*;
+
+    #[test]
+    fn there_must_be_a_project_with_its_three_keys() {
+        assert!(fault("").starts_with("c.toml:1: project: there is no project"));
+        let faults = Scene::new().faults("\n[[project]]\n");
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        assert!(faults[0].starts_with("c.toml:2: project.name: is missing"), "{faults:?}");
+        assert!(faults[1].starts_with("c.toml:2: project.project_key: is missing"), "{faults:?}");
+        assert!(
+            faults[2]
+                .starts_with("c.toml:2: project: has no source of its rest api key: add rest_api_key_file")
+        );
+    }
+
+    #[test]
+    fn exactly_one_source_of_the_key_is_accepted() {
+        let fault_of = |lines: &str| fault(&format!("{SHOP}{lines}"));
+        let two = fault_of("rest_api_key_env = \"NAME\"\nrest_api_key_file = \"key\"\n");
+        let expected = "c.toml:4: project.rest_api_key_env: is a second source of the key beside project.rest_api_key_file on line 5";
+        assert!(two.starts_with(expected), "{two}");
+        for inline in ["\"s3cret\"", "[\"s3cret\"]", "7", "{ s3cret = 1 }"] {
+            let refused = fault_of(&format!("rest_api_key = {inline}\n"));
+            assert!(
+                refused.starts_with("c.toml:4: project.rest_api_key: a key does not belong into this file"),
+                "{refused}"
+            );
+            for way in ["rest_api_key_file", "rest_api_key_env", "rest_api_key_credential"] {
+                assert!(refused.contains(way), "{refused}");
+            }
+        }
+        let beside = fault_of("rest_api_key = \"s3cret\"\nrest_api_key_file = \"key\"\n");
+        assert!(beside.starts_with("c.toml:4: project.rest_api_key: "), "{beside}");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_a_fault_of_its_line() {
+        let scene = Scene::with_environment(&[("EMPTY", ""), ("TWO_LINES", "s3cret\ns3cret")]);
+        scene.file("empty", "\n");
+        for (line, expected) in [
+            ("rest_api_key_file = \"s3cret-none\"", "the file cannot be read"),
+            ("rest_api_key_file = \"\"", "is empty"),
+            ("rest_api_key_file = \".\"", "is not a regular file"),
+            ("rest_api_key_file = \"empty\"", "the key is empty"),
+            ("rest_api_key_file = \"s3cret\\u0000\"", "nul character"),
+            ("rest_api_key_env = \"s3cret\"", "the environment variable is not set"),
+            ("rest_api_key_env = \"a=s3cret\"", "is not the name of an environment variable"),
+            ("rest_api_key_env = \"\"", "is not the name of an environment variable"),
+            ("rest_api_key_env = \"EMPTY\"", "the key is empty"),
+            ("rest_api_key_env = \"TWO_LINES\"", "must be a single line"),
+            ("rest_api_key_credential = \"s3cret\"", "CREDENTIALS_DIRECTORY is not set, add LoadCredential="),
+            ("rest_api_key_credential = \"../s3cret\"", "a single path component"),
+            ("rest_api_key_credential = \"..\"", "a single path component"),
+            ("rest_api_key_credential = \"\"", "a single path component"),
+        ] {
+            let faults = scene.faults(&format!("{SHOP}{line}\n"));
+            let key = line.split(' ').next().unwrap();
+            assert!(faults[0].starts_with(&format!("c.toml:4: project.{key}: ")), "{faults:?}");
+            assert!(faults[0].contains(expected) && faults.len() == 1, "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn each_source_gives_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(Scene::new().file("key", "from systemd\r\n"), folder.path().join("batch")).unwrap();
+        let directory = folder.path().to_str().unwrap();
+        let scene = Scene::with_environment(&[("NAME", "from env"), ("CREDENTIALS_DIRECTORY", directory)]);
+        scene.file("bom", "\u{feff}from file\n");
+        for (line, key) in [
+            ("rest_api_key_file = \"bom\"", "from file"),
+            ("rest_api_key_env = \"NAME\"", "from env"),
+            ("rest_api_key_credential = \"batch\"", "from systemd"),
+        ] {
+            let config = scene.load(&format!("{SHOP}{line}\n")).unwrap();
+            let source = &config.projects[0].key_source;
+            assert_eq!(source.read(&scene.environment).unwrap().expose(), key);
+        }
+    }
+
+    #[test]
+    fn a_key_file_that_others_can_read_is_a_warning() {
+        let scene = Scene::new();
+        fs::set_permissions(scene.path("key"), Permissions::from_mode(0o644)).unwrap();
+        let config = scene.load_with_shop("").unwrap();
+        let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
+        assert!(warning.ends_with("c.toml:5: project.rest_api_key_file: the key file has mode 0644: others than its owner can read it"), "{warning}");
+    }
+
+    #[test]
+    fn names_and_keys_of_projects_are_unique() {
+        let text = format!("{SHOP}rest_api_key_file = \"key\"\n{SHOP}rest_api_key_file = \"key\"\n");
+        let faults = Scene::new().faults(&text);
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].starts_with("c.toml:6: project.name: is the same as on line 2"), "{faults:?}");
+        assert!(
+            faults[1].starts_with("c.toml:7: project.project_key: is the same as on line 3"),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn an_id_twice_in_one_list_is_refused_with_both_lines() {
+        let list = |list: &str| fault(&format!("{SHOP}rest_api_key_file = \"key\"\nexports = {list}\n"));
+        let apart = list("[\n\"export_1\",\n\"export_2\",\n\"export_1\"]");
+        assert!(apart.starts_with("c.toml:8: project.exports: is the same as on line 6"), "{apart}");
+        let beside = list("[\"export_1\", \"export_1\"]");
+        assert!(beside.starts_with("c.toml:5: project.exports: is the same as on line 5"), "{beside}");
+    }
+
+    #[test]
+    fn two_projects_may_watch_the_same_id() {
+        let second = SHOP.replace("shop", "b").replace("0123", "9");
+        let rest = "rest_api_key_file = \"key\"\nexports = [\"export_1\"]\n";
+        assert!(Scene::new().load(&format!("{SHOP}{rest}{second}{rest}")).is_ok());
+    }
+
+    #[test]
+    fn the_exports_file_adds_to_the_list_and_repetitions_are_warned_about() {
+        let scene = Scene::new();
+        scene.file("ids.txt", "# from the nightly job\nexport_3\nexport_1\nexport_2\nexport_3");
+        let text = format!(
+            "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_2\", \"export_1\"]\nexports_file = \"ids.txt\"\n"
+        );
+        let config = scene.load(&text).unwrap();
+        let ids: Vec<_> = config.projects[0].exports.iter().map(ExportId::as_str).collect();
+        assert_eq!(ids, ["export_2", "export_1", "export_3"]);
+        let path = scene.path("ids.txt").display().to_string();
+        let expected = [(3, "export_1"), (4, "export_2"), (5, "export_3")];
+        assert_eq!(
+            config.warnings,
+            expected.map(|(line, id)| format!("{path}:{line}: {id} is listed already"))
+        );
+
+        scene.file("ids.txt", &"export_1\n".repeat(100));
+        let warnings = scene.load(&text).unwrap().warnings;
+        assert_eq!(warnings.len(), 11, "{warnings:?}");
+        assert!(warnings[10].ends_with("90 more ids are listed already"), "{warnings:?}");
+    }
+
+    #[test]
+    fn the_last_line_of_a_young_exports_file_does_not_count_yet() {
+        let scene = Scene::new();
+        let path = scene.file("ids.txt", "export_1\nexport_");
+        let young = SystemTime::now() + Duration::from_secs(60);
+        File::options().write(true).open(path).and_then(|file| file.set_modified(young)).unwrap();
+        let config = scene.load_with_shop("").unwrap();
+        assert_eq!(config.projects[0].exports, []);
+        let text = format!("{SHOP}rest_api_key_file = \"key\"\nexports_file = \"ids.txt\"\n");
+        let config = scene.load(&text).unwrap();
+        assert_eq!(config.projects[0].exports, ["export_1".parse().unwrap()]);
+        let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
+        assert!(warning.contains("ids.txt:2: the last line has no newline"), "{warning}");
+    }
+
+    #[test]
+    fn a_bad_line_of_the_exports_file_is_a_fault_that_names_it() {
+        let scene = Scene::new();
+        scene.file("ids.txt", "export_1\n../s3cret\n");
+        let faults =
+            scene.faults(&format!("{SHOP}rest_api_key_file = \"s3cret\"\nexports_file = \"ids.txt\"\n"));
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].starts_with("c.toml:4: "), "{faults:?}");
+        assert!(faults[1].starts_with("ids.txt:2: the export id may only contain"), "{faults:?}");
+    }
+}

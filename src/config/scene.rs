@@ -1,0 +1,77 @@
+//! The stage for tests of the loader: a folder with a configuration file and what it names.
+
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+
+use super::{Config, ConfigFaults, Environment, load};
+
+/// What marks a value that no fault, warning or rendering may show.
+pub(super) const SECRET: &str = "s3cret";
+/// A project in three lines; further lines go behind it.
+pub(super) const SHOP: &str = "[[project]]\nname = \"shop\"\nproject_key = \"project_0123456789\"\n";
+
+/// A folder with a configuration file and a good key file beside it.
+pub(super) struct Scene {
+    pub(super) folder: TempDir,
+    pub(super) environment: Environment,
+}
+
+impl Scene {
+    pub(super) fn new() -> Self {
+        let scene = Self { folder: tempfile::tempdir().unwrap(), environment: Environment::default() };
+        scene.file("key", "s3cret\n");
+        scene
+    }
+
+    pub(super) fn with_environment(pairs: &[(&str, &str)]) -> Self {
+        Self { environment: Environment::from_pairs(pairs.iter().copied()), ..Self::new() }
+    }
+
+    /// Creates a file that has rested and only its owner can read.
+    pub(super) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut file = File::create(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+        path
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(super) fn load(&self, text: &str) -> Result<Config, ConfigFaults> {
+        load(&self.file("c.toml", text), &self.environment)
+    }
+
+    /// Loads `text` followed by a sound project.
+    pub(super) fn load_with_shop(&self, text: &str) -> Result<Config, ConfigFaults> {
+        self.load(&format!("{text}\n{SHOP}rest_api_key_file = \"key\"\n"))
+    }
+
+    /// The faults of `text`, without the folder's path; none of them holds [`SECRET`].
+    pub(super) fn faults(&self, text: &str) -> Vec<String> {
+        let shown = self.load(text).unwrap_err().to_string();
+        assert!(!shown.contains(SECRET), "{shown}");
+        let folder = format!("{}/", self.folder.path().display());
+        shown.lines().map(|line| line.replace(&folder, "")).collect()
+    }
+}
+
+/// The single fault of `text` in a fresh scene.
+pub(super) fn fault(text: &str) -> String {
+    let mut faults = Scene::new().faults(text);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    faults.remove(0)
+}
+
+/// The single fault of a text that is followed by a sound project.
+pub(super) fn fault_before_shop(text: &str) -> String {
+    fault(&format!("{text}\n{SHOP}rest_api_key_file = \"key\"\n"))
+}

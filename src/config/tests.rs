@@ -1,0 +1,387 @@
+//! The loader as its users meet it: each sentence of the configuration's contract, through [`load`].
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::raw::TABLES;
+use super::scene::{SECRET, SHOP, Scene, fault, fault_before_shop};
+use super::*;
+
+#[test]
+fn without_a_word_the_defaults_of_the_contract_count() {
+    let scene = Scene::new();
+    let config = scene.load_with_shop("").unwrap();
+    assert_eq!(config.file, scene.path("c.toml"));
+    assert_eq!(config.api.base_url.as_str(), "https://api.batch.com/2.11");
+    assert_eq!(config.api.requests_per_second.get(), 10);
+    assert_eq!(config.api.connect_timeout, Duration::from_secs(10));
+    assert_eq!(config.api.request_timeout, Duration::from_secs(60));
+    assert_eq!(config.api.ca_file, None);
+    assert!(!config.api.is_loopback_http());
+    let (min, max) = (config.poll.cadence.min(), config.poll.cadence.max());
+    assert_eq!((min, max), (Duration::from_secs(10), Duration::from_secs(300)));
+    assert_eq!(config.poll.not_found_grace, Duration::from_secs(600));
+    assert_eq!(config.retry.initial(), Duration::from_secs(1));
+    assert_eq!(config.retry.max(), Duration::from_secs(600));
+    assert_eq!(config.download.directory, Path::new("/var/lib/batch-export-watcher/exports"));
+    assert_eq!(config.download.max_parts.get(), 8);
+    assert_eq!(config.download.reserve_bytes, 1 << 30);
+    assert_eq!(config.download.stall_timeout, Duration::from_secs(30));
+    assert_eq!(config.download.min_rate_bytes_per_second, 1024);
+    assert_eq!(config.download.allowed_hosts, Vec::<String>::new());
+    assert_eq!(config.state_directory, Path::new("/var/lib/batch-export-watcher/state"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let [project] = config.projects.as_slice() else { panic!("{:?}", config.projects) };
+    assert_eq!((project.name.as_str(), project.project_key.expose()), ("shop", "project_0123456789"));
+    assert_eq!(project.key_source, KeySource::File(scene.path("key")));
+    assert_eq!(project.exports, [], "a project without exports is fine");
+}
+
+/// The keys that lines of TOML set, with their tables.
+fn stated<'l>(lines: impl Iterator<Item = &'l str>) -> BTreeSet<String> {
+    let mut table = "";
+    let mut stated = BTreeSet::new();
+    for line in lines {
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.trim_matches(['[', ']']);
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            stated.insert(format!("{table}.{key}"));
+        }
+    }
+    stated
+}
+
+#[test]
+fn the_file_that_comes_with_the_program_states_every_key_and_every_default() {
+    let example = include_str!("../../config/batch-export-watcher.toml");
+    let scene = Scene::new();
+    let example_project = example.replace("/run/secrets/batch-rest-key", "key");
+    let (_, project) = example_project.split_once("[[project]]").unwrap();
+    let bare = scene.load(&format!("[[project]]{project}")).unwrap();
+    assert_eq!(scene.load(&example_project).unwrap(), bare);
+
+    let keys = TABLES.iter().flat_map(|(table, keys)| keys.iter().map(move |key| format!("{table}.{key}")));
+    let every_key: BTreeSet<_> = keys.collect();
+    assert_eq!(stated(example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line))), every_key);
+    let without_a_default = [
+        "api.ca_file",
+        "project.exports_file",
+        "project.rest_api_key_credential",
+        "project.rest_api_key_env",
+    ];
+    let mut uncommented = stated(example.lines());
+    uncommented.extend(without_a_default.map(str::to_owned));
+    assert_eq!(uncommented, every_key);
+}
+
+#[test]
+fn every_value_can_be_set() {
+    let scene = Scene::new();
+    let text = r#"
+        [api]
+        base_url = "http://localhost:8080/2.11/"
+        requests_per_second = 3
+        connect_timeout = "1s"
+        request_timeout = "2m"
+        [poll]
+        min_interval = "10ms"
+        max_interval = "10ms"
+        not_found_grace = "0s"
+        [retry]
+        initial = "20ms"
+        max = "1h"
+        [download]
+        directory = "out"
+        max_parts = 1024
+        reserve = "0B"
+        stall_timeout = "7d"
+        min_rate = "0B/s"
+        allowed_hosts = ["MinIO.internal", "10.0.0.1", "FD00::1"]
+        [state]
+        directory = "/srv/state"
+    "#;
+    let config = scene.load_with_shop(text).unwrap();
+    assert_eq!(config.api.base_url.as_str(), "http://localhost:8080/2.11");
+    assert!(config.api.is_loopback_http());
+    assert_eq!(config.api.requests_per_second.get(), 3);
+    assert_eq!((config.api.connect_timeout.as_secs(), config.api.request_timeout.as_secs()), (1, 120));
+    assert_eq!(config.poll.cadence.min(), Duration::from_millis(10));
+    assert_eq!(config.poll.cadence.max(), Duration::from_millis(10));
+    assert_eq!(config.poll.not_found_grace, Duration::ZERO);
+    assert_eq!((config.retry.initial().as_millis(), config.retry.max().as_secs()), (20, 3600));
+    assert_eq!(config.download.directory, scene.path("out"), "relative to the file's folder");
+    assert_eq!((config.download.max_parts.get(), config.download.reserve_bytes), (1024, 0));
+    assert_eq!(config.download.stall_timeout.as_secs(), 604_800);
+    assert_eq!(config.download.min_rate_bytes_per_second, 0);
+    assert_eq!(config.download.allowed_hosts, ["minio.internal", "10.0.0.1", "fd00::1"]);
+    assert_eq!(config.state_directory, Path::new("/srv/state"));
+}
+
+#[test]
+fn under_systemd_the_directories_default_to_its_state_directory() {
+    for list in ["/srv/first", "/srv/first:/srv/second"] {
+        let scene = Scene::with_environment(&[("STATE_DIRECTORY", list)]);
+        let config = scene.load_with_shop("").unwrap();
+        assert_eq!(config.download.directory, Path::new("/srv/first/exports"));
+        assert_eq!(config.state_directory, Path::new("/srv/first/state"));
+        let config = scene.load_with_shop("[state]\ndirectory = \"/elsewhere\"").unwrap();
+        assert_eq!(config.state_directory, Path::new("/elsewhere"), "what the file says wins");
+    }
+    let config = Scene::with_environment(&[("STATE_DIRECTORY", "")]).load_with_shop("").unwrap();
+    assert_eq!(config.state_directory, Path::new("/var/lib/batch-export-watcher/state"));
+}
+
+#[test]
+fn the_state_stays_out_of_the_download_directory() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("real")).unwrap();
+    std::os::unix::fs::symlink("real", scene.path("link")).unwrap();
+    let load = |download: &str, state: &str| {
+        let text = format!("[download]\ndirectory = \"{download}\"\n[state]\ndirectory = \"{state}\"");
+        scene.load_with_shop(&text)
+    };
+    for (download, state) in
+        [("d", "d"), ("d", "d/state"), ("d", "./x/../d/state"), ("real", "link/state"), ("link", "real")]
+    {
+        let faults = load(download, state).unwrap_err();
+        let [fault] = faults.faults() else { panic!("{faults}") };
+        assert_eq!((fault.line, fault.key.as_deref()), (Some(4), Some("state.directory")), "{fault}");
+    }
+    for (download, state) in [("d", "s"), ("d", "d2"), ("s/exports", "s"), ("d/x", "d/y")] {
+        assert!(load(download, state).is_ok(), "{download} {state}");
+    }
+    let by_default = fault_before_shop("[download]\ndirectory = \"/var/lib/batch-export-watcher\"");
+    assert!(by_default.starts_with("c.toml:2: download.directory: the state directory"), "{by_default}");
+}
+
+#[test]
+fn a_missing_file_is_one_fault_that_says_how_to_name_another() {
+    let scene = Scene::new();
+    for path in [scene.path("none.toml"), scene.folder.path().to_owned()] {
+        let faults = load(&path, &scene.environment).unwrap_err();
+        let [fault] = faults.faults() else { panic!("{faults}") };
+        assert_eq!((fault.file.as_path(), fault.line), (path.as_path(), None));
+        assert!(fault.message.contains("-c FILE"), "{fault}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_text_is_refused_with_the_line() {
+    let scene = Scene::new();
+    let path = scene.path("c.toml");
+    File::create(&path).unwrap().write_all(b"[api]\n\n# \xff\n").unwrap();
+    let shown = load(&path, &scene.environment).unwrap_err().to_string();
+    assert!(shown.ends_with("c.toml:3: is not utf-8 text"), "{shown}");
+}
+
+#[test]
+fn shape_faults_come_with_file_line_and_key() {
+    assert!(
+        fault("[api]\r\n\r\nbase_uri = \"s3cret\"\r\n").starts_with("c.toml:3: api.base_uri: is not a key")
+    );
+    assert!(fault("[poll]\nmin_interval = 5").starts_with("c.toml:2: poll.min_interval: has the wrong type"));
+    let syntax = fault("[[project]]\nrest_api_key_file = s3cret\n");
+    assert!(syntax.starts_with("c.toml:2: project.rest_api_key_file: is not valid toml"), "{syntax}");
+}
+
+#[test]
+fn value_faults_come_all_in_one_go() {
+    let text = r#"[download]
+max_parts = 0
+reserve = "s3cret"
+min_rate = "1KiB"
+allowed_hosts = ["https://s3cret"]
+[api]
+base_url = "https://u:s3cret@api.batch.com/"
+requests_per_second = -1
+connect_timeout = "0s"
+ca_file = "s3cret.pem"
+[[project]]
+name = "S3cret"
+exports = ["../s3cret"]
+exports_file = "s3cret.txt"
+[[project]]
+name = "b"
+project_key = "with space s3cret"
+rest_api_key_env = "s3cret"
+"#;
+    let faults = Scene::new().faults(text);
+    let found: Vec<_> =
+        faults.iter().map(|fault| fault.splitn(3, ": ").take(2).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        found,
+        [
+            "c.toml:2 download.max_parts",
+            "c.toml:3 download.reserve",
+            "c.toml:4 download.min_rate",
+            "c.toml:5 download.allowed_hosts",
+            "c.toml:7 api.base_url",
+            "c.toml:8 api.requests_per_second",
+            "c.toml:9 api.connect_timeout",
+            "c.toml:10 api.ca_file",
+            "c.toml:11 project.project_key",
+            "c.toml:11 project",
+            "c.toml:12 project.name",
+            "c.toml:13 project.exports",
+            "c.toml:14 project.exports_file",
+            "c.toml:17 project.project_key",
+            "c.toml:18 project.rest_api_key_env",
+        ],
+        "{faults:#?}"
+    );
+}
+
+#[test]
+fn numbers_have_bounds() {
+    for (text, key) in [
+        ("[api]\nrequests_per_second = 0", "api.requests_per_second"),
+        ("[api]\nrequests_per_second = 4294967296", "api.requests_per_second"),
+        ("[download]\nmax_parts = 1025", "download.max_parts"),
+        ("[download]\nmax_parts = 9223372036854775807", "download.max_parts"),
+    ] {
+        let fault = fault_before_shop(text);
+        assert!(fault.starts_with(&format!("c.toml:2: {key}: must be a whole number from 1 to")), "{fault}");
+    }
+}
+
+#[test]
+fn intervals_have_bounds_and_an_order() {
+    for (text, expected) in [
+        ("[poll]\nmin_interval = \"0s\"", "2: poll.min_interval: is too short: at least 10ms"),
+        ("[poll]\nmin_interval = \"9ms\"", "2: poll.min_interval: is too short"),
+        ("[poll]\nmax_interval = \"0s\"", "2: poll.max_interval: is too short"),
+        ("[retry]\ninitial = \"0ms\"", "2: retry.initial: is too short"),
+        ("[download]\nstall_timeout = \"0s\"", "2: download.stall_timeout: is too short"),
+        ("[poll]\nmax_interval = \"366d\"", "2: poll.max_interval: is too long"),
+        ("[poll]\nnot_found_grace = \"5\"", "2: poll.not_found_grace: is not a duration"),
+        (
+            "[poll]\nmax_interval = \"1m\"\nmin_interval = \"2m\"",
+            "3: poll.min_interval: is longer than poll.max_interval, 1m",
+        ),
+        ("[poll]\nmin_interval = \"6m\"", "2: poll.min_interval: is longer than poll.max_interval, 5m"),
+        ("[poll]\nmax_interval = \"9s\"", "2: poll.max_interval: is shorter than poll.min_interval, 10s"),
+        ("[retry]\ninitial = \"2s\"\nmax = \"1500ms\"", "2: retry.initial: is longer than retry.max, 1500ms"),
+    ] {
+        let fault = fault_before_shop(text);
+        assert!(fault.starts_with(&format!("c.toml:{expected}")), "{fault}");
+    }
+}
+
+#[test]
+fn the_base_url_is_bare_and_plain_http_stays_on_this_machine() {
+    for (url, expected) in [
+        ("http://api.batch.com/2.11", "plain http is only for"),
+        ("https://s3cret:s3cret@api.batch.com/", "must not contain a user name or password"),
+        ("https://api.batch.com/?s3cret=1", "must not contain a query"),
+        ("https://api.batch.com/#s3cret", "must not contain a fragment"),
+        ("s3cret", "is not a url"),
+    ] {
+        let fault = fault_before_shop(&format!("[api]\nbase_url = \"{url}\""));
+        assert!(fault.starts_with("c.toml:2: api.base_url: ") && fault.contains(expected), "{fault}");
+    }
+}
+
+/// A self-signed authority, made with `openssl req -x509 -newkey ec`; its private key was never kept.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBezCCASGgAwIBAgIUQjgldDFQ4sCSFHvTcYe1V9SU63wwCgYIKoZIzj0EAwIw
+EjEQMA4GA1UEAwwHdGVzdCBjYTAgFw0yNjExMjMxNjA2MTRaGA8yMTI2MTAzMDE2
+MDYxNFowEjEQMA4GA1UEAwwHdGVzdCBjYTBZMBMGByqGSM49AgEGCCqGSM49AwEH
+A0IABAfwplnv477Ko7e7FRnvgtO1BO6H1l4b7WS+EFykkAlh57OnzJ4vR2nOUrlG
+1S2al5tCNSndUE2OpFcMgZ7qEHSjUzBRMB0GA1UdDgQWBBSsEtSuE2LJtcFwdIlJ
+Qxa9C+e2gzAfBgNVHSMEGDAWgBSsEtSuE2LJtcFwdIlJQxa9C+e2gzAPBgNVHRMB
+Af8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIQCIWfe/0BZ0cMytb63BaCKoYp/l
+94W9L1EFIiGfLQ+vHQIgcSmpoIiC91sZDJK8GBFfGhQdrYr7iJ+NSIAa/k5yHvQ=
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn a_ca_file_must_hold_a_certificate() {
+    let scene = Scene::new();
+    let path = scene.file("ca.pem", CERTIFICATE);
+    let config = scene.load_with_shop("[api]\nca_file = \"ca.pem\"").unwrap();
+    assert_eq!(config.api.ca_file, Some(path));
+    for (name, text) in [
+        ("empty.pem", ""),
+        ("prose.pem", "hello"),
+        ("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+    ] {
+        scene.file(name, text);
+        let faults = scene.load_with_shop(&format!("[api]\nca_file = \"{name}\"")).unwrap_err().to_string();
+        assert!(faults.contains("c.toml:2: api.ca_file: must hold certificates"), "{faults}");
+    }
+}
+
+#[test]
+fn what_is_shown_reads_back_and_holds_no_secret() {
+    let scene = Scene::with_environment(&[("NAME", SECRET)]);
+    let long_key = "project_0123456789abcdef";
+    let text = format!(
+        "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_1\"]\n[[project]]\nname = \"b\"\n\
+         project_key = \"{long_key}\"\nrest_api_key_env = \"NAME\"\n[download]\nallowed_hosts = [\"minio\"]\n"
+    );
+    let config = scene.load(&text).unwrap();
+    let shown = config.show();
+    assert!(!shown.contains(SECRET) && !shown.contains(long_key), "{shown}");
+    assert!(!format!("{config:?}").contains(SECRET) && !format!("{config:?}").contains(long_key));
+    assert!(
+        shown.contains("project_key = \"project_…\"") && shown.contains("rest_api_key_env = \"NAME\""),
+        "{shown}"
+    );
+    let keys = ["project_0123456789", long_key];
+    let mut restored = shown;
+    for (project, key) in config.projects.iter().zip(keys) {
+        restored = restored.replacen(&project.project_key.shortened(), key, 1);
+    }
+    assert_eq!(scene.load(&restored).unwrap(), config, "{restored}");
+}
+
+/// A configuration in which [`SECRET`] stands wherever a text can.
+const FULL_OF_SECRETS: &str = r#"[api]
+base_url = "https://s3cret@s3cret/s3cret"
+connect_timeout = "s3cret"
+ca_file = "s3cret"
+[poll]
+min_interval = "s3cret"
+[download]
+reserve = "s3cret"
+min_rate = "s3cret"
+allowed_hosts = ["s3cret/s3cret", 's3cret:1']
+[[project]]
+name = "S3cret s3cret"
+project_key = "s3cret s3cret"
+rest_api_key = "s3cret"
+rest_api_key_file = "s3cret"
+rest_api_key_credential = "s3cret"
+exports = ["s3cret s3cret", "s3cret s3cret"]
+exports_file = "s3cret"
+"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_damage_to_the_file_makes_a_fault_repeat_it(
+        at in 0..FULL_OF_SECRETS.len(), cut in 0_usize..4, insert in "[\"'\\[\\]{}=.,#\\\\ \n\r0-9+-]{0,3}",
+    ) {
+        let mut text = FULL_OF_SECRETS.to_owned();
+        text.replace_range(at..(at + cut).min(FULL_OF_SECRETS.len()), &insert);
+        // A secret that the damage has turned into a key's name is a name: those are shown.
+        let as_name = text.lines().any(|line| {
+            let name = line.split('=').next().unwrap_or_default();
+            name.contains(SECRET) || line.contains('{')
+        });
+        let shown = Scene::new().load(&text).unwrap_err().to_string();
+        prop_assert!(as_name || !shown.contains(SECRET), "{}\n{}", text, shown);
+    }
+
+    #[test]
+    fn no_text_panics_the_loader(text in "\\PC{0,60}", lines in prop::collection::vec("[a-z_]{1,8} = [\"0-9a-z\\[{]{1,6}", 0..5)) {
+        let scene = Scene::new();
+        let _ = scene.load(&text);
+        let _ = scene.load(&format!("[api]\n{}", lines.join("\n")));
+    }
+}
