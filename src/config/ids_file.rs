@@ -26,8 +26,18 @@ pub(super) struct Listed {
     pub(super) faults: Vec<Fault>,
 }
 
-/// Reads an exports file.
+/// Reads an exports file. A last line that somebody may still be writing is given its second, once: an ID that was
+/// written just before the start is not lost until the next reading.
 pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
+    let listed = read_now(path)?;
+    if listed.unfinished_line.is_none() {
+        return Ok(listed);
+    }
+    std::thread::sleep(REST);
+    read_now(path)
+}
+
+fn read_now(path: &Path) -> Result<Listed, ReadError> {
     // The time is taken from after the last read: a line that was appended in between makes the file young again.
     let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
     Ok(parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now())))
