@@ -1,3 +1,5 @@
 //! batch-export-watcher.
+pub mod api;
 pub mod config;
 pub mod domain;
+pub mod transport;

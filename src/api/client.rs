@@ -1,0 +1,439 @@
+//! The client of one API origin, and of one project on it: which credentials go where, and what each call brings.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::{Client, Response};
+use rustls::ClientConfig;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use super::error::{Refusal, classify, hold};
+use super::wire::{WireError, check_list, parse_view};
+use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
+use crate::domain::ids::{ExportId, ProjectKey};
+use crate::transport::{
+    ALPN_HTTP2, ClientError, TransportError, build, client_builder, read_capped, retry_after, same_origin,
+    send,
+};
+
+/// Largest view answer that is read: 100,000 files fit several times over.
+const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// Largest error body that is read; beyond it, it is not the API's own.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// Answers above this size are parsed off the runtime's threads.
+const PARSE_ELSEWHERE_BYTES: usize = 256 * 1024;
+/// How often an HTTP/2 connection in use is asked whether it is still alive.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the answer to that may take.
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The header that names the project.
+const PROJECT_HEADER: HeaderName = HeaderName::from_static("x-batch-project");
+
+/// Where the API is and how long a call may take.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// `https://api.batch.com/2.11`; http on loopback only, no userinfo, query or fragment.
+    pub base_url: Url,
+    /// To connect, TLS included.
+    pub connect_timeout: Duration,
+    /// For one call as a whole; where the answer is a file, for its headers.
+    pub request_timeout: Duration,
+}
+
+/// A key that cannot travel in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the key holds characters that cannot be sent in a header; it must be one line of printable ASCII")]
+pub struct KeyError;
+
+/// What a probe of a project's credentials brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// The API answered as it should.
+    Accepted,
+    /// The API refuses the request itself.
+    Rejected(ApiRefusal),
+    /// The API or the key is not available.
+    Held(Hold),
+    /// A passing fault; the text says which, and is safe to show.
+    Fault(String),
+}
+
+/// One API origin: its connections are shared by all projects.
+#[derive(Clone)]
+pub struct Api {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    http: Client,
+    request_timeout: Duration,
+    view: ApiUrl,
+    list: ApiUrl,
+    download: ApiUrl,
+}
+
+/// A URL on the API's origin. Requests with credentials are made to such a one only.
+#[derive(Clone)]
+pub(super) struct ApiUrl(Url);
+
+impl ApiUrl {
+    /// A call of the API at `base`.
+    fn endpoint(base: &Url, call: &str) -> Result<Self, ClientError> {
+        let mut url = base.clone();
+        url.path_segments_mut()
+            .map_err(|()| ClientError("base_url has no path to append to".to_owned()))?
+            .pop_if_empty()
+            .extend(["exports", call]);
+        Ok(Self(url))
+    }
+
+    /// The call with a parameter.
+    pub(super) fn with(&self, name: &str, value: &str) -> Self {
+        let mut url = self.0.clone();
+        url.query_pairs_mut().append_pair(name, value);
+        Self(url)
+    }
+
+    /// Where a redirect from here leads: on this origin, or off it and given back.
+    pub(super) fn follow(&self, target: Url) -> Result<Self, Url> {
+        if same_origin(&self.0, &target) { Ok(Self(target)) } else { Err(target) }
+    }
+
+    /// The URL.
+    pub(super) fn as_url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl Api {
+    /// Builds the client that all projects share.
+    ///
+    /// # Errors
+    /// When the TLS settings or the base URL cannot be used.
+    pub fn new(settings: &ApiSettings, tls: &ClientConfig) -> Result<Self, ClientError> {
+        let base = &settings.base_url;
+        let http = client_builder(tls, ALPN_HTTP2, base, settings.connect_timeout)
+            // Without pings a connection that died silently would fail every call until the kernel gives up on it.
+            .http2_keep_alive_interval(HTTP2_PING_INTERVAL)
+            .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                http: build(http)?,
+                request_timeout: settings.request_timeout,
+                view: ApiUrl::endpoint(base, "view")?,
+                list: ApiUrl::endpoint(base, "list")?,
+                download: ApiUrl::endpoint(base, "download")?,
+            }),
+        })
+    }
+
+    /// The client of one project.
+    ///
+    /// # Errors
+    /// When one of the keys cannot travel in a header.
+    pub fn project(&self, project: &ProjectKey, rest: &SecretString) -> Result<ApiClient, KeyError> {
+        let mut header = HeaderValue::from_str(project.expose()).map_err(|_| KeyError)?;
+        header.set_sensitive(true);
+        let rest = RwLock::new(Bearer::new(rest)?);
+        let project = Project { key: project.clone(), header, rest };
+        Ok(ApiClient { shared: Arc::clone(&self.shared), project: Arc::new(project) })
+    }
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("list", &self.shared.list.0.as_str()).finish_non_exhaustive()
+    }
+}
+
+/// The client of one project. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiClient {
+    shared: Arc<Shared>,
+    project: Arc<Project>,
+}
+
+struct Project {
+    key: ProjectKey,
+    header: HeaderValue,
+    rest: RwLock<Bearer>,
+}
+
+/// The REST key, and the header it travels in.
+#[derive(Clone)]
+pub(super) struct Bearer {
+    key: SecretString,
+    header: HeaderValue,
+}
+
+impl Bearer {
+    fn new(key: &SecretString) -> Result<Self, KeyError> {
+        let text = SecretString::from(format!("Bearer {}", key.expose_secret()));
+        let mut header = HeaderValue::from_str(text.expose_secret()).map_err(|_| KeyError)?;
+        header.set_sensitive(true);
+        Ok(Self { key: key.clone(), header })
+    }
+}
+
+impl fmt::Debug for ApiClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiClient").field("project", &self.project.key).finish_non_exhaustive()
+    }
+}
+
+impl ApiClient {
+    /// Asks for the state of one export.
+    pub async fn view(&self, export: &ExportId) -> ViewOutcome {
+        let url = self.shared.view.with("id", export.as_str());
+        self.within(self.view_at(&url, export)).await.unwrap_or_else(ViewOutcome::Fault)
+    }
+
+    /// Asks for one row of the list of exports, to learn whether the credentials are accepted.
+    pub async fn probe(&self) -> ProbeOutcome {
+        let url = self.shared.list.with("limit", "1");
+        self.within(self.probe_at(&url)).await.unwrap_or_else(ProbeOutcome::Fault)
+    }
+
+    /// Uses another REST key from the next request on. Returns whether it differs from the one in use.
+    ///
+    /// # Errors
+    /// When the key cannot travel in a header; the one in use stays.
+    pub fn replace_key(&self, key: &SecretString) -> Result<bool, KeyError> {
+        let bearer = Bearer::new(key)?;
+        let mut current = self.project.rest.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = current.key.expose_secret() != key.expose_secret();
+        *current = bearer;
+        Ok(differs)
+    }
+
+    async fn view_at(&self, url: &ApiUrl, export: &ExportId) -> ViewOutcome {
+        let bearer = self.bearer();
+        let response = match self.get(url, &bearer, "application/json").await {
+            Ok(response) => response,
+            Err(error) => return ViewOutcome::Fault(unreachable_api(&error)),
+        };
+        if response.status() != 200 {
+            return match self.refusal(response, &bearer).await {
+                Refusal::Held(hold) => ViewOutcome::Held(hold),
+                Refusal::NotFound(refusal) => ViewOutcome::NotFound(refusal),
+                Refusal::Rejected(refusal) => ViewOutcome::Rejected(refusal),
+                Refusal::Fault(cause) => ViewOutcome::Fault(cause),
+            };
+        }
+        let body = match read_capped(response, MAX_ANSWER_BYTES).await {
+            Ok(body) => body,
+            Err(error) => return ViewOutcome::Fault(format!("the api's answer could not be read: {error}")),
+        };
+        let project = Arc::clone(&self.project);
+        let asked = export.clone();
+        let parse =
+            move |body: &[u8]| parse_view(body, &asked, &[bearer.key.expose_secret(), project.key.expose()]);
+        let parsed = if body.len() > PARSE_ELSEWHERE_BYTES {
+            match tokio::task::spawn_blocking(move || parse(&body)).await {
+                Ok(parsed) => parsed,
+                Err(_) => return ViewOutcome::Fault("the api's answer could not be parsed".to_owned()),
+            }
+        } else {
+            parse(&body)
+        };
+        parsed.map_or_else(|error: WireError| ViewOutcome::Fault(error.to_string()), ViewOutcome::Report)
+    }
+
+    async fn probe_at(&self, url: &ApiUrl) -> ProbeOutcome {
+        let bearer = self.bearer();
+        let response = match self.get(url, &bearer, "application/json").await {
+            Ok(response) => response,
+            Err(error) => return ProbeOutcome::Fault(unreachable_api(&error)),
+        };
+        if response.status() != 200 {
+            return match self.refusal(response, &bearer).await {
+                Refusal::Held(hold) => ProbeOutcome::Held(hold),
+                Refusal::NotFound(refusal) | Refusal::Rejected(refusal) => ProbeOutcome::Rejected(refusal),
+                Refusal::Fault(cause) => ProbeOutcome::Fault(cause),
+            };
+        }
+        match read_capped(response, MAX_ANSWER_BYTES).await {
+            Ok(body) => check_list(&body)
+                .map_or_else(|error| ProbeOutcome::Fault(error.to_string()), |()| ProbeOutcome::Accepted),
+            Err(error) => ProbeOutcome::Fault(format!("the api's answer could not be read: {error}")),
+        }
+    }
+
+    /// The download call.
+    pub(super) fn download(&self) -> &ApiUrl {
+        &self.shared.download
+    }
+
+    /// Bounds a call by the request timeout.
+    pub(super) async fn within<T>(&self, call: impl Future<Output = T>) -> Result<T, String> {
+        let limit = self.shared.request_timeout;
+        tokio::time::timeout(limit, call)
+            .await
+            .map_err(|_| format!("the api did not answer within {limit:?}"))
+    }
+
+    /// The key in use. One call keeps it from start to end, so that it can be taken out of what the answer says.
+    pub(super) fn bearer(&self) -> Bearer {
+        self.project.rest.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks with this project's credentials.
+    pub(super) async fn get(
+        &self,
+        url: &ApiUrl,
+        bearer: &Bearer,
+        accept: &'static str,
+    ) -> Result<Response, TransportError> {
+        let request = self
+            .shared
+            .http
+            .get(url.0.clone())
+            .header(AUTHORIZATION, bearer.header.clone())
+            .header(PROJECT_HEADER, self.project.header.clone())
+            .header(ACCEPT, accept)
+            .header(ACCEPT_ENCODING, "identity");
+        send(request).await
+    }
+
+    /// What an answer other than the wanted one means, in words without this project's keys.
+    pub(super) async fn refusal(&self, response: Response, bearer: &Bearer) -> Refusal {
+        let status = response.status().as_u16();
+        let pause = retry_after(response.headers(), SystemTime::now());
+        // The status alone decides here; waiting for a body could only lose what Retry-After says.
+        if let Some(hold) = hold(status, pause) {
+            return Refusal::Held(hold);
+        }
+        let body = read_capped(response, MAX_ERROR_BYTES).await.unwrap_or_default();
+        classify(status, pause, &body, &[bearer.key.expose_secret(), self.project.key.expose()])
+    }
+}
+
+/// Words for a call that got no answer.
+pub(super) fn unreachable_api(error: &TransportError) -> String {
+    format!("no answer from the api: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::link::tests::{EXPORT, PROJECT_KEY, REST_KEY, api_client};
+    use super::*;
+    use crate::transport::testing::{Answer, RawServer};
+
+    const GOOD: &[u8] = br#"{"id":"export_1","status":"RUNNING"}"#;
+
+    async fn view(answer: Answer) -> ViewOutcome {
+        let server = RawServer::start([answer]).await;
+        let outcome = api_client(&server).view(&EXPORT.parse().unwrap()).await;
+        let text = format!("{outcome:?}");
+        assert!(!text.contains(REST_KEY) && !text.contains(PROJECT_KEY), "{text}");
+        outcome
+    }
+
+    #[tokio::test]
+    async fn a_view_asks_once_with_credentials_and_reports() {
+        let server = RawServer::start([Answer::ok(GOOD)]).await;
+        let client = api_client(&server);
+        let ViewOutcome::Report(report) = client.view(&EXPORT.parse().unwrap()).await else { panic!() };
+        assert_eq!(report.export.as_str(), EXPORT);
+        let heads = server.heads();
+        assert_eq!(heads.len(), 1);
+        assert!(heads[0].starts_with("get /2.11/exports/view?id=export_1 http/1.1\r\n"), "{}", heads[0]);
+        for line in [
+            format!("authorization: bearer {REST_KEY}\r\n"),
+            format!("x-batch-project: {PROJECT_KEY}\r\n"),
+            "user-agent: batch-export-watcher/".to_owned(),
+            "accept: application/json\r\n".to_owned(),
+        ] {
+            assert!(heads[0].contains(&line), "{line}: {}", heads[0]);
+        }
+        assert!(!heads[0].contains("referer") && !heads[0].contains("cookie"));
+        let text = format!("{client:?}");
+        assert!(!text.contains(REST_KEY) && !text.contains(PROJECT_KEY), "{text}");
+    }
+
+    #[tokio::test]
+    async fn answers_that_prove_nothing_are_faults() {
+        let own = br#"{"error_code":"X","error_message":"rest-k3y"}"#;
+        for answer in [
+            Answer::ok(b""),
+            Answer::ok(b"<html></html>"),
+            Answer::ok(br#"{"id":"export_2","status":"RUNNING"}"#),
+            Answer::with(500, "", own),
+            Answer::with(404, "", b"<html>not found</html>"),
+            Answer::redirect(302, "http://127.0.0.1:1/"),
+            Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"id\":\"export_1\""),
+            Answer::with(404, "", &[b' '; MAX_ERROR_BYTES + 1]),
+            Answer::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MAX_ANSWER_BYTES + 1)),
+        ] {
+            let outcome = view(answer).await;
+            assert!(matches!(outcome, ViewOutcome::Fault(_)), "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_and_holds_are_told_apart() {
+        let own = br#"{"error_code":"SOME_CODE","error_message":"the key rest-k3y of pr0ject"}"#;
+        let ViewOutcome::NotFound(refusal) = view(Answer::with(404, "", own)).await else { panic!() };
+        assert_eq!((refusal.code.as_str(), refusal.status), ("SOME_CODE", 404));
+        assert_eq!(refusal.message, "the key [hidden] of [hidden]");
+        assert!(matches!(view(Answer::with(400, "", own)).await, ViewOutcome::Rejected(_)));
+        let ViewOutcome::Held(hold) = view(Answer::with(429, "retry-after: 30\r\n", b"")).await else {
+            panic!()
+        };
+        assert_eq!(hold, Hold::Throttled { retry_after: Some(Duration::from_secs(30)) });
+        let dates = "date: Sun, 06 Nov 1994 12:00:00 GMT\r\nretry-after: Sun, 06 Nov 1994 12:01:00 GMT\r\n";
+        let ViewOutcome::Held(hold) = view(Answer::with(503, dates, b"")).await else { panic!() };
+        assert_eq!(hold, Hold::Unavailable { retry_after: Some(Duration::from_mins(1)) });
+        let endless = "HTTP/1.1 401 X\r\ncontent-length: 9\r\n\r\n";
+        let ViewOutcome::Held(hold) = view(Answer::raw(endless).and_stays()).await else { panic!() };
+        assert_eq!(hold, Hold::Unauthorized { status: 401 }, "no body is waited for");
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_is_parsed_and_a_silent_api_given_up() {
+        let padding = "x".repeat(PARSE_ELSEWHERE_BYTES);
+        let large = format!(r#"{{"id":"export_1","status":"RUNNING","more":"{padding}"}}"#);
+        assert!(matches!(view(Answer::ok(large.as_bytes())).await, ViewOutcome::Report(_)));
+        let slow = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n").and_stays();
+        for answer in [Answer::silent(), slow] {
+            let server = RawServer::start([answer]).await;
+            let settings = ApiSettings {
+                base_url: server.url("/2.11").parse().unwrap(),
+                connect_timeout: Duration::from_secs(5),
+                request_timeout: Duration::from_millis(50),
+            };
+            let api = Api::new(&settings, &crate::transport::testing::tls()).unwrap();
+            let client = api.project(&PROJECT_KEY.parse().unwrap(), &REST_KEY.to_owned().into()).unwrap();
+            let ViewOutcome::Fault(cause) = client.view(&EXPORT.parse().unwrap()).await else { panic!() };
+            assert!(cause.contains("50ms"), "{cause}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_asks_the_list_and_a_replaced_key_counts_at_once() {
+        let answers = [Answer::ok(br#"{"exports":[]}"#), Answer::with(401, "", b""), Answer::ok(b"{}")];
+        let server = RawServer::start(answers).await;
+        let client = api_client(&server);
+        assert_eq!(client.probe().await, ProbeOutcome::Accepted);
+        assert_eq!(client.replace_key(&REST_KEY.to_owned().into()), Ok(false));
+        assert_eq!(client.clone().replace_key(&"other".to_owned().into()), Ok(true));
+        assert_eq!(client.replace_key(&"two\nlines".to_owned().into()), Err(KeyError));
+        assert_eq!(client.probe().await, ProbeOutcome::Held(Hold::Unauthorized { status: 401 }));
+        assert!(matches!(client.probe().await, ProbeOutcome::Fault(_)));
+        let heads = server.heads();
+        assert!(heads[0].starts_with("get /2.11/exports/list?limit=1 "), "{}", heads[0]);
+        assert!(heads[1].contains("authorization: bearer other\r\n"), "{}", heads[1]);
+    }
+
+    #[test]
+    fn a_base_with_a_slash_at_its_end_makes_the_same_calls() {
+        for base in ["https://api.example/2.11", "https://api.example/2.11/"] {
+            let url = ApiUrl::endpoint(&base.parse().unwrap(), "view").unwrap().with("id", "a");
+            assert_eq!(url.as_url().as_str(), "https://api.example/2.11/exports/view?id=a");
+        }
+        assert!(ApiUrl::endpoint(&"data:x".parse().unwrap(), "view").is_err());
+    }
+}

@@ -1,0 +1,361 @@
+//! The view answer as the API spells it, held to the rules of a report. Pure: bytes in, report or words out.
+//!
+//! The answer is untrusted. A row that does not parse makes the whole answer a fault, because what is left could look whole.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use crate::domain::ids::{ExportId, FileId};
+use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
+use crate::domain::text::shown;
+
+/// What the answer must not say, or does not say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WireError {
+    /// Empty, HTML, cut, or of another shape. The parser's own words are left out: they quote the answer.
+    #[error("the api's answer is not the expected json ({what} at line {line}, column {column})")]
+    Json { what: &'static str, line: usize, column: usize },
+    /// JSON, but not an object.
+    #[error("the api's answer is not a json object")]
+    NotAnObject,
+    /// An error in a 200.
+    #[error("the api answered 200 with an error_code in it")]
+    ErrorInside,
+    /// No `id`.
+    #[error("the api's answer has no export id")]
+    NoId,
+    /// Another `id`.
+    #[error("the api's answer is about another export")]
+    OtherId,
+    /// No `status`.
+    #[error("the api's answer has no status")]
+    NoStatus,
+    /// A bad row of `files`.
+    #[error("row {row} of the api's files does not parse: its {field} is missing or not valid")]
+    Row { row: usize, field: &'static str },
+    /// The same file twice, with different numbers or sizes.
+    #[error("the api lists file {0} twice, differently")]
+    Contradiction(FileId),
+    /// Not the answer to a list call.
+    #[error("the api's answer has no list of exports")]
+    NoExports,
+}
+
+impl From<serde_json::Error> for WireError {
+    fn from(error: serde_json::Error) -> Self {
+        let what = match error.classify() {
+            serde_json::error::Category::Io => "unreadable",
+            serde_json::error::Category::Syntax => "syntax",
+            serde_json::error::Category::Data => "unexpected value",
+            serde_json::error::Category::Eof => "its end",
+        };
+        Self::Json { what, line: error.line(), column: error.column() }
+    }
+}
+
+/// A view answer; what is not named here is ignored.
+#[derive(Deserialize)]
+struct ViewAnswer<'a> {
+    error_code: Option<IgnoredAny>,
+    id: Option<String>,
+    status: Option<String>,
+    #[serde(borrow)]
+    files: Option<Vec<&'a RawValue>>,
+    #[serde(borrow)]
+    scope: Option<&'a RawValue>,
+    request: Option<Box<RawValue>>,
+    #[serde(borrow)]
+    request_date: Option<&'a RawValue>,
+    #[serde(borrow)]
+    requested_at: Option<&'a RawValue>,
+    #[serde(borrow)]
+    start_date: Option<&'a RawValue>,
+    #[serde(borrow)]
+    completion_date: Option<&'a RawValue>,
+}
+
+/// One row of `files`, each field on its own so that a bad one can be named.
+#[derive(Deserialize)]
+struct FileRow<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    part: Option<&'a RawValue>,
+    #[serde(borrow)]
+    size: Option<&'a RawValue>,
+}
+
+/// A list answer, as far as a probe looks at it.
+#[derive(Deserialize)]
+struct ListAnswer {
+    error_code: Option<IgnoredAny>,
+    exports: Option<Vec<IgnoredAny>>,
+}
+
+/// Reads the body of a 200 to a view of `asked`. `secrets` are taken out of the status word.
+pub(super) fn parse_view(body: &[u8], asked: &ExportId, secrets: &[&str]) -> Result<Report, WireError> {
+    demand_object(body)?;
+    let answer: ViewAnswer<'_> = serde_json::from_slice(body)?;
+    if answer.error_code.is_some() {
+        return Err(WireError::ErrorInside);
+    }
+    let id = answer.id.ok_or(WireError::NoId)?;
+    if id != asked.as_str() {
+        return Err(WireError::OtherId);
+    }
+    let status = answer.status.ok_or(WireError::NoStatus)?;
+    let files = answer.files.map(|rows| merge(&rows)).transpose()?;
+    Ok(Report {
+        export: asked.clone(),
+        status: RemoteStatus::parse(&shown(&status, secrets)),
+        files,
+        facts: ReportFacts {
+            scope: answer.scope.and_then(text),
+            request: answer.request,
+            request_date: date(answer.request_date).or_else(|| date(answer.requested_at)),
+            start_date: date(answer.start_date),
+            completion_date: date(answer.completion_date),
+        },
+    })
+}
+
+/// Whether the body of a 200 is the answer to a list call.
+pub(super) fn check_list(body: &[u8]) -> Result<(), WireError> {
+    demand_object(body)?;
+    let answer: ListAnswer = serde_json::from_slice(body)?;
+    if answer.error_code.is_some() {
+        return Err(WireError::ErrorInside);
+    }
+    answer.exports.map(drop).ok_or(WireError::NoExports)
+}
+
+/// `serde` takes an array for a struct, by position; the API never means that.
+fn demand_object(body: &[u8]) -> Result<(), WireError> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => Ok(()),
+        Some(b'[' | b'"' | b'0'..=b'9' | b'-' | b't' | b'f' | b'n') => Err(WireError::NotAnObject),
+        Some(_) => Err(WireError::Json { what: "syntax", line: 1, column: 1 }),
+        None => Err(WireError::Json { what: "its end", line: 1, column: 0 }),
+    }
+}
+
+/// The rows as listings: equal ones merged, in the order of their first appearance.
+fn merge(rows: &[&RawValue]) -> Result<Vec<PartListing>, WireError> {
+    let mut listings = Vec::<PartListing>::with_capacity(rows.len());
+    let mut places = HashMap::with_capacity(rows.len());
+    for (index, row) in rows.iter().enumerate() {
+        let listing = parse_row(row.get()).map_err(|field| WireError::Row { row: index + 1, field })?;
+        match places.entry(listing.file_id.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(listings.len());
+                listings.push(listing);
+            }
+            Entry::Occupied(place) if listings[*place.get()] == listing => {}
+            Entry::Occupied(_) => return Err(WireError::Contradiction(listing.file_id)),
+        }
+    }
+    Ok(listings)
+}
+
+/// One row; the error names the field that is wrong.
+fn parse_row(row: &str) -> Result<PartListing, &'static str> {
+    if !row.starts_with('{') {
+        return Err("shape");
+    }
+    let row: FileRow<'_> = serde_json::from_str(row).map_err(|_| "shape")?;
+    let file_id = row.id.and_then(text).and_then(|id| id.parse().ok()).ok_or("id")?;
+    let number = optional::<u32>(row.part).map_err(|()| "part")?;
+    if number == Some(0) {
+        return Err("part");
+    }
+    let declared_bytes = optional::<u64>(row.size).map_err(|()| "size")?;
+    Ok(PartListing { file_id, number, declared_bytes })
+}
+
+fn optional<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>) -> Result<Option<T>, ()> {
+    value.map_or(Ok(None), |value| serde_json::from_str(value.get()).map_err(|_| ()))
+}
+
+/// A JSON string; anything else is as if absent.
+fn text(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// A date is for people and for the manifest: one that cannot be read is as if absent.
+fn date(value: Option<&RawValue>) -> Option<Timestamp> {
+    text(value?)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(body: &str) -> Result<Report, WireError> {
+        parse_view(body.as_bytes(), &"export_1".parse().unwrap(), &["k3y"])
+    }
+
+    fn with_files(files: &str) -> Result<Option<Vec<PartListing>>, WireError> {
+        parse(&format!(r#"{{"id":"export_1","status":"SUCCESS","files":{files}}}"#))
+            .map(|report| report.files)
+    }
+
+    fn listing(id: &str, number: Option<u32>, declared_bytes: Option<u64>) -> PartListing {
+        PartListing { file_id: id.parse().unwrap(), number, declared_bytes }
+    }
+
+    #[test]
+    fn a_complete_answer_is_read_and_the_request_kept_verbatim() {
+        let report = parse(
+            r#" {"id":"export_1","request_date":"2024-02-28T16:28:42Z","scope":"PROFILE_EVENTS","status":"SUCCESS",
+            "request":{"b":1.0,"a":[ "$x" ],"big":123456789012345678901234567890},"start_date":"2024-02-28T16:28:43Z",
+            "completion_date":"2024-02-28T16:28:48Z","unknown":{"deep":[1]},
+            "files":[{"id":"file_a","part":1,"size":592752,"url":"https://elsewhere.example/"},{"id":"file_b","extra":1}]}"#,
+        )
+        .unwrap();
+        assert_eq!(report.status, RemoteStatus::Success);
+        assert_eq!(
+            report.files.unwrap(),
+            [listing("file_a", Some(1), Some(592_752)), listing("file_b", None, None)]
+        );
+        let facts = report.facts;
+        assert_eq!(facts.scope.as_deref(), Some("PROFILE_EVENTS"));
+        assert_eq!(
+            facts.request.unwrap().get(),
+            r#"{"b":1.0,"a":[ "$x" ],"big":123456789012345678901234567890}"#
+        );
+        assert_eq!(facts.request_date.unwrap().to_string(), "2024-02-28T16:28:42Z");
+        assert!(facts.start_date.is_some() && facts.completion_date.is_some());
+    }
+
+    #[test]
+    fn what_is_not_needed_may_be_missing_or_strange() {
+        let report = parse(
+            r#"{"id":"export_1","status":"DREAMING k3y","scope":7,"request":null,"request_date":"tomorrow",
+            "requested_at":"2024-02-28T16:28:42Z","start_date":12,"completion_date":null,"error_code":null}"#,
+        )
+        .unwrap();
+        assert_eq!(report.status, RemoteStatus::Unrecognized("DREAMING [hidden]".to_owned()));
+        assert_eq!(report.files, None);
+        assert!(report.facts.scope.is_none() && report.facts.request.is_none());
+        assert!(report.facts.request_date.is_some(), "requested_at stands in");
+        assert!(report.facts.start_date.is_none() && report.facts.completion_date.is_none());
+    }
+
+    #[test]
+    fn an_answer_that_proves_nothing_is_a_fault() {
+        for (body, error) in [
+            (r#"{"id":"export_1","status":"SUCCESS","error_code":"X"}"#, WireError::ErrorInside),
+            (r#"{"status":"SUCCESS"}"#, WireError::NoId),
+            (r#"{"id":null,"status":"SUCCESS"}"#, WireError::NoId),
+            (r#"{"id":"export_2","status":"SUCCESS"}"#, WireError::OtherId),
+            (r#"{"id":"export_1"}"#, WireError::NoStatus),
+            (r#"{"id":"export_1","status":null}"#, WireError::NoStatus),
+            (r#"[null,"export_1","SUCCESS"]"#, WireError::NotAnObject),
+            ("null", WireError::NotAnObject),
+        ] {
+            assert_eq!(parse(body).unwrap_err(), error, "{body}");
+        }
+        for body in [
+            "",
+            "  ",
+            "<html></html>",
+            r#"{"id":"export_1","status":"SUCC"#,
+            r#"{"id":"export_1","status":"SUCCESS"} trailing"#,
+            r#"{"id":"export_1","id":"export_1","status":"SUCCESS"}"#,
+            r#"{"id":1,"status":"SUCCESS"}"#,
+            r#"{"id":"export_1","status":["s3cr3t"]}"#,
+            r#"{"id":"export_1","status":"SUCCESS","files":{}}"#,
+            r#"{"id":"export_1","status":"SUCCESS","files":"s3cr3t"}"#,
+        ] {
+            let error = parse(body).unwrap_err();
+            assert!(matches!(error, WireError::Json { .. }), "{body}: {error}");
+            assert!(!error.to_string().contains("s3cr3t"), "{error}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(parse(&format!(r#"{{"id":"export_1","x":{deep}"#)).is_err(), "no stack is lost on depth");
+    }
+
+    #[test]
+    fn absent_null_and_empty_files_are_told_apart() {
+        assert_eq!(with_files("null"), Ok(None));
+        assert_eq!(with_files("[]"), Ok(Some(Vec::new())));
+    }
+
+    #[test]
+    fn a_row_that_does_not_parse_makes_the_whole_answer_a_fault() {
+        for (row, field) in [
+            (r#"["file_a",1,1]"#, "shape"),
+            ("null", "shape"),
+            (r#"{"id":"file_a","id":"file_a"}"#, "shape"),
+            ("{}", "id"),
+            (r#"{"id":null}"#, "id"),
+            (r#"{"id":7}"#, "id"),
+            (r#"{"id":""}"#, "id"),
+            (r#"{"id":"../../etc/passwd"}"#, "id"),
+            (r#"{"id":"file_a","part":0}"#, "part"),
+            (r#"{"id":"file_a","part":-1}"#, "part"),
+            (r#"{"id":"file_a","part":1.5}"#, "part"),
+            (r#"{"id":"file_a","part":"1"}"#, "part"),
+            (r#"{"id":"file_a","part":4294967296}"#, "part"),
+            (r#"{"id":"file_a","size":-1}"#, "size"),
+            (r#"{"id":"file_a","size":1e3}"#, "size"),
+            (r#"{"id":"file_a","size":18446744073709551616}"#, "size"),
+        ] {
+            let files = format!(r#"[{{"id":"fine","part":1,"size":1}},{row}]"#);
+            assert_eq!(with_files(&files), Err(WireError::Row { row: 2, field }), "{row}");
+        }
+        let edges = r#"[{"id":"file_a","part":4294967295,"size":18446744073709551615},{"id":"b","part":null,"size":null},{"id":"c","size":0}]"#;
+        assert_eq!(
+            with_files(edges).unwrap().unwrap(),
+            [
+                listing("file_a", Some(u32::MAX), Some(u64::MAX)),
+                listing("b", None, None),
+                listing("c", None, Some(0))
+            ]
+        );
+    }
+
+    #[test]
+    fn equal_rows_are_one_and_different_rows_a_contradiction() {
+        let twice =
+            r#"[{"id":"a","part":1,"size":1,"url":"x"},{"id":"b"},{"id":"a","size":1,"part":1,"url":"y"}]"#;
+        assert_eq!(
+            with_files(twice).unwrap().unwrap(),
+            [listing("a", Some(1), Some(1)), listing("b", None, None)]
+        );
+        for other in [r#"{"id":"a","part":2,"size":1}"#, r#"{"id":"a","part":1}"#] {
+            let files = format!(r#"[{{"id":"a","part":1,"size":1}},{other}]"#);
+            assert_eq!(with_files(&files), Err(WireError::Contradiction("a".parse().unwrap())), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_files_are_read() {
+        let rows: Vec<_> =
+            (1..=100_000).map(|part| format!(r#"{{"id":"file_{part}","part":{part},"size":1}}"#)).collect();
+        assert_eq!(with_files(&format!("[{}]", rows.join(","))).unwrap().unwrap().len(), 100_000);
+    }
+
+    #[test]
+    fn a_list_answer_is_recognised() {
+        assert_eq!(check_list(br#"{"exports":[{}],"count":1}"#), Ok(()));
+        assert_eq!(check_list(b"{}"), Err(WireError::NoExports));
+        assert_eq!(check_list(br#"{"exports":[],"error_code":"X"}"#), Err(WireError::ErrorInside));
+        assert!(check_list(b"<html>").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(body in "\\PC{0,80}", files in "[\\[\\]{}\",:a-z0-9]{0,40}") {
+            let _ = parse(&body);
+            let _ = with_files(&files);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The single conversion of a `reqwest` error into words that are safe to show.
+//!
+//! The words are built from what is known about an error, never from its own `Display`: `reqwest` prints the URL, `h2` prints
+//! debug data that the server chose. Only errors whose text is fixed or is about addresses and certificates are quoted.
+
+use std::error::Error;
+use std::io;
+use std::net::IpAddr;
+
+use crate::domain::text::shown;
+
+/// What kind of thing went wrong between here and the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportErrorKind {
+    /// The host name has no address.
+    Dns,
+    /// An address was refused by this program's own rules.
+    Refused,
+    /// No connection came about.
+    Connect,
+    /// The TLS handshake failed; nothing was sent.
+    Tls,
+    /// It took too long.
+    Timeout,
+    /// The connection ended in the middle of an answer.
+    Cut,
+    /// The proxy did not play along.
+    Proxy,
+    /// Anything else.
+    Other,
+}
+
+/// Why no answer, or not all of it, came. Safe to show: holds no URL, no query, no credential.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub struct TransportError {
+    kind: TransportErrorKind,
+    words: String,
+}
+
+impl TransportError {
+    /// What kind of thing went wrong.
+    #[must_use]
+    pub fn kind(&self) -> TransportErrorKind {
+        self.kind
+    }
+}
+
+/// A host leads to an address that must not be asked. Returned by a resolver, and kept word for word.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{host} leads to {address}, a {class} address, and is not listed in download.allowed_hosts")]
+pub struct RefusedAddress {
+    /// The host, safe to show.
+    pub host: String,
+    /// The address.
+    pub address: IpAddr,
+    /// The class of addresses that it belongs to, in words.
+    pub class: &'static str,
+}
+
+/// `hyper-util`'s tunnel errors cannot be named, but their texts are fixed.
+const TUNNEL_ERRORS: [(&str, &str); 5] = [
+    ("tunnel error: proxy authorization required", "the proxy asks for credentials"),
+    ("tunnel error: unsuccessful", "the proxy refuses the tunnel"),
+    ("tunnel error: unexpected end of file", "the proxy closed the connection"),
+    ("tunnel error: proxy response headers too long", "the proxy's answer is too long"),
+    ("tunnel error: io error establishing tunnel", "the connection to the proxy failed"),
+];
+
+impl From<reqwest::Error> for TransportError {
+    fn from(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        let facts = Facts::of(&error);
+        let (kind, words) = facts.describe(&error);
+        Self { kind, words: shown(&words, &[]) }
+    }
+}
+
+/// What the chain of causes says, of those errors whose text may be quoted.
+#[derive(Default)]
+struct Facts {
+    refused: Option<String>,
+    tls: Option<String>,
+    tunnel: Option<&'static str>,
+    io: Option<String>,
+    http: Option<String>,
+}
+
+impl Facts {
+    fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut facts = Self::default();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            facts.note(error);
+            // An io::Error does not name the error it wraps as its source.
+            let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            next = wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source());
+        }
+        facts
+    }
+
+    fn note(&mut self, error: &(dyn Error + 'static)) {
+        if let Some(refused) = error.downcast_ref::<RefusedAddress>() {
+            self.refused = Some(refused.to_string());
+        } else if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            self.tls = Some(tls.to_string());
+        } else if let Some(http) = error.downcast_ref::<hyper::Error>() {
+            self.http = Some(http.to_string());
+        } else if let Some(io) = error.downcast_ref::<io::Error>() {
+            self.io = Some(match io.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code).to_string(),
+                None => io.kind().to_string(),
+            });
+        } else if self.tunnel.is_none() {
+            let text = error.to_string();
+            self.tunnel = TUNNEL_ERRORS.iter().find(|(own, _)| *own == text).map(|(_, words)| *words);
+        }
+    }
+
+    fn describe(self, error: &reqwest::Error) -> (TransportErrorKind, String) {
+        let because = |words: &str, detail: Option<String>| match detail {
+            Some(detail) => format!("{words}: {detail}"),
+            None => words.to_owned(),
+        };
+        if let Some(refused) = self.refused {
+            return (TransportErrorKind::Refused, refused);
+        }
+        if let Some(words) = self.tunnel {
+            return (TransportErrorKind::Proxy, words.to_owned());
+        }
+        if let Some(tls) = self.tls {
+            return (TransportErrorKind::Tls, because("tls failed", Some(tls)));
+        }
+        if error.is_timeout() {
+            let words = if error.is_connect() { "connecting timed out" } else { "timed out" };
+            return (TransportErrorKind::Timeout, words.to_owned());
+        }
+        if error.is_dns() {
+            return (TransportErrorKind::Dns, "the host name could not be resolved".to_owned());
+        }
+        if error.is_connect() {
+            return (TransportErrorKind::Connect, because("no connection", self.io.or(self.http)));
+        }
+        if error.is_builder() {
+            return (TransportErrorKind::Other, "the request could not be made".to_owned());
+        }
+        if error.is_body() || error.is_decode() || self.http.is_some() || self.io.is_some() {
+            return (TransportErrorKind::Cut, because("the connection failed", self.io.or(self.http)));
+        }
+        (TransportErrorKind::Other, "the request failed".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::super::testing::{Answer, RawServer, client, tls};
+    use super::super::{ALPN_HTTP2, build, client_builder, send};
+    use super::*;
+
+    /// Something that must not turn up in any text.
+    const SECRET: &str = "s3cr3t";
+
+    fn assert_hides(error: &TransportError) {
+        for text in [error.to_string(), format!("{error:?}")] {
+            assert!(!text.contains(SECRET) && !text.contains("http://") && !text.contains("X-Sig"), "{text}");
+        }
+    }
+
+    async fn failure(url: String) -> TransportError {
+        let error = send(client().get(url)).await.unwrap_err();
+        assert_hides(&error);
+        error
+    }
+
+    #[tokio::test]
+    async fn every_kind_is_told_apart_and_none_shows_the_url() {
+        let path = format!("/{SECRET}?X-Sig={SECRET}");
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = closed.local_addr().unwrap();
+        drop(closed);
+        let error = failure(format!("http://{address}{path}")).await;
+        assert_eq!(error.kind(), TransportErrorKind::Connect);
+        assert!(error.to_string().contains("refused"), "{error}");
+
+        // A label of more than 63 characters has no address anywhere, and no name server is asked for it.
+        let error = failure(format!("http://{}{path}", "x".repeat(64))).await;
+        assert_eq!(error.kind(), TransportErrorKind::Dns);
+
+        let plain = RawServer::start([Answer::raw("this is not tls, not at all\r\n\r\n")]).await;
+        let error = failure(plain.url(&path).replace("http://", "https://")).await;
+        assert_eq!(error.kind(), TransportErrorKind::Tls, "{error}");
+
+        let cut = RawServer::start([Answer::raw("HTTP/1.1 200")]).await;
+        assert_eq!(failure(cut.url(&path)).await.kind(), TransportErrorKind::Cut);
+
+        let nonsense = RawServer::start([Answer::raw(format!("{SECRET}\r\n\r\n"))]).await;
+        assert_eq!(failure(nonsense.url(&path)).await.kind(), TransportErrorKind::Cut);
+    }
+
+    #[tokio::test]
+    async fn a_timeout_is_a_timeout() {
+        let silent = RawServer::start([Answer::silent()]).await;
+        let request = client().get(silent.url("/?X-Sig=s3cr3t")).timeout(Duration::from_millis(30));
+        let error = send(request).await.unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::Timeout);
+        assert_hides(&error);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_refuses_is_named_without_its_credentials() {
+        let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+        let server = RawServer::start([Answer::raw(refusal)]).await;
+        let proxy = server.url("/").replace("http://", &format!("http://user:{SECRET}@"));
+        let api = "https://api.example".parse().unwrap();
+        let builder = client_builder(&tls(), ALPN_HTTP2, &api, Duration::from_secs(5));
+        let client = build(builder.proxy(reqwest::Proxy::all(proxy).unwrap())).unwrap();
+        let error = send(client.get("https://store.example/?X-Sig=s3cr3t")).await.unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::Proxy, "{error}");
+        assert_hides(&error);
+    }
+}

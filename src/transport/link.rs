@@ -1,0 +1,90 @@
+//! Where a file can be fetched: the signed link, which is a secret, or the API's own direct answer.
+
+use std::fmt;
+
+use reqwest::Response;
+use url::Url;
+
+use crate::domain::text::shown;
+
+/// Redirects that one download call may take, the API's own first one included.
+pub const MAX_HOPS: u8 = 5;
+
+/// A URL that shows no more of itself than its host.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(Url);
+
+impl SecretUrl {
+    /// Hides a URL.
+    #[must_use]
+    pub fn new(url: Url) -> Self {
+        Self(url)
+    }
+
+    /// The URL itself, to send a request to or to judge. Not to be shown.
+    #[must_use]
+    pub fn expose(&self) -> &Url {
+        &self.0
+    }
+
+    /// The host, safe to show; empty where there is none.
+    #[must_use]
+    pub fn host(&self) -> String {
+        shown(self.0.host_str().unwrap_or_default(), &[])
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretUrl({}/[hidden])", self.host())
+    }
+}
+
+/// The link that the API's download call answers with: valid for 20 minutes, asked without credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedLink {
+    /// The link.
+    pub url: SecretUrl,
+    /// Redirects that may still be taken from here.
+    pub hops_left: u8,
+}
+
+/// The API sent the file itself instead of a redirect; the body has not been read yet.
+pub struct DirectAnswer(pub(crate) Response);
+
+impl DirectAnswer {
+    /// The host that answered, safe to show.
+    #[must_use]
+    pub fn host(&self) -> String {
+        shown(self.0.url().host_str().unwrap_or_default(), &[])
+    }
+}
+
+impl fmt::Debug for DirectAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DirectAnswer({}, {})", self.host(), self.0.status().as_u16())
+    }
+}
+
+/// What the download call brought.
+#[derive(Debug)]
+pub enum Link {
+    /// A link to another origin.
+    Signed(SignedLink),
+    /// The file itself.
+    Direct(DirectAnswer),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_url_shows_its_host_only() {
+        let url: Url = "https://store.example/bucket/secret-path?X-Signature=s3cr3t".parse().unwrap();
+        let link = Link::Signed(SignedLink { url: SecretUrl::new(url), hops_left: 4 });
+        let text = format!("{link:?} {link:#?}");
+        assert!(text.contains("store.example"), "{text}");
+        assert!(!text.contains("secret-path") && !text.contains("s3cr3t"), "{text}");
+    }
+}

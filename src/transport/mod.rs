@@ -1,0 +1,267 @@
+//! The HTTP plumbing that the API client and the store client share: TLS, the base client, and the one place that sends.
+//!
+//! A `reqwest` error carries the URL it failed on, and a signed URL is a secret. So [`send`] and [`next_chunk`] are the only
+//! callers of `reqwest`'s own methods, and what they return has been through [`TransportError`].
+
+mod error;
+mod link;
+mod retry_after;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tls;
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
+use rustls::ClientConfig;
+use url::Url;
+
+pub use error::{RefusedAddress, TransportError, TransportErrorKind};
+pub use link::{DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink};
+pub use retry_after::{parse_retry_after, retry_after};
+pub use tls::{TlsError, tls_config};
+
+/// What every request says about its sender.
+const USER_AGENT: &str = concat!("batch-export-watcher/", env!("CARGO_PKG_VERSION"));
+/// Idle time after which the kernel asks whether the peer of a connection is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+/// HTTP/2 and HTTP/1.1, in that order, for the TLS handshake.
+pub(crate) const ALPN_HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// HTTP/1.1 alone, for the TLS handshake.
+pub(crate) const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
+
+/// A client could not be put together; a defect of the program or its TLS settings.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the http client: {0}")]
+pub struct ClientError(pub(crate) String);
+
+/// What both clients have in common: no redirects, no referer, no cookies, no retries of their own, bounded connects.
+///
+/// `alpn` is set here because `reqwest` leaves a preconfigured TLS configuration as it is. `api` is any URL of the API: where
+/// it is plain http on loopback, no proxy is used at all; otherwise the environment's proxies are.
+pub(crate) fn client_builder(
+    tls: &ClientConfig,
+    alpn: &[&[u8]],
+    api: &Url,
+    connect_timeout: Duration,
+) -> ClientBuilder {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .connect_timeout(connect_timeout)
+        .tcp_keepalive(TCP_KEEPALIVE)
+        .user_agent(USER_AGENT);
+    if is_plain_loopback(api) { builder.no_proxy() } else { builder }
+}
+
+/// Finishes what [`client_builder`] began.
+pub(crate) fn build(builder: ClientBuilder) -> Result<Client, ClientError> {
+    builder.build().map_err(|error| ClientError(TransportError::from(error).to_string()))
+}
+
+/// Sends a request and waits for the answer's head. Bound it with a timeout.
+///
+/// # Errors
+/// When no answer came; the error never holds the URL.
+#[expect(clippy::disallowed_methods, reason = "the one place that sends, and takes the URL out of the error")]
+pub async fn send(request: RequestBuilder) -> Result<Response, TransportError> {
+    request.send().await.map_err(TransportError::from)
+}
+
+/// The next bytes of a body, `None` at its complete end. Cancel-safe. Bound it with a timeout.
+///
+/// # Errors
+/// When the body was cut; the error never holds the URL.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads, and takes the URL out of the error")]
+pub async fn next_chunk(response: &mut Response) -> Result<Option<Bytes>, TransportError> {
+    response.chunk().await.map_err(TransportError::from)
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The connection failed.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The body is larger than it may be; reading has stopped.
+    #[error("the answer is larger than {cap_bytes} bytes, reading stopped")]
+    TooLarge {
+        /// The limit in bytes.
+        cap_bytes: usize,
+    },
+}
+
+/// Reads a whole body of at most `cap_bytes`. Bound it with a timeout.
+///
+/// # Errors
+/// When the body is cut or larger.
+pub async fn read_capped(mut response: Response, cap_bytes: usize) -> Result<Vec<u8>, ReadError> {
+    let too_large = ReadError::TooLarge { cap_bytes };
+    if response.content_length().is_some_and(|length| length > cap_bytes as u64) {
+        return Err(too_large);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = next_chunk(&mut response).await? {
+        if chunk.len() > cap_bytes - body.len() {
+            return Err(too_large);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// Whether an answer sends the client elsewhere, with the method kept or turned into GET, which is all this program sends.
+#[must_use]
+pub fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirect leads, resolved against the URL that was asked, without its fragment.
+///
+/// # Errors
+/// When `Location` is missing, repeated or not a URL, or names a user; the words are safe to show.
+pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
+    let mut locations = headers.get_all(LOCATION).iter();
+    let location = match (locations.next(), locations.next()) {
+        (Some(location), None) => location,
+        (None, _) => return Err("a redirect without a location"),
+        (Some(_), Some(_)) => return Err("a redirect with more than one location"),
+    };
+    let location = std::str::from_utf8(location.as_bytes()).map_err(|_| "a redirect to no valid url")?;
+    let mut target = current.join(location).map_err(|_| "a redirect to no valid url")?;
+    if has_userinfo(&target) {
+        return Err("a redirect to a url with a user or password in it");
+    }
+    target.set_fragment(None);
+    Ok(target)
+}
+
+/// Whether a URL carries a user name or a password.
+#[must_use]
+pub fn has_userinfo(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+/// Whether two URLs have the same scheme, host and port.
+#[must_use]
+pub fn same_origin(a: &Url, b: &Url) -> bool {
+    let (a, b) = (a.origin(), b.origin());
+    a.is_tuple() && a == b
+}
+
+/// Whether a URL's host is this machine: 127.0.0.0/8, `::1` or `localhost`.
+#[must_use]
+pub fn is_loopback_host(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// Whether a URL is plain http to this machine.
+#[must_use]
+pub fn is_plain_loopback(url: &Url) -> bool {
+    url.scheme() == "http" && is_loopback_host(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Answer, RawServer, client};
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let api = url("https://api.batch.com/2.11");
+        assert!(same_origin(&api, &url("https://API.batch.com:443/other?x=1")));
+        for other in [
+            "http://api.batch.com/",
+            "https://api.batch.com:8443/",
+            "https://batch.com/",
+            "data:text/plain,x",
+        ] {
+            assert!(!same_origin(&api, &url(other)), "{other}");
+        }
+        assert!(!same_origin(&url("data:x"), &url("data:x")), "an opaque origin equals nothing");
+    }
+
+    #[test]
+    fn only_loopback_names_are_loopback() {
+        for (text, expected) in [
+            ("http://127.0.0.1:1/", true),
+            ("http://127.9.9.9/", true),
+            ("http://[::1]/", true),
+            ("http://LOCALHOST/", true),
+            ("https://localhost/", false),
+            ("http://localhost.example/", false),
+            ("http://10.0.0.1/", false),
+            ("http://[::ffff:127.0.0.1]/", false),
+        ] {
+            assert_eq!(is_plain_loopback(&url(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_location_is_resolved_and_held_to_rules() {
+        let current = url("https://api.example/2.11/exports/download?id=1");
+        let target = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(LOCATION, value.parse().unwrap());
+            }
+            redirect_target(&current, &headers).map(String::from)
+        };
+        assert_eq!(target(&["/files/1?sig=x#top"]).unwrap(), "https://api.example/files/1?sig=x");
+        assert_eq!(target(&["next"]).unwrap(), "https://api.example/2.11/exports/next");
+        assert_eq!(target(&["//store.example/x"]).unwrap(), "https://store.example/x");
+        for bad in [
+            &[][..],
+            &["https://a.example/", "https://b.example/"],
+            &["https://user@store.example/"],
+            &["https://:password@store.example/"],
+            &["https://[::1/"],
+        ] {
+            assert!(target(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_the_cap_and_no_further() {
+        for (answer, expected) in [
+            (Answer::ok(b"12345678"), Ok(b"12345678".to_vec())),
+            (Answer::ok(b"123456789"), Err(ReadError::TooLarge { cap_bytes: 8 })),
+            (Answer::chunked(&[b"12345", b"6789"]), Err(ReadError::TooLarge { cap_bytes: 8 })),
+            (Answer::chunked(&[b"12345", b"678"]), Ok(b"12345678".to_vec())),
+        ] {
+            let server = RawServer::start([answer]).await;
+            let response = send(client().get(server.url("/"))).await.unwrap();
+            assert_eq!(read_capped(response, 8).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_body_is_an_error() {
+        for raw in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        ] {
+            let server = RawServer::start([Answer::raw(raw)]).await;
+            let response = send(client().get(server.url("/"))).await.unwrap();
+            let Err(ReadError::Transport(error)) = read_capped(response, 100).await else {
+                panic!("{raw}");
+            };
+            assert_eq!(error.kind(), TransportErrorKind::Cut);
+        }
+    }
+}
