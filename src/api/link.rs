@@ -192,9 +192,10 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_200_is_the_file_itself() {
-        let outcome = link_of(Answer::ok(b"[]")).await;
+        let server = RawServer::start([Answer::ok(b"[]")]).await;
+        let outcome = link(&server).await;
         let LinkOutcome::Link(Link::Direct(direct)) = outcome else { panic!("{outcome:?}") };
-        assert_eq!(direct.host(), "127.0.0.1");
-        assert_eq!(format!("{direct:?}"), "DirectAnswer(127.0.0.1, 200)");
+        assert_eq!(server.url(""), format!("http://{}", direct.host()));
+        assert_eq!(format!("{direct:?}"), format!("DirectAnswer({}, 200)", direct.host()));
     }
 }

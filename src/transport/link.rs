@@ -27,16 +27,24 @@ impl SecretUrl {
         &self.0
     }
 
-    /// The host, safe to show; empty where there is none.
+    /// The host, with its port where that is not the scheme's own; safe to show, empty where there is none.
     #[must_use]
     pub fn host(&self) -> String {
-        shown(self.0.host_str().unwrap_or_default(), &[])
+        host_of(&self.0)
     }
 }
 
 impl fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretUrl({}/[hidden])", self.host())
+    }
+}
+
+fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => shown(&format!("{host}:{port}"), &[]),
+        None => shown(host, &[]),
     }
 }
 
@@ -53,10 +61,10 @@ pub struct SignedLink {
 pub struct DirectAnswer(pub(crate) Response);
 
 impl DirectAnswer {
-    /// The host that answered, safe to show.
+    /// The host that answered, as [`SecretUrl::host`].
     #[must_use]
     pub fn host(&self) -> String {
-        shown(self.0.url().host_str().unwrap_or_default(), &[])
+        host_of(self.0.url())
     }
 }
 
@@ -81,10 +89,10 @@ mod tests {
 
     #[test]
     fn a_secret_url_shows_its_host_only() {
-        let url: Url = "https://store.example/bucket/secret-path?X-Signature=s3cr3t".parse().unwrap();
+        let url: Url = "https://store.example:8443/bucket/secret-path?X-Signature=s3cr3t".parse().unwrap();
         let link = Link::Signed(SignedLink { url: SecretUrl::new(url), hops_left: 4 });
         let text = format!("{link:?} {link:#?}");
-        assert!(text.contains("store.example"), "{text}");
+        assert!(text.contains("store.example:8443"), "{text}");
         assert!(!text.contains("secret-path") && !text.contains("s3cr3t"), "{text}");
     }
 }

@@ -1,0 +1,365 @@
+//! A body on its way: chunk by chunk, held to its length, its pace and its first byte.
+
+use std::fmt;
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use reqwest::Response;
+use tokio::time::Instant;
+
+use super::pace::RateFloor;
+use crate::domain::checksum::PromisedChecksum;
+use crate::domain::resume::StrongEtag;
+use crate::transport::{TransportError, next_chunk};
+
+/// Where the bytes of a body belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// At the start: the body is the whole file.
+    Whole {
+        /// Expected length of the file, where one is known.
+        total_bytes: Option<u64>,
+    },
+    /// After what is there already.
+    Append {
+        /// Expected length of the whole file.
+        total_bytes: u64,
+    },
+}
+
+/// Why a body is of no use, or ended before its time. Safe to show.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The connection failed or the framing is incomplete.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// No byte came for too long.
+    #[error("no byte came for {after:?}")]
+    Stalled {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The bytes drip.
+    #[error("only {bytes} bytes came within a minute of waiting, fewer than download.min_rate demands")]
+    TooSlow {
+        /// Bytes within the last minute of waiting.
+        bytes: u64,
+    },
+    /// More bytes than expected; reading stopped at the first one over.
+    #[error("the body is longer than the expected {total_bytes} bytes")]
+    TooLong {
+        /// Expected length of the whole file.
+        total_bytes: u64,
+    },
+    /// Fewer bytes than expected.
+    #[error("the body ended after {bytes} of {total_bytes} bytes")]
+    EndedEarly {
+        /// Length reached, what was there before included.
+        bytes: u64,
+        /// Expected length of the whole file.
+        total_bytes: u64,
+    },
+    /// The API declared no size, and the body does not begin as a JSON file does.
+    #[error("no size was declared and the body does not begin with {{ or [")]
+    NotJson,
+}
+
+/// Bounds on how a body may come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Longest wait for a byte.
+    pub(super) stall_timeout: Duration,
+    /// Smallest rate over a minute of waiting, zero for none.
+    pub(super) min_rate_bytes_per_second: u64,
+}
+
+/// The body of a store's answer, or of the API's direct one.
+pub struct Body {
+    /// Where its bytes belong.
+    pub opening: Opening,
+    /// Every checksum of the whole file that the store sent.
+    pub promised: Vec<PromisedChecksum>,
+    /// The validator with which this file can be continued later.
+    pub etag: Option<StrongEtag>,
+    /// The host that answered, safe to show.
+    pub host: String,
+    response: Response,
+    expected_bytes: Option<u64>,
+    /// Bytes of the file so far, those before a resumed range included.
+    position: u64,
+    /// Whether the first byte is looked at, for want of a declared size.
+    json_demanded: bool,
+    stall_timeout: Duration,
+    floor: RateFloor,
+    /// Time spent waiting since the last byte, over cancelled waits too.
+    idle: Duration,
+    end: Option<Result<(), BodyError>>,
+}
+
+/// What is known of a body before its first byte.
+pub(super) struct BodyFacts {
+    pub(super) opening: Opening,
+    pub(super) promised: Vec<PromisedChecksum>,
+    pub(super) etag: Option<StrongEtag>,
+    pub(super) host: String,
+    /// Where in the file the body begins.
+    pub(super) position: u64,
+    pub(super) size_declared: bool,
+}
+
+impl Body {
+    pub(super) fn new(facts: BodyFacts, response: Response, patience: Patience) -> Self {
+        let expected_bytes = match facts.opening {
+            Opening::Whole { total_bytes } => total_bytes,
+            Opening::Append { total_bytes } => Some(total_bytes),
+        };
+        Self {
+            opening: facts.opening,
+            promised: facts.promised,
+            etag: facts.etag,
+            host: facts.host,
+            response,
+            expected_bytes,
+            position: facts.position,
+            json_demanded: !facts.size_declared,
+            stall_timeout: patience.stall_timeout,
+            floor: RateFloor::new(patience.min_rate_bytes_per_second),
+            idle: Duration::ZERO,
+            end: None,
+        }
+    }
+
+    /// The next bytes; `None` once the body is complete in framing and length. Never empty.
+    ///
+    /// Cancel-safe: no byte is lost, and the time already waited counts on. An error stays: the next call returns it again.
+    ///
+    /// # Errors
+    /// When the body is cut, stalls, drips, or is not of the expected length or kind.
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            if let Some(end) = &self.end {
+                return end.clone().map(|()| None);
+            }
+            let judged = match wait(&mut self.response, &mut self.idle, self.stall_timeout).await {
+                Some(Ok(Some(chunk))) if chunk.is_empty() && self.idle < self.stall_timeout => continue,
+                Some(Ok(Some(chunk))) if !chunk.is_empty() => self.take(&chunk).map(|()| Some(chunk)),
+                Some(Ok(None)) => self.finish().map(|()| None),
+                Some(Err(error)) => Err(error.into()),
+                Some(Ok(Some(_))) | None => Err(BodyError::Stalled { after: self.stall_timeout }),
+            };
+            match judged {
+                Ok(Some(chunk)) => return Ok(Some(chunk)),
+                Ok(None) => self.end = Some(Ok(())),
+                Err(error) => self.end = Some(Err(error)),
+            }
+        }
+    }
+
+    fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
+        let bytes = chunk.len() as u64;
+        let waited = std::mem::take(&mut self.idle);
+        self.floor.note(waited, bytes).map_err(|slow| BodyError::TooSlow { bytes: slow.bytes })?;
+        if self.json_demanded && self.position == 0 && !matches!(chunk.first(), Some(b'{' | b'[')) {
+            return Err(BodyError::NotJson);
+        }
+        let position = self.position.saturating_add(bytes);
+        if let Some(total_bytes) = self.expected_bytes.filter(|total| position > *total) {
+            return Err(BodyError::TooLong { total_bytes });
+        }
+        self.position = position;
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), BodyError> {
+        if let Some(total_bytes) = self.expected_bytes.filter(|total| self.position < *total) {
+            return Err(BodyError::EndedEarly { bytes: self.position, total_bytes });
+        }
+        if self.json_demanded && self.position == 0 { Err(BodyError::NotJson) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("opening", &self.opening)
+            .field("host", &self.host)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Adds the time until it is dropped, so that a cancelled wait counts as well.
+struct Waiting<'a> {
+    idle: &'a mut Duration,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *self.idle = self.idle.saturating_add(self.since.elapsed());
+    }
+}
+
+/// Waits for the next frame until `limit` of idle time is used up; `None` when it is.
+async fn wait(
+    response: &mut Response,
+    idle: &mut Duration,
+    limit: Duration,
+) -> Option<Result<Option<Bytes>, TransportError>> {
+    let left = limit.saturating_sub(*idle);
+    let _waiting = Waiting { idle, since: Instant::now() };
+    tokio::time::timeout(left, next_chunk(response)).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::testing::{Answer, RawServer, client};
+    use crate::transport::{TransportErrorKind, send};
+
+    const PATIENCE: Patience =
+        Patience { stall_timeout: Duration::from_secs(20), min_rate_bytes_per_second: 0 };
+    const CLOSE_DELIMITED: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+
+    fn whole(total_bytes: Option<u64>) -> BodyFacts {
+        BodyFacts {
+            opening: Opening::Whole { total_bytes },
+            promised: Vec::new(),
+            etag: None,
+            host: "store".to_owned(),
+            position: 0,
+            size_declared: total_bytes.is_some(),
+        }
+    }
+
+    async fn open(server: &RawServer, facts: BodyFacts, patience: Patience) -> Body {
+        let response = send(client().get(server.url("/s3cr3t?sig=s3cr3t"))).await.unwrap();
+        Body::new(facts, response, patience)
+    }
+
+    async fn drain(body: &mut Body) -> Result<Vec<u8>, BodyError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next_chunk().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    async fn fetch(answer: Answer, facts: BodyFacts) -> Result<Vec<u8>, BodyError> {
+        let server = RawServer::start([answer]).await;
+        let mut body = open(&server, facts, PATIENCE).await;
+        let outcome = drain(&mut body).await;
+        assert_eq!(drain(&mut body).await, outcome.clone().map(|_| Vec::new()), "an end stays");
+        let text = format!("{body:?} {outcome:?}");
+        assert!(!text.contains("s3cr3t"), "{text}");
+        outcome
+    }
+
+    fn unframed(body: &str) -> Answer {
+        Answer::raw(format!("{CLOSE_DELIMITED}{body}"))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_complete_only_at_its_expected_length() {
+        for answer in [Answer::ok(b"12345"), Answer::chunked(&[b"123", b"45"]), unframed("12345")] {
+            assert_eq!(fetch(answer.clone(), whole(Some(5))).await.unwrap(), b"12345");
+            let longer = fetch(answer.clone(), whole(Some(4))).await.unwrap_err();
+            assert_eq!(longer, BodyError::TooLong { total_bytes: 4 });
+            let shorter = fetch(answer, whole(Some(6))).await.unwrap_err();
+            assert_eq!(shorter, BodyError::EndedEarly { bytes: 5, total_bytes: 6 });
+        }
+        assert_eq!(fetch(Answer::ok(b""), whole(Some(0))).await.unwrap(), b"");
+    }
+
+    #[tokio::test]
+    async fn a_resumed_body_counts_from_where_it_begins() {
+        let range = |total_bytes| BodyFacts {
+            opening: Opening::Append { total_bytes },
+            position: 10,
+            ..whole(Some(total_bytes))
+        };
+        assert_eq!(fetch(Answer::ok(b"12345"), range(15)).await.unwrap(), b"12345");
+        let longer = fetch(Answer::ok(b"12345"), range(14)).await.unwrap_err();
+        assert_eq!(longer, BodyError::TooLong { total_bytes: 14 });
+        let shorter = fetch(Answer::ok(b"12345"), range(16)).await.unwrap_err();
+        assert_eq!(shorter, BodyError::EndedEarly { bytes: 15, total_bytes: 16 });
+    }
+
+    #[tokio::test]
+    async fn a_cut_in_the_framing_is_seen() {
+        for raw in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{half",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{half\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{half\r\n0\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{half\r\n",
+        ] {
+            let Err(BodyError::Transport(error)) = fetch(Answer::raw(raw), whole(None)).await else {
+                panic!("{raw}");
+            };
+            assert_eq!(error.kind(), TransportErrorKind::Cut, "{raw}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_declared_size_the_first_byte_is_that_of_json() {
+        for good in ["{\"a\":1}", "[]"] {
+            assert_eq!(
+                fetch(Answer::chunked(&[good.as_bytes()]), whole(None)).await.unwrap(),
+                good.as_bytes()
+            );
+        }
+        for bad in ["<Error/>", "", " {}", "\"a\""] {
+            assert_eq!(
+                fetch(Answer::ok(bad.as_bytes()), whole(None)).await,
+                Err(BodyError::NotJson),
+                "{bad}"
+            );
+        }
+        assert_eq!(fetch(Answer::ok(b"<"), whole(Some(1))).await.unwrap(), b"<", "a declared size is enough");
+    }
+
+    #[tokio::test]
+    async fn a_stall_is_measured_over_cancelled_waits() {
+        let stall_timeout = Duration::from_millis(60);
+        let server = RawServer::start([unframed("{").and_stays()]).await;
+        let mut body = open(&server, whole(None), Patience { stall_timeout, ..PATIENCE }).await;
+        assert_eq!(body.next_chunk().await.unwrap().unwrap(), "{");
+        let mut cancelled = 0;
+        let error = loop {
+            match tokio::time::timeout(Duration::from_millis(5), body.next_chunk()).await {
+                Ok(outcome) => break outcome.unwrap_err(),
+                Err(_) => cancelled += 1,
+            }
+            assert!(cancelled < 1_000, "the cancelled waits do not add up");
+        };
+        assert_eq!(error, BodyError::Stalled { after: stall_timeout });
+        assert!(cancelled > 0);
+    }
+
+    #[tokio::test]
+    async fn time_spent_elsewhere_is_no_stall_and_no_byte_is_lost() {
+        let stall_timeout = Duration::from_millis(250);
+        let server = RawServer::start([unframed("{").then("}").then("\n")]).await;
+        let mut body = open(&server, whole(None), Patience { stall_timeout, ..PATIENCE }).await;
+        assert_eq!(body.next_chunk().await.unwrap().unwrap(), "{");
+        server.release();
+        tokio::time::sleep(stall_timeout * 2).await;
+        assert_eq!(body.next_chunk().await.unwrap().unwrap(), "}");
+        assert!(tokio::time::timeout(Duration::from_millis(5), body.next_chunk()).await.is_err());
+        server.release();
+        assert_eq!(body.next_chunk().await.unwrap().unwrap(), "\n");
+        assert_eq!(body.next_chunk().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_dripping_body_is_given_up() {
+        let server = RawServer::start([unframed("{").then("}")]).await;
+        let patience = Patience { min_rate_bytes_per_second: 1024, ..PATIENCE };
+        let mut body = open(&server, whole(None), patience).await;
+        body.next_chunk().await.unwrap();
+        body.idle = Duration::from_mins(1);
+        body.stall_timeout = Duration::from_mins(2);
+        server.release();
+        assert_eq!(body.next_chunk().await.unwrap_err(), BodyError::TooSlow { bytes: 2 });
+    }
+}

@@ -1,0 +1,13 @@
+//! The other client: fetches bodies from signed links, with no credentials and no default headers of its own.
+//!
+//! Every hop is judged by [`hop`] before it is asked, every resolved address by [`resolver`], the answer's head by
+//! [`crate::domain::resume`], and the bytes by [`body`]. What is shown of a link is its host.
+
+mod body;
+mod hop;
+mod pace;
+mod resolver;
+mod store;
+
+pub use body::{Body, BodyError, Opening};
+pub use store::{FetchRefusal, StoreClient, StorePolicy};
