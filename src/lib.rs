@@ -2,5 +2,6 @@
 pub mod api;
 pub mod config;
 pub mod domain;
+pub mod durable;
 pub mod fetch;
 pub mod transport;

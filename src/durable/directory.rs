@@ -1,0 +1,343 @@
+//! An open directory: names are resolved against its descriptor, so that a path that changes underneath cannot lead elsewhere.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{DIRECTORY_MODE, DurableError, FILE_MODE};
+
+/// An open directory and the path it was opened by, for messages.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Which directory it is, whatever its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// What stands at a name.
+#[derive(Debug)]
+pub enum Entry {
+    /// Nothing.
+    Absent,
+    /// A regular file, opened for reading, and its length in bytes.
+    Regular(File, u64),
+    /// A symbolic link, a folder, a pipe or whatever else.
+    Other,
+}
+
+const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Dir {
+    /// Opens the directory that the operator named; links in the path are followed.
+    ///
+    /// # Errors
+    /// When it is not there, is no directory, or may not be read.
+    pub fn open(path: &Path) -> Result<Self, DurableError> {
+        fs::open(path, OPEN_DIRECTORY, Mode::empty())
+            .map(|fd| Self { fd, path: path.to_owned() })
+            .map_err(|errno| DurableError::new("open folder", path, errno))
+    }
+
+    /// Opens a directory and makes what is missing of its path, 0700 and durable.
+    ///
+    /// # Errors
+    /// When a part of the path is no directory, or cannot be made or synced.
+    pub fn create_all(path: &Path) -> Result<Self, DurableError> {
+        match Self::open(path) {
+            Err(error) if error.class() == super::ErrorClass::Missing => {}
+            opened => return opened,
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Self::open(path);
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let parent = Self::create_all(parent)?;
+        parent.make(name)?;
+        parent.sync()?;
+        Self::open(path)
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the directory `name` in this one, if there is one.
+    ///
+    /// # Errors
+    /// When `name` is something else than a directory, or cannot be opened.
+    pub fn child(&self, name: &str) -> Result<Option<Self>, DurableError> {
+        let path = self.path.join(name);
+        match fs::openat(&self.fd, name, OPEN_DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self { fd, path })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(DurableError::new("open folder", path, errno)),
+        }
+    }
+
+    /// Opens the directory `name` in this one, made 0700 where it is missing; its name is durable on return.
+    ///
+    /// # Errors
+    /// When `name` is something else than a directory, or cannot be made, opened or synced.
+    pub fn make_child(&self, name: &str) -> Result<Self, DurableError> {
+        self.make(OsStr::new(name))?;
+        // Also where it was there before: whoever made it may have died before this.
+        self.sync()?;
+        let missing = || DurableError::new("open folder", self.path.join(name), Errno::NOENT);
+        self.child(name)?.ok_or_else(missing)
+    }
+
+    fn make(&self, name: &OsStr) -> Result<(), DurableError> {
+        let failed = |errno| DurableError::new("make folder", self.path.join(name), errno);
+        let mode = Mode::from_raw_mode(DIRECTORY_MODE);
+        match fs::mkdirat(&self.fd, name, mode) {
+            // A umask may have taken bits away. An existing folder keeps the mode that its owner gave it.
+            Ok(()) => fs::chmodat(&self.fd, name, mode, AtFlags::empty()).map_err(failed),
+            Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Makes the names in this directory durable.
+    ///
+    /// # Errors
+    /// When fsync fails.
+    pub fn sync(&self) -> Result<(), DurableError> {
+        fs::fsync(&self.fd).map_err(|errno| DurableError::new("sync folder", &self.path, errno))
+    }
+
+    /// The names in this directory that are UTF-8, without `.` and `..`, sorted.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, DurableError> {
+        let failed = |errno| DurableError::new("list folder", &self.path, errno);
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&self.fd).map_err(failed)? {
+            match entry.map_err(failed)?.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Opens what stands at `name`.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn entry(&self, name: &str) -> Result<Entry, DurableError> {
+        let failed = |errno| DurableError::new("open", self.path.join(name), errno);
+        // Non-blocking, because a pipe that nobody writes would hold the open call for ever.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(Entry::Absent),
+            Err(Errno::LOOP | Errno::NXIO) => return Ok(Entry::Other),
+            Err(errno) => return Err(failed(errno)),
+        };
+        let stat = fs::fstat(&fd).map_err(failed)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                Ok(Entry::Regular(File::from(fd), u64::try_from(stat.st_size).unwrap_or_default()))
+            }
+            _ => Ok(Entry::Other),
+        }
+    }
+
+    /// Whether anything has that name.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn exists(&self, name: &str) -> Result<bool, DurableError> {
+        match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(DurableError::new("look at", self.path.join(name), errno)),
+        }
+    }
+
+    /// Removes the file `name`; whether there was one.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<bool, DurableError> {
+        match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(DurableError::new("remove", self.path.join(name), errno)),
+        }
+    }
+
+    /// Makes an existing file's bytes durable, for one that somebody else wrote.
+    ///
+    /// # Errors
+    /// When fsync fails.
+    pub fn sync_entry(&self, name: &str, file: &File) -> Result<(), DurableError> {
+        fs::fsync(file).map_err(|errno| DurableError::new("sync", self.path.join(name), errno))
+    }
+
+    /// Shows `visit` the first `length` bytes of an existing file.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are not there.
+    pub fn read_entry(
+        &self,
+        name: &str,
+        file: &File,
+        length: u64,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DurableError> {
+        super::partial::read(file, length, visit)
+            .map_err(|error| DurableError::from_io("read", self.path.join(name), &error))
+    }
+
+    /// Bytes that this process may still use on the file system.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn free_bytes(&self) -> Result<u64, DurableError> {
+        fs::fstatvfs(&self.fd)
+            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+            .map_err(|errno| DurableError::new("ask the free space of", &self.path, errno))
+    }
+
+    /// The file system's type as Linux numbers it, with a name where it is a usual one.
+    #[must_use]
+    pub fn file_system(&self) -> String {
+        let Ok(stat) = fs::fstatfs(&self.fd) else { return "unknown file system".to_owned() };
+        // linux/magic.h, the file systems that are known to lack a rename flag.
+        match stat.f_type {
+            0x6969 => "nfs".to_owned(),
+            0x6573_5546 => "fuse".to_owned(),
+            0x4d44 => "vfat".to_owned(),
+            0x0102_1997 => "9p".to_owned(),
+            other => format!("file system type {other:#x}"),
+        }
+    }
+
+    /// Which directory this is.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn identity(&self) -> Result<Identity, DurableError> {
+        fs::fstat(&self.fd)
+            .map(|stat| Identity::of(&stat))
+            .map_err(|errno| DurableError::new("look at", &self.path, errno))
+    }
+
+    /// Creates the file `name`, 0600 whatever the umask, open for reading and writing; there must be none yet.
+    pub(super) fn create_file(&self, name: &str) -> Result<File, DurableError> {
+        let failed = |errno| DurableError::new("create", self.path.join(name), errno);
+        let mode = Mode::from_raw_mode(FILE_MODE);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.fd, name, flags, mode).map_err(failed)?;
+        fs::fchmod(&fd, mode).map_err(failed)?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens the regular file `name` for reading and writing.
+    pub(super) fn open_file(&self, name: &str) -> Result<File, DurableError> {
+        let failed = |errno| DurableError::new("open", self.path.join(name), errno);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = fs::openat(&self.fd, name, flags, Mode::empty()).map_err(failed)?;
+        let stat = fs::fstat(&fd).map_err(failed)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(File::from(fd)),
+            _ => Err(failed(Errno::ISDIR)),
+        }
+    }
+
+    /// Whether `name` is a name of exactly this open file.
+    pub(super) fn names_file(&self, name: &str, file: &File) -> io::Result<bool> {
+        let named = fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Identity::of(&named) == Identity::of(&fs::fstat(file)?))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Identity {
+    fn of(stat: &fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::durable::ErrorClass;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn missing_folders_are_made_for_the_owner_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b/c");
+        let dir = Dir::create_all(&path).unwrap();
+        dir.make_child("d").unwrap();
+        for made in ["a", "a/b", "a/b/c", "a/b/c/d"] {
+            assert_eq!(mode(&root.path().join(made)), 0o700, "{made}");
+        }
+    }
+
+    #[test]
+    fn an_existing_folder_keeps_its_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("shared");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o750)).unwrap();
+        Dir::open(root.path()).unwrap().make_child("shared").unwrap();
+        assert_eq!(mode(&path), 0o750);
+    }
+
+    #[test]
+    fn links_and_files_are_no_folders() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/tmp", root.path().join("link")).unwrap();
+        File::create(root.path().join("file")).unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        for name in ["link", "file"] {
+            assert_eq!(dir.child(name).unwrap_err().class(), ErrorClass::WrongKind, "{name}");
+            assert_eq!(dir.make_child(name).unwrap_err().class(), ErrorClass::WrongKind, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_told_from_what_only_looks_like_one() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        std::fs::create_dir(root.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink("file", root.path().join("link")).unwrap();
+        fs::mknodat(&dir, "pipe", FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        io::Write::write_all(&mut dir.create_file("file").unwrap(), b"12345").unwrap();
+        assert!(matches!(dir.entry("file").unwrap(), Entry::Regular(_, 5)));
+        assert!(matches!(dir.entry("nothing").unwrap(), Entry::Absent));
+        for name in ["folder", "link", "pipe"] {
+            assert!(matches!(dir.entry(name).unwrap(), Entry::Other), "{name}");
+            assert!(dir.open_file(name).is_err(), "{name}");
+        }
+        assert_eq!(dir.names().unwrap(), ["file", "folder", "link", "pipe"]);
+    }
+}

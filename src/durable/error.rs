@@ -1,0 +1,101 @@
+//! What the file system said no to, with the operation and the path, and the class that decides what is done about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+/// A file system operation that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {operation} {}: {}", .path.display(), io::Error::from(*.errno))]
+pub struct DurableError {
+    operation: &'static str,
+    path: PathBuf,
+    errno: Errno,
+}
+
+/// What kind of no it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// No room: blocks, inodes or quota.
+    NoSpace,
+    /// The file system is mounted read-only.
+    ReadOnly,
+    /// The device failed.
+    Io,
+    /// Something already has that name.
+    Occupied,
+    /// Nothing has that name.
+    Missing,
+    /// Something has that name and is of the wrong kind: a symbolic link, a folder, a file where a folder belongs.
+    WrongKind,
+    /// Permissions.
+    Denied,
+    /// This process, or the machine, has run out of descriptors or memory.
+    Exhausted,
+    /// The file system does not know the operation.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+impl DurableError {
+    pub(super) fn new(operation: &'static str, path: impl Into<PathBuf>, errno: Errno) -> Self {
+        Self { operation, path: path.into(), errno }
+    }
+
+    pub(super) fn from_io(operation: &'static str, path: impl Into<PathBuf>, error: &io::Error) -> Self {
+        Self::new(operation, path, Errno::from_io_error(error).unwrap_or(Errno::IO))
+    }
+
+    /// The path that the operation was about.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is to be done about it.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self.errno {
+            Errno::NOSPC | Errno::DQUOT => ErrorClass::NoSpace,
+            Errno::ROFS => ErrorClass::ReadOnly,
+            Errno::IO => ErrorClass::Io,
+            Errno::EXIST | Errno::NOTEMPTY => ErrorClass::Occupied,
+            Errno::NOENT => ErrorClass::Missing,
+            // NXIO: a socket or a pipe that nobody reads.
+            Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => ErrorClass::WrongKind,
+            Errno::ACCESS | Errno::PERM => ErrorClass::Denied,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => ErrorClass::Exhausted,
+            Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP => ErrorClass::Unsupported,
+            _ => ErrorClass::Other,
+        }
+    }
+
+    /// Whether room is what is missing.
+    #[must_use]
+    pub fn is_space(&self) -> bool {
+        self.class() == ErrorClass::NoSpace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_operation_path_and_cause() {
+        let error = DurableError::new("create", "/srv/x", Errno::NOSPC);
+        assert_eq!(error.to_string(), "cannot create /srv/x: No space left on device (os error 28)");
+        assert!(error.is_space());
+    }
+
+    #[test]
+    fn quota_counts_as_space_and_descriptors_do_not() {
+        let class = |errno| DurableError::new("create", "/x", errno).class();
+        assert_eq!(class(Errno::DQUOT), ErrorClass::NoSpace);
+        assert_eq!(class(Errno::MFILE), ErrorClass::Exhausted);
+        assert_eq!(class(Errno::EXIST), ErrorClass::Occupied);
+        assert_eq!(class(Errno::BUSY), ErrorClass::Other);
+    }
+}

@@ -1,0 +1,106 @@
+//! Giving a file a name that must be free: how this file system can do it, found out once for a directory.
+
+use rustix::fs::{self, AtFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::{Dir, DurableError, ErrorClass};
+
+/// How a rename that never replaces a file is done here. There is no fallback to a plain rename.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoOverwrite {
+    /// `renameat2` with `RENAME_NOREPLACE`.
+    Rename,
+    /// `linkat`, which refuses an existing name, and then `unlinkat`. A crash in between leaves both names.
+    Link,
+}
+
+pub(super) enum Published {
+    Done,
+    Occupied,
+}
+
+/// The names that the probe uses; they exist only while it runs.
+const PROBE_NAMES: [&str; 3] =
+    [".batch-export-watcher.probe-1", ".batch-export-watcher.probe-2", ".batch-export-watcher.probe-3"];
+
+impl NoOverwrite {
+    /// Finds out what the directory's file system can do; `None` where it can do neither.
+    ///
+    /// # Errors
+    /// When the directory cannot be written to at all.
+    pub fn probe(dir: &Dir) -> Result<Option<Self>, DurableError> {
+        for way in [Self::Rename, Self::Link] {
+            let works = way.works(dir);
+            for name in PROBE_NAMES {
+                dir.remove(name)?;
+            }
+            if works? {
+                return Ok(Some(way));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Both halves are tried: some file systems ignore the flag and would replace the file.
+    fn works(self, dir: &Dir) -> Result<bool, DurableError> {
+        let [working, occupied, free] = PROBE_NAMES;
+        for name in PROBE_NAMES {
+            dir.remove(name)?;
+        }
+        drop(dir.create_file(working)?);
+        drop(dir.create_file(occupied)?);
+        let refuses = self.publish(dir, working, occupied);
+        if !matches!(refuses, Ok(Published::Occupied)) {
+            return unsupported_or(refuses);
+        }
+        let renames = self.publish(dir, working, free);
+        match renames {
+            Ok(Published::Done) => Ok(dir.exists(free)? && !dir.exists(working)?),
+            other => unsupported_or(other),
+        }
+    }
+
+    pub(super) fn publish(self, dir: &Dir, working: &str, name: &str) -> Result<Published, DurableError> {
+        let answer = match self {
+            Self::Rename => fs::renameat_with(dir, working, dir, name, RenameFlags::NOREPLACE),
+            Self::Link => fs::linkat(dir, working, dir, name, AtFlags::empty()),
+        };
+        match answer {
+            Ok(()) => {
+                if self == Self::Link {
+                    // A working name that stays is only untidy: the next preparation removes it.
+                    drop(dir.remove(working));
+                }
+                Ok(Published::Done)
+            }
+            Err(Errno::EXIST) => Ok(Published::Occupied),
+            Err(errno) => Err(DurableError::new("name", dir.path().join(name), errno)),
+        }
+    }
+}
+
+/// A way that replaced the file, or that the file system does not know (some say EPERM to a hard link), does not work here.
+fn unsupported_or(answer: Result<Published, DurableError>) -> Result<bool, DurableError> {
+    match answer {
+        Ok(_) => Ok(false),
+        Err(error) if matches!(error.class(), ErrorClass::Unsupported | ErrorClass::Denied) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_work_on_an_ordinary_file_system_and_the_probe_tidies_up() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        std::fs::File::create(root.path().join(PROBE_NAMES[2])).unwrap();
+        assert_eq!(NoOverwrite::probe(&dir).unwrap(), Some(NoOverwrite::Rename));
+        assert!(NoOverwrite::Rename.works(&dir).unwrap());
+        assert!(NoOverwrite::Link.works(&dir).unwrap());
+        NoOverwrite::probe(&dir).unwrap();
+        assert!(dir.names().unwrap().is_empty());
+    }
+}
