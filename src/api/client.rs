@@ -304,6 +304,10 @@ impl ApiClient {
         let pause = retry_after(response.headers(), SystemTime::now());
         // The status alone decides here; waiting for a body could only lose what Retry-After says.
         if let Some(hold) = hold(status, pause) {
+            let replaced = self.bearer().key.expose_secret() != bearer.key.expose_secret();
+            if replaced && matches!(hold, Hold::Unauthorized { .. }) {
+                return Refusal::Fault("the key was replaced during the call".to_owned());
+            }
             return Refusal::Held(hold);
         }
         let body = read_capped(response, MAX_ERROR_BYTES).await.unwrap_or_default();
@@ -357,6 +361,7 @@ mod tests {
     #[tokio::test]
     async fn answers_that_prove_nothing_are_faults() {
         let own = br#"{"error_code":"X","error_message":"rest-k3y"}"#;
+        let endless = [own, &[b' '; MAX_ERROR_BYTES][..]].concat();
         for answer in [
             Answer::ok(b""),
             Answer::ok(b"<html></html>"),
@@ -365,7 +370,7 @@ mod tests {
             Answer::with(404, "", b"<html>not found</html>"),
             Answer::redirect(302, "http://127.0.0.1:1/"),
             Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"id\":\"export_1\""),
-            Answer::with(404, "", &[b' '; MAX_ERROR_BYTES + 1]),
+            Answer::with(404, "", &endless),
             Answer::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MAX_ANSWER_BYTES + 1)),
         ] {
             let outcome = view(answer).await;
@@ -426,6 +431,23 @@ mod tests {
         let heads = server.heads();
         assert!(heads[0].starts_with("get /2.11/exports/list?limit=1 "), "{}", heads[0]);
         assert!(heads[1].contains("authorization: bearer other\r\n"), "{}", heads[1]);
+    }
+
+    #[tokio::test]
+    async fn a_verdict_on_a_replaced_key_is_none_on_the_new_one() {
+        let late = Answer::raw("").then("HTTP/1.1 401 X\r\ncontent-length: 0\r\n\r\n");
+        let server = RawServer::start([late]).await;
+        let client = api_client(&server);
+        let replace = async {
+            while server.heads().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(client.replace_key(&"other".to_owned().into()), Ok(true));
+            server.release();
+        };
+        let export = EXPORT.parse().unwrap();
+        let (outcome, ()) = tokio::join!(client.view(&export), replace);
+        assert!(matches!(outcome, ViewOutcome::Fault(_)), "{outcome:?}");
     }
 
     #[test]

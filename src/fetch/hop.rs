@@ -16,6 +16,8 @@ use crate::transport::{RefusedAddress, has_userinfo, is_loopback_host, is_plain_
 pub(super) struct HopRules {
     api: Url,
     allowed_hosts: BTreeSet<String>,
+    /// The environment's proxy is the operator's word: its address may be asked, but no link leads to it.
+    proxy_host: Option<String>,
 }
 
 /// Why a hop is not taken. Safe to show.
@@ -30,6 +32,9 @@ pub(super) enum HopRefusal {
     /// A user name or password.
     #[error("the link has a user or password in it")]
     Userinfo,
+    /// To the proxy, whose address is exempt from the rules.
+    #[error("the link leads to the proxy itself")]
+    Proxy,
     /// Back to the API, where no credentials may go any more.
     #[error("the link leads back to the api")]
     BackToApi,
@@ -39,10 +44,10 @@ pub(super) enum HopRefusal {
 }
 
 impl HopRules {
-    /// Rules for links from the API at `api`. `allowed_hosts` are host names or addresses, with or without brackets.
-    pub(super) fn new(api: Url, allowed_hosts: &[String]) -> Self {
+    /// Rules for links from the API at `api`. Hosts are names or addresses, with or without brackets.
+    pub(super) fn new(api: Url, allowed_hosts: &[String], proxy_host: Option<&str>) -> Self {
         let allowed_hosts = allowed_hosts.iter().map(|host| normal(host)).collect();
-        Self { api, allowed_hosts }
+        Self { api, allowed_hosts, proxy_host: proxy_host.map(normal) }
     }
 
     /// Judges a URL before it is asked. Names are judged again once they are resolved.
@@ -57,6 +62,10 @@ impl HopRules {
         if same_origin(url, &self.api) {
             return Err(HopRefusal::BackToApi);
         }
+        let host = url.host_str().ok_or(HopRefusal::NoHost)?;
+        if self.is_proxy(host) && !self.allows(host) {
+            return Err(HopRefusal::Proxy);
+        }
         let address = match url.host().ok_or(HopRefusal::NoHost)? {
             Host::Ipv4(address) => IpAddr::V4(address),
             Host::Ipv6(address) => IpAddr::V6(address),
@@ -65,9 +74,9 @@ impl HopRules {
         Ok(self.judge_address(&address.to_string(), address)?)
     }
 
-    /// Judges an address that `host` leads to.
+    /// Judges an address that `host` leads to, be it behind a link or the proxy.
     pub(super) fn judge_address(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
-        if self.allows(host) {
+        if self.allows(host) || self.is_proxy(host) {
             return Ok(());
         }
         let class = match (is_loopback_host(&self.api), class_of(address)) {
@@ -78,14 +87,17 @@ impl HopRules {
         Err(RefusedAddress { host: shown(host, &[]), address, class })
     }
 
-    /// Whether the operator vouches for a host.
-    pub(super) fn allows(&self, host: &str) -> bool {
+    fn allows(&self, host: &str) -> bool {
         self.allowed_hosts.contains(&normal(host))
+    }
+
+    fn is_proxy(&self, host: &str) -> bool {
+        self.proxy_host.as_deref() == Some(normal(host).as_str())
     }
 }
 
 /// A host as it is compared: lower case, without brackets and without the root's dot.
-pub(super) fn normal(host: &str) -> String {
+fn normal(host: &str) -> String {
     let bare = host.trim().trim_start_matches('[').trim_end_matches(']');
     bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase()
 }
@@ -182,7 +194,7 @@ mod tests {
 
     fn rules(api: &str, allowed: &[&str]) -> HopRules {
         let allowed: Vec<_> = allowed.iter().map(|host| (*host).to_owned()).collect();
-        HopRules::new(api.parse().unwrap(), &allowed)
+        HopRules::new(api.parse().unwrap(), &allowed, None)
     }
 
     fn judge(rules: &HopRules, url: &str) -> Result<(), HopRefusal> {
@@ -262,6 +274,20 @@ mod tests {
             assert_eq!(rules.judge_address(host, inward), Ok(()), "{host}");
         }
         assert!(rules.judge_address("evil.minio.internal", inward).is_err());
+    }
+
+    #[test]
+    fn the_proxys_address_is_exempt_but_no_link_leads_to_it() {
+        let api: Url = "https://api.example/".parse().unwrap();
+        let inward = "10.0.0.3".parse().unwrap();
+        for proxy in ["Proxy.corp", "10.0.0.3", "[fd00::3]"] {
+            let rules = HopRules::new(api.clone(), &[], Some(proxy));
+            assert_eq!(rules.judge_address(proxy, inward), Ok(()), "{proxy}");
+            assert!(rules.judge_address("store.example", inward).is_err(), "{proxy}");
+            assert_eq!(judge(&rules, &format!("https://{proxy}:3128/")), Err(HopRefusal::Proxy), "{proxy}");
+            let vouched = HopRules::new(api.clone(), &[proxy.to_owned()], Some(proxy));
+            assert_eq!(judge(&vouched, &format!("https://{proxy}/")), Ok(()), "{proxy}");
+        }
     }
 
     #[test]

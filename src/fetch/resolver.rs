@@ -6,40 +6,27 @@ use std::sync::Arc;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::hop::{HopRules, normal};
+use super::hop::HopRules;
 
 /// Stands for any signed link when the environment is asked for its proxy.
 const SOME_LINK: &str = "https://signed-link.invalid/";
 
 /// Resolves with the system's resolver and judges every address.
-pub(super) struct JudgingResolver {
-    rules: Arc<HopRules>,
-    /// The environment's proxy is the operator's word; its address is not one that a link leads to.
-    proxy_host: Option<String>,
-}
-
-impl JudgingResolver {
-    pub(super) fn new(rules: Arc<HopRules>, proxy_host: Option<String>) -> Self {
-        Self { rules, proxy_host }
-    }
-}
+pub(super) struct JudgingResolver(pub(super) Arc<HopRules>);
 
 /// The host of the proxy that the environment names for https, where it does.
 pub(super) fn environment_proxy_host() -> Option<String> {
     let intercept = Matcher::from_env().intercept(&hyper::Uri::from_static(SOME_LINK))?;
-    intercept.uri().host().map(normal)
+    intercept.uri().host().map(str::to_owned)
 }
 
 impl Resolve for JudgingResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.rules);
-        let exempt = self.proxy_host.as_deref() == Some(normal(name.as_str()).as_str());
+        let rules = Arc::clone(&self.0);
         Box::pin(async move {
             let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if !exempt {
-                for address in &addresses {
-                    rules.judge_address(name.as_str(), address.ip())?;
-                }
+            for address in &addresses {
+                rules.judge_address(name.as_str(), address.ip())?;
             }
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
@@ -52,9 +39,8 @@ mod tests {
     use crate::transport::RefusedAddress;
 
     async fn resolve(api: &str, allowed: &[String], proxy_host: Option<&str>) -> Result<usize, String> {
-        let rules = Arc::new(HopRules::new(api.parse().unwrap(), allowed));
-        let resolver = JudgingResolver::new(rules, proxy_host.map(str::to_owned));
-        match resolver.resolve("localhost".parse().unwrap()).await {
+        let rules = Arc::new(HopRules::new(api.parse().unwrap(), allowed, proxy_host));
+        match JudgingResolver(rules).resolve("localhost".parse().unwrap()).await {
             Ok(addresses) => Ok(addresses.count()),
             Err(error) => Err(error.downcast_ref::<RefusedAddress>().unwrap().class.to_owned()),
         }
