@@ -49,6 +49,12 @@ impl RestKey {
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
+
+    /// The key, still hidden, to hand on.
+    #[must_use]
+    pub fn secret(&self) -> &SecretString {
+        &self.0
+    }
 }
 
 impl PartialEq for RestKey {

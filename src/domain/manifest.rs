@@ -100,9 +100,9 @@ impl Manifest {
         }
     }
 
-    /// The exact bytes that go to disk and into the state: JSON with a newline at its end.
+    /// The exact text that goes to disk and into the state: JSON with a newline at its end.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_text(&self) -> String {
         to_json(self)
     }
 
@@ -156,9 +156,9 @@ impl From<ManifestPart> for CommittedPart {
     }
 }
 
-/// The bytes of `failed.json`.
+/// The text of `failed.json`.
 #[must_use]
-pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Failure) -> Vec<u8> {
+pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Failure) -> String {
     #[derive(Serialize)]
     struct Notice<'a> {
         version: u32,
@@ -180,11 +180,11 @@ pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Fai
     })
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes =
-        serde_json::to_vec_pretty(value).expect("plain structs with string keys always serialize");
-    bytes.push(b'\n');
-    bytes
+fn to_json(value: &impl Serialize) -> String {
+    let mut text =
+        serde_json::to_string_pretty(value).expect("plain structs with string keys always serialize");
+    text.push('\n');
+    text
 }
 
 #[cfg(test)]
@@ -218,11 +218,10 @@ mod tests {
 
     #[test]
     fn a_manifest_reads_back_in_part_order_with_its_request_verbatim() {
-        let bytes = manifest().to_bytes();
-        let back = Manifest::parse(&bytes).unwrap();
+        let text = manifest().to_text();
+        let back = Manifest::parse(text.as_bytes()).unwrap();
         assert_eq!(back.parts.iter().map(|part| part.part).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(back.request.unwrap().get(), "{\"export_type\": \"ATTRIBUTES\"}");
-        let text = String::from_utf8(bytes).unwrap();
         assert!(text.contains("\"sealed_at\": \"2026-01-02T03:04:05Z\""), "{text}");
         assert!(text.contains("\"verified_by\": [\n        \"size\",\n        \"md5\""), "{text}");
         assert!(text.ends_with("}\n"));
@@ -230,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_manifest_that_points_elsewhere_is_refused() {
-        let text = String::from_utf8(manifest().to_bytes()).unwrap();
+        let text = manifest().to_text();
         let escaped = text.replace("part-00001-a.json", "../../etc/passwd");
         assert!(matches!(Manifest::parse(escaped.as_bytes()), Err(ManifestError::Path(1))));
         let newer = text.replace("\"version\": 1", "\"version\": 9");

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod ids;
 pub mod manifest;
 pub mod moment;
+pub mod pace;
 pub mod part;
 pub mod report;
 pub mod resume;

@@ -229,6 +229,12 @@ impl Dir {
         }
     }
 
+    /// An error of this directory's own, for what is not a file system operation but hinders one.
+    #[must_use]
+    pub fn failed(&self, operation: &'static str, errno: Errno) -> DurableError {
+        DurableError::new(operation, &self.path, errno)
+    }
+
     /// Which directory this is.
     ///
     /// # Errors

@@ -82,6 +82,13 @@ impl Fetching {
             .map(|(key, part)| order(key, part))
     }
 
+    /// Declared bytes of the parts that are not on disk yet.
+    #[must_use]
+    pub fn outstanding_bytes(&self) -> u64 {
+        let open = self.parts.values().filter(|part| !part.is_terminal());
+        open.filter_map(|part| part.declared_bytes).fold(0, u64::saturating_add)
+    }
+
     /// Whether the folder was made and looked at.
     #[must_use]
     pub fn is_prepared(&self) -> bool {

@@ -75,8 +75,8 @@ pub enum WatchState {
     Fetching(Fetching),
     /// All parts are committed; the manifest is not yet durable.
     Sealing {
-        /// The manifest's exact bytes.
-        manifest: Arc<[u8]>,
+        /// The manifest's exact text.
+        manifest: Arc<str>,
         /// How many parts, and their bytes together.
         totals: Totals,
     },
@@ -177,7 +177,7 @@ pub enum WatchEvent {
 pub enum Recorded {
     /// A committed part.
     PartCommitted(PartKey),
-    /// The manifest's bytes.
+    /// The manifest's text.
     Sealing,
     /// The end of an export that is whole.
     Completed,
@@ -199,7 +199,7 @@ pub enum Command {
     /// Write a record.
     Record(RecordChange),
     /// Write `manifest.json`.
-    Seal(Arc<[u8]>),
+    Seal(Arc<str>),
     /// Write `failed.json`.
     WriteFailureNotice(Failure),
     /// Take `failed.json` away.
@@ -217,8 +217,8 @@ pub enum RecordChange {
     PartCommitted(CommittedPart),
     /// A partial is synced up to its resume point.
     PartialSynced(ResumablePart),
-    /// All parts are committed; the manifest's exact bytes.
-    Sealing(Arc<[u8]>),
+    /// All parts are committed; the manifest's exact text.
+    Sealing(Arc<str>),
     /// The export is whole.
     Completed {
         /// How many parts, and their bytes together.
@@ -402,7 +402,7 @@ impl Watch {
                 let totals = Totals::of(&parts);
                 let manifest =
                     Manifest::seal(self.project.clone(), self.export.clone(), facts, parts, cx.now.wall);
-                let manifest: Arc<[u8]> = manifest.to_bytes().into();
+                let manifest: Arc<str> = manifest.to_text().into();
                 commands.push(Command::Record(RecordChange::Sealing(manifest.clone())));
                 WatchState::Sealing { manifest, totals }
             }
@@ -441,8 +441,8 @@ enum Transition {
     WatchAgain(Kept),
 }
 
-fn kept_of_manifest(manifest: &[u8]) -> Kept {
-    let parts = Manifest::parse(manifest).map(|manifest| manifest.parts).unwrap_or_default();
+fn kept_of_manifest(manifest: &str) -> Kept {
+    let parts = Manifest::parse(manifest.as_bytes()).map(|manifest| manifest.parts).unwrap_or_default();
     let committed = parts.into_iter().map(|part| (part.file_id.clone(), CommittedPart::from(part))).collect();
     Kept { committed, partials: BTreeMap::new() }
 }

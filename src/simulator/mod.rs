@@ -1,0 +1,202 @@
+//! Floor 3, a well-behaved Batch API and object store on loopback, in plain HTTP, for `demo`, tests and benches.
+//!
+//! Two origins, as in the real world: the API redirects to a store that takes no credentials. What they say is a
+//! [`Script`] of plain values; every request is recorded; nothing waits for time unless the script says so. Faults below
+//! HTTP (resets, garbage, TLS) are not its business.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `script` | projects, exports, files |
+//! | `steps` | what the n-th request for each gets |
+//! | `canned` | an answer written down beforehand |
+//! | `content` | the bytes of a file, given or generated |
+//! | `record` | what was asked and answered |
+//! | `world` | the script as it stands now, counters, links |
+//! | `api`, `store` | one origin each: a request in, a reply out |
+//! | `reply` | bodies on their way: cut, stalled, slowed |
+//! | `connection`, `server` | sockets and hyper |
+
+mod api;
+mod canned;
+mod connection;
+mod content;
+mod record;
+mod reply;
+mod script;
+mod server;
+mod steps;
+mod store;
+mod world;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use canned::Canned;
+pub use content::Content;
+pub use record::{NotSeen, Origin, Recorded};
+pub use script::{ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject};
+pub use steps::{LinkStep, Serving, StoreStep, ViewStep};
+pub use world::UnknownId;
+
+use world::World;
+
+/// The API version in [`Simulator::api_base_url`].
+const API_VERSION: &str = "2.11";
+
+/// A running simulator, inside the caller's tokio runtime. Dropping it ends its tasks and connections.
+#[derive(Debug)]
+pub struct Simulator {
+    world: Arc<World>,
+    api_address: SocketAddr,
+    store_address: SocketAddr,
+    stop: CancellationToken,
+    servers: JoinSet<()>,
+}
+
+impl Simulator {
+    /// Listens on two free ports of 127.0.0.1 and plays the script.
+    ///
+    /// # Errors
+    /// When no listener can be had.
+    pub async fn start(script: Script) -> io::Result<Self> {
+        let api = TcpListener::bind("127.0.0.1:0").await?;
+        let store = TcpListener::bind("127.0.0.1:0").await?;
+        let (api_address, store_address) = (api.local_addr()?, store.local_addr()?);
+        let api_base_url = format!("http://{api_address}/{API_VERSION}");
+        let store_origin = format!("http://{store_address}");
+        // The checksums of large contents take their time.
+        let build = move || World::new(script, api_base_url, store_origin);
+        let world = Arc::new(tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?);
+        let stop = CancellationToken::new();
+        let mut servers = JoinSet::new();
+        for (listener, origin) in [(api, Origin::Api), (store, Origin::Store)] {
+            servers.spawn(server::serve(listener, origin, Arc::clone(&world), stop.clone()));
+        }
+        Ok(Self { world, api_address, store_address, stop, servers })
+    }
+
+    /// Ends every connection, held ones included, and waits until all tasks are gone.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.servers.join_next().await.is_some() {}
+    }
+
+    /// What goes into `api.base_url`.
+    #[must_use]
+    pub fn api_base_url(&self) -> &str {
+        &self.world.api_base_url
+    }
+
+    /// Where the API listens.
+    #[must_use]
+    pub fn api_address(&self) -> SocketAddr {
+        self.api_address
+    }
+
+    /// Where the store listens.
+    #[must_use]
+    pub fn store_address(&self) -> SocketAddr {
+        self.store_address
+    }
+
+    /// The store's own origin, `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn store_origin(&self) -> String {
+        format!("http://{}", self.store_address)
+    }
+
+    /// From now on signed links lead to this origin, such as a proxy's in front of the store.
+    pub fn set_link_origin(&self, origin: &str) {
+        self.world.set_link_origin(origin.to_owned());
+    }
+
+    /// From now on signed links live so long.
+    pub fn set_link_lifetime(&self, lifetime: Duration) {
+        self.world.set_link_lifetime(lifetime);
+    }
+
+    /// Every link that was signed so far is refused from now on.
+    pub fn expire_links(&self) {
+        self.world.expire_links();
+    }
+
+    /// Lets everything go that is held for this export or file ID, now and later, until [`Simulator::hold`].
+    pub fn release(&self, id: &str) {
+        self.world.release(id);
+    }
+
+    /// Takes a [`Simulator::release`] back.
+    pub fn hold(&self, id: &str) {
+        self.world.hold(id);
+    }
+
+    /// Every request to this origin gets this answer, until `None`. Steps are not used up meanwhile.
+    pub fn set_outage(&self, origin: Origin, answer: Option<Canned>) {
+        self.world.set_outage(origin, answer);
+    }
+
+    /// Every call of this project gets this answer, until `None`. Steps are not used up meanwhile.
+    ///
+    /// # Errors
+    /// When the script has no such project.
+    pub fn set_project_outage(&self, project_key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
+        self.world.set_project_outage(project_key, answer)
+    }
+
+    /// From now on the project's REST key is this one.
+    ///
+    /// # Errors
+    /// When the script has no such project.
+    pub fn rotate_key(&self, project_key: &str, rest_api_key: &str) -> Result<(), UnknownId> {
+        self.world.set_rest_api_key(project_key, rest_api_key)
+    }
+
+    /// The project's listing answers this; `None` is the listing of its exports again.
+    ///
+    /// # Errors
+    /// When the script has no such project.
+    pub fn set_listing(&self, project_key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
+        self.world.set_listing(project_key, answer)
+    }
+
+    /// Adds an export on top of the project's list, or replaces the one with its ID.
+    ///
+    /// # Errors
+    /// When the script has no such project.
+    pub fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
+        self.world.put_export(project_key, export)
+    }
+
+    /// The next view call of the export gets the first of these steps. A file of theirs that is new or changed starts with
+    /// its first steps, too.
+    ///
+    /// # Errors
+    /// When the script has no such export.
+    pub fn set_views(&self, export_id: &str, views: Vec<ViewStep>) -> Result<(), UnknownId> {
+        self.world.set_views(export_id, views)
+    }
+
+    /// Every request so far, in order of arrival.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.world.recorder.requests()
+    }
+
+    /// Waits until the requests so far satisfy `seen`, which is asked after each change; returns them.
+    ///
+    /// # Errors
+    /// When that has not happened within `timeout`.
+    pub async fn wait_for(
+        &self,
+        seen: impl FnMut(&[Recorded]) -> bool,
+        timeout: Duration,
+    ) -> Result<Vec<Recorded>, NotSeen> {
+        self.world.recorder.wait_for(seen, timeout).await
+    }
+}

@@ -1,0 +1,150 @@
+//! Every request that came in, in order, for tests to count and to wait for.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Which of the simulator's two listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The Batch API.
+    Api,
+    /// The object store.
+    Store,
+}
+
+/// One request and what became of it.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Who was asked.
+    pub origin: Origin,
+    /// When its head had arrived.
+    pub at: Instant,
+    /// HTTP method.
+    pub method: String,
+    /// Path, as sent.
+    pub path: String,
+    /// Query, as sent, without the question mark.
+    pub query: Option<String>,
+    /// Headers in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Status answered; `None` while it is held or worked on.
+    pub status: Option<u16>,
+    /// Bytes of the answer's body handed to the connection so far.
+    pub body_bytes: u64,
+    /// When the answer's body was sent whole, cut, or given up by the client.
+    pub ended_at: Option<Instant>,
+}
+
+impl Recorded {
+    /// The first value of a header, by its name in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The first value of a query parameter, decoded.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        parameter(self.query.as_deref(), name)
+    }
+
+    /// Whether this is a view call for that export.
+    #[must_use]
+    pub fn is_view_of(&self, export_id: &str) -> bool {
+        self.is_call("/exports/view", export_id)
+    }
+
+    /// Whether this is a download call for that file.
+    #[must_use]
+    pub fn is_link_of(&self, file_id: &str) -> bool {
+        self.is_call("/exports/download", file_id)
+    }
+
+    /// Whether this asks the store for that file.
+    #[must_use]
+    pub fn is_fetch_of(&self, file_id: &str) -> bool {
+        self.origin == Origin::Store && self.path.strip_prefix("/blob/") == Some(file_id)
+    }
+
+    fn is_call(&self, route: &str, id: &str) -> bool {
+        self.origin == Origin::Api
+            && self.path.ends_with(route)
+            && self.parameter("id").is_some_and(|value| value == id)
+    }
+}
+
+/// The first value of a query parameter, decoded.
+pub(super) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    url::form_urlencoded::parse(query.unwrap_or("").as_bytes())
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
+}
+
+/// What was waited for did not happen.
+#[derive(Debug, thiserror::Error)]
+#[error("not seen within {waited:?}; the requests so far:\n{seen}")]
+pub struct NotSeen {
+    /// How long was waited.
+    pub waited: Duration,
+    /// A line for each request, without header values and queries.
+    pub seen: String,
+}
+
+/// The list of requests; each change wakes whoever waits.
+#[derive(Debug)]
+pub(super) struct Recorder(watch::Sender<Vec<Recorded>>);
+
+impl Recorder {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(Vec::new()))
+    }
+
+    /// Adds a request; the number is how [`Recorder::update`] finds it again.
+    pub(super) fn add(&self, request: Recorded) -> usize {
+        let mut number = 0;
+        self.0.send_modify(|requests| {
+            number = requests.len();
+            requests.push(request);
+        });
+        number
+    }
+
+    /// Notes what became of a request.
+    pub(super) fn update(&self, number: usize, change: impl FnOnce(&mut Recorded)) {
+        self.0.send_modify(|requests| {
+            if let Some(request) = requests.get_mut(number) {
+                change(request);
+            }
+        });
+    }
+
+    pub(super) fn requests(&self) -> Vec<Recorded> {
+        self.0.borrow().clone()
+    }
+
+    pub(super) async fn wait_for(
+        &self,
+        mut seen: impl FnMut(&[Recorded]) -> bool,
+        timeout: Duration,
+    ) -> Result<Vec<Recorded>, NotSeen> {
+        let mut receiver = self.0.subscribe();
+        let waiting = receiver.wait_for(|requests| seen(requests));
+        match tokio::time::timeout(timeout, waiting).await {
+            Ok(Ok(requests)) => Ok(requests.clone()),
+            // The sender is `self`, so only the time can be over.
+            Ok(Err(_)) | Err(_) => Err(NotSeen { waited: timeout, seen: self.summary() }),
+        }
+    }
+
+    fn summary(&self) -> String {
+        let line = |request: &Recorded| {
+            let status = request.status.map_or_else(|| "unanswered".to_owned(), |status| status.to_string());
+            let id = request.parameter("id").unwrap_or_default();
+            let Recorded { origin, method, path, body_bytes, .. } = request;
+            format!("  {origin:?} {method} {path} {id} -> {status}, {body_bytes} bytes")
+        };
+        self.0.borrow().iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,159 @@
+//! An answer on its way out: head as plain values, and a body that is cut, stalled or slowed as the script wants.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::Response;
+use hyper::body::{Bytes, Frame};
+use tokio::time::{Instant, sleep_until};
+
+use super::canned::Canned;
+use super::connection::Drained;
+use super::content::{Content, Reader};
+use super::world::World;
+
+/// Bytes per frame of a body.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Frames per second of a slowed body.
+const FRAMES_PER_SECOND: u64 = 20;
+
+/// What hyper sends.
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// An answer, before its headers are known to be valid.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: BodyPlan,
+}
+
+/// What becomes of a body on its way.
+#[derive(Debug)]
+pub(super) struct BodyPlan {
+    pub(super) reader: Reader,
+    /// `Content-Length`; chunks where there is none.
+    pub(super) length: Option<u64>,
+    /// Ends in a closed connection instead of a proper end.
+    pub(super) cut: bool,
+    /// Waits after so many bytes for the release of this ID.
+    pub(super) stall: Option<(u64, String)>,
+    pub(super) bytes_per_second: Option<u64>,
+}
+
+impl From<Canned> for Reply {
+    fn from(canned: Canned) -> Self {
+        Self { status: canned.status, headers: canned.headers, body: BodyPlan::plain(&canned.body.into()) }
+    }
+}
+
+impl BodyPlan {
+    /// All of it, framed by its length.
+    fn plain(content: &Content) -> Self {
+        let reader = content.read(0, u64::MAX);
+        Self {
+            length: Some(reader.remaining_bytes()),
+            reader,
+            cut: false,
+            stall: None,
+            bytes_per_second: None,
+        }
+    }
+}
+
+impl Reply {
+    /// The answer as hyper takes it; headers that are none become a 500 that says so.
+    pub(super) fn into_response(self, number: usize, world: &Arc<World>, drained: Drained) -> Response<Body> {
+        let mut response = Response::builder().status(self.status);
+        for (name, value) in &self.headers {
+            response = response.header(name, value);
+        }
+        let has_length = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        if let Some(length) = self.body.length.filter(|_| !has_length) {
+            response = response.header("content-length", length);
+        }
+        let flow = Flow::new(self.body, number, Arc::clone(world), drained);
+        match response.body(flow.into_body()) {
+            Ok(response) => response,
+            Err(error) => {
+                let canned =
+                    Canned::new(500, "text/plain", format!("the script's answer is not http: {error}"));
+                let body = http_body_util::Full::new(Bytes::from(canned.body));
+                let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+                *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
+                response
+            }
+        }
+    }
+}
+
+/// A body under way. Its end, however it comes, is noted when it is dropped.
+struct Flow {
+    plan: BodyPlan,
+    number: usize,
+    world: Arc<World>,
+    drained: Drained,
+    sent_bytes: u64,
+    began_at: Instant,
+}
+
+impl Flow {
+    fn new(plan: BodyPlan, number: usize, world: Arc<World>, drained: Drained) -> Self {
+        Self { plan, number, world, drained, sent_bytes: 0, began_at: Instant::now() }
+    }
+
+    fn into_body(self) -> Body {
+        let frames = stream::unfold(self, |mut flow| async {
+            let frame = flow.next_frame().await?;
+            Some((frame.map(Frame::data), flow))
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+
+    async fn next_frame(&mut self) -> Option<io::Result<Bytes>> {
+        let mut limit = CHUNK_BYTES;
+        if let Some((at, id)) = &self.plan.stall {
+            if self.sent_bytes >= *at {
+                self.world.wait_for_release(id).await;
+                self.plan.stall = None;
+            } else {
+                limit = usize::try_from(at - self.sent_bytes).map_or(limit, |left| left.min(limit));
+            }
+        }
+        if let Some(rate) = self.plan.bytes_per_second {
+            let frame_bytes = (rate / FRAMES_PER_SECOND).max(1);
+            limit = usize::try_from(frame_bytes).map_or(limit, |bytes| bytes.min(limit));
+            sleep_until(self.began_at + time_for(self.sent_bytes, rate)).await;
+        }
+        match self.plan.reader.next_chunk(limit) {
+            Some(chunk) => {
+                self.sent_bytes += chunk.len() as u64;
+                self.world.recorder.update(self.number, |request| request.body_bytes = self.sent_bytes);
+                Some(Ok(chunk))
+            }
+            None if self.plan.cut => {
+                // An error drops what hyper still buffers, so what was promised has to be on the socket first.
+                self.drained.wait().await;
+                self.plan.cut = false;
+                Some(Err(io::Error::other("cut by the script")))
+            }
+            None => None,
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.world.recorder.update(self.number, |request| request.ended_at = Some(Instant::now()));
+    }
+}
+
+/// How long `bytes` take at `rate` bytes per second.
+fn time_for(bytes: u64, rate: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,329 @@
+//! What the simulator plays: projects, their exports and files, as plain values.
+//!
+//! The keys in a script are made up by whoever writes it; none is a secret, and `Debug` shows them.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, ToSpan};
+use serde_json::{Value, json};
+
+use super::content::Content;
+use super::steps::{LinkStep, StoreStep, ViewStep};
+use crate::domain::checksum::Algorithm;
+
+/// How long a signed link lives: 20 minutes by the API's documentation.
+const LINK_LIFETIME: Duration = Duration::from_secs(20 * 60);
+/// When the scripted exports were requested, unless they say otherwise: a fixed moment keeps answers the same.
+const REQUEST_DATE: Timestamp = Timestamp::constant(1_767_600_000, 0);
+
+/// Everything a simulator starts with.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// The projects.
+    pub projects: Vec<SimProject>,
+    /// How long a signed link is good for.
+    pub link_lifetime: Duration,
+    /// The origin in signed links, where it is not the store's own: a proxy that stands in front of it.
+    pub link_origin: Option<String>,
+    /// Waited before each answer of the API, to look like a network.
+    pub latency: Duration,
+}
+
+impl Script {
+    /// Good links of 20 minutes, no latency.
+    #[must_use]
+    pub fn new(projects: Vec<SimProject>) -> Self {
+        Self { projects, link_lifetime: LINK_LIFETIME, link_origin: None, latency: Duration::ZERO }
+    }
+
+    /// See [`Script::link_lifetime`].
+    #[must_use]
+    pub fn with_link_lifetime(mut self, lifetime: Duration) -> Self {
+        self.link_lifetime = lifetime;
+        self
+    }
+
+    /// See [`Script::latency`].
+    #[must_use]
+    pub fn with_latency(mut self, latency: Duration) -> Self {
+        self.latency = latency;
+        self
+    }
+}
+
+/// One project and what it exported.
+#[derive(Debug, Clone)]
+pub struct SimProject {
+    /// What `X-Batch-Project` has to say.
+    pub project_key: String,
+    /// What `Authorization: Bearer` has to say.
+    pub rest_api_key: String,
+    /// Its exports, newest first.
+    pub exports: Vec<SimExport>,
+}
+
+impl SimProject {
+    /// A project with these keys.
+    #[must_use]
+    pub fn new(project_key: &str, rest_api_key: &str, exports: Vec<SimExport>) -> Self {
+        Self { project_key: project_key.to_owned(), rest_api_key: rest_api_key.to_owned(), exports }
+    }
+}
+
+/// One export request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SimExport {
+    /// Its ID.
+    pub id: String,
+    /// PROFILE_ATTRIBUTES or PROFILE_EVENTS.
+    pub scope: String,
+    /// The request's definition, echoed.
+    pub request: Value,
+    /// When it was requested; it starts six seconds later and ends after six more.
+    pub request_date: Timestamp,
+    /// What each view call says; an empty list is a 404.
+    pub views: Vec<ViewStep>,
+    /// Files that can be downloaded although no view step lists them.
+    pub unlisted: Vec<SimFile>,
+}
+
+impl SimExport {
+    /// An export of attributes whose view calls get these steps.
+    #[must_use]
+    pub fn new(id: &str, views: Vec<ViewStep>) -> Self {
+        Self {
+            id: id.to_owned(),
+            scope: "PROFILE_ATTRIBUTES".to_owned(),
+            request: json!({
+                "export_type": "ATTRIBUTES",
+                "attributes": ["$region", "$language"],
+                "identifiers": ["custom_id"],
+            }),
+            request_date: REQUEST_DATE,
+            views,
+            unlisted: Vec::new(),
+        }
+    }
+
+    /// CREATED, PENDING, RUNNING, then SUCCESS with these files.
+    #[must_use]
+    pub fn succeeding(id: &str, files: Vec<SimFile>) -> Self {
+        let mut views: Vec<_> = ["CREATED", "PENDING", "RUNNING"].map(ViewStep::status).into();
+        views.push(ViewStep::Success(files));
+        Self::new(id, views)
+    }
+
+    /// SUCCESS with these files from the first call on.
+    #[must_use]
+    pub fn finished(id: &str, files: Vec<SimFile>) -> Self {
+        Self::new(id, vec![ViewStep::Success(files)])
+    }
+
+    /// CREATED, RUNNING, then ERROR.
+    #[must_use]
+    pub fn failing(id: &str) -> Self {
+        Self::new(id, ["CREATED", "RUNNING", "ERROR"].map(ViewStep::status).into())
+    }
+
+    /// The answer's body for this status, and these files where the field is present.
+    #[must_use]
+    pub fn report(&self, status: &str, files: Option<&[SimFile]>, api_base_url: &str) -> Value {
+        let started = matches!(status, "RUNNING" | "SUCCESS" | "ERROR");
+        let ended = matches!(status, "SUCCESS" | "ERROR");
+        let mut report = json!({
+            "id": self.id,
+            "request_date": self.request_date,
+            "scope": self.scope,
+            "status": status,
+            "request": self.request,
+        });
+        if started {
+            report["start_date"] = json!(self.request_date + 6.seconds());
+        }
+        if ended {
+            report["completion_date"] = json!(self.request_date + 12.seconds());
+        }
+        if let Some(files) = files {
+            report["files"] = files.iter().map(|file| file.row(api_base_url)).collect();
+        }
+        report
+    }
+}
+
+/// The `size` that a view declares for a file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Declared {
+    /// The content's length.
+    True,
+    /// This number.
+    Bytes(u64),
+    /// No such field.
+    Absent,
+    /// Anything.
+    Raw(Value),
+}
+
+/// One file of an export.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SimFile {
+    /// Its ID; one ID is one file in the whole simulator, the last one registered counts.
+    pub id: String,
+    /// The part number in its row.
+    pub part: Option<u64>,
+    /// The size in its row.
+    pub declared: Declared,
+    /// The `url` in its row, where it is not the download call.
+    pub url: Option<String>,
+    /// What it holds.
+    pub content: Content,
+    /// The store's `ETag`.
+    pub etag: Etag,
+    /// The store's `Content-Type`.
+    pub content_type: String,
+    /// Checksums the store sends with it.
+    pub checksums: Vec<SentChecksum>,
+    /// How fast the store sends it, in bytes per second; `None` is as fast as can be.
+    pub bytes_per_second: Option<u64>,
+    /// What each download call gets; none is [`LinkStep::Redirect`].
+    pub link_steps: Vec<LinkStep>,
+    /// What each request to the store gets; none is to serve it well.
+    pub store_steps: Vec<StoreStep>,
+}
+
+impl SimFile {
+    /// A healthy file, with the part number that is given.
+    #[must_use]
+    pub fn new(id: &str, part: u64, content: impl Into<Content>) -> Self {
+        Self {
+            id: id.to_owned(),
+            part: Some(part),
+            declared: Declared::True,
+            url: None,
+            content: content.into(),
+            etag: Etag::Strong,
+            content_type: "application/json".to_owned(),
+            checksums: Vec::new(),
+            bytes_per_second: None,
+            link_steps: Vec::new(),
+            store_steps: Vec::new(),
+        }
+    }
+
+    /// A healthy file of generated JSON, whose seed is its part number.
+    #[must_use]
+    pub fn generated(id: &str, part: u64, bytes: u64) -> Self {
+        Self::new(id, part, Content::Generated { bytes, seed: part })
+    }
+
+    /// See [`SimFile::declared`].
+    #[must_use]
+    pub fn declaring(mut self, declared: Declared) -> Self {
+        self.declared = declared;
+        self
+    }
+
+    /// The store sends this checksum too.
+    #[must_use]
+    pub fn with_checksum(mut self, checksum: SentChecksum) -> Self {
+        self.checksums.push(checksum);
+        self
+    }
+
+    /// See [`SimFile::etag`].
+    #[must_use]
+    pub fn with_etag(mut self, etag: Etag) -> Self {
+        self.etag = etag;
+        self
+    }
+
+    /// See [`SimFile::bytes_per_second`].
+    #[must_use]
+    pub fn with_bytes_per_second(mut self, rate: u64) -> Self {
+        self.bytes_per_second = Some(rate);
+        self
+    }
+
+    /// The next download call gets this.
+    #[must_use]
+    pub fn on_link(mut self, step: LinkStep) -> Self {
+        self.link_steps.push(step);
+        self
+    }
+
+    /// The next request to the store gets this.
+    #[must_use]
+    pub fn on_fetch(mut self, step: impl Into<StoreStep>) -> Self {
+        self.store_steps.push(step.into());
+        self
+    }
+
+    /// Its row in a view's `files`.
+    fn row(&self, api_base_url: &str) -> Value {
+        let url =
+            self.url.clone().unwrap_or_else(|| format!("{api_base_url}/exports/download?id={}", self.id));
+        let mut row = json!({ "id": self.id, "url": url });
+        if let Some(part) = self.part {
+            row["part"] = part.into();
+        }
+        match &self.declared {
+            Declared::True => row["size"] = self.content.len_bytes().into(),
+            Declared::Bytes(bytes) => row["size"] = (*bytes).into(),
+            Declared::Absent => {}
+            Declared::Raw(value) => row["size"] = value.clone(),
+        }
+        row
+    }
+}
+
+/// Which validator the store sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Etag {
+    /// One that ranges can rely on.
+    Strong,
+    /// `W/"…"`.
+    Weak,
+    /// None.
+    Absent,
+}
+
+/// The header that carries a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChecksumHeader {
+    /// `Content-MD5`, whole answers only.
+    ContentMd5,
+    /// `Digest`.
+    Digest,
+    /// `Repr-Digest`.
+    ReprDigest,
+    /// `Content-Digest`, whole answers only.
+    ContentDigest,
+    /// `x-goog-hash`.
+    GoogHash,
+    /// `x-amz-checksum-…`, whole answers only.
+    AmzChecksum,
+}
+
+/// A checksum that the store sends with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SentChecksum {
+    /// In which header.
+    pub header: ChecksumHeader,
+    /// By which algorithm; a header that has no word for it is sent with the algorithm's name anyway.
+    pub algorithm: Algorithm,
+    /// Whether it is the content's; otherwise it is wrong in one bit.
+    pub correct: bool,
+}
+
+impl SentChecksum {
+    /// The content's own.
+    #[must_use]
+    pub fn correct(header: ChecksumHeader, algorithm: Algorithm) -> Self {
+        Self { header, algorithm, correct: true }
+    }
+
+    /// One that no bytes of this file will match.
+    #[must_use]
+    pub fn wrong(header: ChecksumHeader, algorithm: Algorithm) -> Self {
+        Self { header, algorithm, correct: false }
+    }
+}

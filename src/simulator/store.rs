@@ -1,0 +1,227 @@
+//! The object store's side of a conversation: signed links, strictness, ranges, validators and checksums.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::HeaderMap;
+use hyper::http::request::Parts;
+
+use super::canned::Canned;
+use super::record::{Origin, parameter};
+use super::reply::{BodyPlan, Reply};
+use super::script::{ChecksumHeader, SentChecksum, SimFile};
+use super::steps::{Serving, StoreStep};
+use super::world::{StoredFile, World};
+
+/// A signed link needs none of them, and a client that sends one has leaked it.
+const REFUSED_HEADERS: [&str; 4] = ["authorization", "x-batch-project", "cookie", "referer"];
+
+pub(super) async fn answer(world: &World, head: &Parts) -> Reply {
+    if let Some(name) = REFUSED_HEADERS.iter().find(|name| head.headers.contains_key(**name)) {
+        let message = format!("A signed link takes no {name} header.");
+        return Canned::store_error(400, "InvalidArgument", &message).into();
+    }
+    if let Some(outage) = world.outage(Origin::Store) {
+        return outage.into();
+    }
+    if head.method != hyper::Method::GET {
+        return Canned::store_error(405, "MethodNotAllowed", "Only GET is allowed.").into();
+    }
+    let Some(file_id) = head.uri.path().strip_prefix("/blob/") else {
+        return Canned::store_error(404, "NoSuchKey", "The key does not exist.").into();
+    };
+    let signature = parameter(head.uri.query(), "signature").unwrap_or_default();
+    if !world.honours(file_id, &signature) {
+        return expired();
+    }
+    match world.next_fetch(file_id) {
+        None => Canned::store_error(404, "NoSuchKey", "The key does not exist.").into(),
+        Some((_, StoreStep::ExpiredLink)) => expired(),
+        Some((_, StoreStep::Answer(canned))) => canned.into(),
+        Some((stored, StoreStep::Serve(serving))) => {
+            if serving.held {
+                world.wait_for_release(file_id).await;
+            }
+            serve(&stored, &serving, &head.headers)
+        }
+    }
+}
+
+fn expired() -> Reply {
+    Canned::store_error(403, "AccessDenied", "Request has expired").into()
+}
+
+/// The file, or the range of it that the headers ask for.
+pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap) -> Reply {
+    let (content, etag) = match &serving.other_content {
+        Some(other) => (other, Some(other.etag())),
+        None => (&stored.file.content, stored.etag.clone()),
+    };
+    let total = content.len_bytes();
+    let range = match serving.ignores_range {
+        true => Asked::Whole,
+        false => Asked::parse(request, etag.as_deref(), total),
+    };
+    let mut headers = vec![("accept-ranges".to_owned(), "bytes".to_owned())];
+    let mut header = |name: &str, value: String| headers.push((name.to_owned(), value));
+    let (status, mut reader) = match range {
+        Asked::Whole => (200, content.read(0, total)),
+        Asked::Part { first, last } => {
+            header("content-range", format!("bytes {first}-{last}/{total}"));
+            (206, content.read(first, last + 1))
+        }
+        Asked::Beyond => {
+            let refusal = Canned::store_error(416, "InvalidRange", "The range is not satisfiable");
+            return refusal.with_header("content-range", &format!("bytes */{total}")).into();
+        }
+    };
+    header("content-type", stored.file.content_type.clone());
+    if let Some(etag) = etag {
+        header("etag", etag);
+    }
+    if serving.other_content.is_none() {
+        let fitting = stored.checksums.iter().filter(|(.., whole_only)| status == 200 || !whole_only);
+        headers.extend(fitting.map(|(name, value, _)| (name.clone(), value.clone())));
+    }
+    for (name, value) in &serving.headers {
+        headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        headers.push((name.to_ascii_lowercase(), value.clone()));
+    }
+    let length = reader.remaining_bytes();
+    let mut cut = serving.claimed_length.is_some_and(|claimed| claimed > length);
+    if let Some(bytes) = serving.cut_after {
+        reader.cut_after(bytes);
+        cut = true;
+    }
+    let body = BodyPlan {
+        reader,
+        length: (!serving.chunked).then_some(serving.claimed_length.unwrap_or(length)),
+        cut,
+        stall: serving.stall_after.map(|bytes| (bytes, stored.file.id.clone())),
+        bytes_per_second: serving.bytes_per_second.or(stored.file.bytes_per_second),
+    };
+    Reply { status, headers, body }
+}
+
+/// What of a file a request asks for (RFC 9110 sections 13.1.5 and 14.2).
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// All of it, or something that a server may answer with all of it.
+    Whole,
+    /// From the first to the last byte, both included.
+    Part { first: u64, last: u64 },
+    /// A range that begins behind the end.
+    Beyond,
+}
+
+impl Asked {
+    fn parse(request: &HeaderMap, etag: Option<&str>, total: u64) -> Self {
+        let header = |name: &str| request.get(name).and_then(|value| value.to_str().ok());
+        let unchanged = header("if-range")
+            .is_none_or(|validator| Some(validator) == etag && !validator.starts_with("W/"));
+        match header("range").filter(|_| unchanged) {
+            Some(range) => Self::parse_range(range, total).unwrap_or(Self::Whole),
+            None => Self::Whole,
+        }
+    }
+
+    /// One range; several at once are answered with the whole, as a server may.
+    fn parse_range(range: &str, total: u64) -> Option<Self> {
+        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let (first, last) = match (first, last) {
+            ("", suffix) => (total.saturating_sub(suffix.parse().ok()?), total.checked_sub(1)?),
+            (first, "") => (first.parse().ok()?, total.saturating_sub(1)),
+            (first, last) => (first.parse().ok()?, last.parse::<u64>().ok()?.min(total.saturating_sub(1))),
+        };
+        match first {
+            first if first >= total => Some(Self::Beyond),
+            first => (first <= last).then_some(Self::Part { first, last }),
+        }
+    }
+}
+
+/// The headers for a file's checksums, and whether each speaks of a whole answer only. Reads the content.
+pub(super) fn checksum_headers(file: &SimFile) -> Vec<(String, String, bool)> {
+    let header = |sent: &SentChecksum| {
+        let mut value = file.content.digest(sent.algorithm);
+        if let Some(byte) = value.first_mut().filter(|_| !sent.correct) {
+            *byte ^= 1;
+        }
+        let value = STANDARD.encode(value);
+        let algorithm = sent.algorithm.to_string();
+        // The names of RFC 3230 and RFC 9530 put a hyphen where ours have none.
+        let hyphenated = match algorithm.as_str() {
+            "sha1" => "sha".to_owned(),
+            other => other.replace("sha", "sha-"),
+        };
+        let (name, value, whole_only) = match sent.header {
+            ChecksumHeader::ContentMd5 => ("content-md5".to_owned(), value, true),
+            ChecksumHeader::Digest => ("digest".to_owned(), format!("{hyphenated}={value}"), false),
+            ChecksumHeader::ReprDigest => {
+                ("repr-digest".to_owned(), format!("{hyphenated}=:{value}:"), false)
+            }
+            ChecksumHeader::ContentDigest => {
+                ("content-digest".to_owned(), format!("{hyphenated}=:{value}:"), true)
+            }
+            ChecksumHeader::GoogHash => ("x-goog-hash".to_owned(), format!("{algorithm}={value}"), false),
+            ChecksumHeader::AmzChecksum => (format!("x-amz-checksum-{algorithm}"), value, true),
+        };
+        (name, value, whole_only)
+    };
+    file.checksums.iter().map(header).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::checksum::{Algorithm, Coverage, promised_checksums};
+
+    #[test]
+    fn ranges_mean_what_rfc_9110_says() {
+        for (range, expected) in [
+            ("bytes=0-", Some(Asked::Part { first: 0, last: 99 })),
+            ("bytes=40-", Some(Asked::Part { first: 40, last: 99 })),
+            ("bytes=40-49", Some(Asked::Part { first: 40, last: 49 })),
+            ("bytes=40-4900", Some(Asked::Part { first: 40, last: 99 })),
+            ("bytes=-10", Some(Asked::Part { first: 90, last: 99 })),
+            ("bytes=-1000", Some(Asked::Part { first: 0, last: 99 })),
+            ("bytes=100-", Some(Asked::Beyond)),
+            ("bytes=50-40", None),
+            ("bytes=0-1,5-6", None),
+            ("lines=0-1", None),
+            ("bytes=x-", None),
+        ] {
+            assert_eq!(Asked::parse_range(range, 100), expected, "{range}");
+        }
+        assert_eq!(Asked::parse_range("bytes=0-", 0), Some(Asked::Beyond));
+    }
+
+    #[test]
+    fn every_checksum_header_is_one_that_the_program_reads() {
+        use ChecksumHeader as Header;
+        for (header, algorithm) in [
+            (Header::ContentMd5, Algorithm::Md5),
+            (Header::Digest, Algorithm::Sha1),
+            (Header::Digest, Algorithm::Sha256),
+            (Header::ReprDigest, Algorithm::Sha512),
+            (Header::ContentDigest, Algorithm::Sha256),
+            (Header::GoogHash, Algorithm::Md5),
+            (Header::GoogHash, Algorithm::Crc32c),
+            (Header::AmzChecksum, Algorithm::Crc32),
+            (Header::AmzChecksum, Algorithm::Crc64nvme),
+            (Header::AmzChecksum, Algorithm::Sha256),
+        ] {
+            let file = SimFile::new("file_1", 1, "[]");
+            let truth = file.content.digest(algorithm);
+            for (sent, agrees) in [
+                (SentChecksum::correct(header, algorithm), true),
+                (SentChecksum::wrong(header, algorithm), false),
+            ] {
+                let headers = checksum_headers(&file.clone().with_checksum(sent));
+                let pairs = headers.iter().map(|(name, value, _)| (name.as_str(), value.as_str()));
+                let promised = promised_checksums(pairs, Coverage::Whole);
+                assert_eq!(promised.len(), 1, "{header:?} {algorithm}");
+                assert_eq!((promised[0].algorithm, promised[0].value == truth), (algorithm, agrees));
+            }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The simulator's memory: the script as it stands now, how often each step was used, and the links that are good.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::canned::Canned;
+use super::record::{Origin, Recorder};
+use super::script::{Etag, Script, SimExport, SimFile, SimProject};
+use super::steps::{LinkStep, Serving, StoreStep, ViewStep};
+use super::store::checksum_headers;
+
+/// The script names no such project or export.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the script has no {kind} {id}")]
+pub struct UnknownId {
+    /// "project" or "export".
+    kind: &'static str,
+    /// What was asked for.
+    id: String,
+}
+
+/// Shared by all connections.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) recorder: Recorder,
+    pub(super) api_base_url: String,
+    pub(super) latency: Duration,
+    released: watch::Sender<HashSet<String>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// By project key.
+    projects: HashMap<String, Project>,
+    /// By file ID.
+    files: HashMap<String, FileEntry>,
+    /// By signature.
+    links: HashMap<String, Link>,
+    link_origin: String,
+    link_lifetime: Duration,
+    outages: HashMap<Origin, Canned>,
+}
+
+#[derive(Debug)]
+struct Project {
+    rest_api_key: String,
+    /// Oldest first, so that a place stays valid.
+    exports: Vec<Arc<SimExport>>,
+    place_of: HashMap<String, usize>,
+    view_calls: HashMap<String, usize>,
+    listing: Option<Canned>,
+    outage: Option<Canned>,
+}
+
+#[derive(Debug)]
+struct FileEntry {
+    project_key: String,
+    stored: Arc<StoredFile>,
+    link_calls: usize,
+    fetches: usize,
+}
+
+/// A file with what the store says about it.
+#[derive(Debug)]
+pub(super) struct StoredFile {
+    pub(super) file: SimFile,
+    pub(super) etag: Option<String>,
+    /// Checksum headers, and whether each speaks of a whole answer only.
+    pub(super) checksums: Vec<(String, String, bool)>,
+}
+
+#[derive(Debug)]
+struct Link {
+    file_id: String,
+    expires_at: Instant,
+}
+
+impl World {
+    /// Reads every content that a checksum is sent for.
+    pub(super) fn new(script: Script, api_base_url: String, store_origin: String) -> Self {
+        let mut state = State {
+            projects: HashMap::new(),
+            files: HashMap::new(),
+            links: HashMap::new(),
+            link_origin: script.link_origin.unwrap_or(store_origin),
+            link_lifetime: script.link_lifetime,
+            outages: HashMap::new(),
+        };
+        for project in script.projects {
+            state.add_project(project);
+        }
+        Self {
+            recorder: Recorder::new(),
+            api_base_url,
+            latency: script.latency,
+            released: watch::Sender::new(HashSet::new()),
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn release(&self, id: &str) {
+        self.released.send_modify(|released| {
+            released.insert(id.to_owned());
+        });
+    }
+
+    pub(super) fn hold(&self, id: &str) {
+        self.released.send_modify(|released| {
+            released.remove(id);
+        });
+    }
+
+    /// Waits until `id` is released; at once if it already is.
+    pub(super) async fn wait_for_release(&self, id: &str) {
+        // The sender is `self`: this cannot fail while anybody waits.
+        let _ = self.released.subscribe().wait_for(|released| released.contains(id)).await;
+    }
+
+    pub(super) fn set_outage(&self, origin: Origin, answer: Option<Canned>) {
+        let mut state = self.state();
+        match answer {
+            Some(answer) => state.outages.insert(origin, answer),
+            None => state.outages.remove(&origin),
+        };
+    }
+
+    pub(super) fn outage(&self, origin: Origin) -> Option<Canned> {
+        self.state().outages.get(&origin).cloned()
+    }
+
+    pub(super) fn set_link_origin(&self, origin: String) {
+        self.state().link_origin = origin;
+    }
+
+    pub(super) fn set_link_lifetime(&self, lifetime: Duration) {
+        self.state().link_lifetime = lifetime;
+    }
+
+    pub(super) fn expire_links(&self) {
+        self.state().links.clear();
+    }
+
+    /// Changes a project of the script.
+    pub(super) fn set_rest_api_key(&self, project_key: &str, rest_api_key: &str) -> Result<(), UnknownId> {
+        rest_api_key.clone_into(&mut self.state().project(project_key)?.rest_api_key);
+        Ok(())
+    }
+
+    pub(super) fn set_project_outage(
+        &self,
+        project_key: &str,
+        answer: Option<Canned>,
+    ) -> Result<(), UnknownId> {
+        self.state().project(project_key)?.outage = answer;
+        Ok(())
+    }
+
+    pub(super) fn set_listing(&self, project_key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
+        self.state().project(project_key)?.listing = answer;
+        Ok(())
+    }
+
+    /// Puts an export on top of its project's list, or in the place of the one with its ID; its calls count from zero.
+    pub(super) fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
+        let mut state = self.state();
+        state.project(project_key)?;
+        state.register_files(project_key, &export);
+        state.project(project_key)?.put(export);
+        Ok(())
+    }
+
+    pub(super) fn set_views(&self, export_id: &str, views: Vec<ViewStep>) -> Result<(), UnknownId> {
+        let found = self.state().projects.iter().find_map(|(key, project)| {
+            let place = *project.place_of.get(export_id)?;
+            Some((key.clone(), SimExport::clone(project.exports.get(place)?)))
+        });
+        let Some((project_key, export)) = found else {
+            return Err(UnknownId { kind: "export", id: export_id.to_owned() });
+        };
+        self.put_export(&project_key, SimExport { views, ..export })
+    }
+
+    /// Whether these credentials belong together.
+    pub(super) fn authenticates(&self, project_key: &str, rest_api_key: &str) -> bool {
+        self.state().projects.get(project_key).is_some_and(|project| project.rest_api_key == rest_api_key)
+    }
+
+    pub(super) fn project_outage(&self, project_key: &str) -> Option<Canned> {
+        self.state().projects.get(project_key)?.outage.clone()
+    }
+
+    /// The next view step of an export; `None` for an export this project does not have.
+    pub(super) fn next_view(&self, project_key: &str, export_id: &str) -> Option<(Arc<SimExport>, ViewStep)> {
+        let mut state = self.state();
+        let project = state.projects.get_mut(project_key)?;
+        let export = Arc::clone(project.exports.get(*project.place_of.get(export_id)?)?);
+        let step = nth(&export.views, project.view_calls.entry(export_id.to_owned()).or_default())?;
+        Some((export, step))
+    }
+
+    /// The exports of a project, newest first, with the step that the last view call got, or the listing that was set for it.
+    pub(super) fn listing(&self, project_key: &str) -> Result<Vec<(Arc<SimExport>, ViewStep)>, Canned> {
+        let state = self.state();
+        let Some(project) = state.projects.get(project_key) else { return Ok(Vec::new()) };
+        if let Some(answer) = &project.listing {
+            return Err(answer.clone());
+        }
+        let row = |export: &Arc<SimExport>| {
+            let mut calls = project.view_calls.get(&export.id).map_or(0, |calls| calls.saturating_sub(1));
+            Some((Arc::clone(export), nth(&export.views, &mut calls)?))
+        };
+        Ok(project.exports.iter().rev().filter_map(row).collect())
+    }
+
+    /// The next link step of a file; `None` for a file this project does not have.
+    pub(super) fn next_link(&self, project_key: &str, file_id: &str) -> Option<(Arc<StoredFile>, LinkStep)> {
+        let mut state = self.state();
+        let entry = state.files.get_mut(file_id).filter(|entry| entry.project_key == project_key)?;
+        let step = nth(&entry.stored.file.link_steps, &mut entry.link_calls).unwrap_or(LinkStep::Redirect);
+        Some((Arc::clone(&entry.stored), step))
+    }
+
+    /// Origin and path of a fresh signed link.
+    pub(super) fn sign(&self, file_id: &str) -> (String, String) {
+        let signature = format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
+        let mut state = self.state();
+        let now = Instant::now();
+        state.links.retain(|_, link| link.expires_at > now);
+        let lifetime = state.link_lifetime;
+        let expires =
+            (SystemTime::now() + lifetime).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let link = Link { file_id: file_id.to_owned(), expires_at: now + lifetime };
+        state.links.insert(signature.clone(), link);
+        (state.link_origin.clone(), format!("/blob/{file_id}?expires={expires}&signature={signature}"))
+    }
+
+    /// Whether a signed link is for this file and still good.
+    pub(super) fn honours(&self, file_id: &str, signature: &str) -> bool {
+        let state = self.state();
+        state.links.get(signature).is_some_and(|link| {
+            link.file_id == file_id && link.expires_at > Instant::now() && state.files.contains_key(file_id)
+        })
+    }
+
+    /// The next store step of a file.
+    pub(super) fn next_fetch(&self, file_id: &str) -> Option<(Arc<StoredFile>, StoreStep)> {
+        let mut state = self.state();
+        let entry = state.files.get_mut(file_id)?;
+        let step = nth(&entry.stored.file.store_steps, &mut entry.fetches);
+        Some((Arc::clone(&entry.stored), step.unwrap_or_else(|| Serving::well().into())))
+    }
+
+    /// A view's body.
+    pub(super) fn report(&self, export: &SimExport, step: &ViewStep) -> Value {
+        match step {
+            ViewStep::Status(status) => export.report(status, None, &self.api_base_url),
+            ViewStep::Success(files) => export.report("SUCCESS", Some(files), &self.api_base_url),
+            ViewStep::Listed { status, files } => export.report(status, Some(files), &self.api_base_url),
+            ViewStep::Held(step) => self.report(export, step),
+            // Only a listing asks for the row of such an export.
+            ViewStep::Answer(_) => export.report("RUNNING", None, &self.api_base_url),
+        }
+    }
+}
+
+impl State {
+    fn add_project(&mut self, project: SimProject) {
+        for export in &project.exports {
+            self.register_files(&project.project_key, export);
+        }
+        let mut entry = Project {
+            rest_api_key: project.rest_api_key,
+            exports: Vec::new(),
+            place_of: HashMap::new(),
+            view_calls: HashMap::new(),
+            listing: None,
+            outage: None,
+        };
+        project.exports.into_iter().rev().for_each(|export| entry.put(export));
+        self.projects.insert(project.project_key, entry);
+    }
+
+    fn project(&mut self, project_key: &str) -> Result<&mut Project, UnknownId> {
+        self.projects
+            .get_mut(project_key)
+            .ok_or_else(|| UnknownId { kind: "project", id: project_key.to_owned() })
+    }
+
+    /// A file that has not changed keeps its place in its steps.
+    fn register_files(&mut self, project_key: &str, export: &SimExport) {
+        for file in export.views.iter().flat_map(ViewStep::files).chain(&export.unlisted) {
+            let known = self.files.get(&file.id);
+            if known.is_some_and(|known| known.project_key == project_key && known.stored.file == *file) {
+                continue;
+            }
+            let entry = FileEntry {
+                project_key: project_key.to_owned(),
+                stored: Arc::new(StoredFile::new(file.clone())),
+                link_calls: 0,
+                fetches: 0,
+            };
+            self.files.insert(file.id.clone(), entry);
+        }
+    }
+}
+
+impl Project {
+    fn put(&mut self, export: SimExport) {
+        self.view_calls.remove(&export.id);
+        match self.place_of.get(&export.id).and_then(|&place| self.exports.get_mut(place)) {
+            Some(known) => *known = Arc::new(export),
+            None => {
+                self.place_of.insert(export.id.clone(), self.exports.len());
+                self.exports.push(Arc::new(export));
+            }
+        }
+    }
+}
+
+impl StoredFile {
+    fn new(file: SimFile) -> Self {
+        let etag = match file.etag {
+            Etag::Strong => Some(file.content.etag()),
+            Etag::Weak => Some(format!("W/{}", file.content.etag())),
+            Etag::Absent => None,
+        };
+        let checksums = checksum_headers(&file);
+        Self { file, etag, checksums }
+    }
+}
+
+/// The step of this call, counted; the last one repeats.
+fn nth<T: Clone>(steps: &[T], calls: &mut usize) -> Option<T> {
+    let step = steps.get(*calls).or(steps.last()).cloned();
+    *calls += 1;
+    step
+}

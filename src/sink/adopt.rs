@@ -1,0 +1,162 @@
+//! What lies in an export's folder before its first download of this run: leftovers to remove, finished files to adopt.
+
+use std::collections::HashSet;
+
+use super::digest::Digests;
+use super::local::{LocalSink, working_name};
+use super::{Mismatch, SinkError};
+use crate::domain::checksum::Check;
+use crate::domain::ids::{ExportId, FileId, ProjectName};
+use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE};
+use crate::domain::part::{CommittedPart, PartKey, Sha256};
+use crate::domain::resume::ResumablePart;
+use crate::durable::{Dir, DurableError, Entry, ErrorClass};
+
+/// What was found in an export's folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Finished files that no record spoke of: record them, do not fetch them.
+    pub adopted: Vec<CommittedPart>,
+    /// Final names at which something else stands, and what; it stays untouched.
+    pub conflicts: Vec<(PartKey, String)>,
+    /// The resume points that still have their bytes.
+    pub resumable: Vec<ResumablePart>,
+}
+
+impl LocalSink {
+    /// Makes an export's folder and looks through it. `listed` are the parts that are not on record, with their declared
+    /// lengths; `keep_partials` those whose partials a record vouches for. Every other partial is removed, except those
+    /// that a [`super::PartWriter`] has open. Files that are not ours stay untouched. Hashes what it adopts: slow.
+    ///
+    /// # Errors
+    /// When the disk fails, or the folder's own place is taken.
+    pub fn prepare_export(
+        &self,
+        project: &ProjectName,
+        export: &ExportId,
+        listed: &[(PartKey, Option<u64>)],
+        keep_partials: &[ResumablePart],
+    ) -> Result<Prepared, SinkError> {
+        let root = self.root()?;
+        self.no_overwrite(&root)?;
+        let dir = Self::make_export_dir(&root, project, export)?;
+        let names: HashSet<String> = dir.names()?.into_iter().collect();
+        let mut prepared = Prepared::default();
+        let mut kept = self.partials_in_flight(project, export);
+        for resumable in keep_partials {
+            let partial = working_name(&resumable.key.file_name());
+            let long_enough =
+                matches!(dir.entry(&partial)?, Entry::Regular(_, length) if length >= resumable.point.bytes);
+            if long_enough {
+                kept.insert(partial);
+                prepared.resumable.push(resumable.clone());
+            }
+        }
+        for name in names.iter().filter(|name| is_working_name(name) && !kept.contains(*name)) {
+            match dir.remove(name) {
+                // A folder by such a name is not ours. It becomes a conflict only if that very part is fetched.
+                Err(error) if error.class() != ErrorClass::WrongKind => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        for (key, declared_bytes) in listed.iter().filter(|(key, _)| names.contains(&key.file_name())) {
+            match adopt(&dir, key, *declared_bytes)? {
+                Adoption::Ours(part) => prepared.adopted.push(part),
+                Adoption::Foreign(found) => prepared.conflicts.push((key.clone(), found)),
+                Adoption::Nothing => {}
+            }
+        }
+        if !prepared.adopted.is_empty() {
+            dir.sync()?;
+        }
+        Ok(prepared)
+    }
+}
+
+enum Adoption {
+    Ours(CommittedPart),
+    Foreign(String),
+    Nothing,
+}
+
+/// A file gets its final name only after its length and framing were checked, so the length tells a crash of ours from
+/// a stranger's file. Without a declared length the first byte has to do.
+fn adopt(dir: &Dir, key: &PartKey, declared_bytes: Option<u64>) -> Result<Adoption, DurableError> {
+    let name = key.file_name();
+    let (file, length) = match dir.entry(&name)? {
+        Entry::Absent => return Ok(Adoption::Nothing),
+        Entry::Other => return Ok(Adoption::Foreign(format!("{name} is not a regular file"))),
+        Entry::Regular(file, length) => (file, length),
+    };
+    if let Some(declared) = declared_bytes.filter(|declared| *declared != length) {
+        let found = format!("{name} is there with {length} bytes, the api declares {declared}");
+        return Ok(Adoption::Foreign(found));
+    }
+    let (sha256, first) = hash(dir, &name, &file, length)?;
+    if declared_bytes.is_none() && !matches!(first, Some(b'{' | b'[')) {
+        return Ok(Adoption::Foreign(format!("{name} is there and does not begin like JSON")));
+    }
+    // Somebody else may have put it there, and then nobody has synced it yet.
+    dir.sync_entry(&name, &file)?;
+    let check = if declared_bytes.is_some() { Check::Size } else { Check::Framing };
+    Ok(Adoption::Ours(CommittedPart {
+        key: key.clone(),
+        bytes: length,
+        declared_bytes,
+        sha256,
+        verified_by: vec![check],
+    }))
+}
+
+/// The SHA-256 of a file on disk, and its first byte.
+pub(super) fn hash(
+    dir: &Dir,
+    name: &str,
+    file: &std::fs::File,
+    length: u64,
+) -> Result<(Sha256, Option<u8>), DurableError> {
+    let mut digests = Digests::new(&[]);
+    let mut first = None;
+    dir.read_entry(name, file, length, &mut |bytes| {
+        first = first.or_else(|| bytes.first().copied());
+        digests.update(bytes);
+    })?;
+    match digests.finish(&[]) {
+        Ok((sha256, _)) => Ok((sha256, first)),
+        Err(Mismatch { .. }) => unreachable!("nothing was promised, so nothing can differ"),
+    }
+}
+
+/// Whether a file is a partial of ours, by its name.
+fn is_working_name(name: &str) -> bool {
+    if [MANIFEST_FILE, FAILED_FILE].iter().any(|of| name == working_name(of)) {
+        return true;
+    }
+    let inner = name.strip_prefix(".part-").and_then(|rest| rest.strip_suffix(".json.partial"));
+    let Some((number, file_id)) = inner.and_then(|inner| inner.split_once('-')) else { return false };
+    number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()) && file_id.parse::<FileId>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_we_give_are_working_names() {
+        let key = PartKey { number: 7, file_id: "file-1_x".parse().unwrap() };
+        for name in [working_name(&key.file_name()), working_name(MANIFEST_FILE), working_name(FAILED_FILE)] {
+            assert!(is_working_name(&name), "{name}");
+        }
+        for name in [
+            "part-00001-a.json",
+            ".part-00001-a.json",
+            ".part-1-a.json.partial",
+            ".part-0000x-a.json.partial",
+            ".part-00001-.json.partial",
+            ".part-00001-a b.json.partial",
+            ".notes.partial",
+        ] {
+            assert!(!is_working_name(name), "{name}");
+        }
+    }
+}

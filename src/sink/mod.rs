@@ -1,0 +1,18 @@
+//! Where the bytes of exports go. A local directory today; an object store would be a second file beside `local`.
+
+mod adopt;
+mod digest;
+mod error;
+mod failed;
+mod local;
+mod marker;
+mod part_writer;
+mod seal;
+
+pub use adopt::Prepared;
+pub use digest::{Digests, Mismatch};
+pub use error::{CommitError, SinkError};
+pub use local::{LocalSink, Opened};
+pub use marker::{MARKER_FILE, MarkerId, MarkerIdError};
+pub use part_writer::PartWriter;
+pub use seal::{OnDisk, Recovered, Sealed};
