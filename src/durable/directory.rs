@@ -245,6 +245,15 @@ impl Dir {
             .map_err(|errno| DurableError::new("look at", &self.path, errno))
     }
 
+    /// Makes `name` a durable empty file, 0600, for a library that goes on by itself. There must be none yet.
+    ///
+    /// # Errors
+    /// When it is there, or cannot be made or synced.
+    pub fn create_empty(&self, name: &str) -> Result<(), DurableError> {
+        drop(self.create_file(name)?);
+        self.sync()
+    }
+
     /// Creates the file `name`, 0600 whatever the umask, open for reading and writing; there must be none yet.
     pub(super) fn create_file(&self, name: &str) -> Result<File, DurableError> {
         let failed = |errno| DurableError::new("create", self.path.join(name), errno);

@@ -129,6 +129,12 @@ impl LocalSink {
         &self.0.directory
     }
 
+    /// Free space that is never used.
+    #[must_use]
+    pub fn reserve_bytes(&self) -> u64 {
+        self.0.reserve_bytes
+    }
+
     /// Whether the directory is there and carries the right marker.
     ///
     /// # Errors
