@@ -5,4 +5,5 @@ pub mod domain;
 pub mod durable;
 pub mod fetch;
 pub mod sink;
+pub mod store;
 pub mod transport;

@@ -1,0 +1,224 @@
+//! Reading the state back at start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, Row, SqliteConnection};
+
+use super::record::{ExportKey, ExportRecord, ProjectDigest, RecordedState};
+use super::{Store, StoreError};
+use crate::domain::checksum::Check;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::ExportId;
+use crate::domain::part::{CommittedPart, PartKey, Sha256};
+use crate::domain::report::RemoteStatus;
+use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
+
+impl Store {
+    /// Everything known of these projects' exports. The resume points are taken out in the same transaction: a later
+    /// crash must not find one of a partial that has since been written to.
+    ///
+    /// # Errors
+    /// When the database fails, or holds what this program never writes.
+    pub async fn load(&mut self, projects: &[ProjectDigest]) -> Result<Vec<ExportRecord>, StoreError> {
+        let connection = self.connection().await?;
+        let loaded = load_all(connection, projects).await;
+        self.settled("read", loaded).await
+    }
+
+    /// Those of these projects whose manifests on disk have not been read yet, to its end.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unrecovered(
+        &mut self,
+        projects: &[ProjectDigest],
+    ) -> Result<Vec<ProjectDigest>, StoreError> {
+        let connection = self.connection().await?;
+        let known = sqlx::query_scalar("SELECT project FROM project").fetch_all(connection).await;
+        let known: Vec<String> = self.settled("read", known).await?;
+        Ok(projects.iter().filter(|project| !known.contains(&project.to_string())).copied().collect())
+    }
+
+    /// Those of these exports that have failed, in whatever project.
+    ///
+    /// # Errors
+    /// When the database fails, or holds what this program never writes.
+    pub async fn failed_exports(
+        &mut self,
+        exports: &BTreeSet<ExportId>,
+    ) -> Result<Vec<ExportKey>, StoreError> {
+        let connection = self.connection().await?;
+        let rows =
+            sqlx::query("SELECT project, export_id FROM export WHERE state = 'failed' ORDER BY export_id")
+                .fetch_all(connection)
+                .await;
+        let keys = rows.and_then(|rows| {
+            let key =
+                |row| Ok(ExportKey { project: parsed(row, "project")?, export: parsed(row, "export_id")? });
+            rows.iter().map(key).collect::<Result<Vec<_>, sqlx::Error>>()
+        });
+        let keys = self.settled("read", keys).await?;
+        Ok(keys.into_iter().filter(|key| exports.contains(&key.export)).collect())
+    }
+
+    /// The pauses on record, with their ends; they may be over.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn pauses(&mut self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        let connection = self.connection().await?;
+        let rows =
+            sqlx::query("SELECT scope, until_at FROM pause ORDER BY scope").fetch_all(connection).await;
+        let pauses = rows.and_then(|rows| {
+            rows.iter().map(|row| Ok((row.try_get("scope")?, parsed(row, "until_at")?))).collect()
+        });
+        self.settled("read", pauses).await
+    }
+
+    /// The marker on record for a download directory.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn marker(&mut self, directory: &str) -> Result<Option<String>, StoreError> {
+        let connection = self.connection().await?;
+        let marker = sqlx::query_scalar("SELECT marker FROM marker WHERE directory = $1")
+            .bind(directory)
+            .fetch_optional(connection)
+            .await;
+        self.settled("read", marker).await
+    }
+
+    async fn settled<T>(
+        &mut self,
+        operation: &'static str,
+        result: Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            let failed = self.failed(operation, error);
+            self.disconnect().await;
+            return Err(failed);
+        }
+        result.map_err(|error| self.failed(operation, &error))
+    }
+}
+
+async fn load_all(
+    connection: &mut SqliteConnection,
+    projects: &[ProjectDigest],
+) -> Result<Vec<ExportRecord>, sqlx::Error> {
+    // Immediate: the transaction reads first, and could not begin to write where the `retry` command has written since.
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut records = Vec::new();
+    for project in projects {
+        records.extend(load_project(&mut transaction, *project).await?);
+    }
+    transaction.commit().await?;
+    Ok(records)
+}
+
+async fn load_project(
+    on: &mut SqliteConnection,
+    project: ProjectDigest,
+) -> Result<Vec<ExportRecord>, sqlx::Error> {
+    let digest = project.to_string();
+    let mut exports: BTreeMap<String, ExportRecord> = BTreeMap::new();
+    let rows =
+        sqlx::query("SELECT * FROM export WHERE project = $1").bind(&digest).fetch_all(&mut *on).await?;
+    for row in &rows {
+        let export: ExportId = parsed(row, "export_id")?;
+        let status: Option<String> = row.try_get("remote_status")?;
+        let record = ExportRecord {
+            key: ExportKey { project, export },
+            remote_status: status.as_deref().map(RemoteStatus::parse),
+            state: state(row)?,
+            parts: Vec::new(),
+            partials: Vec::new(),
+        };
+        exports.insert(record.key.export.to_string(), record);
+    }
+    let rows = sqlx::query("SELECT * FROM part WHERE project = $1 ORDER BY export_id, number, file_id")
+        .bind(&digest)
+        .fetch_all(&mut *on)
+        .await?;
+    for row in &rows {
+        if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
+            record.parts.push(part(row)?);
+        }
+    }
+    let rows = sqlx::query("SELECT * FROM partial WHERE project = $1 ORDER BY export_id, number, file_id")
+        .bind(&digest)
+        .fetch_all(&mut *on)
+        .await?;
+    for row in &rows {
+        if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
+            record.partials.push(partial(row)?);
+        }
+    }
+    sqlx::query("DELETE FROM partial WHERE project = $1").bind(&digest).execute(on).await?;
+    Ok(exports.into_values().collect())
+}
+
+fn state(row: &SqliteRow) -> Result<RecordedState, sqlx::Error> {
+    match row.try_get("state")? {
+        "watching" => Ok(RecordedState::Watching),
+        "sealing" => Ok(RecordedState::Sealing { manifest: row.try_get("manifest")? }),
+        "completed" => Ok(RecordedState::Completed {
+            parts: unsigned(row, "parts")?,
+            bytes: unsigned(row, "bytes")?,
+            at: parsed(row, "completed_at")?,
+        }),
+        "failed" => Ok(RecordedState::Failed(Failure {
+            kind: FailureKind::parse(row.try_get("failure_kind")?)
+                .ok_or_else(|| damaged("failure_kind", "an unknown word"))?,
+            cause: row.try_get("failure_cause")?,
+            error_code: row.try_get("failure_code")?,
+            at: parsed(row, "failed_at")?,
+        })),
+        _ => Err(damaged("state", "an unknown word")),
+    }
+}
+
+fn part(row: &SqliteRow) -> Result<CommittedPart, sqlx::Error> {
+    let declared: Option<i64> = row.try_get("declared_bytes")?;
+    let checks: &str = row.try_get("verified_by")?;
+    let verified_by: Vec<Check> =
+        serde_json::from_str(checks).map_err(|error| damaged("verified_by", error))?;
+    Ok(CommittedPart {
+        key: key(row)?,
+        bytes: unsigned(row, "bytes")?,
+        declared_bytes: declared.map(|_| unsigned(row, "declared_bytes")).transpose()?,
+        sha256: Sha256::from_hex(row.try_get("sha256")?).ok_or_else(|| damaged("sha256", "no digest"))?,
+        verified_by,
+    })
+}
+
+fn partial(row: &SqliteRow) -> Result<ResumablePart, sqlx::Error> {
+    let etag = StrongEtag::parse(row.try_get("etag")?).ok_or_else(|| damaged("etag", "no strong etag"))?;
+    let point =
+        ResumePoint { bytes: unsigned(row, "bytes")?, total_bytes: unsigned(row, "total_bytes")?, etag };
+    Ok(ResumablePart { key: key(row)?, point })
+}
+
+fn key(row: &SqliteRow) -> Result<PartKey, sqlx::Error> {
+    let number: i64 = row.try_get("number")?;
+    Ok(PartKey {
+        number: u32::try_from(number).map_err(|error| damaged("number", error))?,
+        file_id: parsed(row, "file_id")?,
+    })
+}
+
+fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
+    u64::try_from(row.try_get::<i64, _>(column)?).map_err(|error| damaged(column, error))
+}
+
+fn parsed<T: FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error> {
+    row.try_get::<&str, _>(column)?.parse().map_err(|error| damaged(column, error))
+}
+
+fn damaged(column: &str, found: impl Display) -> sqlx::Error {
+    sqlx::Error::Decode(format!("column {column}: {found}").into())
+}

@@ -1,0 +1,186 @@
+//! What the store keeps, as the rest of the program sees it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use jiff::Timestamp;
+
+use crate::domain::failure::Failure;
+use crate::domain::ids::{ExportId, ProjectKey};
+use crate::domain::part::{CommittedPart, Sha256};
+use crate::domain::report::RemoteStatus;
+use crate::domain::resume::ResumablePart;
+
+/// The SHA-256 of a project key: tells projects apart across renames without keeping the key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProjectDigest(Sha256);
+
+impl ProjectDigest {
+    /// The digest of a key.
+    #[must_use]
+    pub fn of(key: &ProjectKey) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, key.expose().as_bytes()).as_ref());
+        Self(Sha256::new(bytes))
+    }
+}
+
+impl fmt::Display for ProjectDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for ProjectDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that is no digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a project's digest is 64 hexadecimal digits")]
+pub struct ProjectDigestError;
+
+impl FromStr for ProjectDigest {
+    type Err = ProjectDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ProjectDigestError> {
+        Sha256::from_hex(text).map(Self).ok_or(ProjectDigestError)
+    }
+}
+
+/// What every record of an export is found by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExportKey {
+    /// Whose export.
+    pub project: ProjectDigest,
+    /// Which.
+    pub export: ExportId,
+}
+
+/// One fact to be made durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The remote status moved.
+    StatusSeen {
+        /// Of which export.
+        export: ExportKey,
+        /// To what.
+        status: RemoteStatus,
+    },
+    /// A part is durable under its final name.
+    PartCommitted {
+        /// Of which export.
+        export: ExportKey,
+        /// Which part.
+        part: CommittedPart,
+    },
+    /// Every part is committed and the manifest is about to be written.
+    Sealing {
+        /// Which export.
+        export: ExportKey,
+        /// The exact bytes of the manifest; JSON, so UTF-8.
+        manifest: String,
+    },
+    /// The manifest is durable. The records of the parts end here.
+    Completed {
+        /// Which export.
+        export: ExportKey,
+        /// How many parts it has.
+        parts: u64,
+        /// How many bytes they have together.
+        bytes: u64,
+        /// When.
+        at: Timestamp,
+    },
+    /// The export failed for good. The records of its parts stay.
+    Failed {
+        /// Which export.
+        export: ExportKey,
+        /// Why.
+        failure: Failure,
+    },
+    /// The export is watched, for the first time or again after a failure.
+    Watching {
+        /// Which export.
+        export: ExportKey,
+    },
+    /// A clean stop has synced a partial. Good for one start.
+    PartialSynced {
+        /// Of which export.
+        export: ExportKey,
+        /// Which part, and from where it may go on.
+        part: ResumablePart,
+    },
+    /// Nothing is known of the export any more.
+    Forgotten {
+        /// Which export.
+        export: ExportKey,
+    },
+    /// Something waits as a whole, also over a restart.
+    Paused {
+        /// What waits, in the engine's words.
+        scope: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// It waits no longer.
+    PauseEnded {
+        /// What waited.
+        scope: String,
+    },
+    /// The marker of a download directory.
+    Marker {
+        /// The directory's path.
+        directory: String,
+        /// The marker's identity.
+        marker: String,
+    },
+    /// The manifests of a project on disk have all been read.
+    Recovered {
+        /// Which project.
+        project: ProjectDigest,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// The state in which an export was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordedState {
+    /// Polled or fetched.
+    Watching,
+    /// All parts committed; these are the exact bytes of the manifest, which may or may not be on disk.
+    Sealing {
+        /// The bytes.
+        manifest: String,
+    },
+    /// Whole.
+    Completed {
+        /// How many parts it has.
+        parts: u64,
+        /// How many bytes they have together.
+        bytes: u64,
+        /// When it was sealed.
+        at: Timestamp,
+    },
+    /// Failed for good.
+    Failed(Failure),
+}
+
+/// What is known of one export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportRecord {
+    /// Which export.
+    pub key: ExportKey,
+    /// The remote status last seen.
+    pub remote_status: Option<RemoteStatus>,
+    /// Its state.
+    pub state: RecordedState,
+    /// The committed parts, in part order; empty once it is completed.
+    pub parts: Vec<CommittedPart>,
+    /// The partials that the last clean stop has synced.
+    pub partials: Vec<ResumablePart>,
+}

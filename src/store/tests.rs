@@ -1,0 +1,299 @@
+//! The store on real files: what survives, what is refused, and what a failing database does to the writer.
+
+use std::os::unix::fs::PermissionsExt;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::domain::checksum::Check;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::ProjectKey;
+use crate::domain::part::{CommittedPart, PartKey, Sha256};
+use crate::domain::report::RemoteStatus;
+use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
+
+fn project(key: &str) -> ProjectDigest {
+    ProjectDigest::of(&key.parse::<ProjectKey>().unwrap())
+}
+
+fn export(id: &str) -> ExportKey {
+    ExportKey { project: project("project_one"), export: id.parse().unwrap() }
+}
+
+fn part(number: u32) -> CommittedPart {
+    CommittedPart {
+        key: PartKey { number, file_id: format!("file-{number}").parse().unwrap() },
+        bytes: 5_000_000_000,
+        declared_bytes: (number % 2 == 0).then_some(5_000_000_000),
+        sha256: Sha256::new([9; 32]),
+        verified_by: vec![Check::Size, Check::Crc64nvme],
+    }
+}
+
+fn partial(number: u32) -> ResumablePart {
+    let etag = StrongEtag::parse("\"v1\"").unwrap();
+    ResumablePart { key: part(number).key, point: ResumePoint { bytes: 40, total_bytes: 100, etag } }
+}
+
+fn failure() -> Failure {
+    Failure {
+        kind: FailureKind::Rejected,
+        cause: "no".to_owned(),
+        error_code: Some("MALFORMED_PARAMETER".to_owned()),
+        at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+    }
+}
+
+async fn reopen(directory: &Path, store: Store) -> Store {
+    store.close().await.unwrap();
+    let (store, found) = Store::open(directory).await.unwrap();
+    assert_eq!(found, Found::Existing);
+    store
+}
+
+async fn only(store: &mut Store) -> ExportRecord {
+    let mut records = store.load(&[project("project_one")]).await.unwrap();
+    assert_eq!(records.len(), 1, "{records:?}");
+    records.remove(0)
+}
+
+#[tokio::test]
+async fn every_change_survives_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("state");
+    let (mut store, found) = Store::open(&directory).await.unwrap();
+    assert_eq!(found, Found::Fresh);
+    let at = "2026-05-06T07:08:09Z".parse().unwrap();
+    let key = export("e1");
+    store
+        .apply(&[
+            Change::StatusSeen { export: key.clone(), status: RemoteStatus::Unrecognized("ODD".to_owned()) },
+            Change::PartCommitted { export: key.clone(), part: part(2) },
+            Change::PartCommitted { export: key.clone(), part: part(1) },
+            Change::Paused { scope: "api".to_owned(), until: at },
+            Change::Paused { scope: "gone".to_owned(), until: at },
+            Change::PauseEnded { scope: "gone".to_owned() },
+            Change::Marker { directory: "/srv".to_owned(), marker: "m1".to_owned() },
+            Change::Marker { directory: "/srv".to_owned(), marker: "m2".to_owned() },
+            Change::Recovered { project: project("project_one"), at },
+        ])
+        .await
+        .unwrap();
+    let mut store = reopen(&directory, store).await;
+    let record = only(&mut store).await;
+    assert_eq!(record.remote_status, Some(RemoteStatus::Unrecognized("ODD".to_owned())));
+    assert_eq!((record.state, record.parts), (RecordedState::Watching, vec![part(1), part(2)]));
+    assert_eq!(store.pauses().await.unwrap(), [("api".to_owned(), at)]);
+    assert_eq!(store.marker("/srv").await.unwrap().as_deref(), Some("m2"));
+    assert_eq!(store.marker("/other").await.unwrap(), None);
+    let asked = [project("project_one"), project("project_two")];
+    assert_eq!(store.unrecovered(&asked).await.unwrap(), [project("project_two")]);
+
+    let manifest = "{\"é\": 1}\n".to_owned();
+    store.apply(&[Change::Sealing { export: key.clone(), manifest: manifest.clone() }]).await.unwrap();
+    let mut store = reopen(&directory, store).await;
+    let record = only(&mut store).await;
+    assert_eq!((record.state, record.parts.len()), (RecordedState::Sealing { manifest }, 2));
+
+    store.apply(&[Change::Completed { export: key.clone(), parts: 2, bytes: 7, at }]).await.unwrap();
+    let mut store = reopen(&directory, store).await;
+    let record = only(&mut store).await;
+    assert_eq!(record.state, RecordedState::Completed { parts: 2, bytes: 7, at });
+    assert_eq!(record.parts, [], "the manifest has them now");
+    store.apply(&[Change::StatusSeen { export: key, status: RemoteStatus::Running }]).await.unwrap();
+    assert!(matches!(only(&mut store).await.state, RecordedState::Completed { .. }), "whatever the API says");
+}
+
+#[tokio::test]
+async fn a_failure_stays_until_it_is_watched_again_or_forgotten() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let key = export("e1");
+    let failed = Change::Failed { export: key.clone(), failure: failure() };
+    let committed = Change::PartCommitted { export: key.clone(), part: part(1) };
+    store.apply(&[committed, failed.clone()]).await.unwrap();
+    let mut store = reopen(root.path(), store).await;
+    let record = only(&mut store).await;
+    assert_eq!((record.state, record.parts.len()), (RecordedState::Failed(failure()), 1));
+    store.apply(&[Change::Watching { export: key.clone() }]).await.unwrap();
+    let record = only(&mut store).await;
+    assert_eq!((record.state, record.parts.len()), (RecordedState::Watching, 1));
+    store.apply(&[failed, Change::Forgotten { export: key }]).await.unwrap();
+    assert_eq!(store.load(&[project("project_one")]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_resume_point_is_good_for_one_start() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let key = export("e1");
+    let synced = |number| Change::PartialSynced { export: key.clone(), part: partial(number) };
+    store
+        .apply(&[synced(1), synced(2), Change::PartCommitted { export: key.clone(), part: part(2) }])
+        .await
+        .unwrap();
+    assert_eq!(only(&mut store).await.partials, [partial(1)], "a committed part has no partial");
+    assert_eq!(only(&mut store).await.partials, [], "read once, gone");
+    store.apply(&[synced(1)]).await.unwrap();
+    let mut store = reopen(root.path(), store).await;
+    assert_eq!(store.load(&[project("project_two")]).await.unwrap(), [], "another project's are left alone");
+    assert_eq!(only(&mut store).await.partials, [partial(1)]);
+}
+
+#[tokio::test]
+async fn neither_the_key_nor_anybody_else_gets_in() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("state");
+    let (mut store, _) = Store::open(&directory).await.unwrap();
+    store.apply(&[Change::Watching { export: export("e1") }]).await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&directory), 0o700);
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(&directory).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{path:?}");
+        seen.extend(std::fs::read(&path).unwrap());
+    }
+    let text = String::from_utf8_lossy(&seen);
+    assert!(text.contains(&project("project_one").to_string()));
+    assert!(!text.contains("project_one"));
+}
+
+#[tokio::test]
+async fn a_failed_batch_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    sqlx::query("ALTER TABLE pause RENAME TO hidden")
+        .execute(store.connection().await.unwrap())
+        .await
+        .unwrap();
+    let paused = Change::Paused { scope: "api".to_owned(), until: "2026-01-01T00:00:00Z".parse().unwrap() };
+    let error = store.apply(&[Change::Watching { export: export("e1") }, paused]).await.unwrap_err();
+    assert!(error.to_string().contains("state.db"), "{error}");
+    assert_eq!(store.load(&[project("project_one")]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_refused_and_left_as_it_is() {
+    let damages: [fn(&mut Vec<u8>); 3] = [
+        |bytes| *bytes = vec![b'x'; 9000],
+        |bytes| bytes[..16].fill(0),
+        |bytes| {
+            let length = bytes.len();
+            bytes[4096..length].fill(0xff);
+        },
+    ];
+    for damage in damages {
+        let root = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(root.path()).await.unwrap();
+        store.apply(&[Change::Watching { export: export("e1") }]).await.unwrap();
+        store.close().await.unwrap();
+        let path = root.path().join(DATABASE_FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes);
+        std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), &bytes).unwrap();
+        let error = Store::open(root.path()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+        let message = error.to_string();
+        assert!(message.contains(&path.display().to_string()) && message.contains("move it"), "{message}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let insert = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                  VALUES (7, 'later', TRUE, x'00', 0)";
+    sqlx::query(insert).execute(store.connection().await.unwrap()).await.unwrap();
+    store.close().await.unwrap();
+    let error = Store::open(root.path()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 7, known: 1, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_empty_file_is_a_first_start_that_died_and_a_folder_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    Dir::open(root.path()).unwrap().create_empty(DATABASE_FILE).unwrap();
+    let (store, found) = Store::open(root.path()).await.unwrap();
+    assert_eq!(found, Found::Fresh);
+    store.close().await.unwrap();
+    let other = tempfile::tempdir().unwrap();
+    std::fs::create_dir(other.path().join(DATABASE_FILE)).unwrap();
+    assert!(matches!(Store::open(other.path()).await, Err(StoreError::NotAFile { .. })));
+}
+
+/// A store whose `pause` table can be hidden, so that every transaction about pauses fails.
+async fn rename_pause(directory: &Path, from: &'static str, to: &'static str) {
+    let (mut other, _) = Store::open(directory).await.unwrap();
+    let statement = sqlx::AssertSqlSafe(format!("ALTER TABLE {from} RENAME TO {to}"));
+    sqlx::query(statement).execute(other.connection().await.unwrap()).await.unwrap();
+    other.close().await.unwrap();
+}
+
+fn paused(ticket: u64) -> Write {
+    let until = "2026-01-01T00:00:00Z".parse().unwrap();
+    Write { change: Change::Paused { scope: format!("scope-{ticket}"), until }, ticket }
+}
+
+#[tokio::test]
+async fn the_writer_shares_transactions_and_reports_every_ticket() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(root.path()).await.unwrap();
+    let (writes, queue) = mpsc::channel(256);
+    let (events, mut heard) = mpsc::channel(256);
+    for ticket in 0..100 {
+        writes.try_send(paused(ticket)).unwrap();
+    }
+    drop(writes);
+    let lost = run_writer(store, queue, events, CancellationToken::new()).await;
+    assert_eq!(lost, [0; 0]);
+    let mut batches = Vec::new();
+    while let Some(event) = heard.recv().await {
+        let StoreEvent::Written(tickets) = event else { panic!("{event:?}") };
+        batches.push(tickets);
+    }
+    assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [64, 36]);
+    assert_eq!(batches.concat(), (0..100).collect::<Vec<_>>());
+    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    assert_eq!(store.pauses().await.unwrap().len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_writer_waits_for_a_failing_database_and_goes_on_by_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(root.path()).await.unwrap();
+    rename_pause(root.path(), "pause", "hidden").await;
+    let (writes, queue) = mpsc::channel(8);
+    let (events, mut heard) = mpsc::channel(8);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(run_writer(store, queue, events, CancellationToken::new()));
+    writes.send(paused(1)).await.unwrap();
+    let Some(StoreEvent::Failing { cause }) = heard.recv().await else { panic!("not reported") };
+    assert!(cause.contains("pause"), "{cause}");
+    rename_pause(root.path(), "hidden", "pause").await;
+    assert_eq!(heard.recv().await, Some(StoreEvent::Healthy));
+    assert_eq!(heard.recv().await, Some(StoreEvent::Written(vec![1])));
+    drop(writes);
+    assert_eq!(tasks.join_next().await.unwrap().unwrap(), [0; 0]);
+}
+
+#[tokio::test]
+async fn told_to_stop_the_writer_tries_what_is_queued_and_owns_up_to_the_rest() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(root.path()).await.unwrap();
+    let (writes, queue) = mpsc::channel(8);
+    let (events, _heard) = mpsc::channel(8);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    writes.try_send(paused(1)).unwrap();
+    assert_eq!(run_writer(store, queue, events.clone(), stop.clone()).await, [0; 0]);
+
+    let (store, _) = Store::open(root.path()).await.unwrap();
+    rename_pause(root.path(), "pause", "hidden").await;
+    let (writes, queue) = mpsc::channel(8);
+    writes.try_send(paused(2)).unwrap();
+    assert_eq!(run_writer(store, queue, events, stop).await, [2]);
+}

@@ -1,0 +1,119 @@
+//! The task that owns the store while the program runs: takes changes from a bounded queue and says when they are durable.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Store;
+use super::record::Change;
+use crate::domain::moment::Unit;
+use crate::domain::retry::RetryPolicy;
+
+/// Changes of one transaction at most: many parts that finish together share one fsync.
+const BATCH_CHANGES: usize = 64;
+/// The pause after a failed transaction grows from this
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A change on its way to the store.
+#[derive(Debug)]
+pub struct Write {
+    /// The change.
+    pub change: Change,
+    /// Comes back in [`StoreEvent::Written`].
+    pub ticket: u64,
+}
+
+/// What the writer reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// These changes are durable.
+    Written(Vec<u64>),
+    /// A transaction failed and is tried again until it succeeds; said once.
+    Failing {
+        /// Why, in words.
+        cause: String,
+    },
+    /// Writing works again.
+    Healthy,
+}
+
+/// Writes until the queue is closed and empty. `stop` ends the waiting: what is queued is tried once more, and what
+/// fails then is given up. Returns the tickets of the changes that were not written.
+pub async fn run_writer(
+    mut store: Store,
+    mut queue: mpsc::Receiver<Write>,
+    events: mpsc::Sender<StoreEvent>,
+    stop: CancellationToken,
+) -> Vec<u64> {
+    let mut lost = Vec::new();
+    let mut taken = Vec::with_capacity(BATCH_CHANGES);
+    loop {
+        let count = tokio::select! {
+            biased;
+            () = stop.cancelled(), if !queue.is_closed() => {
+                queue.close();
+                continue;
+            }
+            count = queue.recv_many(&mut taken, BATCH_CHANGES) => count,
+        };
+        if count == 0 {
+            break;
+        }
+        let (batch, tickets): (Vec<Change>, Vec<u64>) =
+            taken.drain(..).map(|write| (write.change, write.ticket)).unzip();
+        if write(&mut store, &batch, &events, &stop).await {
+            say(&events, &stop, StoreEvent::Written(tickets)).await;
+        } else {
+            lost.extend(tickets);
+        }
+    }
+    if let Err(error) = store.close().await {
+        tracing::warn!(%error, "the state was not closed cleanly; what was written is durable all the same");
+    }
+    lost
+}
+
+/// Tries until it works or `stop` ends it; whether it worked.
+async fn write(
+    store: &mut Store,
+    batch: &[Change],
+    events: &mpsc::Sender<StoreEvent>,
+    stop: &CancellationToken,
+) -> bool {
+    let mut attempt = 0_u32;
+    loop {
+        let Err(error) = store.apply(batch).await else {
+            if attempt > 0 {
+                say(events, stop, StoreEvent::Healthy).await;
+            }
+            return true;
+        };
+        attempt = attempt.saturating_add(1);
+        if attempt == 1 {
+            say(events, stop, StoreEvent::Failing { cause: error.to_string() }).await;
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(pause(attempt)) => {}
+        }
+    }
+}
+
+fn pause(attempt: u32) -> Duration {
+    // There is one writer, so nobody to be spread from.
+    RetryPolicy::try_new(FIRST_PAUSE, LONGEST_PAUSE)
+        .map_or(LONGEST_PAUSE, |policy| policy.delay(attempt, Unit::clamped(1.0)))
+}
+
+/// A listener that has gone, or does not listen while we are told to stop, needs no news.
+async fn say(events: &mpsc::Sender<StoreEvent>, stop: &CancellationToken, event: StoreEvent) {
+    tokio::select! {
+        biased;
+        sent = events.send(event) => drop(sent),
+        () = stop.cancelled() => {}
+    }
+}
