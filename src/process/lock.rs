@@ -1,0 +1,148 @@
+//! One instance a state and a download directory: an advisory lock that the kernel drops with the process, however it ends.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// Longest holder that is read back.
+const MAX_HOLDER_BYTES: u64 = 4096;
+
+/// Holds the lock while it lives. The file stays: removing it would let two instances lock two files of one name.
+#[derive(Debug)]
+pub struct InstanceLock {
+    _file: File,
+}
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The process, as numbered where it runs.
+    pub pid: u32,
+    /// The host, or container, it runs on.
+    pub host: String,
+    /// When it took the lock.
+    pub started_at: Timestamp,
+}
+
+/// The lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another instance has it.
+    #[error("{} is locked by another instance: {}", .path.display(), describe(.holder.as_ref()))]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+        /// Who, where the file says so.
+        holder: Option<Holder>,
+    },
+    /// The lock file cannot be made or written.
+    #[error("cannot lock {}: {source}", .path.display())]
+    Failed {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl InstanceLock {
+    /// Takes the lock, or says at once who has it. The directory must exist.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] where another instance, or this one, has it already.
+    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let failed = |source: io::Error| LockError::Failed { path: path.to_owned(), source };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        let mut file = File::from(fd);
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(LockError::Held { path: path.to_owned(), holder: read(&file) });
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        // The lock is the flock; a disk too full for the note about its holder must not keep the program from starting.
+        if let Err(error) = note(&mut file) {
+            tracing::debug!(path = %path.display(), %error, "the lock is taken, its holder could not be noted");
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+fn note(file: &mut File) -> io::Result<()> {
+    let holder = Holder {
+        pid: std::process::id(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        started_at: Timestamp::now(),
+    };
+    let mut line = serde_json::to_vec(&holder)?;
+    line.push(b'\n');
+    file.set_len(0)?;
+    file.write_all(&line)
+}
+
+fn read(file: &File) -> Option<Holder> {
+    let mut bytes = Vec::new();
+    file.take(MAX_HOLDER_BYTES).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn describe(holder: Option<&Holder>) -> String {
+    match holder {
+        Some(Holder { pid, host, started_at }) => {
+            format!("process {pid} on {host:?}, since {started_at:.0}")
+        }
+        None => "it left no note about itself".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_second_instance_is_told_who_the_first_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lock");
+        let first = InstanceLock::acquire(&path).unwrap();
+        let refused = InstanceLock::acquire(&path).unwrap_err();
+        let LockError::Held { holder: Some(holder), .. } = &refused else { panic!("{refused:?}") };
+        assert_eq!(holder.pid, std::process::id());
+        let message = refused.to_string();
+        for part in [holder.pid.to_string(), holder.host.clone(), format!("{:.0}", holder.started_at)] {
+            assert!(message.contains(&part), "{message}");
+        }
+        drop(first);
+        InstanceLock::acquire(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn what_an_earlier_holder_left_is_replaced_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lock");
+        Write::write_all(&mut File::create(&path).unwrap(), &[b'x'; 500]).unwrap();
+        let _first = InstanceLock::acquire(&path).unwrap();
+        let noted: Holder = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(noted.pid, std::process::id());
+    }
+
+    #[test]
+    fn a_link_is_not_followed_and_a_missing_folder_is_said() {
+        let root = tempfile::tempdir().unwrap();
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(root.path().join("target"), &link).unwrap();
+        assert!(matches!(InstanceLock::acquire(&link), Err(LockError::Failed { .. })));
+        assert!(!root.path().join("target").exists());
+        let error = InstanceLock::acquire(&root.path().join("no/lock")).unwrap_err();
+        assert!(error.to_string().contains("no/lock"), "{error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! Floor 2, the process and its surroundings: locks, signals, the service manager, logs, runtimes, core dumps.
+
+pub mod hardening;
+pub mod lock;
+pub mod runtimes;
+pub mod service;
+pub mod signals;
+pub mod telemetry;

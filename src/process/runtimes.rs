@@ -1,0 +1,57 @@
+//! Two runtimes: one for control, one that moves bytes and whose workers may block in write(2).
+//!
+//! A disk that hangs then holds up transfers only: polls, signals and timers live elsewhere.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Workers that move bytes. They hash and write where they receive; more than two bring nothing on the hardware this runs on.
+const TRANSFER_WORKERS: usize = 2;
+/// Threads for fsync, rename and other blocking work; a disk that hangs must not collect more.
+const BLOCKING_THREADS: usize = 16;
+/// Longest wait for threads to end at exit; one that is stuck in the kernel is left to it.
+const EXIT_WAIT: Duration = Duration::from_millis(200);
+
+/// The process's runtimes.
+#[derive(Debug)]
+pub struct Runtimes {
+    control: Runtime,
+    transfer: Runtime,
+}
+
+impl Runtimes {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn start() -> io::Result<Self> {
+        let build = |name: &'static str, workers| {
+            Builder::new_multi_thread()
+                .worker_threads(workers)
+                .max_blocking_threads(BLOCKING_THREADS)
+                .thread_name(name)
+                .enable_all()
+                .build()
+        };
+        Ok(Self { control: build("control", 1)?, transfer: build("transfer", TRANSFER_WORKERS)? })
+    }
+
+    /// The one that moves bytes.
+    #[must_use]
+    pub fn transfer(&self) -> Handle {
+        self.transfer.handle().clone()
+    }
+
+    /// Runs a future to its end on the control runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.control.block_on(future)
+    }
+
+    /// Ends both without waiting for a thread that is stuck.
+    pub fn shut_down(self) {
+        self.transfer.shutdown_timeout(EXIT_WAIT);
+        self.control.shutdown_timeout(EXIT_WAIT);
+    }
+}

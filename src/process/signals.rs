@@ -1,0 +1,46 @@
+//! SIGTERM and SIGINT: the first drains, the second ends the process at once.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit;
+
+/// Both signals, caught from the moment this is made, so that none is lost before anybody waits.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Starts catching.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Cancels `stop` at the first signal and ends the process at the second. Never returns.
+    pub async fn watch(mut self, stop: CancellationToken) {
+        let name = self.next().await;
+        tracing::info!(signal = name, "stopping");
+        stop.cancel();
+        let name = self.next().await;
+        tracing::warn!(signal = name, "second signal, ending at once");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the second signal ends the process at once, by contract"
+        )]
+        std::process::exit(exit::UNFINISHED.into());
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
