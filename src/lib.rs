@@ -6,6 +6,7 @@ pub mod durable;
 pub mod exit;
 pub mod fetch;
 pub mod process;
+pub mod simulator;
 pub mod sink;
 pub mod store;
 pub mod transport;
