@@ -3,6 +3,7 @@ pub mod api;
 pub mod config;
 pub mod domain;
 pub mod durable;
+pub mod engine;
 pub mod exit;
 pub mod fetch;
 pub mod process;

@@ -1,0 +1,87 @@
+//! One project's way to the API: its client, and where its key comes from when the one in use is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::{ApiClient, LinkOutcome};
+use crate::config::{Environment, KeySource};
+use crate::domain::failure::{Hold, ViewOutcome};
+use crate::domain::ids::{ExportId, FileId, ProjectName};
+
+/// Longest wait for a key source to be read; a file on a network share that hangs must not hold up a probe for ever.
+const KEY_READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A project's client together with the source of its key.
+#[derive(Debug)]
+pub(crate) struct Access {
+    project: ProjectName,
+    client: ApiClient,
+    key_source: KeySource,
+    environment: Arc<Environment>,
+}
+
+/// Whether the key is read again before a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyUse {
+    /// Use the key at hand.
+    AtHand,
+    /// The key was refused before: look first whether there is another one.
+    ReadAgain,
+}
+
+impl Access {
+    pub(crate) fn new(
+        project: ProjectName,
+        client: ApiClient,
+        key_source: KeySource,
+        environment: Arc<Environment>,
+    ) -> Self {
+        Self { project, client, key_source, environment }
+    }
+
+    /// One view; a refused key is read again, and where that brought another one, the call is made once more.
+    pub(crate) async fn view(&self, export: &ExportId, key: KeyUse) -> ViewOutcome {
+        if key == KeyUse::ReadAgain {
+            self.read_key_again().await;
+        }
+        match self.client.view(export).await {
+            ViewOutcome::Held(Hold::Unauthorized { .. }) if self.read_key_again().await => {
+                self.client.view(export).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// One signed link, by the same rule.
+    pub(crate) async fn link(&self, file: &FileId, key: KeyUse) -> LinkOutcome {
+        if key == KeyUse::ReadAgain {
+            self.read_key_again().await;
+        }
+        match self.client.link(file).await {
+            LinkOutcome::Held(Hold::Unauthorized { .. }) if self.read_key_again().await => {
+                self.client.link(file).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Reads the key source. Returns whether it held another key than the one in use.
+    async fn read_key_again(&self) -> bool {
+        let (source, environment) = (self.key_source.clone(), self.environment.clone());
+        let read = tokio::task::spawn_blocking(move || source.read(&environment));
+        match tokio::time::timeout(KEY_READ_TIMEOUT, read).await {
+            Ok(Ok(Ok(key))) => self.client.replace_key(key.secret()).unwrap_or_else(|error| {
+                tracing::warn!(project = %self.project, "the rest api key cannot be used: {error}");
+                false
+            }),
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(project = %self.project, "the rest api key cannot be read again from {}: {error}", self.key_source);
+                false
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(project = %self.project, "the rest api key cannot be read again: no answer in time");
+                false
+            }
+        }
+    }
+}

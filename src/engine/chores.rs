@@ -1,0 +1,142 @@
+//! Blocking work on an export's folder: prepare it, seal it, leave or take away the notice of a failure.
+
+use std::sync::Arc;
+
+use crate::domain::failure::Failure;
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::manifest::{Manifest, failure_notice};
+use crate::domain::part::{CommittedPart, PartKey};
+use crate::domain::resume::ResumablePart;
+use crate::domain::watch::PartOrder;
+use crate::sink::{LocalSink, Recovered, SinkError};
+
+/// One piece of work on one export's folder.
+#[derive(Debug, Clone)]
+pub(crate) enum Chore {
+    /// Make the folder, see what lies in it, and whether there is room.
+    Prepare,
+    /// Write `manifest.json`.
+    Seal { manifest: Arc<str>, boot: bool },
+    /// Write `failed.json`.
+    WriteNotice(Failure),
+    /// Take `failed.json` away.
+    RemoveNotice,
+}
+
+/// What a chore is done with.
+#[derive(Debug)]
+pub(crate) struct ChoreOrder {
+    pub(crate) sink: LocalSink,
+    pub(crate) project: ProjectName,
+    pub(crate) export: ExportId,
+    pub(crate) chore: Chore,
+    /// Parts without a record, for [`Chore::Prepare`].
+    pub(crate) unrecorded: Vec<PartOrder>,
+    /// Bytes that exports already under way still need, for [`Chore::Prepare`].
+    pub(crate) claimed_bytes: u64,
+}
+
+/// How a chore ended.
+#[derive(Debug)]
+pub(crate) enum ChoreEnd {
+    /// The folder is ready.
+    Prepared { adopted: Vec<CommittedPart>, conflicts: Vec<(PartKey, String)> },
+    /// The export would not fit.
+    NoRoom { needed_bytes: u64, free_bytes: u64 },
+    /// `manifest.json` is durable.
+    Sealed,
+    /// Something foreign holds the manifest's name.
+    SealConflict { cause: String },
+    /// `failed.json` is durable.
+    NoticeWritten,
+    /// `failed.json` is gone.
+    NoticeRemoved,
+    /// The disk is ill.
+    Disk { cause: String },
+}
+
+impl ChoreOrder {
+    /// Does the work. Blocks.
+    pub(crate) fn run(self) -> ChoreEnd {
+        let done = match &self.chore {
+            Chore::Prepare => self.prepare(),
+            Chore::Seal { manifest, boot } => self.seal(manifest, *boot),
+            Chore::WriteNotice(failure) => {
+                let notice = failure_notice(&self.project, &self.export, failure);
+                self.sink
+                    .write_failed(&self.project, &self.export, notice.as_bytes())
+                    .map(|()| ChoreEnd::NoticeWritten)
+            }
+            Chore::RemoveNotice => {
+                self.sink.remove_failed(&self.project, &self.export).map(|()| ChoreEnd::NoticeRemoved)
+            }
+        };
+        done.unwrap_or_else(|error| self.hindered(&error))
+    }
+
+    /// A conflict concerns this export alone; everything else is the disk, and is tried again.
+    fn hindered(&self, error: &SinkError) -> ChoreEnd {
+        let cause = error.to_string();
+        if !error.is_conflict() {
+            return ChoreEnd::Disk { cause };
+        }
+        match &self.chore {
+            Chore::Prepare => {
+                let conflicts =
+                    self.unrecorded.iter().map(|part| (part.key.clone(), cause.clone())).collect();
+                ChoreEnd::Prepared { adopted: Vec::new(), conflicts }
+            }
+            Chore::Seal { .. } => ChoreEnd::SealConflict { cause },
+            Chore::WriteNotice(_) => {
+                let (project, export) = (&self.project, &self.export);
+                tracing::warn!(%project, %export, "failed.json cannot be written: {cause}");
+                ChoreEnd::NoticeWritten
+            }
+            Chore::RemoveNotice => ChoreEnd::NoticeRemoved,
+        }
+    }
+
+    fn prepare(&self) -> Result<ChoreEnd, SinkError> {
+        let listed: Vec<_> =
+            self.unrecorded.iter().map(|part| (part.key.clone(), part.declared_bytes)).collect();
+        let partials: Vec<_> = self
+            .unrecorded
+            .iter()
+            .filter_map(|part| {
+                let point = part.resume.clone()?;
+                Some(ResumablePart { key: part.key.clone(), point })
+            })
+            .collect();
+        let prepared = self.sink.prepare_export(&self.project, &self.export, &listed, &partials)?;
+        let adopted_bytes: u64 = prepared.adopted.iter().map(|part| part.bytes).sum();
+        let kept_bytes: u64 = partials.iter().map(|part| part.point.bytes).sum();
+        let declared: u64 = listed.iter().filter_map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
+        let own = declared.saturating_sub(adopted_bytes).saturating_sub(kept_bytes);
+        let needed_bytes = own.saturating_add(self.claimed_bytes);
+        let free_bytes = self.sink.free_bytes()?.saturating_sub(self.sink.reserve_bytes());
+        if own > 0 && needed_bytes > free_bytes {
+            return Ok(ChoreEnd::NoRoom { needed_bytes, free_bytes });
+        }
+        Ok(ChoreEnd::Prepared { adopted: prepared.adopted, conflicts: prepared.conflicts })
+    }
+
+    fn seal(&self, manifest: &str, boot: bool) -> Result<ChoreEnd, SinkError> {
+        if !boot {
+            self.sink.seal(&self.project, &self.export, manifest.as_bytes())?;
+            return Ok(ChoreEnd::Sealed);
+        }
+        let parsed = match Manifest::parse(manifest.as_bytes()) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                return Ok(ChoreEnd::SealConflict { cause: format!("the recorded manifest: {error}") });
+            }
+        };
+        if self.sink.recover_sealing(&self.project, &self.export, &parsed, manifest.as_bytes())?
+            == Recovered::Taken
+        {
+            let (project, export) = (&self.project, &self.export);
+            tracing::info!(%project, %export, "sealed by an earlier run, and taken by its consumer since");
+        }
+        Ok(ChoreEnd::Sealed)
+    }
+}

@@ -1,0 +1,15 @@
+//! Floor 3, the moving parts: one scheduler that owns every watch, and the children that poll, download and tend folders.
+
+mod access;
+mod children;
+mod chores;
+mod downloader;
+mod narrator;
+mod part_queue;
+pub mod recovery;
+mod scheduler;
+pub mod snapshot;
+mod timers;
+
+pub(crate) use access::Access;
+pub use scheduler::{EngineParts, Outcome, ProjectParts, Scheduler};

@@ -1,0 +1,182 @@
+//! Boot: what the state records and what lies on disk become watches to go on with.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use crate::config::ProjectConfig;
+use crate::domain::failure::Failure;
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::manifest::Manifest;
+use crate::domain::part::CommittedPart;
+use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
+use crate::sink::{LocalSink, OnDisk};
+use crate::store::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState, Store, StoreError};
+
+/// Changes that go into one transaction while a lost state is made again.
+const REBUILD_BATCH: usize = 256;
+
+/// Why what an earlier run left cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The state cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The manifest recorded for an export that was being sealed is not one.
+    #[error("the state holds no usable manifest for export {export} that was being sealed: {cause}")]
+    Manifest {
+        /// The export.
+        export: ExportId,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+/// What recovery found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The watches of each project, in configuration order.
+    pub watches: Vec<(ProjectDigest, Vec<Watch>)>,
+    /// Pauses that may still hold, by scope.
+    pub pauses: HashMap<String, Timestamp>,
+}
+
+/// Reads the state once and decides how each configured export goes on. A project that the state does not know is first
+/// looked for in the manifests on disk. Resume points are used up by this: a later crash cannot trust them.
+///
+/// # Errors
+/// When the state cannot be read or written.
+pub async fn recover(
+    store: &mut Store,
+    sink: &LocalSink,
+    projects: &[ProjectConfig],
+) -> Result<Recovered, RecoveryError> {
+    let digests: Vec<_> = projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
+    let unrecovered = store.unrecovered(&digests).await?;
+    for (project, digest) in projects.iter().zip(&digests).filter(|(_, digest)| unrecovered.contains(digest))
+    {
+        rebuild(store, sink, &project.name, *digest).await?;
+    }
+    let pauses = store.pauses().await?.into_iter().collect();
+    let mut records: HashMap<ExportKey, ExportRecord> =
+        store.load(&digests).await?.into_iter().map(|record| (record.key.clone(), record)).collect();
+    let mut watches = Vec::new();
+    for (project, digest) in projects.iter().zip(digests) {
+        let mut of_project = Vec::with_capacity(project.exports.len());
+        for export in &project.exports {
+            let record = records.remove(&ExportKey { project: digest, export: export.clone() });
+            of_project.push(watch(&project.name, export, record)?);
+        }
+        watches.push((digest, of_project));
+    }
+    forget_withdrawn_failures(store, records.into_values()).await?;
+    Ok(Recovered { watches, pauses })
+}
+
+fn watch(
+    project: &ProjectName,
+    export: &ExportId,
+    record: Option<ExportRecord>,
+) -> Result<Watch, RecoveryError> {
+    let Some(record) = record else { return Ok(Watch::new(project.clone(), export.clone())) };
+    let by_file = |part: CommittedPart| (part.key.file_id.clone(), part);
+    let kept = Kept {
+        committed: record.parts.into_iter().map(by_file).collect(),
+        partials: record.partials.into_iter().map(|part| (part.key.file_id.clone(), part)).collect(),
+    };
+    let state = match record.state {
+        RecordedState::Watching => WatchState::Polling(Polling::resumed(record.remote_status, kept)),
+        RecordedState::Sealing { manifest } => {
+            let parsed = Manifest::parse(manifest.as_bytes()).map_err(|error| RecoveryError::Manifest {
+                export: export.clone(),
+                cause: error.to_string(),
+            })?;
+            let parts: Vec<_> = parsed.parts.into_iter().map(CommittedPart::from).collect();
+            WatchState::Sealing { manifest: manifest.into(), totals: Totals::of(&parts) }
+        }
+        RecordedState::Completed { parts, bytes, at } => {
+            WatchState::Completed { totals: Totals { parts, bytes }, at }
+        }
+        RecordedState::Failed(failure) => {
+            let Failure { cause, at, .. } = &failure;
+            tracing::warn!(%project, %export, "failed on {at} and stays so: {cause}; to try again, run: batch-export-watcher retry {export}");
+            WatchState::Failed { failure, kept }
+        }
+    };
+    Ok(Watch::with_state(project.clone(), export.clone(), state))
+}
+
+/// An ID that was taken out of the configuration and put back is watched again; what was finished stays finished.
+async fn forget_withdrawn_failures(
+    store: &mut Store,
+    withdrawn: impl Iterator<Item = ExportRecord>,
+) -> Result<(), StoreError> {
+    let changes: Vec<_> = withdrawn
+        .filter(|record| matches!(record.state, RecordedState::Failed(_)))
+        .map(|record| Change::Watching { export: record.key })
+        .collect();
+    if changes.is_empty() { Ok(()) } else { store.apply(&changes).await }
+}
+
+/// Every export with a manifest that can be believed is recorded as whole. Where the disk cannot be read to the end, the
+/// next start looks again.
+async fn rebuild(
+    store: &mut Store,
+    sink: &LocalSink,
+    project: &ProjectName,
+    digest: ProjectDigest,
+) -> Result<(), RecoveryError> {
+    let (scanned, name) = (sink.clone(), project.clone());
+    let scan = tokio::task::spawn_blocking(move || whole_exports(&scanned, &name)).await;
+    let (found, to_its_end) = scan.unwrap_or_default();
+    let exports = found.len();
+    let mut changes: Vec<_> = found
+        .into_iter()
+        .map(|(export, totals, at)| Change::Completed {
+            export: ExportKey { project: digest, export },
+            parts: totals.parts,
+            bytes: totals.bytes,
+            at,
+        })
+        .collect();
+    if to_its_end {
+        changes.push(Change::Recovered { project: digest, at: Timestamp::now() });
+    }
+    for batch in changes.chunks(REBUILD_BATCH) {
+        store.apply(batch).await?;
+    }
+    if exports > 0 {
+        tracing::info!(%project, exports, "the state did not know the project; finished exports were found on disk");
+    }
+    Ok(())
+}
+
+/// Blocks. The exports that are whole, and whether everything could be looked at.
+fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Totals, Timestamp)>, bool) {
+    let scan = match sink.scan_manifests(project) {
+        Ok(scan) => scan,
+        Err(error) => {
+            tracing::warn!(%project, "finished exports cannot be looked for: {error}");
+            return (Vec::new(), false);
+        }
+    };
+    let (mut found, mut to_its_end) = (Vec::new(), true);
+    for entry in scan {
+        match entry {
+            Ok((export, OnDisk::Whole { manifest, .. })) => {
+                let bytes = manifest.parts.iter().map(|part| part.bytes).sum();
+                let totals = Totals { parts: manifest.parts.len() as u64, bytes };
+                found.push((export, totals, manifest.sealed_at));
+            }
+            Ok((export, OnDisk::Rejected(cause))) => {
+                tracing::warn!(%project, %export, "a manifest on disk is not believed: {cause}");
+            }
+            Ok((_, OnDisk::Absent)) => {}
+            Err(error) => {
+                to_its_end = false;
+                tracing::warn!(%project, "a finished export cannot be read: {error}");
+            }
+        }
+    }
+    (found, to_its_end)
+}

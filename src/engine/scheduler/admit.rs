@@ -1,0 +1,147 @@
+//! What may start now: views within the budget, chores, and parts while slots are free. Nothing that is closed takes a slot.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use super::gates::Closed;
+use super::{Call, Probes, Scheduler};
+use crate::domain::part::PartKey;
+use crate::domain::watch::{WatchEvent, WatchState};
+use crate::engine::access::KeyUse;
+use crate::engine::chores::{Chore, ChoreOrder};
+use crate::engine::downloader::Download;
+
+/// View calls under way at once, all projects together: bounds sockets and answers in memory.
+const MAX_VIEWS: usize = 32;
+/// Chores under way at once: they block, and a disk that hangs must not collect threads.
+const MAX_CHORES: usize = 4;
+
+impl Scheduler {
+    pub(super) fn admit(&mut self) {
+        let now = self.now();
+        for project in 0..self.projects.len() {
+            self.admit_views(project, now);
+        }
+        if !self.store_failing {
+            self.admit_chores(now);
+            self.admit_parts(now);
+        }
+    }
+
+    fn admit_views(&mut self, project: usize, now: Duration) {
+        while let Some(&entry) = self.projects[project].ready.front() {
+            if !self.entries[entry].watch.wants_views() {
+                self.projects[project].ready.pop_front();
+                self.entries[entry].view_under_way = false;
+                continue;
+            }
+            if self.polls.len() >= MAX_VIEWS {
+                return;
+            }
+            let ready_at = self.projects[project].pace.ready_at();
+            if ready_at > now {
+                return self.look_again(Closed::Until(ready_at));
+            }
+            let probes = match self.api_admission(project, now) {
+                Ok(probes) => probes,
+                Err(closed) => return self.look_again(closed),
+            };
+            self.projects[project].ready.pop_front();
+            self.projects[project].pace.spend(now);
+            let key = key_use(&probes);
+            self.probing(Call::View(entry), Some(project), probes);
+            let access = self.projects[project].access.clone();
+            let export = self.entries[entry].watch.export().clone();
+            self.polls.spawn(entry, async move { access.view(&export, key).await });
+        }
+    }
+
+    fn admit_chores(&mut self, now: Duration) {
+        while self.chores_running.len() < MAX_CHORES && !self.chores.is_empty() {
+            let disk = match self.disk_admission(now) {
+                Ok(disk) => disk,
+                Err(closed) => return self.look_again(closed),
+            };
+            let Some((entry, chore)) = self.chores.pop_front() else { return };
+            let watch = &self.entries[entry].watch;
+            let unrecorded = match watch.state() {
+                WatchState::Fetching(fetching) => fetching.unrecorded().collect(),
+                _ => Vec::new(),
+            };
+            let claimed_bytes = if matches!(chore, Chore::Prepare) { self.claimed_bytes(entry) } else { 0 };
+            let order = ChoreOrder {
+                sink: self.sink.clone(),
+                project: watch.project().clone(),
+                export: watch.export().clone(),
+                chore: chore.clone(),
+                unrecorded,
+                claimed_bytes,
+            };
+            self.probing(Call::Chore(entry), None, Probes { disk, ..Probes::default() });
+            self.chores_running.spawn_blocking_on((entry, chore), &self.transfer, move || order.run());
+        }
+    }
+
+    fn admit_parts(&mut self, now: Duration) {
+        while self.downloads.len() < self.max_parts {
+            let mut closed_gates = Vec::new();
+            let queue = std::mem::take(&mut self.parts);
+            let (queue, next) = {
+                let mut queue = queue;
+                let next = queue.pop(|entry| {
+                    let admission = self.part_admission(self.entries[entry].project, now);
+                    admission.map_err(|closed| closed_gates.push(closed)).is_ok()
+                });
+                (queue, next)
+            };
+            self.parts = queue;
+            for closed in closed_gates {
+                self.look_again(closed);
+            }
+            let Some((entry, key)) = next else { return };
+            self.start_part(entry, key, now);
+        }
+    }
+
+    fn start_part(&mut self, entry: usize, key: PartKey, now: Duration) {
+        let project = self.entries[entry].project;
+        let Some(order) = self.entries[entry].watch.part_order(&key) else { return };
+        let Ok(probes) = self.part_admission(project, now) else { return };
+        let key_use = key_use(&probes);
+        self.probing(Call::Part(entry, key.clone()), Some(project), probes);
+        let progress = Arc::new(AtomicU64::new(0));
+        self.progress.insert((entry, key.clone()), progress.clone());
+        let download = Download {
+            project_index: project,
+            project: self.projects[project].name.clone(),
+            export: self.entries[entry].watch.export().clone(),
+            order,
+            key: key_use,
+            access: self.projects[project].access.clone(),
+            store: self.store_client.clone(),
+            sink: self.sink.clone(),
+            transfer: self.transfer.clone(),
+            stop: self.stop_downloads.child_token(),
+            progress,
+            news: self.news.0.clone(),
+        };
+        self.downloads.spawn((entry, key.clone()), download.run());
+        self.step(entry, WatchEvent::PartStarted(key));
+    }
+
+    /// Bytes that prepared exports other than this one still have to bring home.
+    fn claimed_bytes(&self, but: usize) -> u64 {
+        let others = self.entries.iter().enumerate().filter(|(entry, _)| *entry != but);
+        others.fold(0, |sum, (_, entry)| match entry.watch.state() {
+            WatchState::Fetching(fetching) if fetching.is_prepared() => {
+                sum.saturating_add(fetching.outstanding_bytes())
+            }
+            _ => sum,
+        })
+    }
+}
+
+fn key_use(probes: &Probes) -> KeyUse {
+    if probes.key { KeyUse::ReadAgain } else { KeyUse::AtHand }
+}

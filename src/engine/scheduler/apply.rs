@@ -1,0 +1,306 @@
+//! What an event changes, and what the commands of a watch cost. Sync: nothing here waits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Call, DISK_INTERVAL, Draining, Entry, Event, Scheduler, Ticket, Timer};
+use crate::domain::failure::{PartFailure, ViewOutcome};
+use crate::domain::part::{CommittedPart, PartKey};
+use crate::domain::report::RemoteStatus;
+use crate::domain::watch::{Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState};
+use crate::engine::children::Panicked;
+use crate::engine::chores::{Chore, ChoreEnd};
+use crate::engine::downloader::DownloadNews;
+use crate::engine::narrator::narrate;
+use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
+use crate::store::{Change, ExportKey, StoreEvent, Write};
+
+/// Shortest time between two snapshots.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Scheduler {
+    pub(super) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Stop => self.drain(Draining::Signal),
+            Event::Poll(entry, outcome) => self.view_ended(entry, outcome),
+            Event::Part((entry, key), outcome) => self.part_ended(entry, key, outcome),
+            Event::Chore((entry, chore), end) => self.chore_ended(entry, chore, end),
+            Event::News(DownloadNews::ApiAnswered { project }) => self.api_answered(project),
+            Event::News(DownloadNews::StoreAnswered { project, host }) => self.store_answered(project, host),
+            Event::Store(event) => self.store_said(event),
+            Event::WriteSent => {}
+            Event::Tick => self.timers_due(),
+        }
+    }
+
+    fn timers_due(&mut self) {
+        let now = self.now();
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::View(entry) => {
+                    if self.entries[entry].watch.wants_views() && !self.entries[entry].view_under_way {
+                        self.entries[entry].view_under_way = true;
+                        let project = self.entries[entry].project;
+                        self.projects[project].ready.push_back(entry);
+                    }
+                }
+                Timer::PartRetry(entry, key) => self.step(entry, WatchEvent::PartRetryDue(key)),
+                Timer::Chores => self.chores.extend(std::mem::take(&mut self.parked_chores)),
+                Timer::Deadline if self.draining.is_none() => {
+                    tracing::warn!("the deadline has passed before every export was settled");
+                    self.drain(Draining::Deadline);
+                }
+                Timer::Admit | Timer::Publish | Timer::Deadline | Timer::DrainGrace => {}
+            }
+        }
+    }
+
+    fn view_ended(&mut self, entry: usize, outcome: Result<ViewOutcome, Panicked>) {
+        let project = self.entries[entry].project;
+        self.entries[entry].view_under_way = false;
+        let outcome =
+            outcome.unwrap_or_else(|Panicked| ViewOutcome::Fault("the poll task panicked".to_owned()));
+        let faulted = matches!(outcome, ViewOutcome::Fault(_));
+        match &outcome {
+            ViewOutcome::Held(hold) => self.hold(project, hold.clone()),
+            ViewOutcome::Report(_) | ViewOutcome::NotFound(_) | ViewOutcome::Rejected(_) => {
+                self.api_answered(project);
+            }
+            ViewOutcome::Fault(_) => {}
+        }
+        self.probe_over(&Call::View(entry), Some(project), faulted);
+        let rejected = matches!(outcome, ViewOutcome::Rejected(_));
+        let succeeded = matches!(outcome, ViewOutcome::Report(_));
+        let first_success = succeeded && !std::mem::replace(&mut self.projects[project].view_succeeded, true);
+        self.step(entry, WatchEvent::Viewed(outcome));
+        if rejected || first_success {
+            self.judge_rejections(project);
+        }
+    }
+
+    /// A refused request concerns one export when any other answer of its project was good, or it is the only one left;
+    /// it concerns the project when every export gets it.
+    fn judge_rejections(&mut self, project: usize) {
+        let live =
+            self.projects[project].exports.clone().filter(|entry| !self.entries[*entry].watch.is_settled());
+        let (mut rejected, mut others) = (Vec::new(), false);
+        for entry in live {
+            match self.entries[entry].watch.state() {
+                WatchState::Polling(polling) if polling.is_rejected() => rejected.push(entry),
+                _ => others = true,
+            }
+        }
+        if self.projects[project].view_succeeded || (rejected.len() == 1 && !others) {
+            for entry in rejected {
+                self.step(entry, WatchEvent::RejectionConfirmed);
+            }
+        } else if !others && rejected.len() > 1 {
+            self.pause_rejected_project(project);
+        }
+    }
+
+    fn part_ended(
+        &mut self,
+        entry: usize,
+        key: PartKey,
+        outcome: Result<Result<CommittedPart, PartFailure>, Panicked>,
+    ) {
+        let project = self.entries[entry].project;
+        self.progress.remove(&(entry, key.clone()));
+        let outcome = outcome.unwrap_or_else(|Panicked| {
+            let cause = "the download task panicked".to_owned();
+            Err(PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt: false })
+        });
+        let faulted = matches!(outcome, Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }));
+        match &outcome {
+            Ok(_) => self.disk_answered(),
+            Err(PartFailure::Held(hold)) => self.hold(project, hold.clone()),
+            Err(_) => {}
+        }
+        self.probe_over(&Call::Part(entry, key.clone()), Some(project), faulted);
+        self.step(entry, WatchEvent::PartEnded { key, outcome });
+    }
+
+    fn chore_ended(&mut self, entry: usize, chore: Chore, end: Result<ChoreEnd, Panicked>) {
+        match &end {
+            Ok(ChoreEnd::Disk { cause }) => self.disk_refused(cause),
+            Ok(ChoreEnd::NoRoom { .. }) | Err(Panicked) => {}
+            Ok(_) => self.disk_answered(),
+        }
+        self.probe_over(&Call::Chore(entry), None, false);
+        match end {
+            Ok(ChoreEnd::Prepared { adopted, conflicts }) => {
+                self.entries[entry].told_no_room = false;
+                self.step(entry, WatchEvent::Prepared { adopted, conflicts });
+            }
+            Ok(ChoreEnd::Sealed) => self.step(entry, WatchEvent::ManifestDurable),
+            Ok(ChoreEnd::SealConflict { cause }) => self.step(entry, WatchEvent::ManifestConflict { cause }),
+            Ok(ChoreEnd::NoticeWritten) => self.step(entry, WatchEvent::FailureNoticeDurable),
+            Ok(ChoreEnd::NoticeRemoved) => {}
+            Ok(ChoreEnd::NoRoom { needed_bytes, free_bytes }) => {
+                let Entry { watch, told_no_room, .. } = &mut self.entries[entry];
+                if !std::mem::replace(told_no_room, true) {
+                    tracing::warn!(project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "not enough room beside the reserve; the export waits before its first byte");
+                }
+                self.park(entry, chore);
+            }
+            Ok(ChoreEnd::Disk { .. }) => self.chores.push_back((entry, chore)),
+            Err(Panicked) => self.park(entry, chore),
+        }
+    }
+
+    fn park(&mut self, entry: usize, chore: Chore) {
+        self.parked_chores.push((entry, chore));
+        if self.timers.due_at(&Timer::Chores).is_none() {
+            self.timers.set(Timer::Chores, self.now().saturating_add(DISK_INTERVAL));
+        }
+    }
+
+    fn store_said(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Written(tickets) => {
+                for ticket in tickets {
+                    if let Some(Ticket { entry, recorded }) = self.tickets.remove(&ticket) {
+                        self.step(entry, WatchEvent::Recorded(recorded));
+                    }
+                }
+            }
+            StoreEvent::Failing { cause } => {
+                self.store_failing = true;
+                tracing::error!("the state cannot be written, downloads wait: {cause}");
+            }
+            StoreEvent::Healthy => {
+                self.store_failing = false;
+                tracing::info!("the state can be written again; downloads go on");
+            }
+        }
+    }
+
+    /// Hands an event to a watch and pays for its commands.
+    pub(super) fn step(&mut self, entry: usize, event: WatchEvent) {
+        let moment = self.moment();
+        let cx = StepContext { now: moment, jitter: Self::jitter(), policies: &self.policies };
+        let watch = &mut self.entries[entry].watch;
+        let settled_before = watch.is_settled();
+        let commands = watch.step(event, &cx);
+        let settled = watch.is_settled();
+        let unsettled = &mut self.projects[self.entries[entry].project].unsettled;
+        match (settled_before, settled) {
+            (false, true) => *unsettled -= 1,
+            (true, false) => *unsettled += 1,
+            _ => {}
+        }
+        for command in commands {
+            self.execute(entry, command, false);
+        }
+    }
+
+    pub(super) fn execute(&mut self, entry: usize, command: Command, boot: bool) {
+        match command {
+            Command::ViewAfter(delay) => {
+                self.timers.set(Timer::View(entry), self.now().saturating_add(delay))
+            }
+            Command::Prepare => self.chores.push_back((entry, Chore::Prepare)),
+            Command::QueuePart(key) => self.parts.push(entry, key),
+            Command::RetryPartAfter(key, delay) => {
+                self.timers.set(Timer::PartRetry(entry, key), self.now().saturating_add(delay));
+            }
+            Command::Record(change) => self.record(entry, change),
+            Command::Seal(manifest) => self.chores.push_back((entry, Chore::Seal { manifest, boot })),
+            Command::WriteFailureNotice(failure) => {
+                self.chores.push_back((entry, Chore::WriteNotice(failure)))
+            }
+            Command::RemoveFailureNotice => self.chores.push_back((entry, Chore::RemoveNotice)),
+            Command::Notify(notice) => narrate(&self.entries[entry].watch, &notice),
+        }
+    }
+
+    fn record(&mut self, entry: usize, change: RecordChange) {
+        let recorded = match &change {
+            RecordChange::PartCommitted(part) => Some(Recorded::PartCommitted(part.key.clone())),
+            RecordChange::Sealing(_) => Some(Recorded::Sealing),
+            RecordChange::Completed { .. } => Some(Recorded::Completed),
+            RecordChange::Failed(_) => Some(Recorded::Failed),
+            RecordChange::StatusSeen(_) | RecordChange::PartialSynced(_) | RecordChange::Watching => None,
+        };
+        let export = ExportKey {
+            project: self.projects[self.entries[entry].project].digest,
+            export: self.entries[entry].watch.export().clone(),
+        };
+        let ticket = recorded.map(|recorded| Ticket { entry, recorded });
+        self.write(change_of(export, change), ticket);
+    }
+
+    /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a few an export.
+    pub(super) fn write(&mut self, change: Change, ticket: Option<Ticket>) {
+        let number = self.next_ticket;
+        self.next_ticket += 1;
+        if let Some(ticket) = ticket {
+            self.tickets.insert(number, ticket);
+        }
+        self.outbox.push_back(Write { change, ticket: number });
+    }
+
+    /// Publishes the read model where somebody looks, at most every 100 ms.
+    pub(super) fn publish(&mut self) {
+        let now = self.now();
+        if self.snapshot.receiver_count() == 0 || now < self.next_publish {
+            return;
+        }
+        self.next_publish = now.saturating_add(PUBLISH_INTERVAL);
+        self.timers.set(Timer::Publish, self.next_publish);
+        let exports = (0..self.entries.len()).map(|entry| self.export_view(entry)).collect();
+        self.snapshot.send_replace(Snapshot { exports, slots_in_use: self.downloads.len() });
+    }
+
+    fn export_view(&self, entry: usize) -> ExportView {
+        let watch = &self.entries[entry].watch;
+        let phase = match watch.state() {
+            WatchState::Polling(polling) => {
+                Phase::Polling { remote_status: polling.seen().map(RemoteStatus::as_str).map(Arc::from) }
+            }
+            WatchState::Fetching(fetching) => {
+                let mut progress = FetchProgress::default();
+                for (key, part) in fetching.parts() {
+                    progress.parts_total += 1;
+                    progress.bytes_total += part.declared_bytes.unwrap_or(0);
+                    match &part.state {
+                        PartState::Committed(done) | PartState::Recording(done) => {
+                            progress.parts_done += 1;
+                            progress.bytes_done += done.bytes;
+                        }
+                        _ => {
+                            let under_way = self.progress.get(&(entry, key.clone()));
+                            progress.bytes_done += under_way.map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+                        }
+                    }
+                }
+                Phase::Fetching(progress)
+            }
+            WatchState::Sealing { .. } => Phase::Sealing,
+            WatchState::Completed { totals, .. } => {
+                Phase::Completed { parts: totals.parts, bytes: totals.bytes }
+            }
+            WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => {
+                Phase::Failed { cause: failure.cause.as_str().into() }
+            }
+        };
+        ExportView { project: watch.project().clone(), export: watch.export().clone(), phase }
+    }
+}
+
+/// A watch's record as the state keeps it.
+fn change_of(export: ExportKey, change: RecordChange) -> Change {
+    match change {
+        RecordChange::StatusSeen(status) => Change::StatusSeen { export, status },
+        RecordChange::PartCommitted(part) => Change::PartCommitted { export, part },
+        RecordChange::PartialSynced(part) => Change::PartialSynced { export, part },
+        RecordChange::Sealing(manifest) => Change::Sealing { export, manifest: manifest.to_string() },
+        RecordChange::Completed { totals, at } => {
+            Change::Completed { export, parts: totals.parts, bytes: totals.bytes, at }
+        }
+        RecordChange::Failed(failure) => Change::Failed { export, failure },
+        RecordChange::Watching => Change::Watching { export },
+    }
+}

@@ -1,0 +1,290 @@
+//! What has to wait as a whole: a project's budget, its key, the API origin, a store's host, the disk.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Call, DISK_INTERVAL, Probes, Scheduler, Timer};
+use crate::domain::cadence::spread;
+use crate::domain::failure::Hold;
+use crate::domain::gate::{Admission, Gate};
+use crate::domain::retry::RETRY_AFTER_CAP;
+use crate::store::{Change, ProjectDigest};
+
+/// Whose `Retry-After` a record is about; the text is its key in the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PauseScope<'a> {
+    Project(ProjectDigest),
+    Origin,
+    Host(&'a str),
+}
+
+impl PauseScope<'_> {
+    fn text(&self) -> String {
+        match self {
+            Self::Project(digest) => format!("project:{digest}"),
+            Self::Origin => "origin".to_owned(),
+            Self::Host(host) => format!("host:{host}"),
+        }
+    }
+}
+
+/// Why a call may not go out now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Look again at this time.
+    Until(Duration),
+    /// A probe is under way; its end is an event.
+    Probing,
+}
+
+impl Scheduler {
+    /// Whether a call to the API for this project may go out, and which gates it would probe.
+    pub(super) fn api_admission(&self, project: usize, now: Duration) -> Result<Probes, Closed> {
+        let gates = &self.projects[project];
+        Ok(Probes {
+            key: pass(&gates.key, now)?,
+            throttle: pass(&gates.throttle, now)?,
+            origin: pass(&self.origin, now)?,
+            ..Probes::default()
+        })
+    }
+
+    /// The same for a part: its store and the disk have a say, too.
+    pub(super) fn part_admission(&self, project: usize, now: Duration) -> Result<Probes, Closed> {
+        let mut probes = self.api_admission(project, now)?;
+        probes.disk = pass(&self.disk, now)?;
+        if let Some(host) = &self.projects[project].store_host
+            && let Some(gate) = self.hosts.get(host)
+            && pass(gate, now)?
+        {
+            probes.host = Some(host.clone());
+        }
+        Ok(probes)
+    }
+
+    pub(super) fn disk_admission(&self, now: Duration) -> Result<bool, Closed> {
+        pass(&self.disk, now)
+    }
+
+    /// Remembers which gates a call that goes out now is the probe of.
+    pub(super) fn probing(&mut self, call: Call, project: Option<usize>, probes: Probes) {
+        if let Some(project) = project.map(|index| &mut self.projects[index]) {
+            if probes.key {
+                project.key.probe_started();
+            }
+            if probes.throttle {
+                project.throttle.probe_started();
+            }
+        }
+        if probes.origin {
+            self.origin.probe_started();
+        }
+        if probes.disk {
+            self.disk.probe_started();
+        }
+        if let Some(gate) = probes.host.as_ref().and_then(|host| self.hosts.get_mut(host)) {
+            gate.probe_started();
+        }
+        self.probes.insert(call, probes);
+    }
+
+    /// A call is back, and what it said about the gates has been applied: gates that it was to probe and said nothing
+    /// about are probed again, after a wait where it failed.
+    pub(super) fn probe_over(&mut self, call: &Call, project: Option<usize>, faulted: bool) {
+        let Some(probes) = self.probes.remove(call) else { return };
+        let now = self.now();
+        let (retry, jitter) = (self.policies.retry, Self::jitter());
+        let close = |gate: &mut Gate, delay: &dyn Fn(u32) -> Duration| {
+            if gate.admission(now) != Admission::WaitForProbe {
+                return;
+            }
+            if faulted {
+                gate.refused(now, delay);
+            } else {
+                gate.probe_abandoned(now);
+            }
+        };
+        if let Some(project) = project.map(|index| &mut self.projects[index]) {
+            if probes.key {
+                close(&mut project.key, &|_| spread(retry.max(), jitter));
+            }
+            if probes.throttle {
+                close(&mut project.throttle, &|attempt| retry.delay(attempt, jitter));
+            }
+        }
+        if probes.origin {
+            close(&mut self.origin, &|attempt| retry.delay(attempt, jitter));
+        }
+        if probes.disk {
+            close(&mut self.disk, &|_| DISK_INTERVAL);
+        }
+        if let Some(gate) = probes.host.as_ref().and_then(|host| self.hosts.get_mut(host)) {
+            close(gate, &|attempt| retry.delay(attempt, jitter));
+        }
+    }
+
+    /// The API answered a call of this project in earnest.
+    pub(super) fn api_answered(&mut self, project: usize) {
+        let project = &mut self.projects[project];
+        if project.key.opened() {
+            tracing::info!(project = %project.name, "the rest api key is accepted again");
+        }
+        if project.throttle.opened() {
+            tracing::info!(project = %project.name, "the api takes requests again");
+        }
+        if self.origin.opened() {
+            tracing::info!("the api is available again");
+        }
+    }
+
+    /// A store sends bytes.
+    pub(super) fn store_answered(&mut self, project: usize, host: String) {
+        if let Some(gate) = self.hosts.get_mut(&host)
+            && gate.opened()
+        {
+            tracing::info!(host, "the store takes requests again");
+            self.hosts.remove(&host);
+        }
+        self.projects[project].store_host = Some(host);
+    }
+
+    /// The disk did what it was asked.
+    pub(super) fn disk_answered(&mut self) {
+        if self.disk.opened() {
+            tracing::info!("the disk is well again; downloads go on");
+        }
+    }
+
+    /// Something answered that it has to be left alone for a while.
+    pub(super) fn hold(&mut self, project: usize, hold: Hold) {
+        let now = self.now();
+        let jitter = Self::jitter();
+        let retry = self.policies.retry;
+        let wait =
+            |retry_after: Option<Duration>| move |n| retry_after.unwrap_or_else(|| retry.delay(n, jitter));
+        match hold {
+            Hold::Throttled { retry_after } => {
+                self.origin.opened();
+                let gates = &mut self.projects[project];
+                gates.key.opened();
+                if gates.throttle.refused(now, wait(retry_after)) && gates.throttle.refusals() == 1 {
+                    let seconds = seconds_left(&gates.throttle, now);
+                    tracing::warn!(project = %gates.name, seconds, "the api asks for fewer requests (429); the project waits");
+                }
+                if retry_after.is_some() {
+                    let (digest, until) = (gates.digest, gates.throttle.paused_until());
+                    self.remember_pause(&PauseScope::Project(digest), until);
+                }
+            }
+            Hold::Unavailable { retry_after } => {
+                if self.origin.refused(now, wait(retry_after)) && self.origin.refusals() == 1 {
+                    let seconds = seconds_left(&self.origin, now);
+                    tracing::warn!(seconds, "the api is unavailable (503); every project waits");
+                }
+                if retry_after.is_some() {
+                    self.remember_pause(&PauseScope::Origin, self.origin.paused_until());
+                }
+            }
+            Hold::RouteNotFound => {
+                if self.origin.refused(now, |n| retry.delay(n, jitter)) && self.origin.refusals() == 1 {
+                    tracing::error!(
+                        "the api does not know the route that was asked for: check base_url in [api]; every project waits"
+                    );
+                }
+            }
+            Hold::Unauthorized { status } => {
+                self.origin.opened();
+                let gates = &mut self.projects[project];
+                if gates.key.refused(now, |_| spread(retry.max(), jitter)) && gates.key.refusals() == 1 {
+                    let seconds = seconds_left(&gates.key, now);
+                    tracing::error!(project = %gates.name, status, seconds, "the api refuses the rest api key; the project waits, and the key is read again before the next try");
+                }
+            }
+            Hold::StoreBusy { host, retry_after } => {
+                let gate = self.hosts.entry(host.clone()).or_default();
+                if gate.refused(now, wait(retry_after)) && gate.refusals() == 1 {
+                    let seconds = seconds_left(gate, now);
+                    tracing::warn!(host, seconds, "the store asks for fewer requests; its parts wait");
+                }
+                let until = gate.paused_until();
+                if retry_after.is_some() {
+                    self.remember_pause(&PauseScope::Host(&host), until);
+                }
+                self.projects[project].store_host = Some(host);
+            }
+            Hold::Disk { cause } => self.disk_refused(&cause),
+        }
+    }
+
+    pub(super) fn disk_refused(&mut self, cause: &str) {
+        let now = self.now();
+        if self.disk.refused(now, |_| DISK_INTERVAL) && self.disk.refusals() == 1 {
+            tracing::error!("downloads wait for the disk: {cause}");
+        }
+    }
+
+    /// Every export of a project is refused: that says something about the project.
+    pub(super) fn pause_rejected_project(&mut self, project: usize) {
+        let (now, jitter, max) = (self.now(), Self::jitter(), self.policies.retry.max());
+        let gates = &mut self.projects[project];
+        if gates.throttle.refused(now, |_| spread(max, jitter)) && gates.throttle.refusals() == 1 {
+            tracing::error!(project = %gates.name, "the api refuses the request for every export of the project: check project_key and base_url; the project waits");
+        }
+    }
+
+    fn remember_pause(&mut self, scope: &PauseScope<'_>, until: Option<Duration>) {
+        let Some(until) = until else { return };
+        let left = until.saturating_sub(self.now());
+        let wall = Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX);
+        self.write(Change::Paused { scope: scope.text(), until: wall }, None);
+    }
+
+    /// Pauses of an earlier run hold on, cut to one hour.
+    pub(super) fn restore_pauses(&mut self, pauses: &HashMap<String, Timestamp>) {
+        let (now, wall) = (self.now(), Timestamp::now());
+        let until = |scope: &PauseScope<'_>| -> Option<Duration> {
+            let left = Duration::try_from(pauses.get(&scope.text())?.duration_since(wall)).ok()?;
+            (!left.is_zero()).then(|| now + left.min(RETRY_AFTER_CAP))
+        };
+        if let Some(until) = until(&PauseScope::Origin) {
+            self.origin.restore(until);
+        }
+        for project in &mut self.projects {
+            if let Some(until) = until(&PauseScope::Project(project.digest)) {
+                project.throttle.restore(until);
+            }
+        }
+        for scope in pauses.keys() {
+            if let Some(host) = scope.strip_prefix("host:")
+                && let Some(until) = until(&PauseScope::Host(host))
+            {
+                self.hosts.entry(host.to_owned()).or_default().restore(until);
+            }
+        }
+    }
+
+    /// Wakes the loop when a closed gate may open.
+    pub(super) fn look_again(&mut self, closed: Closed) {
+        if let Closed::Until(at) = closed
+            && self.timers.due_at(&Timer::Admit).is_none_or(|set| at < set)
+        {
+            self.timers.set(Timer::Admit, at);
+        }
+    }
+}
+
+/// `true` where the call would be the gate's probe.
+fn pass(gate: &Gate, now: Duration) -> Result<bool, Closed> {
+    match gate.admission(now) {
+        Admission::Pass => Ok(false),
+        Admission::Probe => Ok(true),
+        Admission::WaitUntil(at) => Err(Closed::Until(at)),
+        Admission::WaitForProbe => Err(Closed::Probing),
+    }
+}
+
+fn seconds_left(gate: &Gate, now: Duration) -> u64 {
+    gate.paused_until().unwrap_or(now).saturating_sub(now).as_secs_f64().ceil() as u64
+}

@@ -1,0 +1,415 @@
+//! The scheduler: single owner of every watch. An async `select()` waits, sync code changes state, children come back as events.
+//!
+//! Waiting exports are timers in one queue, not tasks. Nothing here awaits the disk or the store: writes go through a
+//! bounded queue and come back as events, and so do polls, downloads and work on folders.
+//!
+//! - `mod.rs` the loop, the drain and the end
+//! - `admit.rs` what may start now: views, chores, parts
+//! - `apply.rs` what an event changes, and what a watch's commands cost
+//! - `gates.rs` what has to wait as a whole
+
+mod admit;
+mod apply;
+mod gates;
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::access::Access;
+use super::children::{Children, Panicked};
+use super::chores::{Chore, ChoreEnd};
+use super::downloader::DownloadNews;
+use super::part_queue::PartQueue;
+use super::snapshot::Snapshot;
+use super::timers::Timers;
+use crate::domain::failure::{PartFailure, ViewOutcome};
+use crate::domain::gate::Gate;
+use crate::domain::ids::ProjectName;
+use crate::domain::moment::{Moment, Unit};
+use crate::domain::pace::Pace;
+use crate::domain::part::{CommittedPart, PartKey};
+use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
+use crate::fetch::StoreClient;
+use crate::sink::LocalSink;
+use crate::store::{ProjectDigest, StoreEvent, Write};
+
+/// Longest time a drain takes before what is left is given up; leaves a second of the promised ten to the rest.
+const DRAIN_GRACE: Duration = Duration::from_secs(9);
+/// How often the disk is looked at while it is ill or full.
+const DISK_INTERVAL: Duration = Duration::from_secs(5);
+/// Refused probes in a row after which a project counts as refused for its key.
+const REFUSED_PROBES: u32 = 3;
+
+/// What the scheduler is made from.
+pub struct EngineParts {
+    /// The policies of every watch.
+    pub policies: Policies,
+    /// Parts in flight, all exports together.
+    pub max_parts: NonZeroUsize,
+    /// Whether to end once every export is settled.
+    pub exit_when_settled: bool,
+    /// When to give up on that, counted from the start.
+    pub deadline: Option<Duration>,
+    /// The projects with their exports.
+    pub projects: Vec<ProjectParts>,
+    /// Pauses an earlier run has left, by [`PauseScope`] text.
+    pub pauses: HashMap<String, Timestamp>,
+    /// Where bytes go.
+    pub sink: LocalSink,
+    /// The client without credentials.
+    pub store_client: StoreClient,
+    /// The runtime that moves bytes; its workers may block.
+    pub transfer: Handle,
+    /// The queue of the state's writer.
+    pub writes: mpsc::Sender<Write>,
+    /// What the state's writer says.
+    pub store_events: mpsc::Receiver<StoreEvent>,
+}
+
+/// One project of the configuration.
+pub struct ProjectParts {
+    /// Its name.
+    pub name: ProjectName,
+    /// What it is called in the state.
+    pub digest: ProjectDigest,
+    /// Its way to the API.
+    pub(crate) access: Access,
+    /// Its request budget.
+    pub pace: Pace,
+    /// Its exports, as recovery left them.
+    pub watches: Vec<Watch>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every export is whole, failed, or refused for its key.
+    Settled {
+        /// Exports that failed.
+        failed: usize,
+        /// Projects whose key is refused while exports are still open.
+        refused: usize,
+    },
+    /// Stopped by a signal.
+    Drained {
+        /// Whether everything under way came to an orderly end within the grace.
+        clean: bool,
+    },
+    /// The deadline passed first.
+    DeadlinePassed,
+}
+
+/// The engine's one owner of state.
+pub struct Scheduler {
+    policies: Policies,
+    max_parts: usize,
+    exit_when_settled: bool,
+    started: Instant,
+    projects: Vec<Project>,
+    entries: Vec<Entry>,
+    origin: Gate,
+    hosts: HashMap<String, Gate>,
+    disk: Gate,
+    timers: Timers<Timer>,
+    parts: PartQueue,
+    chores: VecDeque<(usize, Chore)>,
+    parked_chores: Vec<(usize, Chore)>,
+    polls: Children<usize, ViewOutcome>,
+    downloads: Children<(usize, PartKey), Result<CommittedPart, PartFailure>>,
+    chores_running: Children<(usize, Chore), ChoreEnd>,
+    /// Which gates a call under way is the probe of.
+    probes: HashMap<Call, Probes>,
+    /// Bytes in the partials under way.
+    progress: HashMap<(usize, PartKey), Arc<AtomicU64>>,
+    news: (mpsc::Sender<DownloadNews>, mpsc::Receiver<DownloadNews>),
+    writes: mpsc::Sender<Write>,
+    outbox: VecDeque<Write>,
+    tickets: HashMap<u64, Ticket>,
+    next_ticket: u64,
+    store_events: mpsc::Receiver<StoreEvent>,
+    store_failing: bool,
+    sink: LocalSink,
+    store_client: StoreClient,
+    transfer: Handle,
+    stop_downloads: CancellationToken,
+    draining: Option<Draining>,
+    snapshot: watch::Sender<Snapshot>,
+    next_publish: Duration,
+}
+
+struct Project {
+    name: ProjectName,
+    digest: ProjectDigest,
+    access: Arc<Access>,
+    pace: Pace,
+    throttle: Gate,
+    key: Gate,
+    /// Exports whose view is due, in the order they came.
+    ready: VecDeque<usize>,
+    /// The host its last signed link pointed to.
+    store_host: Option<String>,
+    /// Whether any view has succeeded in this run: a refusal then concerns the export, not the project.
+    view_succeeded: bool,
+    exports: std::ops::Range<usize>,
+    unsettled: usize,
+}
+
+struct Entry {
+    watch: Watch,
+    project: usize,
+    /// Whether a view of it is queued or under way.
+    view_under_way: bool,
+    told_no_room: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Timer {
+    View(usize),
+    PartRetry(usize, PartKey),
+    /// A gate or a budget may open.
+    Admit,
+    /// Parked chores are tried again.
+    Chores,
+    Publish,
+    Deadline,
+    DrainGrace,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Call {
+    View(usize),
+    Part(usize, PartKey),
+    Chore(usize),
+}
+
+/// Which gates a call is the probe of.
+#[derive(Debug, Clone, Default)]
+struct Probes {
+    key: bool,
+    throttle: bool,
+    origin: bool,
+    host: Option<String>,
+    disk: bool,
+}
+
+/// Whom a write is to be told to when it is durable.
+#[derive(Debug)]
+struct Ticket {
+    entry: usize,
+    recorded: Recorded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    Signal,
+    Deadline,
+}
+
+enum Event {
+    Stop,
+    Poll(usize, Result<ViewOutcome, Panicked>),
+    Part((usize, PartKey), Result<Result<CommittedPart, PartFailure>, Panicked>),
+    Chore((usize, Chore), Result<ChoreEnd, Panicked>),
+    News(DownloadNews),
+    Store(StoreEvent),
+    WriteSent,
+    Tick,
+}
+
+impl Scheduler {
+    /// Takes over what recovery has found.
+    #[must_use]
+    pub fn new(parts: EngineParts) -> (Self, watch::Receiver<Snapshot>) {
+        let (snapshot, reader) = watch::channel(Snapshot::default());
+        let mut projects = Vec::new();
+        let mut entries = Vec::new();
+        for (index, project) in parts.projects.into_iter().enumerate() {
+            let first = entries.len();
+            let unsettled = project.watches.iter().filter(|watch| !watch.is_settled()).count();
+            entries.extend(project.watches.into_iter().map(|watch| Entry {
+                watch,
+                project: index,
+                view_under_way: false,
+                told_no_room: false,
+            }));
+            projects.push(Project {
+                name: project.name,
+                digest: project.digest,
+                access: Arc::new(project.access),
+                pace: project.pace,
+                throttle: Gate::default(),
+                key: Gate::default(),
+                ready: VecDeque::new(),
+                store_host: None,
+                view_succeeded: false,
+                exports: first..entries.len(),
+                unsettled,
+            });
+        }
+        let mut scheduler = Self {
+            policies: parts.policies,
+            max_parts: parts.max_parts.get(),
+            exit_when_settled: parts.exit_when_settled,
+            started: Instant::now(),
+            projects,
+            entries,
+            origin: Gate::default(),
+            hosts: HashMap::new(),
+            disk: Gate::default(),
+            timers: Timers::new(),
+            parts: PartQueue::default(),
+            chores: VecDeque::new(),
+            parked_chores: Vec::new(),
+            polls: Children::new(),
+            downloads: Children::new(),
+            chores_running: Children::new(),
+            probes: HashMap::new(),
+            progress: HashMap::new(),
+            news: mpsc::channel(parts.max_parts.get().saturating_mul(2).min(1024)),
+            writes: parts.writes,
+            outbox: VecDeque::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            store_events: parts.store_events,
+            store_failing: false,
+            sink: parts.sink,
+            store_client: parts.store_client,
+            transfer: parts.transfer,
+            stop_downloads: CancellationToken::new(),
+            draining: None,
+            snapshot,
+            next_publish: Duration::ZERO,
+        };
+        scheduler.restore_pauses(&parts.pauses);
+        if let Some(deadline) = parts.deadline {
+            scheduler.timers.set(Timer::Deadline, deadline);
+        }
+        (scheduler, reader)
+    }
+
+    /// Runs until the work is settled, the deadline passes or `stop` is cancelled and everything under way has ended.
+    pub async fn run(mut self, stop: CancellationToken) -> Outcome {
+        self.begin();
+        loop {
+            if self.draining.is_none() {
+                self.admit();
+            }
+            self.publish();
+            if let Some(outcome) = self.finished() {
+                return outcome;
+            }
+            let event = self.select(&stop).await;
+            self.apply(event);
+        }
+    }
+
+    /// The first views: one of each project at once, the others spread over min(min_interval, n × 100 ms).
+    fn begin(&mut self) {
+        for project in 0..self.projects.len() {
+            let exports = self.projects[project].exports.clone();
+            let live: Vec<_> =
+                exports.clone().filter(|entry| self.entries[*entry].watch.wants_views()).collect();
+            let count = u32::try_from(live.len()).unwrap_or(u32::MAX).max(1);
+            let window = self.policies.cadence.min().min(Duration::from_millis(100).saturating_mul(count));
+            for (place, entry) in (0_u32..).zip(live) {
+                self.timers.set(Timer::View(entry), window * place / count);
+            }
+            for entry in exports {
+                for command in self.entries[entry].watch.resume_commands() {
+                    self.execute(entry, command, true);
+                }
+            }
+        }
+    }
+
+    async fn select(&mut self, stop: &CancellationToken) -> Event {
+        let next_due = self.timers.next_due();
+        let started = self.started;
+        let tick = async move {
+            match next_due {
+                Some(at) => tokio::time::sleep_until(started + at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled(), if self.draining.is_none() => Event::Stop,
+            (entry, outcome) = self.polls.next() => Event::Poll(entry, outcome),
+            (part, outcome) = self.downloads.next() => Event::Part(part, outcome),
+            (chore, end) = self.chores_running.next() => Event::Chore(chore, end),
+            Some(news) = self.news.1.recv() => Event::News(news),
+            Some(event) = self.store_events.recv() => Event::Store(event),
+            Ok(permit) = self.writes.reserve(), if !self.outbox.is_empty() => {
+                if let Some(write) = self.outbox.pop_front() {
+                    permit.send(write);
+                }
+                Event::WriteSent
+            }
+            () = tick => Event::Tick,
+        }
+    }
+
+    fn drain(&mut self, why: Draining) {
+        self.draining = Some(why);
+        self.polls.abort_all();
+        self.stop_downloads.cancel();
+        self.timers.set(Timer::DrainGrace, self.now().saturating_add(DRAIN_GRACE));
+        tracing::info!(parts = self.downloads.len(), "draining: no new work");
+    }
+
+    /// The outcome, once there is nothing left to wait for.
+    fn finished(&mut self) -> Option<Outcome> {
+        let quiet = self.downloads.is_empty()
+            && self.chores_running.is_empty()
+            && self.outbox.is_empty()
+            && self.tickets.is_empty();
+        let grace_over = self.draining.is_some() && self.timers.due_at(&Timer::DrainGrace).is_none();
+        match self.draining {
+            Some(Draining::Deadline) if quiet || grace_over => Some(Outcome::DeadlinePassed),
+            Some(Draining::Signal) if quiet => Some(Outcome::Drained { clean: true }),
+            Some(Draining::Signal) if grace_over => {
+                tracing::warn!(
+                    parts = self.downloads.len(),
+                    "the grace is over: what is still under way is given up"
+                );
+                Some(Outcome::Drained { clean: false })
+            }
+            Some(_) => None,
+            None if self.exit_when_settled && quiet => self.settled(),
+            None => None,
+        }
+    }
+
+    fn settled(&self) -> Option<Outcome> {
+        let open = |project: &&Project| project.unsettled > 0;
+        let all_settled = self.projects.iter().filter(open).all(|p| p.key.refusals() >= REFUSED_PROBES);
+        all_settled.then(|| Outcome::Settled {
+            failed: self
+                .entries
+                .iter()
+                .filter(|e| matches!(e.watch.state(), WatchState::Failed { .. }))
+                .count(),
+            refused: self.projects.iter().filter(open).count(),
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { since_start: self.now(), wall: Timestamp::now() }
+    }
+
+    fn jitter() -> Unit {
+        Unit::clamped(fastrand::f64())
+    }
+}
