@@ -1,5 +1,7 @@
 //! batch-export-watcher.
 pub mod api;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod durable;

@@ -1,0 +1,300 @@
+//! Composition root: a configuration becomes a running program, and a running program comes to an orderly end.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Api, ApiClient, ApiSettings};
+use crate::config::{Config, Environment, ProjectConfig};
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::pace::Pace;
+use crate::domain::watch::Policies;
+use crate::durable::{Dir, DurableError};
+use crate::engine::recovery::{self, RecoveryError};
+use crate::engine::snapshot::Snapshot;
+use crate::engine::{Access, EngineParts, Outcome, ProjectParts, Scheduler};
+use crate::exit;
+use crate::fetch::{StoreClient, StorePolicy};
+use crate::process::lock::{InstanceLock, LockError};
+use crate::process::service;
+use crate::sink::{LocalSink, MarkerId, Opened, SinkError};
+use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
+use crate::transport::{ClientError, TlsError, tls_config};
+
+/// Writes to the state that may wait; more than the parts in flight and the exports that can change at once.
+const WRITE_QUEUE: usize = 256;
+/// Answers of the state's writer that may wait; each speaks of a whole transaction.
+const STORE_EVENT_QUEUE: usize = 64;
+/// Longest wait for the state to be closed at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// File in the state directory that the running instance locks.
+const STATE_LOCK: &str = "lock";
+/// File in the download directory that the running instance locks.
+const DOWNLOAD_LOCK: &str = ".batch-export-watcher.lock";
+
+/// How `run` is to end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// End once every export is settled.
+    pub exit_when_settled: bool,
+    /// Give up on that after so long.
+    pub deadline: Option<Duration>,
+}
+
+/// Why the program could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another instance holds a lock, or the lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The state cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The download directory cannot be used.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// What an earlier run left cannot be taken over.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The certificates cannot be loaded.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An HTTP client cannot be built.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The state directory cannot be made.
+    #[error(transparent)]
+    Directory(#[from] DurableError),
+    /// A REST API key cannot be used.
+    #[error("project {project}: the rest api key cannot be used: {cause}")]
+    Key {
+        /// The project.
+        project: ProjectName,
+        /// What is wrong, without the key.
+        cause: String,
+    },
+    /// A worker died while it was starting.
+    #[error("a worker ended unexpectedly while the program was starting")]
+    Worker,
+}
+
+impl StartError {
+    /// The exit code that tells a service manager what to make of it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Lock(LockError::Held { .. }) => exit::UNFINISHED,
+            Self::Lock(_) | Self::Sink(_) | Self::Tls(_) | Self::Key { .. } | Self::Directory(_) => {
+                exit::CONFIGURATION
+            }
+            Self::Store(_) | Self::Recovery(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
+        }
+    }
+}
+
+/// The program, ready to run.
+pub struct App {
+    scheduler: Scheduler,
+    snapshots: watch::Receiver<Snapshot>,
+    writer: JoinSet<Vec<u64>>,
+    stop_writer: CancellationToken,
+    /// Held for as long as the program runs.
+    _locks: Vec<InstanceLock>,
+}
+
+impl App {
+    /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts everything together.
+    /// `transfer` is the runtime that moves bytes.
+    ///
+    /// # Errors
+    /// When something it needs cannot be had; see [`StartError::exit_code`].
+    pub async fn build(
+        config: Config,
+        environment: Environment,
+        options: RunOptions,
+        transfer: Handle,
+    ) -> Result<Self, StartError> {
+        let environment = Arc::new(environment);
+        let clients = api_clients(&config, &environment)?;
+        let tls = tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?;
+        let store_client = StoreClient::new(&tls, &store_policy(&config))?;
+        let mut locks = vec![lock_state(&config.state_directory).await?];
+        let (mut store, _) = Store::open(&config.state_directory).await?;
+        let sink = open_sink(&config, &mut store, &mut locks).await?;
+        let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
+        let stop_writer = CancellationToken::new();
+        let (writes, write_queue) = mpsc::channel(WRITE_QUEUE);
+        let (events, store_events) = mpsc::channel(STORE_EVENT_QUEUE);
+        let mut writer = JoinSet::new();
+        writer.spawn(run_writer(store, write_queue, events, stop_writer.clone()));
+        let pace = Pace::new(config.api.requests_per_second);
+        let projects = config.projects.into_iter().zip(clients).zip(recovered.watches);
+        let projects = projects.map(|((project, client), (digest, watches))| ProjectParts {
+            access: Access::new(project.name.clone(), client, project.key_source, environment.clone()),
+            name: project.name,
+            digest,
+            pace,
+            watches,
+        });
+        let (scheduler, snapshots) = Scheduler::new(EngineParts {
+            policies: Policies {
+                cadence: config.poll.cadence,
+                retry: config.retry,
+                not_found_grace: config.poll.not_found_grace,
+            },
+            max_parts: config.download.max_parts,
+            exit_when_settled: options.exit_when_settled,
+            deadline: options.deadline,
+            projects: projects.collect(),
+            pauses: recovered.pauses,
+            sink,
+            store_client,
+            transfer,
+            writes,
+            store_events,
+        });
+        Ok(Self { scheduler, snapshots, writer, stop_writer, _locks: locks })
+    }
+
+    /// The read model, for whoever wants to watch.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
+        self.snapshots.clone()
+    }
+
+    /// Runs until the work is settled or `stop` is cancelled and everything under way has come to its end.
+    pub async fn run(self, stop: CancellationToken) -> Outcome {
+        let Self { scheduler, snapshots, mut writer, stop_writer, _locks } = self;
+        drop(snapshots);
+        service::ready();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
+        let told = stop.clone();
+        let tell = async move {
+            told.cancelled().await;
+            service::stopping();
+            std::future::pending::<()>().await;
+        };
+        let outcome = tokio::select! {
+            outcome = scheduler.run(stop) => outcome,
+            () = tell => unreachable!("it only ever tells"),
+        };
+        // The scheduler is gone, and its end of the queue with it: the writer closes the state and ends.
+        if tokio::time::timeout(CLOSE_TIMEOUT, writer.join_next()).await.is_err() {
+            tracing::warn!("the state could not be closed in time; what it has confirmed is safe");
+            stop_writer.cancel();
+        }
+        outcome
+    }
+}
+
+/// One client a project, in configuration order, each with its key.
+///
+/// # Errors
+/// When certificates or a key cannot be read.
+pub fn api_clients(config: &Config, environment: &Environment) -> Result<Vec<ApiClient>, StartError> {
+    let tls = tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?;
+    let settings = ApiSettings {
+        base_url: config.api.base_url.clone(),
+        connect_timeout: config.api.connect_timeout,
+        request_timeout: config.api.request_timeout,
+    };
+    let api = Api::new(&settings, &tls)?;
+    let client = |project: &ProjectConfig| {
+        let unusable = |cause: String| StartError::Key { project: project.name.clone(), cause };
+        let key = project
+            .key_source
+            .read(environment)
+            .map_err(|error| unusable(format!("{}: {error}", project.key_source)))?;
+        api.project(&project.project_key, key.secret()).map_err(|error| unusable(error.to_string()))
+    };
+    config.projects.iter().map(client).collect()
+}
+
+/// Sets failed exports to watching again, while no daemon runs. Returns those that were failed.
+///
+/// # Errors
+/// When another instance runs, or the state cannot be used.
+pub async fn retry(
+    config: &Config,
+    wanted: &BTreeSet<ExportId>,
+) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
+    let mut locks = vec![lock_state(&config.state_directory).await?];
+    let (mut store, _) = Store::open(&config.state_directory).await?;
+    let sink = open_sink(config, &mut store, &mut locks).await?;
+    let names: HashMap<_, _> = config
+        .projects
+        .iter()
+        .map(|project| (ProjectDigest::of(&project.project_key), project.name.clone()))
+        .collect();
+    let failed = store.failed_exports(wanted).await?;
+    let mut retried = Vec::new();
+    for ExportKey { project: digest, export } in failed {
+        let Some(project) = names.get(&digest) else { continue };
+        // The notice first: should this stop half way, the export is still failed and can be retried once more.
+        let (sink, name, id) = (sink.clone(), project.clone(), export.clone());
+        let removed = tokio::task::spawn_blocking(move || sink.remove_failed(&name, &id)).await;
+        removed.map_err(|_| StartError::Worker)??;
+        let key = ExportKey { project: digest, export: export.clone() };
+        store.apply(&[Change::Watching { export: key }]).await?;
+        retried.push((project.clone(), export));
+    }
+    store.close().await?;
+    Ok(retried)
+}
+
+async fn lock_state(directory: &Path) -> Result<InstanceLock, StartError> {
+    let path = directory.to_owned();
+    let lock = tokio::task::spawn_blocking(move || {
+        Dir::create_all(&path)?;
+        Ok::<_, StartError>(InstanceLock::acquire(&path.join(STATE_LOCK))?)
+    });
+    lock.await.map_err(|_| StartError::Worker)?
+}
+
+/// Opens the download directory as the state knows it, and locks it where it is there.
+async fn open_sink(
+    config: &Config,
+    store: &mut Store,
+    locks: &mut Vec<InstanceLock>,
+) -> Result<LocalSink, StartError> {
+    let directory = config.download.directory.clone();
+    let place = directory.display().to_string();
+    // A marker on record that cannot be read is as good as none: the directory's own is adopted.
+    let known = store.marker(&place).await?.and_then(|marker| marker.parse::<MarkerId>().ok());
+    let reserve_bytes = config.download.reserve_bytes;
+    let opened = {
+        let directory = directory.clone();
+        tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, reserve_bytes))
+    };
+    let (sink, opened) = opened.await.map_err(|_| StartError::Worker)??;
+    match opened {
+        Opened::Created(marker) | Opened::Adopted(marker) => {
+            store.apply(&[Change::Marker { directory: place, marker: marker.to_string() }]).await?;
+        }
+        Opened::Known => {}
+        Opened::Away(why) => {
+            tracing::error!("the download directory is away, downloads wait for it: {why}");
+            return Ok(sink);
+        }
+    }
+    let lock = tokio::task::spawn_blocking(move || InstanceLock::acquire(&directory.join(DOWNLOAD_LOCK)));
+    locks.push(lock.await.map_err(|_| StartError::Worker)??);
+    Ok(sink)
+}
+
+fn store_policy(config: &Config) -> StorePolicy {
+    StorePolicy {
+        api_origin: config.api.base_url.clone(),
+        allowed_hosts: config.download.allowed_hosts.clone(),
+        connect_timeout: config.api.connect_timeout,
+        headers_timeout: config.api.request_timeout,
+        stall_timeout: config.download.stall_timeout,
+        min_rate_bytes_per_second: config.download.min_rate_bytes_per_second,
+    }
+}

@@ -1,0 +1,42 @@
+//! The terminal: log lines, plain output and progress bars share it without tearing each other, and nobody panics
+//! when it is gone.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use indicatif::MultiProgress;
+
+use super::{Cli, Command};
+use crate::process::telemetry::{self, LogTarget};
+
+/// What of the terminal this run uses.
+#[derive(Debug, Clone)]
+pub struct Console {
+    /// Progress bars, where somebody watches.
+    pub(super) bars: Option<MultiProgress>,
+}
+
+/// Starts logging; with progress bars where the command shows some and standard error is a terminal.
+#[must_use]
+pub fn start_console(cli: &Cli) -> Console {
+    let watched = match &cli.command {
+        Command::Run(args) => args.exit_when_settled,
+        Command::Demo(_) => true,
+        Command::Check(_) | Command::Retry(_) => false,
+    };
+    let bars = (watched && io::stderr().is_terminal()).then(MultiProgress::new);
+    let target = bars.clone().map_or(LogTarget::Stderr, LogTarget::Above);
+    telemetry::init(cli.log_format, target, std::env::var("RUST_LOG").ok().as_deref());
+    Console { bars }
+}
+
+/// Prints to standard output; a reader that is gone is not an error.
+pub(super) fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Prints lines to standard error as they are, for messages that are meant for whoever typed the command.
+pub(super) fn complain(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = stderr.write_all(text.trim_end().as_bytes());
+    let _ = stderr.write_all(b"\n");
+}

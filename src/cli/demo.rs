@@ -1,0 +1,161 @@
+//! `demo`: the whole job on this machine, without a key: a simulated API and object store, and the real daemon.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::run::run_until_stopped;
+use super::{Console, DemoArgs, console};
+use crate::app::RunOptions;
+use crate::config::{self, Config, Environment};
+use crate::domain::checksum::Algorithm;
+use crate::domain::manifest::MANIFEST_FILE;
+use crate::engine::Outcome;
+use crate::exit;
+use crate::simulator::{
+    Canned, ChecksumHeader, Script, SentChecksum, SimExport, SimFile, SimProject, Simulator, ViewStep,
+};
+
+/// Made up for the demo; the simulator asks for it.
+const DEMO_KEY: &str = "demo-rest-api-key";
+/// Made up for the demo.
+const DEMO_PROJECT: &str = "project_demo";
+/// So slow that a person can watch.
+const BYTES_PER_SECOND: u64 = 4_000_000;
+/// The export whose manifest is shown at the end.
+const SHOWN_EXPORT: &str = "export_customers";
+
+pub(super) async fn demo(args: DemoArgs, transfer: Handle, console: Console) -> u8 {
+    let folder = args.dir.unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("batch-export-watcher-demo-{}", std::process::id()))
+    });
+    let simulator = match Simulator::start(script()).await {
+        Ok(simulator) => simulator,
+        Err(error) => {
+            tracing::error!("the simulated api cannot listen on loopback: {error}");
+            return exit::INTERNAL;
+        }
+    };
+    let config = match prepare(&folder, simulator.api_base_url()) {
+        Ok(config) => config,
+        Err(words) => {
+            console::complain(&format!("the demo cannot be set up: {words}"));
+            return exit::CONFIGURATION;
+        }
+    };
+    console::print(&format!(
+        "A simulated Batch API listens at {}; the daemon works in {}.\n\n",
+        simulator.api_base_url(),
+        folder.display()
+    ));
+    let exports = config.download.directory.clone();
+    let options = RunOptions { exit_when_settled: true, deadline: Some(Duration::from_mins(2)) };
+    let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
+    let outcome = run_until_stopped(config, environment, options, transfer, console).await;
+    simulator.stop().await;
+    match outcome {
+        Ok(Outcome::Settled { refused: 0, .. }) => {
+            console::print(&closing_words(&folder, &exports));
+            exit::DONE
+        }
+        Ok(_) => exit::UNFINISHED,
+        Err(code) => code,
+    }
+}
+
+/// Exports in different states: one goes the whole way, one is there already, one meets a busy API, one fails.
+fn script() -> Script {
+    let slow = |id, part, bytes| SimFile::generated(id, part, bytes).with_bytes_per_second(BYTES_PER_SECOND);
+    let md5 = SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5);
+    let crc = SentChecksum::correct(ChecksumHeader::AmzChecksum, Algorithm::Crc64nvme);
+    let customers = SimExport::succeeding(
+        SHOWN_EXPORT,
+        vec![
+            slow("file_customers_a", 1, 12_000_000).with_checksum(md5),
+            slow("file_customers_b", 2, 12_000_000).with_checksum(md5),
+            slow("file_customers_c", 3, 5_000_000).with_checksum(md5),
+        ],
+    );
+    let events =
+        SimExport::finished("export_events", vec![slow("file_events_a", 1, 9_000_000).with_checksum(crc)]);
+    let mut newsletter =
+        SimExport::succeeding("export_newsletter", vec![slow("file_newsletter_a", 1, 3_000_000)]);
+    newsletter.views.insert(1, ViewStep::Answer(Canned::throttled(Some("1"))));
+    let broken = SimExport::failing("export_broken");
+    Script::new(vec![SimProject::new(DEMO_PROJECT, DEMO_KEY, vec![customers, events, newsletter, broken])])
+}
+
+/// Writes the key and the configuration as a user would, and loads them as `run` does.
+fn prepare(folder: &Path, base_url: &str) -> Result<Config, String> {
+    let written = |path: &Path| format!("{} cannot be written", path.display());
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", written(folder)))?;
+    let key_file = folder.join("batch-rest-key");
+    write_private(&key_file, DEMO_KEY).map_err(|error| format!("{}: {error}", written(&key_file)))?;
+    let config_file = folder.join("config.toml");
+    let text = format!(
+        r#"# Written by `batch-export-watcher demo`.
+[api]
+base_url = "{base_url}"
+[poll]
+min_interval = "500ms"
+max_interval = "2s"
+[retry]
+initial = "500ms"
+max = "5s"
+[download]
+directory = "exports"
+reserve = "64MiB"
+[state]
+directory = "state"
+[[project]]
+name = "shop"
+project_key = "{DEMO_PROJECT}"
+rest_api_key_file = "batch-rest-key"
+exports = ["{SHOWN_EXPORT}", "export_events", "export_newsletter", "export_broken"]
+"#
+    );
+    write_private(&config_file, &text).map_err(|error| format!("{}: {error}", written(&config_file)))?;
+    let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
+    config::load(&config_file, &environment).map_err(|faults| faults.to_string())
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+fn closing_words(folder: &Path, exports: &Path) -> String {
+    let mut text = format!("\nWhat lies in {}:\n\n", exports.display());
+    let mut files = Vec::new();
+    collect(exports, &mut files);
+    for (path, bytes) in files {
+        let name = path.strip_prefix(exports).unwrap_or(&path);
+        text.push_str(&format!("  {:>10}  {}\n", bytesize::ByteSize(bytes).to_string(), name.display()));
+    }
+    let manifest = exports.join("shop").join(SHOWN_EXPORT).join(MANIFEST_FILE);
+    if let Ok(content) = fs::read_to_string(&manifest) {
+        text.push_str(&format!("\nThe manifest of {SHOWN_EXPORT}:\n\n{content}"));
+    }
+    text.push_str(&format!(
+        "\nOne export of the demo ends in ERROR: its failed.json says so. Everything is in {}; delete it when you like.\n",
+        folder.display()
+    ));
+    text
+}
+
+fn collect(folder: &Path, files: &mut Vec<(PathBuf, u64)>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut paths: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => collect(&path, files),
+            Ok(metadata) => files.push((path, metadata.len())),
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line: one file a command, and how each ends as an exit code.
+
+mod check;
+mod console;
+mod demo;
+mod progress;
+mod retry;
+mod run;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Handle;
+
+use crate::config::{self, Config, Environment};
+use crate::process::telemetry::LogFormat;
+use crate::{domain, exit};
+
+pub use console::{Console, start_console};
+
+/// Where the configuration is looked for without `-c`.
+const DEFAULT_CONFIG: &str = "/etc/batch-export-watcher/config.toml";
+
+/// Watches export requests of the Batch.com API and brings the finished files home.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines on standard error look.
+    #[arg(long, value_enum, global = true, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Run(RunArgs),
+    /// Validate the configuration and print what is in force, secrets hidden.
+    Check(CheckArgs),
+    /// Set failed exports to watching again.
+    Retry(RetryArgs),
+    /// Show the whole job against a simulated API on this machine; needs no key.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE", env = "BATCH_EXPORT_WATCHER_CONFIG", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// End when every configured export is whole, failed, or refused for its key.
+    #[arg(long)]
+    exit_when_settled: bool,
+    /// Give up after this long (5m, 2h, 1d) and end with 75.
+    #[arg(long, value_name = "DURATION", requires = "exit_when_settled", value_parser = parse_duration)]
+    deadline: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Also ask the API once per project.
+    #[arg(long)]
+    probe: bool,
+}
+
+#[derive(Debug, Args)]
+struct RetryArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The failed exports.
+    #[arg(value_name = "EXPORT", required = true)]
+    exports: Vec<domain::ids::ExportId>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Where to put the demo's files; a new folder in the temporary directory without it.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Runs the command and returns its exit code. `transfer` is the runtime that moves bytes.
+pub async fn execute(cli: Cli, transfer: Handle, console: Console) -> u8 {
+    let environment = Environment::from_process();
+    match cli.command {
+        Command::Run(args) => run::run(&args, environment, transfer, console).await,
+        Command::Check(args) => check::check(&args, &environment).await,
+        Command::Retry(args) => retry::retry(&args, &environment).await,
+        Command::Demo(args) => demo::demo(args, transfer, console).await,
+    }
+}
+
+/// Loads the configuration, or says what is wrong with it: one line a fault.
+fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
+    let config = config::load(&arg.config, environment).map_err(|faults| {
+        console::complain(&faults.to_string());
+        exit::CONFIGURATION
+    })?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}

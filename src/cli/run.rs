@@ -1,0 +1,84 @@
+//! `run`: the daemon.
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Console, RunArgs, load, progress};
+use crate::app::{App, RunOptions};
+use crate::config::{Config, Environment};
+use crate::engine::Outcome;
+use crate::exit;
+use crate::process::signals::StopSignals;
+
+pub(super) async fn run(args: &RunArgs, environment: Environment, transfer: Handle, console: Console) -> u8 {
+    let config = match load(&args.config, &environment) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let options = RunOptions { exit_when_settled: args.exit_when_settled, deadline: args.deadline };
+    match run_until_stopped(config, environment, options, transfer, console).await {
+        Ok(outcome) => exit_code(outcome, args.exit_when_settled),
+        Err(code) => code,
+    }
+}
+
+/// Builds the program and runs it until it is settled or a signal stops it.
+pub(super) async fn run_until_stopped(
+    config: Config,
+    environment: Environment,
+    options: RunOptions,
+    transfer: Handle,
+    console: Console,
+) -> Result<Outcome, u8> {
+    let signals = StopSignals::install().map_err(|error| {
+        tracing::error!("signals cannot be caught: {error}");
+        exit::INTERNAL
+    })?;
+    let app = App::build(config, environment, options, transfer).await.map_err(|error| {
+        tracing::error!("{error}");
+        error.exit_code()
+    })?;
+    let stop = CancellationToken::new();
+    let drawing = console.bars.map(|bars| progress::draw(bars, app.snapshots()));
+    let running = async {
+        match drawing {
+            Some(drawing) => tokio::join!(app.run(stop.clone()), drawing).0,
+            None => app.run(stop.clone()).await,
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = running => outcome,
+        () = signals.watch(stop.clone()) => Outcome::Drained { clean: false },
+    };
+    Ok(outcome)
+}
+
+fn exit_code(outcome: Outcome, exit_when_settled: bool) -> u8 {
+    match outcome {
+        Outcome::Settled { refused, .. } if refused > 0 => exit::CREDENTIALS_REFUSED,
+        Outcome::Settled { failed, .. } if failed > 0 => exit::EXPORTS_FAILED,
+        Outcome::Settled { .. } => exit::DONE,
+        Outcome::Drained { clean: true } if !exit_when_settled => exit::DONE,
+        Outcome::Drained { .. } | Outcome::DeadlinePassed => exit::UNFINISHED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_keys_come_before_failed_exports_before_success() {
+        for (outcome, flag, code) in [
+            (Outcome::Settled { failed: 1, refused: 1 }, true, 77),
+            (Outcome::Settled { failed: 1, refused: 0 }, true, 1),
+            (Outcome::Settled { failed: 0, refused: 0 }, true, 0),
+            (Outcome::Drained { clean: true }, false, 0),
+            (Outcome::Drained { clean: true }, true, 75),
+            (Outcome::Drained { clean: false }, false, 75),
+            (Outcome::DeadlinePassed, true, 75),
+        ] {
+            assert_eq!(exit_code(outcome, flag), code, "{outcome:?} {flag}");
+        }
+    }
+}
