@@ -1,0 +1,3 @@
+//! One binary for all integration tests: the real program against the simulator, and the source against its map.
+
+mod tidy;
