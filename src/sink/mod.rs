@@ -8,6 +8,8 @@ mod local;
 mod marker;
 mod part_writer;
 mod seal;
+#[cfg(test)]
+mod tests;
 
 pub use adopt::Prepared;
 pub use digest::{Digests, Mismatch};

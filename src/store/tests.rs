@@ -25,7 +25,7 @@ fn part(number: u32) -> CommittedPart {
     CommittedPart {
         key: PartKey { number, file_id: format!("file-{number}").parse().unwrap() },
         bytes: 5_000_000_000,
-        declared_bytes: (number % 2 == 0).then_some(5_000_000_000),
+        declared_bytes: number.is_multiple_of(2).then_some(5_000_000_000),
         sha256: Sha256::new([9; 32]),
         verified_by: vec![Check::Size, Check::Crc64nvme],
     }

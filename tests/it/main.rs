@@ -1,3 +1,5 @@
 //! One binary for all integration tests: the real program against the simulator, and the source against its map.
 
+mod simulator;
+mod support;
 mod tidy;

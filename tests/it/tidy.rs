@@ -57,7 +57,8 @@ fn room_of(path: &Path) -> String {
 /// The rooms that a file names after `crate::`, also in `use crate::{a, b}`.
 fn rooms_used(text: &str) -> Vec<String> {
     let mut rooms = Vec::new();
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code =
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
         let name = |text: &str| {
@@ -117,7 +118,8 @@ fn the_core_touches_neither_io_nor_clocks_nor_dice() {
     let banned = ["tokio::", "reqwest", "std::fs", "std::net", "::now()", "fastrand", "std::env"];
     for (path, text) in sources().into_iter().filter(|(path, _)| room_of(path) == "domain") {
         for (number, line) in (1..).zip(text.lines()) {
-            let found = banned.iter().find(|word| line.contains(*word) && !line.trim_start().starts_with("//"));
+            let found =
+                banned.iter().find(|word| line.contains(*word) && !line.trim_start().starts_with("//"));
             assert!(found.is_none(), "{}:{number}: {line}", path.display());
         }
     }

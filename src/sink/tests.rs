@@ -1,0 +1,493 @@
+//! The sink on real files: the durable order, and every shape in which a crash can leave a folder.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest, failure_notice};
+use crate::domain::part::{CommittedPart, PartKey};
+use crate::domain::report::ReportFacts;
+use crate::domain::resume::{Plan, ResumablePart, ResumePoint, StrongEtag};
+
+struct Bench {
+    root: tempfile::TempDir,
+    sink: LocalSink,
+    project: ProjectName,
+    export: ExportId,
+}
+
+fn bench() -> Bench {
+    let root = tempfile::tempdir().unwrap();
+    let (sink, _) = LocalSink::open(&root.path().join("exports"), None, 0).unwrap();
+    Bench { root, sink, project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() }
+}
+
+fn key(number: u32) -> PartKey {
+    PartKey { number, file_id: format!("file_{number}").parse().unwrap() }
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::io::Write::write_all(&mut fs::File::create(path).unwrap(), bytes).unwrap();
+}
+
+fn point(bytes: u64) -> ResumePoint {
+    ResumePoint { bytes, total_bytes: 10, etag: StrongEtag::parse("\"v1\"").unwrap() }
+}
+
+/// MD5 of "0123456789".
+fn md5_of_digits() -> PromisedChecksum {
+    let value =
+        (0..16).map(|at| u8::from_str_radix(&"781e5e245d69b566979b86e28d23f2c7"[at * 2..at * 2 + 2], 16));
+    PromisedChecksum { algorithm: Algorithm::Md5, value: value.map(Result::unwrap).collect() }
+}
+
+impl Bench {
+    fn folder(&self) -> PathBuf {
+        self.root.path().join("exports/shop/export_1")
+    }
+
+    fn begin(&self, number: u32, plan: &Plan) -> PartWriter {
+        self.sink.begin_part(&self.project, &self.export, &key(number), plan).unwrap()
+    }
+
+    fn commit(&self, number: u32, bytes: &[u8]) -> CommittedPart {
+        let mut writer = self.begin(number, &Plan::FromStart);
+        writer.write(bytes).unwrap();
+        writer.commit(Some(bytes.len().try_into().unwrap()), &[]).unwrap()
+    }
+
+    fn prepare(&self, listed: &[(PartKey, Option<u64>)], keep: &[ResumablePart]) -> Prepared {
+        self.sink.prepare_export(&self.project, &self.export, listed, keep).unwrap()
+    }
+
+    fn manifest(&self, parts: Vec<CommittedPart>) -> Manifest {
+        let at = "2026-01-02T03:04:05Z".parse().unwrap();
+        Manifest::seal(self.project.clone(), self.export.clone(), ReportFacts::default(), parts, at)
+    }
+
+    fn seal(&self, bytes: &[u8]) -> Result<Sealed, SinkError> {
+        self.sink.seal(&self.project, &self.export, bytes)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.folder())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn a_part_gets_its_name_whole_and_checked() {
+    let bench = bench();
+    let mut writer = bench.begin(1, &Plan::FromStart);
+    writer.arm(&[Algorithm::Md5]).unwrap();
+    writer.write(b"01234").unwrap();
+    assert_eq!(bench.names(), [".part-00001-file_1.json.partial"]);
+    writer.write(b"56789").unwrap();
+    let part = writer.commit(Some(10), &[md5_of_digits()]).unwrap();
+    assert_eq!(bench.names(), ["part-00001-file_1.json"]);
+    assert_eq!((part.bytes, part.declared_bytes), (10, Some(10)));
+    assert_eq!(part.verified_by, [Check::Size, Check::Md5]);
+    assert!(part.sha256.to_string().starts_with("84d89877f0d4041e"), "{}", part.sha256);
+    for (path, mode) in [("part-00001-file_1.json", 0o600), (".", 0o700), ("..", 0o700), ("../..", 0o700)] {
+        let found = fs::metadata(bench.folder().join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(found, mode, "{path}");
+    }
+    let marker = bench.root.path().join("exports").join(MARKER_FILE);
+    assert_eq!(fs::metadata(marker).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn an_empty_part_is_a_file_too() {
+    let bench = bench();
+    let part = bench.begin(1, &Plan::FromStart).commit(Some(0), &[]).unwrap();
+    assert_eq!((part.bytes, part.verified_by), (0, vec![Check::Size]));
+    assert_eq!(fs::read(bench.folder().join("part-00001-file_1.json")).unwrap(), b"");
+}
+
+#[test]
+fn what_was_not_promised_leaves_nothing() {
+    let bench = bench();
+    let mut wrong = md5_of_digits();
+    wrong.value[15] ^= 1;
+    for (declared, promised) in [(Some(9), vec![]), (Some(11), vec![]), (Some(10), vec![wrong])] {
+        let mut writer = bench.begin(1, &Plan::FromStart);
+        writer.arm(&[Algorithm::Md5]).unwrap();
+        writer.write(b"0123456789").unwrap();
+        let error = writer.commit(declared, &promised).unwrap_err();
+        assert!(matches!(error, CommitError::Mismatch(_)), "{error:?}");
+        assert_eq!(bench.names(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_continued_part_is_hashed_from_its_first_byte() {
+    let bench = bench();
+    let mut writer = bench.begin(1, &Plan::FromStart);
+    writer.write(b"0123456xx").unwrap();
+    assert_eq!(writer.sync_and_keep().unwrap(), 9);
+    let plan = Plan::Continue(point(7));
+    let mut writer = bench.begin(1, &plan);
+    assert_eq!((writer.plan(), writer.bytes()), (&plan, 7));
+    writer.arm(&[Algorithm::Md5]).unwrap();
+    writer.write(b"789").unwrap();
+    let part = writer.commit(None, &[md5_of_digits()]).unwrap();
+    assert_eq!((part.bytes, part.verified_by), (10, vec![Check::Framing, Check::Md5]));
+}
+
+#[test]
+fn a_restart_and_a_lost_partial_begin_at_zero() {
+    let bench = bench();
+    let mut writer = bench.begin(1, &Plan::Continue(point(7)));
+    assert_eq!((writer.plan(), writer.bytes()), (&Plan::FromStart, 0), "there is nothing to continue");
+    writer.write(b"garbage that is longer").unwrap();
+    writer.restart().unwrap();
+    writer.arm(&[Algorithm::Md5]).unwrap();
+    writer.write(b"0123456789").unwrap();
+    writer.commit(Some(10), &[md5_of_digits()]).unwrap();
+    assert_eq!(fs::read(bench.folder().join("part-00001-file_1.json")).unwrap(), b"0123456789");
+}
+
+#[test]
+fn an_identical_file_at_the_final_name_is_adopted_and_another_is_a_conflict() {
+    let bench = bench();
+    let path = bench.folder().join("part-00001-file_1.json");
+    put(&path, b"same");
+    assert_eq!(bench.commit(1, b"same").bytes, 4);
+    for other in [b"diff".as_slice(), b"longer"] {
+        put(&path, other);
+        let mut writer = bench.begin(1, &Plan::FromStart);
+        writer.write(b"same").unwrap();
+        let error = writer.commit(Some(4), &[]).unwrap_err();
+        assert!(matches!(&error, CommitError::Conflict(words) if words.contains("part-00001")), "{error:?}");
+        assert_eq!(fs::read(&path).unwrap(), other, "untouched");
+        assert_eq!(bench.names(), ["part-00001-file_1.json"], "and no partial is left");
+    }
+}
+
+#[test]
+fn two_writers_of_one_part_are_refused_and_a_dropped_one_frees_it() {
+    let bench = bench();
+    let first = bench.begin(1, &Plan::FromStart);
+    let second = bench.sink.begin_part(&bench.project, &bench.export, &key(1), &Plan::FromStart);
+    assert!(second.is_err());
+    drop(first);
+    bench.begin(1, &Plan::FromStart).discard();
+    assert_eq!(bench.names(), [""; 0]);
+}
+
+#[test]
+fn a_folder_that_moved_away_gets_nothing() {
+    let bench = bench();
+    let mut writer = bench.begin(1, &Plan::FromStart);
+    writer.write(b"1234").unwrap();
+    Command::new("mv").arg(bench.folder()).arg(bench.root.path().join("taken")).status().unwrap();
+    let error = writer.commit(Some(4), &[]).unwrap_err();
+    assert!(matches!(&error, CommitError::Mismatch(words) if words.contains("moved")), "{error:?}");
+    assert_eq!(fs::read_dir(bench.root.path().join("taken")).unwrap().count(), 0);
+}
+
+#[test]
+fn leftovers_are_removed_unless_a_record_or_a_writer_vouches_for_them() {
+    let bench = bench();
+    let folder = bench.folder();
+    for number in 1..=4 {
+        put(&folder.join(format!(".part-0000{number}-file_{number}.json.partial")), b"0123456789");
+    }
+    for name in [".manifest.json.partial", ".failed.json.partial", "notes.txt", ".hidden"] {
+        put(&folder.join(name), b"x");
+    }
+    let _writing = bench.begin(4, &Plan::FromStart);
+    let keep = |number, bytes| ResumablePart { key: key(number), point: point(bytes) };
+    let prepared =
+        bench.prepare(&[(key(1), Some(10)), (key(2), None)], &[keep(1, 7), keep(2, 11), keep(9, 1)]);
+    assert_eq!(prepared, Prepared { resumable: vec![keep(1, 7)], ..Prepared::default() });
+    let left = [".hidden", ".part-00001-file_1.json.partial", ".part-00004-file_4.json.partial", "notes.txt"];
+    assert_eq!(bench.names(), left);
+}
+
+#[test]
+fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
+    let bench = bench();
+    let folder = bench.folder();
+    for (number, bytes) in [(1, "12345"), (2, "123"), (3, "{\"a\":1}"), (4, "<html>"), (5, ""), (6, "")] {
+        put(&folder.join(key(number).file_name()), bytes.as_bytes());
+    }
+    fs::create_dir(folder.join(key(7).file_name())).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", folder.join(key(8).file_name())).unwrap();
+    let declared = [Some(5), Some(5), None, None, None, Some(0), Some(1), None, Some(1)];
+    let listed: Vec<_> = (1..).map(key).zip(declared).collect();
+    let prepared = bench.prepare(&listed, &[]);
+    let adopted: Vec<_> =
+        prepared.adopted.iter().map(|part| (part.key.number, part.verified_by[0])).collect();
+    assert_eq!(adopted, [(1, Check::Size), (3, Check::Framing), (6, Check::Size)]);
+    let digest = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5";
+    assert_eq!(prepared.adopted[0].sha256.to_string(), digest);
+    let conflicts: Vec<_> = prepared.conflicts.iter().map(|(key, _)| key.number).collect();
+    assert_eq!(conflicts, [2, 4, 5, 7, 8]);
+    assert_eq!(bench.names().len(), 8, "all untouched");
+}
+
+#[test]
+fn what_stands_where_a_folder_belongs_is_that_exports_conflict() {
+    let bench = bench();
+    put(&bench.root.path().join("exports/shop/export_1"), b"a file");
+    let error = bench.sink.prepare_export(&bench.project, &bench.export, &[], &[]).unwrap_err();
+    assert!(error.is_conflict(), "{error:?}");
+    assert!(bench.seal(b"{}").unwrap_err().is_conflict());
+    let found = bench.sink.read_manifest(&bench.project, &bench.export).unwrap();
+    assert!(matches!(found, OnDisk::Rejected(_)), "{found:?}");
+    let other: ExportId = "export_2".parse().unwrap();
+    bench.sink.prepare_export(&bench.project, &other, &[], &[]).unwrap();
+}
+
+#[test]
+fn a_manifest_is_written_once_and_never_over_another() {
+    let bench = bench();
+    let part = bench.commit(1, b"1234");
+    let bytes = bench.manifest(vec![part.clone()]).to_text().into_bytes();
+    assert_eq!(bench.seal(&bytes).unwrap(), Sealed::Written);
+    assert_eq!(bench.seal(&bytes).unwrap(), Sealed::AlreadyThere);
+    let mut later = bench.manifest(vec![part]);
+    later.sealed_at = "2027-01-01T00:00:00Z".parse().unwrap();
+    assert_eq!(bench.seal(&later.to_text().into_bytes()).unwrap(), Sealed::AlreadyThere, "of the same files");
+    let other = bench.manifest(vec![]).to_text().into_bytes();
+    assert!(bench.seal(&other).unwrap_err().is_conflict());
+    assert_eq!(fs::read(bench.folder().join(MANIFEST_FILE)).unwrap(), bytes);
+    assert_eq!(bench.names(), [MANIFEST_FILE, "part-00001-file_1.json"]);
+}
+
+#[test]
+fn sealing_is_finished_after_a_crash_whatever_a_consumer_took() {
+    let bench = bench();
+    let manifest = bench.manifest(vec![bench.commit(1, b"1234"), bench.commit(2, b"5")]);
+    let bytes = manifest.to_text().into_bytes();
+    let recover = || bench.sink.recover_sealing(&bench.project, &bench.export, &manifest, &bytes).unwrap();
+    assert_eq!(recover(), Recovered::Sealed(Sealed::Written), "died before the manifest");
+    assert_eq!(recover(), Recovered::Sealed(Sealed::AlreadyThere), "died after it");
+    fs::remove_file(bench.folder().join(MANIFEST_FILE)).unwrap();
+    fs::remove_file(bench.folder().join("part-00001-file_1.json")).unwrap();
+    assert_eq!(recover(), Recovered::Sealed(Sealed::Written), "one part is left");
+    fs::remove_file(bench.folder().join(MANIFEST_FILE)).unwrap();
+    fs::remove_file(bench.folder().join("part-00002-file_2.json")).unwrap();
+    assert_eq!(recover(), Recovered::Taken);
+    assert_eq!(bench.names(), [""; 0]);
+    fs::remove_dir(bench.folder()).unwrap();
+    assert_eq!(recover(), Recovered::Taken);
+    assert!(!bench.folder().exists(), "not made again");
+    let nothing = bench.manifest(vec![]);
+    bench.prepare(&[], &[]);
+    let recovered =
+        bench.sink.recover_sealing(&bench.project, &bench.export, &nothing, &nothing.to_text().into_bytes());
+    assert_eq!(recovered.unwrap(), Recovered::Sealed(Sealed::Written), "an export without parts");
+}
+
+#[test]
+fn manifests_are_found_again_and_believed_only_where_the_files_agree() {
+    let bench = bench();
+    let exports = ["taken", "whole", "short", "renamed", "cut", "none"];
+    for name in exports {
+        let of = Bench { export: name.parse().unwrap(), sink: bench.sink.clone(), ..self::bench() };
+        let mut writer = of.sink.begin_part(&of.project, &of.export, &key(1), &Plan::FromStart).unwrap();
+        writer.write(b"1234").unwrap();
+        let part = writer.commit(Some(4), &[]).unwrap();
+        if name != "none" {
+            of.seal(&of.manifest(vec![part]).to_text().into_bytes()).unwrap();
+        }
+    }
+    let shop = bench.root.path().join("exports/shop");
+    fs::remove_file(shop.join("taken/part-00001-file_1.json")).unwrap();
+    put(&shop.join("short/part-00001-file_1.json"), b"123");
+    Command::new("mv").arg(shop.join("renamed")).arg(shop.join("renamed2")).status().unwrap();
+    put(&shop.join("cut").join(MANIFEST_FILE), b"{\"version\": 1,");
+    put(&shop.join("a file"), b"");
+    put(&shop.join("file"), b"");
+    let mut found: Vec<(String, bool)> = bench
+        .sink
+        .scan_manifests(&bench.project)
+        .unwrap()
+        .map(|found| found.unwrap())
+        .map(|(export, found)| (export.to_string(), matches!(found, OnDisk::Whole { .. })))
+        .collect();
+    found.sort();
+    let expected = [
+        ("cut", false),
+        ("file", false),
+        ("renamed2", false),
+        ("short", false),
+        ("taken", true),
+        ("whole", true),
+    ];
+    assert_eq!(found, expected.map(|(name, whole)| (name.to_owned(), whole)));
+    let other: ProjectName = "other".parse().unwrap();
+    assert_eq!(bench.sink.scan_manifests(&other).unwrap().count(), 0);
+}
+
+#[test]
+fn the_failure_notice_is_ours_to_replace_and_to_remove_and_nobody_elses() {
+    let bench = bench();
+    let notice = |cause: &str| {
+        let failure = Failure {
+            kind: FailureKind::Expired,
+            cause: cause.to_owned(),
+            error_code: None,
+            at: "2026-01-02T03:04:05Z".parse().unwrap(),
+        };
+        failure_notice(&bench.project, &bench.export, &failure)
+    };
+    let write =
+        |cause: &str| bench.sink.write_failed(&bench.project, &bench.export, notice(cause).as_bytes());
+    let remove = || bench.sink.remove_failed(&bench.project, &bench.export);
+    remove().unwrap();
+    write("one").unwrap();
+    write("one").unwrap();
+    write("two").unwrap();
+    assert_eq!(fs::read_to_string(bench.folder().join(FAILED_FILE)).unwrap(), notice("two"));
+    assert_eq!(bench.names(), [FAILED_FILE]);
+    remove().unwrap();
+    assert_eq!(bench.names(), [""; 0]);
+    put(&bench.folder().join(FAILED_FILE), b"{\"export_id\": \"export_2\", \"kind\": \"x\"}");
+    assert!(write("three").unwrap_err().is_conflict());
+    assert!(remove().unwrap_err().is_conflict());
+}
+
+#[test]
+fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, aside) = (root.path().join("a/exports"), root.path().join("aside"));
+    let (_, Opened::Created(marker)) = LocalSink::open(&path, None, 0).unwrap() else {
+        panic!("not created")
+    };
+    assert_eq!(LocalSink::open(&path, None, 0).unwrap().1, Opened::Adopted(marker), "the state was lost");
+    let (sink, opened) = LocalSink::open(&path, Some(marker), 0).unwrap();
+    assert_eq!(opened, Opened::Known);
+    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
+    let mv =
+        |from: &Path, to: &Path| assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success());
+
+    mv(&path, &aside);
+    let (late, opened) = LocalSink::open(&path, Some(marker), 0).unwrap();
+    assert!(matches!(&opened, Opened::Away(words) if words.contains("not mounted?")), "{opened:?}");
+    for sink in [&sink, &late] {
+        assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })));
+        assert!(matches!(sink.disk_check(), Err(SinkError::Away { .. })));
+        assert!(matches!(sink.prepare_export(&project, &export, &[], &[]), Err(SinkError::Away { .. })));
+        assert!(matches!(
+            sink.begin_part(&project, &export, &key(1), &Plan::FromStart),
+            Err(SinkError::Away { .. })
+        ));
+        assert!(matches!(sink.seal(&project, &export, b"{}"), Err(SinkError::Away { .. })));
+    }
+    assert!(!path.exists(), "never made again");
+
+    fs::create_dir(&path).unwrap();
+    assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })), "an empty mount point");
+    put(&path.join(MARKER_FILE), b"batch-export-watcher 1\n00000000000000000000000000000000\n");
+    assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })), "another disk");
+    put(&path.join(MARKER_FILE), b"");
+    assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })), "a damaged marker");
+    assert!(matches!(LocalSink::open(&path, None, 0), Err(SinkError::Marker { .. })));
+    fs::remove_dir_all(&path).unwrap();
+    mv(&aside, &path);
+    late.disk_check().unwrap();
+    late.prepare_export(&project, &export, &[], &[]).unwrap();
+}
+
+#[test]
+fn the_reserve_is_not_touched() {
+    let root = tempfile::tempdir().unwrap();
+    let (sink, _) = LocalSink::open(root.path(), None, u64::MAX).unwrap();
+    assert!(matches!(sink.disk_check(), Err(SinkError::Reserve { .. })));
+    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
+    let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart).unwrap();
+    assert!(matches!(writer.write(b"x"), Err(SinkError::Reserve { .. })));
+    assert_eq!(writer.sync_and_keep().unwrap(), 0);
+}
+
+/// A small file system of its own, unmounted at the end. `None` where this process may not mount.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(options: &str) -> Option<Self> {
+        let root = tempfile::tempdir().unwrap();
+        let mounted = rustix::process::geteuid().is_root()
+            && Command::new("mount")
+                .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+                .arg(root.path())
+                .status()
+                .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("SKIPPED: this test needs to mount a tmpfs, and this process may not");
+        }
+        mounted.then_some(Self(root))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_what_was_written_and_heals() {
+    let Some(disk) = SmallDisk::mount("size=256k,mode=700") else { return };
+    let (sink, _) = LocalSink::open(disk.0.path(), None, 0).unwrap();
+    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
+    put(&disk.0.path().join("ballast"), &[0; 100 * 1024]);
+    let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart).unwrap();
+    let error = loop {
+        if let Err(error) = writer.write(&[b'x'; 10_000]) {
+            break error;
+        }
+    };
+    assert!(matches!(&error, SinkError::Disk(error) if error.is_space()), "{error:?}");
+    assert!(!error.is_conflict());
+    let kept = writer.sync_and_keep().unwrap();
+    assert!(kept > 0 && kept.is_multiple_of(10_000), "{kept}: the half-written block does not count");
+    let mut rest = fs::File::create(disk.0.path().join("ballast-2")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+    assert!(matches!(sink.disk_check(), Err(SinkError::Disk(_) | SinkError::Reserve { .. })));
+    fs::remove_file(disk.0.path().join("ballast")).unwrap();
+    sink.disk_check().unwrap();
+    let plan = Plan::Continue(ResumePoint { total_bytes: kept + 5, ..point(kept) });
+    let mut writer = sink.begin_part(&project, &export, &key(1), &plan).unwrap();
+    assert_eq!(writer.bytes(), kept);
+    writer.write(b"tail!").unwrap();
+    assert_eq!(writer.commit(Some(kept + 5), &[]).unwrap().bytes, kept + 5);
+}
+
+#[test]
+fn no_inodes_and_a_read_only_disk_are_the_disks_fault() {
+    let Some(disk) = SmallDisk::mount("size=1m,nr_inodes=8,mode=700") else { return };
+    let (sink, opened) = LocalSink::open(disk.0.path(), None, 0).unwrap();
+    let Opened::Created(marker) = opened else { panic!("{opened:?}") };
+    for number in 0..8 {
+        drop(fs::File::create(disk.0.path().join(format!("ballast-{number}"))));
+    }
+    assert!(matches!(sink.disk_check(), Err(SinkError::Disk(error)) if error.is_space()));
+    let remount = |options: &str| {
+        Command::new("mount").args(["-o", options]).arg(disk.0.path()).status().unwrap();
+    };
+    remount("remount,ro");
+    let error = sink.disk_check().unwrap_err();
+    assert!(
+        matches!(&error, SinkError::Disk(error) if error.class() == crate::durable::ErrorClass::ReadOnly)
+    );
+    let (late, opened) = LocalSink::open(disk.0.path(), Some(marker), 0).unwrap();
+    assert_eq!(opened, Opened::Known, "a start on a read-only disk waits for it to heal");
+    remount("remount,rw");
+    for number in 0..3 {
+        fs::remove_file(disk.0.path().join(format!("ballast-{number}"))).unwrap();
+    }
+    late.disk_check().unwrap();
+}

@@ -1,0 +1,140 @@
+//! The real program as a child process: what it says while it says it, signals, and how it ended.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::PATIENCE;
+
+/// What a process has written so far, line by line.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Output {
+    /// Its results.
+    pub(crate) stdout: Vec<String>,
+    /// Its log.
+    pub(crate) stderr: Vec<String>,
+}
+
+/// A running child; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    child: Child,
+    output: watch::Receiver<Output>,
+    readers: JoinSet<()>,
+}
+
+impl Watcher {
+    /// Starts a command and reads what it writes.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let (sender, output) = watch::channel(Output::default());
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut readers = JoinSet::new();
+        readers
+            .spawn(read_lines(stdout.expect("stdout is piped"), sender.clone(), |output| &mut output.stdout));
+        readers.spawn(read_lines(stderr.expect("stderr is piped"), sender, |output| &mut output.stderr));
+        Self { child, output, readers }
+    }
+
+    /// Everything it has written so far.
+    pub(crate) fn output(&self) -> Output {
+        self.output.borrow().clone()
+    }
+
+    /// Waits for a line of the log; one that was written before counts.
+    pub(crate) async fn wait_for_log(&self, wanted: impl Fn(&str) -> bool) -> String {
+        self.wait_for_log_within(wanted, PATIENCE).await
+    }
+
+    /// As [`Watcher::wait_for_log`], with a bound of its own.
+    pub(crate) async fn wait_for_log_within(&self, wanted: impl Fn(&str) -> bool, bound: Duration) -> String {
+        let mut output = self.output.clone();
+        let found = |output: &Output| output.stderr.iter().find(|line| wanted(line)).cloned();
+        let line = match timeout(bound, output.wait_for(|output| found(output).is_some())).await {
+            Ok(Ok(output)) => found(&output),
+            Ok(Err(_)) => self.fail("the process ended without that line"),
+            Err(_) => self.fail(&format!("no such line within {bound:?}")),
+        };
+        line.unwrap_or_else(|| self.fail("the line is gone"))
+    }
+
+    /// As [`Watcher::wait_for_log`], for lines of JSON.
+    pub(crate) async fn wait_for_event(
+        &self,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let parse = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok();
+        let line = self.wait_for_log(|line| parse(line).is_some_and(|event| wanted(&event))).await;
+        parse(&line).unwrap_or_default()
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let Some(id) = id else { self.fail("the process has ended already") };
+        if let Err(error) = kill_process(id, signal) {
+            self.fail(&format!("no signal could be sent: {error}"));
+        }
+    }
+
+    /// Ends it as a power cut would, and waits until it is gone.
+    pub(crate) async fn kill9(mut self) -> Output {
+        self.signal(Signal::KILL);
+        self.ended(PATIENCE).await;
+        self.output()
+    }
+
+    /// Waits for its end: the exit code, and all that it wrote. A death by signal has no code and fails the test.
+    pub(crate) async fn wait(&mut self) -> (i32, Output) {
+        self.wait_within(PATIENCE).await
+    }
+
+    /// As [`Watcher::wait`], with a bound of its own.
+    pub(crate) async fn wait_within(&mut self, bound: Duration) -> (i32, Output) {
+        let status = self.ended(bound).await;
+        let code = status.code().unwrap_or_else(|| self.fail(&format!("it ended by {status}")));
+        (code, self.output())
+    }
+
+    async fn ended(&mut self, bound: Duration) -> std::process::ExitStatus {
+        let status = match timeout(bound, self.child.wait()).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(error)) => self.fail(&format!("it cannot be waited for: {error}")),
+            Err(_) => self.fail(&format!("it has not ended within {bound:?}")),
+        };
+        // The pipes close with the process, unless a child of its own holds them.
+        let read_out = async { while self.readers.join_next().await.is_some() {} };
+        if timeout(PATIENCE, read_out).await.is_err() {
+            self.fail("its output does not end");
+        }
+        status
+    }
+
+    #[track_caller]
+    fn fail(&self, what: &str) -> ! {
+        let output = self.output();
+        panic!("{what}\n--- stdout\n{}\n--- stderr\n{}", output.stdout.join("\n"), output.stderr.join("\n"));
+    }
+}
+
+async fn read_lines(
+    stream: impl AsyncRead + Unpin,
+    sender: watch::Sender<Output>,
+    list: fn(&mut Output) -> &mut Vec<String>,
+) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    // Not `lines()`: that ends at the first byte that is no UTF-8.
+    while stream.read_until(b'\n', &mut line).await.is_ok_and(|bytes| bytes > 0) {
+        let text = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
+        sender.send_modify(|output| list(output).push(text));
+        line.clear();
+    }
+}
