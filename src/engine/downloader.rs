@@ -108,7 +108,8 @@ impl Download {
                 }
                 Transfer::Stopped { writer, origin } => return Err(self.stopped(writer, origin).await),
                 Transfer::Failed { writer, origin, failure } => {
-                    return Err(with_resume(failure, writer, origin, first_byte));
+                    let bytes = writer.as_ref().map_or(0, PartWriter::bytes);
+                    return Err(with_resume(failure, bytes, origin, first_byte));
                 }
             }
         }
@@ -326,13 +327,7 @@ fn body_failure(host: &str, error: &BodyError) -> PartFailure {
 }
 
 /// Adds to a passing failure from where the next attempt of this run may go on.
-fn with_resume(
-    failure: PartFailure,
-    writer: Option<PartWriter>,
-    origin: Option<BodyOrigin>,
-    first_byte: u64,
-) -> PartFailure {
-    let bytes = writer.as_ref().map_or(0, PartWriter::bytes);
+fn with_resume(failure: PartFailure, bytes: u64, origin: Option<BodyOrigin>, first_byte: u64) -> PartFailure {
     match failure {
         PartFailure::Transient { cause, listing_in_doubt, .. } => {
             let resume = origin.filter(|_| bytes > 0).map(|origin| resume_point(bytes, origin));

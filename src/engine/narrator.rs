@@ -11,7 +11,7 @@ pub(crate) fn narrate(watch: &Watch, notice: &Notice) {
             tracing::info!(%project, %export, from, to = to.as_str(), "status changed");
         }
         Notice::PollFailing { cause } => {
-            tracing::warn!(%project, %export, "poll failed, will be repeated: {cause}")
+            tracing::warn!(%project, %export, "poll failed, will be repeated: {cause}");
         }
         Notice::PollRecovered => tracing::info!(%project, %export, "polls work again"),
         Notice::Surprise { words } => tracing::warn!(%project, %export, "{words}"),

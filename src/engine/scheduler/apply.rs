@@ -199,7 +199,7 @@ impl Scheduler {
     pub(super) fn execute(&mut self, entry: usize, command: Command, boot: bool) {
         match command {
             Command::ViewAfter(delay) => {
-                self.timers.set(Timer::View(entry), self.now().saturating_add(delay))
+                self.timers.set(Timer::View(entry), self.now().saturating_add(delay));
             }
             Command::Prepare => self.chores.push_back((entry, Chore::Prepare)),
             Command::QueuePart(key) => self.parts.push(entry, key),
@@ -209,7 +209,7 @@ impl Scheduler {
             Command::Record(change) => self.record(entry, change),
             Command::Seal(manifest) => self.chores.push_back((entry, Chore::Seal { manifest, boot })),
             Command::WriteFailureNotice(failure) => {
-                self.chores.push_back((entry, Chore::WriteNotice(failure)))
+                self.chores.push_back((entry, Chore::WriteNotice(failure)));
             }
             Command::RemoveFailureNotice => self.chores.push_back((entry, Chore::RemoveNotice)),
             Command::Notify(notice) => narrate(&self.entries[entry].watch, &notice),

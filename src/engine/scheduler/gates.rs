@@ -286,5 +286,6 @@ fn pass(gate: &Gate, now: Duration) -> Result<bool, Closed> {
 }
 
 fn seconds_left(gate: &Gate, now: Duration) -> u64 {
-    gate.paused_until().unwrap_or(now).saturating_sub(now).as_secs_f64().ceil() as u64
+    let left = gate.paused_until().unwrap_or(now).saturating_sub(now);
+    left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }
