@@ -49,6 +49,13 @@ impl Dir {
             .map_err(|errno| DurableError::new("open folder", path, errno))
     }
 
+    /// A directory in which everything works but fsync.
+    #[cfg(test)]
+    pub(super) fn open_unsyncable(path: &Path) -> Self {
+        let fd = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        Self { fd, path: path.to_owned() }
+    }
+
     /// Opens a directory and makes what is missing of its path, 0700 and durable.
     ///
     /// # Errors

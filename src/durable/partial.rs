@@ -258,6 +258,28 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_synced_is_thrown_away() {
+        let (root, dir) = dir();
+        // A pipe refuses fsync, and a named one has a name to be thrown away.
+        fs::mknodat(&*dir, ".work", fs::FileType::Fifo, fs::Mode::RUSR | fs::Mode::WUSR, 0).unwrap();
+        let file = File::options().read(true).write(true).open(root.path().join(".work")).unwrap();
+        let partial = Partial(Working { dir: Arc::clone(&dir), name: ".work".to_owned(), file });
+        partial.sync().unwrap_err();
+        assert!(dir.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_made_durable_does_not_stay_visible() {
+        let (root, dir) = dir();
+        let unsyncable = Arc::new(Dir::open_unsyncable(root.path()));
+        let commit = synced(&unsyncable, b"whole").commit("final", NoOverwrite::Rename);
+        assert!(matches!(commit, Err(CommitFailure::Failed(_))));
+        assert!(dir.names().unwrap().is_empty());
+        synced(&unsyncable, b"some").keep().unwrap_err();
+        assert!(dir.names().unwrap().is_empty());
+    }
+
+    #[test]
     fn a_partial_is_continued_from_where_it_is_trusted() {
         let (root, dir) = dir();
         synced(&dir, b"12345678").keep().unwrap();
