@@ -40,6 +40,8 @@ fn point(bytes: u64) -> ResumePoint {
     ResumePoint { bytes, total_bytes: 10, etag: StrongEtag::parse("\"v1\"").unwrap() }
 }
 
+const SHA256_OF_12345: &str = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5";
+
 /// MD5 of "0123456789".
 fn md5_of_digits() -> PromisedChecksum {
     let value =
@@ -155,6 +157,16 @@ fn a_restart_and_a_lost_partial_begin_at_zero() {
     writer.write(b"0123456789").unwrap();
     writer.commit(Some(10), &[md5_of_digits()]).unwrap();
     assert_eq!(fs::read(bench.folder().join("part-00001-file_1.json")).unwrap(), b"0123456789");
+
+    let mut writer = bench.begin(2, &Plan::FromStart);
+    writer.write(b"something else").unwrap();
+    writer.restart().unwrap();
+    writer.write(b"12345").unwrap();
+    assert_eq!(
+        writer.commit(Some(5), &[]).unwrap().sha256.to_string(),
+        SHA256_OF_12345,
+        "not of what was dropped"
+    );
 }
 
 #[test]
@@ -230,8 +242,7 @@ fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
     let adopted: Vec<_> =
         prepared.adopted.iter().map(|part| (part.key.number, part.verified_by[0])).collect();
     assert_eq!(adopted, [(1, Check::Size), (3, Check::Framing), (6, Check::Size)]);
-    let digest = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5";
-    assert_eq!(prepared.adopted[0].sha256.to_string(), digest);
+    assert_eq!(prepared.adopted[0].sha256.to_string(), SHA256_OF_12345);
     let conflicts: Vec<_> = prepared.conflicts.iter().map(|(key, _)| key.number).collect();
     assert_eq!(conflicts, [2, 4, 5, 7, 8]);
     assert_eq!(bench.names().len(), 8, "all untouched");
@@ -454,6 +465,8 @@ fn a_full_disk_keeps_what_was_written_and_heals() {
     assert!(!error.is_conflict());
     let kept = writer.sync_and_keep().unwrap();
     assert!(kept > 0 && kept.is_multiple_of(10_000), "{kept}: the half-written block does not count");
+    let partial = disk.0.path().join("shop/export_1/.part-00001-file_1.json.partial");
+    assert_eq!(fs::metadata(partial).unwrap().len(), kept);
     let mut rest = fs::File::create(disk.0.path().join("ballast-2")).unwrap();
     while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
     assert!(matches!(sink.disk_check(), Err(SinkError::Disk(_) | SinkError::Reserve { .. })));

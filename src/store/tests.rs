@@ -135,10 +135,12 @@ async fn a_resume_point_is_good_for_one_start() {
         .unwrap();
     assert_eq!(only(&mut store).await.partials, [partial(1)], "a committed part has no partial");
     assert_eq!(only(&mut store).await.partials, [], "read once, gone");
-    store.apply(&[synced(1)]).await.unwrap();
+    let theirs = ExportKey { project: project("project_two"), export: key.export.clone() };
+    store.apply(&[synced(1), Change::PartialSynced { export: theirs, part: partial(3) }]).await.unwrap();
     let mut store = reopen(root.path(), store).await;
-    assert_eq!(store.load(&[project("project_two")]).await.unwrap(), [], "another project's are left alone");
-    assert_eq!(only(&mut store).await.partials, [partial(1)]);
+    let loaded = store.load(&[project("project_two")]).await.unwrap();
+    assert_eq!(loaded[0].partials, [partial(3)]);
+    assert_eq!(only(&mut store).await.partials, [partial(1)], "another project's were left alone");
 }
 
 #[tokio::test]
@@ -176,12 +178,16 @@ async fn a_failed_batch_leaves_nothing() {
 
 #[tokio::test]
 async fn a_damaged_database_is_refused_and_left_as_it_is() {
-    let damages: [fn(&mut Vec<u8>); 3] = [
+    let damages: [fn(&mut Vec<u8>); 4] = [
         |bytes| *bytes = vec![b'x'; 9000],
         |bytes| bytes[..16].fill(0),
         |bytes| {
             let length = bytes.len();
             bytes[4096..length].fill(0xff);
+        },
+        |bytes| {
+            let length = bytes.len();
+            bytes[length - 4096..].fill(0xff);
         },
     ];
     for damage in damages {
