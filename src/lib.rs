@@ -1,15 +1,42 @@
-//! batch-export-watcher.
-pub mod api;
-pub mod app;
-pub mod cli;
-pub mod config;
+//! batch-export-watcher: watches export requests of the Batch.com API and brings the finished files home, whole, verified
+//! and private, exactly once.
+//!
+//! This page is the map. A room uses the rooms of lower floors and none of its own floor; `tests/it/tidy.rs` holds the code
+//! to that. How the rooms work together, with both state machines drawn, is in `ARCHITECTURE.md`.
+//!
+//! | floor | room | reason to exist |
+//! | --- | --- | --- |
+//! | 5 | [`cli`] | the command line, one file a command |
+//! | 4 | [`app`] | composition root: a configuration becomes a running program |
+//! | 3 | [`engine`] | the scheduler, single owner of every watch, and the children that poll and download |
+//! | 3 | [`simulator`] | a Batch API and an object store on loopback, for `demo`, tests and benches |
+//! | 2 | [`api`] | the Batch API and nothing else; the only room with credentials |
+//! | 2 | [`fetch`] | the other client: ranged requests on signed links, without credentials |
+//! | 2 | [`sink`] | where bytes go: a local directory, with the durable order of a part |
+//! | 2 | [`store`] | what is known across restarts: SQLite |
+//! | 2 | [`config`] | TOML in, types out, every fault with file, line and key |
+//! | 2 | [`process`] | locks, signals, service manager, logs, runtimes, core dumps |
+//! | 1 | [`transport`] | what both HTTP clients share; the one place that sends |
+//! | 1 | [`durable`] | the one place that makes working files, renames and syncs |
+//! | 1 | [`exit`] | exit codes |
+//! | 0 | [`domain`] | decisions as total functions: no I/O, no clock, no dice |
+
 pub mod domain;
+
 pub mod durable;
-pub mod engine;
 pub mod exit;
+pub mod transport;
+
+pub mod api;
+pub mod config;
 pub mod fetch;
 pub mod process;
-pub mod simulator;
 pub mod sink;
 pub mod store;
-pub mod transport;
+
+pub mod engine;
+pub mod simulator;
+
+pub mod app;
+
+pub mod cli;

@@ -132,6 +132,8 @@ impl Scheduler {
         match end {
             Ok(ChoreEnd::Prepared { adopted, conflicts }) => {
                 self.entries[entry].told_no_room = false;
+                let watch = &self.entries[entry].watch;
+                tracing::debug!(project = %watch.project(), export = %watch.export(), adopted = adopted.len(), "folder ready");
                 self.step(entry, WatchEvent::Prepared { adopted, conflicts });
             }
             Ok(ChoreEnd::Sealed) => self.step(entry, WatchEvent::ManifestDurable),
