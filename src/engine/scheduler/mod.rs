@@ -61,7 +61,7 @@ pub struct EngineParts {
     pub deadline: Option<Duration>,
     /// The projects with their exports.
     pub projects: Vec<ProjectParts>,
-    /// Pauses an earlier run has left, by [`PauseScope`] text.
+    /// Pauses an earlier run has left, by the text of their scope.
     pub pauses: HashMap<String, Timestamp>,
     /// Where bytes go.
     pub sink: LocalSink,
