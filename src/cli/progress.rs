@@ -17,7 +17,7 @@ pub(super) async fn draw(bars: MultiProgress, mut snapshots: watch::Receiver<Sna
         let snapshot = snapshots.borrow_and_update().clone();
         for (index, export) in snapshot.exports.iter().take(MAX_LINES).enumerate() {
             if lines.len() <= index {
-                lines.push(bars.add(new_line(export)));
+                lines.push(new_line(&bars, export));
             }
             show(&lines[index], &export.phase);
         }
@@ -30,8 +30,10 @@ pub(super) async fn draw(bars: MultiProgress, mut snapshots: watch::Receiver<Sna
     }
 }
 
-fn new_line(export: &ExportView) -> ProgressBar {
-    let line = ProgressBar::new(0).with_prefix(format!("{}/{}", export.project, export.export));
+/// The line joins the others before it draws for the first time, or it would draw over them.
+fn new_line(bars: &MultiProgress, export: &ExportView) -> ProgressBar {
+    let line = bars.add(ProgressBar::new(0).with_style(words()));
+    line.set_prefix(format!("{}/{}", export.project, export.export));
     line.enable_steady_tick(Duration::from_millis(200));
     line
 }
@@ -46,15 +48,20 @@ fn show(line: &ProgressBar, phase: &Phase) {
             line.set_message(remote_status.as_deref().unwrap_or("asking").to_owned());
         }
         Phase::Fetching(progress) => {
-            line.set_style(bytes());
-            line.set_length(progress.bytes_total);
+            if line.length() != Some(progress.bytes_total) {
+                // The rate counts from here, not from when the line began to wait.
+                line.set_style(bytes());
+                line.set_length(progress.bytes_total);
+                line.reset_eta();
+            }
             line.set_position(progress.bytes_done);
             line.set_message(format!("{}/{} parts", progress.parts_done, progress.parts_total));
         }
         Phase::Sealing => line.set_message("sealing"),
         Phase::Completed { parts, bytes } => {
             line.set_style(words());
-            line.finish_with_message(format!("whole: {parts} parts, {}", bytesize::ByteSize(*bytes)));
+            let parts = if *parts == 1 { "1 part".to_owned() } else { format!("{parts} parts") };
+            line.finish_with_message(format!("whole: {parts}, {}", bytesize::ByteSize(*bytes)));
         }
         Phase::Failed { cause } => {
             line.set_style(words());
