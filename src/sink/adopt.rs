@@ -1,4 +1,4 @@
-//! What lies in an export's folder before its first download of this run: leftovers to remove, finished files to adopt.
+//! What lies in an export's folder besides what belongs there: leftovers to remove, finished files to adopt.
 
 use std::collections::HashSet;
 
@@ -52,13 +52,7 @@ impl LocalSink {
                 prepared.resumable.push(resumable.clone());
             }
         }
-        for name in names.iter().filter(|name| is_working_name(name) && !kept.contains(*name)) {
-            match dir.remove(name) {
-                // A folder by such a name is not ours. It becomes a conflict only if that very part is fetched.
-                Err(error) if error.class() != ErrorClass::WrongKind => return Err(error.into()),
-                Ok(_) | Err(_) => {}
-            }
-        }
+        remove_leftovers(&dir, &names, &kept)?;
         for (key, declared_bytes) in listed.iter().filter(|(key, _)| names.contains(&key.file_name())) {
             match adopt(&dir, key, *declared_bytes)? {
                 Adoption::Ours(part) => prepared.adopted.push(part),
@@ -71,6 +65,29 @@ impl LocalSink {
         }
         Ok(prepared)
     }
+
+    /// Nothing of an export that has come to its end is worked on any more: removes every partial in its folder, except
+    /// those that a [`super::PartWriter`] has open.
+    pub(super) fn tidy(
+        &self,
+        dir: &Dir,
+        project: &ProjectName,
+        export: &ExportId,
+    ) -> Result<(), DurableError> {
+        let names = dir.names()?.into_iter().collect();
+        remove_leftovers(dir, &names, &self.partials_in_flight(project, export))
+    }
+}
+
+fn remove_leftovers(dir: &Dir, names: &HashSet<String>, kept: &HashSet<String>) -> Result<(), DurableError> {
+    for name in names.iter().filter(|name| is_working_name(name) && !kept.contains(*name)) {
+        match dir.remove(name) {
+            // A folder by such a name is not ours. It becomes a conflict only if that very part is fetched.
+            Err(error) if error.class() != ErrorClass::WrongKind => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 enum Adoption {

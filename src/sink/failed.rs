@@ -14,7 +14,7 @@ use crate::durable::{Dir, Entry};
 const MAX_NOTICE_BYTES: u64 = 64 * 1024;
 
 impl LocalSink {
-    /// Writes `failed.json`, in the place of an earlier one. A crash in between can leave neither: write it again at
+    /// Writes `failed.json`, in the place of an earlier one, and removes what is left of partials. A crash in between can leave neither: write it again at
     /// the next start.
     ///
     /// # Errors
@@ -28,6 +28,7 @@ impl LocalSink {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
         let dir = Self::make_export_dir(&root, project, export)?;
+        self.tidy(&dir, project, export)?;
         remove_ours(&dir, export, Some(bytes))?;
         match write_named(&dir, FAILED_FILE, bytes, no_overwrite).map_err(SinkError::below)? {
             Named::Written => Ok(()),

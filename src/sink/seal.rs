@@ -46,7 +46,7 @@ pub enum OnDisk {
 }
 
 impl LocalSink {
-    /// Writes `manifest.json`.
+    /// Writes `manifest.json`; before that, whatever is left of partials goes, such as that of a part that was delisted.
     ///
     /// # Errors
     /// A conflict where another manifest, or something else, has the name; otherwise the disk.
@@ -54,6 +54,7 @@ impl LocalSink {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
         let dir = Self::make_export_dir(&root, project, export)?;
+        self.tidy(&dir, project, export)?;
         match write_named(&dir, MANIFEST_FILE, bytes, no_overwrite).map_err(SinkError::below)? {
             Named::Written => Ok(Sealed::Written),
             Named::Occupied => {
