@@ -5,8 +5,21 @@ pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod process;
 mod selftest;
+pub(crate) mod solo;
 
 use std::time::Duration;
 
 /// How long a test waits for what has to happen: far more than it takes, so that only a fault gets there.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until `reached`, for what no line of a log and no request tells: a file that grows, a name that appears.
+pub(crate) async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
+    let looking = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, looking).await.is_err() {
+        panic!("{what}: not within {PATIENCE:?}");
+    }
+}

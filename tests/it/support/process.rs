@@ -43,6 +43,11 @@ impl Watcher {
         Self { child, output, readers }
     }
 
+    /// The process's number, while it runs.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap_or_else(|| self.fail("the process has ended already"))
+    }
+
     /// Everything it has written so far.
     pub(crate) fn output(&self) -> Output {
         self.output.borrow().clone()
