@@ -21,7 +21,7 @@ use crate::engine::snapshot::Snapshot;
 use crate::engine::{Access, EngineParts, Outcome, ProjectParts, Scheduler};
 use crate::exit;
 use crate::fetch::{StoreClient, StorePolicy};
-use crate::process::lock::{InstanceLock, LockError};
+use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::service;
 use crate::sink::{LocalSink, MarkerId, Opened, SinkError};
 use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
@@ -105,7 +105,7 @@ pub struct App {
     writer: JoinSet<Vec<u64>>,
     stop_writer: CancellationToken,
     /// Held for as long as the program runs.
-    _locks: Vec<InstanceLock>,
+    _locks: (InstanceLock, Arc<LateLock>),
 }
 
 impl App {
@@ -124,9 +124,9 @@ impl App {
         let clients = api_clients(&config, &environment)?;
         let tls = tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?;
         let store_client = StoreClient::new(&tls, &store_policy(&config))?;
-        let mut locks = vec![lock_state(&config.state_directory).await?];
+        let state_lock = lock_state(&config.state_directory).await?;
         let (mut store, _) = Store::open(&config.state_directory).await?;
-        let sink = open_sink(&config, &mut store, &mut locks).await?;
+        let (sink, download_lock) = open_sink(&config, &mut store).await?;
         let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
         let stop_writer = CancellationToken::new();
         let (writes, write_queue) = mpsc::channel(WRITE_QUEUE);
@@ -154,12 +154,13 @@ impl App {
             projects: projects.collect(),
             pauses: recovered.pauses,
             sink,
+            download_lock: download_lock.clone(),
             store_client,
             transfer,
             writes,
             store_events,
         });
-        Ok(Self { scheduler, snapshots, writer, stop_writer, _locks: locks })
+        Ok(Self { scheduler, snapshots, writer, stop_writer, _locks: (state_lock, download_lock) })
     }
 
     /// The read model, for whoever wants to watch.
@@ -224,9 +225,9 @@ pub async fn retry(
     config: &Config,
     wanted: &BTreeSet<ExportId>,
 ) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
-    let mut locks = vec![lock_state(&config.state_directory).await?];
+    let _state_lock = lock_state(&config.state_directory).await?;
     let (mut store, _) = Store::open(&config.state_directory).await?;
-    let sink = open_sink(config, &mut store, &mut locks).await?;
+    let (sink, _download_lock) = open_sink(config, &mut store).await?;
     let names: HashMap<_, _> = config
         .projects
         .iter()
@@ -257,35 +258,30 @@ async fn lock_state(directory: &Path) -> Result<InstanceLock, StartError> {
     lock.await.map_err(|_| StartError::Worker)?
 }
 
-/// Opens the download directory as the state knows it, and locks it where it is there.
-async fn open_sink(
-    config: &Config,
-    store: &mut Store,
-    locks: &mut Vec<InstanceLock>,
-) -> Result<LocalSink, StartError> {
+/// Opens the download directory as the state knows it, and locks it. One that is known and away, or cannot be written now,
+/// is locked when it is found to be well.
+async fn open_sink(config: &Config, store: &mut Store) -> Result<(LocalSink, Arc<LateLock>), StartError> {
     let directory = config.download.directory.clone();
     let place = directory.display().to_string();
     // A marker on record that cannot be read is as good as none: the directory's own is adopted.
     let known = store.marker(&place).await?.and_then(|marker| marker.parse::<MarkerId>().ok());
     let reserve_bytes = config.download.reserve_bytes;
-    let opened = {
-        let directory = directory.clone();
-        tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, reserve_bytes))
-    };
+    let lock = Arc::new(LateLock::new(directory.join(DOWNLOAD_LOCK)));
+    let opened = tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, reserve_bytes));
     let (sink, opened) = opened.await.map_err(|_| StartError::Worker)??;
-    match opened {
-        Opened::Created(marker) | Opened::Adopted(marker) => {
-            store.apply(&[Change::Marker { directory: place, marker: marker.to_string() }]).await?;
-        }
-        Opened::Known => {}
-        Opened::Away(why) => {
-            tracing::error!("the download directory is away, downloads wait for it: {why}");
-            return Ok(sink);
-        }
+    if let Opened::Away(_) = opened {
+        return Ok((sink, lock));
     }
-    let lock = tokio::task::spawn_blocking(move || InstanceLock::acquire(&directory.join(DOWNLOAD_LOCK)));
-    locks.push(lock.await.map_err(|_| StartError::Worker)??);
-    Ok(sink)
+    if let Opened::Created(marker) | Opened::Adopted(marker) = opened {
+        store.apply(&[Change::Marker { directory: place, marker: marker.to_string() }]).await?;
+    }
+    let taking = lock.clone();
+    let taken = tokio::task::spawn_blocking(move || taking.ensure()).await.map_err(|_| StartError::Worker)?;
+    match taken {
+        Err(LockError::Failed { .. }) if opened == Opened::Known => {}
+        taken => taken?,
+    }
+    Ok((sink, lock))
 }
 
 fn store_policy(config: &Config) -> StorePolicy {

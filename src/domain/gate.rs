@@ -89,13 +89,6 @@ impl Gate {
         self.state = State::Paused { until };
     }
 
-    /// Ends a pause now, so that the next call probes.
-    pub fn hasten(&mut self, now: Duration) {
-        if let State::Paused { until } = &mut self.state {
-            *until = (*until).min(now);
-        }
-    }
-
     /// Refusals in a row, calls that overlapped counted once.
     #[must_use]
     pub fn refusals(&self) -> u32 {

@@ -30,6 +30,11 @@ impl<K, T: Send + 'static> Children<K, T> {
         self.tasks.is_empty()
     }
 
+    /// The children under way, by name.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &K> {
+        self.names.values()
+    }
+
     pub(crate) fn spawn(&mut self, name: K, task: impl Future<Output = T> + Send + 'static) {
         let id = self.tasks.spawn(task).id();
         self.names.insert(id, name);

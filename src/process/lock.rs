@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
@@ -16,6 +17,13 @@ const MAX_HOLDER_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub struct InstanceLock {
     _file: File,
+}
+
+/// The lock of a directory that may be away: taken as soon as it is there, and then held.
+#[derive(Debug)]
+pub struct LateLock {
+    path: PathBuf,
+    held: OnceLock<InstanceLock>,
 }
 
 /// Who holds a lock.
@@ -75,6 +83,32 @@ impl InstanceLock {
     }
 }
 
+impl LateLock {
+    /// Names the lock file; nothing is taken yet.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, held: OnceLock::new() }
+    }
+
+    /// Takes the lock, unless this has it already. Blocks, and is not for two threads at once.
+    ///
+    /// # Errors
+    /// As [`InstanceLock::acquire`].
+    pub fn ensure(&self) -> Result<(), LockError> {
+        if !self.is_held() {
+            let lock = InstanceLock::acquire(&self.path)?;
+            self.held.get_or_init(|| lock);
+        }
+        Ok(())
+    }
+
+    /// Whether the lock is taken.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held.get().is_some()
+    }
+}
+
 fn note(file: &mut File) -> io::Result<()> {
     let holder = Holder {
         pid: std::process::id(),
@@ -123,6 +157,21 @@ mod tests {
         drop(first);
         InstanceLock::acquire(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_late_lock_is_taken_once_its_folder_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let late = LateLock::new(root.path().join("disk/lock"));
+        assert!(matches!(late.ensure(), Err(LockError::Failed { .. })));
+        std::fs::create_dir(root.path().join("disk")).unwrap();
+        let other = InstanceLock::acquire(&root.path().join("disk/lock")).unwrap();
+        assert!(matches!(late.ensure(), Err(LockError::Held { .. })));
+        drop(other);
+        late.ensure().unwrap();
+        late.ensure().unwrap();
+        assert!(late.is_held());
+        assert!(InstanceLock::acquire(&root.path().join("disk/lock")).is_err());
     }
 
     #[test]

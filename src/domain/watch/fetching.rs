@@ -9,7 +9,7 @@ use super::{
     WatchEvent,
 };
 use crate::domain::cadence::spread;
-use crate::domain::failure::{Failure, FailureKind, PartFailure, ViewOutcome};
+use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, ViewOutcome};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::resume::ResumablePart;
@@ -327,6 +327,12 @@ impl Fetching {
             Ok(committed) => {
                 commands.push(Command::Record(RecordChange::PartCommitted(committed.clone())));
                 part.state = PartState::Recording(committed);
+            }
+            Err(PartFailure::Held(Hold::Disk { cause })) => {
+                // What the disk holds of it is not to be believed; and should the fault be this part's own, it must not
+                // be at the head of the queue each time the disk is found to be well.
+                part.resume = None;
+                self.wait(key, cause, cx, commands);
             }
             Err(PartFailure::Held(_)) => {
                 part.state = PartState::Queued;

@@ -147,6 +147,23 @@ fn fetching() -> (Driver, PartKey) {
 }
 
 #[test]
+fn a_part_that_met_a_sick_disk_waits_its_backoff_and_starts_over() {
+    let (mut driver, part) = fetching();
+    let point = ResumePoint {
+        bytes: 5,
+        total_bytes: 10,
+        etag: crate::domain::resume::StrongEtag::parse("\"a\"").unwrap(),
+    };
+    driver.says(ended(&part, Err(transient(Some(point)))));
+    driver.says(WatchEvent::PartRetryDue(part.clone()));
+    driver.says(WatchEvent::PartStarted(part.clone()));
+    let sick = PartFailure::Held(Hold::Disk { cause: "input/output error".into() });
+    assert_eq!(driver.says(ended(&part, Err(sick))), ["say failing a", "retry a 1.50"]);
+    driver.says(WatchEvent::PartRetryDue(part.clone()));
+    assert_eq!(driver.watch.part_order(&part).unwrap().resume, None, "bytes of a sick disk are not believed");
+}
+
+#[test]
 fn the_happy_path_from_created_to_whole() {
     let mut d = Driver::new();
     assert_eq!(d.view(report("CREATED", Some(vec![]))), ["record CREATED", "say CREATED", "view 10.0"]);

@@ -23,8 +23,9 @@ impl Scheduler {
         for project in 0..self.projects.len() {
             self.admit_views(project, now);
         }
+        self.check_disk(now);
         if !self.store_failing {
-            self.admit_chores(now);
+            self.admit_chores();
             self.admit_parts(now);
         }
     }
@@ -50,19 +51,15 @@ impl Scheduler {
             self.projects[project].ready.pop_front();
             self.projects[project].pace.spend(now);
             let key = key_use(&probes);
-            self.probing(Call::View(entry), Some(project), probes);
+            self.probing(Call::View(entry), project, probes);
             let access = self.projects[project].access.clone();
             let export = self.entries[entry].watch.export().clone();
             self.polls.spawn(entry, async move { access.view(&export, key).await });
         }
     }
 
-    fn admit_chores(&mut self, now: Duration) {
-        while self.chores_running.len() < MAX_CHORES && !self.chores.is_empty() {
-            let disk = match self.disk_admission(now) {
-                Ok(disk) => disk,
-                Err(closed) => return self.look_again(closed),
-            };
+    fn admit_chores(&mut self) {
+        while self.disk.is_open() && self.chores_running.len() < MAX_CHORES {
             let Some((entry, chore)) = self.chores.pop_front() else { return };
             let watch = &self.entries[entry].watch;
             let unrecorded = match watch.state() {
@@ -78,7 +75,6 @@ impl Scheduler {
                 unrecorded,
                 claimed_bytes,
             };
-            self.probing(Call::Chore(entry), None, Probes { disk, ..Probes::default() });
             self.chores_running.spawn_blocking_on((entry, chore), &self.transfer, move || order.run());
         }
     }
@@ -109,7 +105,7 @@ impl Scheduler {
         let Some(order) = self.entries[entry].watch.part_order(&key) else { return };
         let Ok(probes) = self.part_admission(project, now) else { return };
         let key_use = key_use(&probes);
-        self.probing(Call::Part(entry, key.clone()), Some(project), probes);
+        self.probing(Call::Part(entry, key.clone()), project, probes);
         let progress = Arc::new(AtomicU64::new(0));
         self.progress.insert((entry, key.clone()), progress.clone());
         let download = Download {

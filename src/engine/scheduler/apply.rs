@@ -26,6 +26,7 @@ impl Scheduler {
             Event::Poll(entry, outcome) => self.view_ended(entry, outcome),
             Event::Part((entry, key), outcome) => self.part_ended(entry, key, outcome),
             Event::Chore((entry, chore), end) => self.chore_ended(entry, chore, end),
+            Event::DiskChecked(result) => self.disk_checked(result),
             Event::News(DownloadNews::ApiAnswered { project }) => self.api_answered(project),
             Event::News(DownloadNews::StoreAnswered { project, host }) => self.store_answered(project, host),
             Event::Store(event) => self.store_said(event),
@@ -69,7 +70,7 @@ impl Scheduler {
             }
             ViewOutcome::Fault(_) => {}
         }
-        self.probe_over(&Call::View(entry), Some(project), faulted);
+        self.probe_over(&Call::View(entry), project, faulted);
         let rejected = matches!(outcome, ViewOutcome::Rejected(_));
         let succeeded = matches!(outcome, ViewOutcome::Report(_));
         let first_success = succeeded && !std::mem::replace(&mut self.projects[project].view_succeeded, true);
@@ -113,25 +114,17 @@ impl Scheduler {
             Err(PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt: false })
         });
         let faulted = matches!(outcome, Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }));
-        match &outcome {
-            Ok(_) => self.disk_answered(),
-            Err(PartFailure::Held(hold)) => self.hold(project, hold.clone()),
-            Err(_) => {}
+        if let Err(PartFailure::Held(hold)) = &outcome {
+            self.hold(project, hold.clone());
         }
-        self.probe_over(&Call::Part(entry, key.clone()), Some(project), faulted);
+        self.probe_over(&Call::Part(entry, key.clone()), project, faulted);
         self.step(entry, WatchEvent::PartEnded { key, outcome });
     }
 
     fn chore_ended(&mut self, entry: usize, chore: Chore, end: Result<ChoreEnd, Panicked>) {
-        match &end {
-            Ok(ChoreEnd::Disk { cause }) => self.disk_refused(cause),
-            Ok(ChoreEnd::NoRoom { .. }) | Err(Panicked) => {}
-            Ok(_) => self.disk_answered(),
-        }
-        self.probe_over(&Call::Chore(entry), None, false);
+        let told = self.entries[entry].chore_told.take();
         match end {
             Ok(ChoreEnd::Prepared { adopted, conflicts }) => {
-                self.entries[entry].told_no_room = false;
                 let watch = &self.entries[entry].watch;
                 tracing::debug!(project = %watch.project(), export = %watch.export(), adopted = adopted.len(), "folder ready");
                 self.step(entry, WatchEvent::Prepared { adopted, conflicts });
@@ -141,13 +134,23 @@ impl Scheduler {
             Ok(ChoreEnd::NoticeWritten) => self.step(entry, WatchEvent::FailureNoticeDurable),
             Ok(ChoreEnd::NoticeRemoved) => {}
             Ok(ChoreEnd::NoRoom { needed_bytes, free_bytes }) => {
-                let Entry { watch, told_no_room, .. } = &mut self.entries[entry];
-                if !std::mem::replace(told_no_room, true) {
-                    tracing::warn!(project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "not enough room beside the reserve; the export waits before its first byte");
+                let Entry { watch, chore_told, .. } = &mut self.entries[entry];
+                let words = "not enough room beside the reserve; the export waits before its first byte";
+                if told.as_deref() != Some(words) {
+                    tracing::warn!(project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "{words}");
                 }
+                *chore_told = Some(words.to_owned());
                 self.park(entry, chore);
             }
-            Ok(ChoreEnd::Disk { .. }) => self.chores.push_back((entry, chore)),
+            Ok(ChoreEnd::Disk { cause }) => {
+                let Entry { watch, chore_told, .. } = &mut self.entries[entry];
+                if told.as_ref() != Some(&cause) {
+                    tracing::warn!(project = %watch.project(), export = %watch.export(), "the export's folder cannot be used, will be tried again: {cause}");
+                }
+                *chore_told = Some(cause);
+                self.doubt_disk();
+                self.park(entry, chore);
+            }
             Err(Panicked) => self.park(entry, chore),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Call, DISK_INTERVAL, Probes, Scheduler, Timer};
+use super::{Call, Probes, Scheduler, Timer};
 use crate::domain::cadence::spread;
 use crate::domain::failure::Hold;
 use crate::domain::gate::{Admission, Gate};
@@ -35,8 +35,8 @@ impl PauseScope<'_> {
 pub(super) enum Closed {
     /// Look again at this time.
     Until(Duration),
-    /// A probe is under way; its end is an event.
-    Probing,
+    /// What opens it comes as an event: the end of a probe, or of a look at the disk.
+    UntilEvent,
 }
 
 impl Scheduler {
@@ -54,7 +54,9 @@ impl Scheduler {
     /// The same for a part: its store and the disk have a say, too.
     pub(super) fn part_admission(&self, project: usize, now: Duration) -> Result<Probes, Closed> {
         let mut probes = self.api_admission(project, now)?;
-        probes.disk = pass(&self.disk, now)?;
+        if !self.disk.is_open() {
+            return Err(Closed::UntilEvent);
+        }
         if let Some(host) = &self.projects[project].store_host
             && let Some(gate) = self.hosts.get(host)
             && pass(gate, now)?
@@ -64,25 +66,17 @@ impl Scheduler {
         Ok(probes)
     }
 
-    pub(super) fn disk_admission(&self, now: Duration) -> Result<bool, Closed> {
-        pass(&self.disk, now)
-    }
-
     /// Remembers which gates a call that goes out now is the probe of.
-    pub(super) fn probing(&mut self, call: Call, project: Option<usize>, probes: Probes) {
-        if let Some(project) = project.map(|index| &mut self.projects[index]) {
-            if probes.key {
-                project.key.probe_started();
-            }
-            if probes.throttle {
-                project.throttle.probe_started();
-            }
+    pub(super) fn probing(&mut self, call: Call, project: usize, probes: Probes) {
+        let project = &mut self.projects[project];
+        if probes.key {
+            project.key.probe_started();
+        }
+        if probes.throttle {
+            project.throttle.probe_started();
         }
         if probes.origin {
             self.origin.probe_started();
-        }
-        if probes.disk {
-            self.disk.probe_started();
         }
         if let Some(gate) = probes.host.as_ref().and_then(|host| self.hosts.get_mut(host)) {
             gate.probe_started();
@@ -92,7 +86,7 @@ impl Scheduler {
 
     /// A call is back, and what it said about the gates has been applied: gates that it was to probe and said nothing
     /// about are probed again, after a wait where it failed.
-    pub(super) fn probe_over(&mut self, call: &Call, project: Option<usize>, faulted: bool) {
+    pub(super) fn probe_over(&mut self, call: &Call, project: usize, faulted: bool) {
         let Some(probes) = self.probes.remove(call) else { return };
         let now = self.now();
         let (retry, jitter) = (self.policies.retry, Self::jitter());
@@ -106,19 +100,15 @@ impl Scheduler {
                 gate.probe_abandoned(now);
             }
         };
-        if let Some(project) = project.map(|index| &mut self.projects[index]) {
-            if probes.key {
-                close(&mut project.key, &|_| spread(retry.max(), jitter));
-            }
-            if probes.throttle {
-                close(&mut project.throttle, &|attempt| retry.delay(attempt, jitter));
-            }
+        let project = &mut self.projects[project];
+        if probes.key {
+            close(&mut project.key, &|_| spread(retry.max(), jitter));
+        }
+        if probes.throttle {
+            close(&mut project.throttle, &|attempt| retry.delay(attempt, jitter));
         }
         if probes.origin {
             close(&mut self.origin, &|attempt| retry.delay(attempt, jitter));
-        }
-        if probes.disk {
-            close(&mut self.disk, &|_| DISK_INTERVAL);
         }
         if let Some(gate) = probes.host.as_ref().and_then(|host| self.hosts.get_mut(host)) {
             close(gate, &|attempt| retry.delay(attempt, jitter));
@@ -148,13 +138,6 @@ impl Scheduler {
             self.hosts.remove(&host);
         }
         self.projects[project].store_host = Some(host);
-    }
-
-    /// The disk did what it was asked.
-    pub(super) fn disk_answered(&mut self) {
-        if self.disk.opened() {
-            tracing::info!("the disk is well again; downloads go on");
-        }
     }
 
     /// Something answered that it has to be left alone for a while.
@@ -214,14 +197,7 @@ impl Scheduler {
                 }
                 self.projects[project].store_host = Some(host);
             }
-            Hold::Disk { cause } => self.disk_refused(&cause),
-        }
-    }
-
-    pub(super) fn disk_refused(&mut self, cause: &str) {
-        let now = self.now();
-        if self.disk.refused(now, |_| DISK_INTERVAL) && self.disk.refusals() == 1 {
-            tracing::error!("downloads wait for the disk: {cause}");
+            Hold::Disk { .. } => self.doubt_disk(),
         }
     }
 
@@ -281,7 +257,7 @@ fn pass(gate: &Gate, now: Duration) -> Result<bool, Closed> {
         Admission::Pass => Ok(false),
         Admission::Probe => Ok(true),
         Admission::WaitUntil(at) => Err(Closed::Until(at)),
-        Admission::WaitForProbe => Err(Closed::Probing),
+        Admission::WaitForProbe => Err(Closed::UntilEvent),
     }
 }
 

@@ -7,10 +7,14 @@
 //! - `admit.rs` what may start now: views, chores, parts
 //! - `apply.rs` what an event changes, and what a watch's commands cost
 //! - `gates.rs` what has to wait as a whole
+//! - `disk.rs` when the disk is ill, and when it is well again
 
 mod admit;
 mod apply;
+mod disk;
 mod gates;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -39,6 +43,7 @@ use crate::domain::pace::Pace;
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
 use crate::fetch::StoreClient;
+use crate::process::lock::LateLock;
 use crate::sink::LocalSink;
 use crate::store::{ProjectDigest, StoreEvent, Write};
 
@@ -65,6 +70,8 @@ pub struct EngineParts {
     pub pauses: HashMap<String, Timestamp>,
     /// Where bytes go.
     pub sink: LocalSink,
+    /// Keeps other instances out of there; nothing is written before it is held.
+    pub download_lock: Arc<LateLock>,
     /// The client without credentials.
     pub store_client: StoreClient,
     /// The runtime that moves bytes; its workers may block.
@@ -119,6 +126,8 @@ pub struct Scheduler {
     origin: Gate,
     hosts: HashMap<String, Gate>,
     disk: Gate,
+    /// Whether people were told that the disk is ill.
+    disk_ill: bool,
     timers: Timers<Timer>,
     parts: PartQueue,
     chores: VecDeque<(usize, Chore)>,
@@ -126,6 +135,7 @@ pub struct Scheduler {
     polls: Children<usize, ViewOutcome>,
     downloads: Children<(usize, PartKey), Result<CommittedPart, PartFailure>>,
     chores_running: Children<(usize, Chore), ChoreEnd>,
+    disk_checks: Children<(), Result<(), String>>,
     /// Which gates a call under way is the probe of.
     probes: HashMap<Call, Probes>,
     /// Bytes in the partials under way.
@@ -138,6 +148,7 @@ pub struct Scheduler {
     store_events: mpsc::Receiver<StoreEvent>,
     store_failing: bool,
     sink: LocalSink,
+    download_lock: Arc<LateLock>,
     store_client: StoreClient,
     transfer: Handle,
     stop_downloads: CancellationToken,
@@ -168,7 +179,8 @@ struct Entry {
     project: usize,
     /// Whether a view of it is queued or under way.
     view_under_way: bool,
-    told_no_room: bool,
+    /// What people were told that its folder waits for.
+    chore_told: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -188,7 +200,6 @@ enum Timer {
 enum Call {
     View(usize),
     Part(usize, PartKey),
-    Chore(usize),
 }
 
 /// Which gates a call is the probe of.
@@ -198,7 +209,6 @@ struct Probes {
     throttle: bool,
     origin: bool,
     host: Option<String>,
-    disk: bool,
 }
 
 /// Whom a write is to be told to when it is durable.
@@ -219,6 +229,7 @@ enum Event {
     Poll(usize, Result<ViewOutcome, Panicked>),
     Part((usize, PartKey), Result<Result<CommittedPart, PartFailure>, Panicked>),
     Chore((usize, Chore), Result<ChoreEnd, Panicked>),
+    DiskChecked(Result<Result<(), String>, Panicked>),
     News(DownloadNews),
     Store(StoreEvent),
     WriteSent,
@@ -239,7 +250,7 @@ impl Scheduler {
                 watch,
                 project: index,
                 view_under_way: false,
-                told_no_room: false,
+                chore_told: None,
             }));
             projects.push(Project {
                 name: project.name,
@@ -265,6 +276,7 @@ impl Scheduler {
             origin: Gate::default(),
             hosts: HashMap::new(),
             disk: Gate::default(),
+            disk_ill: false,
             timers: Timers::new(),
             parts: PartQueue::default(),
             chores: VecDeque::new(),
@@ -272,6 +284,7 @@ impl Scheduler {
             polls: Children::new(),
             downloads: Children::new(),
             chores_running: Children::new(),
+            disk_checks: Children::new(),
             probes: HashMap::new(),
             progress: HashMap::new(),
             news: mpsc::channel(parts.max_parts.get().saturating_mul(2).min(1024)),
@@ -282,6 +295,7 @@ impl Scheduler {
             store_events: parts.store_events,
             store_failing: false,
             sink: parts.sink,
+            download_lock: parts.download_lock,
             store_client: parts.store_client,
             transfer: parts.transfer,
             stop_downloads: CancellationToken::new(),
@@ -290,6 +304,9 @@ impl Scheduler {
             next_publish: Duration::ZERO,
         };
         scheduler.restore_pauses(&parts.pauses);
+        if !scheduler.download_lock.is_held() {
+            scheduler.doubt_disk();
+        }
         if let Some(deadline) = parts.deadline {
             scheduler.timers.set(Timer::Deadline, deadline);
         }
@@ -345,6 +362,7 @@ impl Scheduler {
             (entry, outcome) = self.polls.next() => Event::Poll(entry, outcome),
             (part, outcome) = self.downloads.next() => Event::Part(part, outcome),
             (chore, end) = self.chores_running.next() => Event::Chore(chore, end),
+            ((), result) = self.disk_checks.next() => Event::DiskChecked(result),
             Some(news) = self.news.1.recv() => Event::News(news),
             Some(event) = self.store_events.recv() => Event::Store(event),
             Ok(permit) = self.writes.reserve(), if !self.outbox.is_empty() => {

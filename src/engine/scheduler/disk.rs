@@ -1,0 +1,54 @@
+//! The disk as a whole. Whoever meets a fault of the disk puts it in doubt; then the disk itself is looked at, by nobody
+//! else's work: a fault that is one export's own (a folder that is not ours) must not hold up the others, and a store that
+//! is slow must not keep a disk that is well again closed.
+
+use std::time::Duration;
+
+use super::{DISK_INTERVAL, Scheduler};
+use crate::domain::gate::Admission;
+use crate::engine::children::Panicked;
+use crate::engine::scheduler::gates::Closed;
+
+impl Scheduler {
+    /// Some work could not use the disk: nothing new is written until it has been looked at.
+    pub(super) fn doubt_disk(&mut self) {
+        let now = self.now();
+        if self.disk.is_open() {
+            self.disk.refused(now, |_| Duration::ZERO);
+        }
+    }
+
+    /// Looks at the disk where it is in doubt, and again while it is ill. Takes the directory's lock if that was away.
+    pub(super) fn check_disk(&mut self, now: Duration) {
+        match self.disk.admission(now) {
+            Admission::Pass | Admission::WaitForProbe => {}
+            Admission::WaitUntil(at) => self.look_again(Closed::Until(at)),
+            Admission::Probe => {
+                self.disk.probe_started();
+                let (sink, lock) = (self.sink.clone(), self.download_lock.clone());
+                self.disk_checks.spawn_blocking_on((), &self.transfer, move || {
+                    sink.disk_check().map_err(|error| error.to_string())?;
+                    lock.ensure().map_err(|error| error.to_string())
+                });
+            }
+        }
+    }
+
+    pub(super) fn disk_checked(&mut self, result: Result<Result<(), String>, Panicked>) {
+        match result.unwrap_or_else(|Panicked| Err("the look at it panicked".to_owned())) {
+            Ok(()) => {
+                self.disk.opened();
+                if std::mem::take(&mut self.disk_ill) {
+                    tracing::info!("the disk is well again; downloads go on");
+                }
+            }
+            Err(cause) => {
+                let now = self.now();
+                self.disk.refused(now, |_| DISK_INTERVAL);
+                if !std::mem::replace(&mut self.disk_ill, true) {
+                    tracing::error!("downloads wait for the disk: {cause}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The scheduler's decisions, driven event by event: what a sick disk, key or store costs everybody else.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::api::{Api, ApiSettings};
+use crate::config::{Environment, KeySource};
+use crate::domain::cadence::Cadence;
+use crate::domain::failure::Hold;
+use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
+use crate::domain::retry::RetryPolicy;
+use crate::domain::watch::WatchEvent;
+use crate::fetch::StorePolicy;
+use crate::transport::testing::tls;
+
+/// A scheduler whose API answers nothing: the tests bring the answers.
+struct Rig {
+    scheduler: Scheduler,
+    writes: mpsc::Receiver<Write>,
+    _store_events: mpsc::Sender<StoreEvent>,
+    folder: TempDir,
+}
+
+fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let (sink, _) = LocalSink::open(folder.path(), None, 0).unwrap();
+    let download_lock = Arc::new(LateLock::new(folder.path().join("lock")));
+    download_lock.ensure().unwrap();
+    let base_url: url::Url = "http://127.0.0.1:1/2.11".parse().unwrap();
+    let timeout = Duration::from_secs(60);
+    let settings =
+        ApiSettings { base_url: base_url.clone(), connect_timeout: timeout, request_timeout: timeout };
+    let api = Api::new(&settings, &tls()).unwrap();
+    let policy = StorePolicy {
+        api_origin: base_url,
+        allowed_hosts: Vec::new(),
+        connect_timeout: timeout,
+        headers_timeout: timeout,
+        stall_timeout: timeout,
+        min_rate_bytes_per_second: 1,
+    };
+    let environment = Arc::new(Environment::from_pairs(std::iter::empty::<(String, String)>()));
+    let project = |(index, exports): (usize, &usize)| {
+        let (key, name) = (format!("project_{index}").parse().unwrap(), format!("p{index}"));
+        let name: ProjectName = name.parse().unwrap();
+        let client = api.project(&key, &"rest".to_owned().into()).unwrap();
+        let source = KeySource::Env("NO_SUCH_KEY".to_owned());
+        let watch = |export| Watch::new(name.clone(), format!("export_{index}_{export}").parse().unwrap());
+        ProjectParts {
+            digest: ProjectDigest::of(&key),
+            access: Access::new(name.clone(), client, source, environment.clone()),
+            pace: Pace::new(NonZeroU32::new(1000).unwrap()),
+            watches: (0..*exports).map(watch).collect(),
+            name,
+        }
+    };
+    let (write_sender, writes) = mpsc::channel(256);
+    let (_store_events, store_events) = mpsc::channel(64);
+    let (scheduler, _) = Scheduler::new(EngineParts {
+        policies: Policies {
+            cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
+            retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
+            not_found_grace: Duration::from_secs(600),
+        },
+        max_parts: NonZeroUsize::new(max_parts).unwrap(),
+        exit_when_settled: false,
+        deadline: None,
+        projects: exports_of_projects.iter().enumerate().map(project).collect(),
+        pauses: HashMap::new(),
+        sink,
+        download_lock,
+        store_client: StoreClient::new(&tls(), &policy).unwrap(),
+        transfer: Handle::current(),
+        writes: write_sender,
+        store_events,
+    });
+    Rig { scheduler, writes, _store_events, folder }
+}
+
+impl Rig {
+    /// The API reports this status, and this many files.
+    fn viewed(&mut self, entry: usize, status: &str, files: u32) {
+        let file = |number| PartListing {
+            file_id: format!("file_{entry}_{number}").parse().unwrap(),
+            number: Some(number),
+            declared_bytes: Some(10),
+        };
+        let outcome = ViewOutcome::Report(Report {
+            export: self.scheduler.entries[entry].watch.export().clone(),
+            status: RemoteStatus::parse(status),
+            files: Some((1..=files).map(file).collect()),
+            facts: ReportFacts::default(),
+        });
+        self.scheduler.apply(Event::Poll(entry, Ok(outcome)));
+    }
+
+    /// An export whose parts queue for slots.
+    fn fetching(&mut self, entry: usize, parts: u32) {
+        self.viewed(entry, "SUCCESS", parts);
+        self.scheduler.chores.retain(|(of, _)| *of != entry);
+        self.scheduler.step(entry, WatchEvent::Prepared { adopted: Vec::new(), conflicts: Vec::new() });
+    }
+
+    fn held(&mut self, entry: usize, hold: Hold) {
+        self.scheduler.apply(Event::Poll(entry, Ok(ViewOutcome::Held(hold))));
+    }
+
+    /// Lets the disk be looked at, and takes the result in.
+    async fn look_at_the_disk(&mut self) {
+        self.scheduler.admit();
+        let ((), result) = self.scheduler.disk_checks.next().await;
+        self.scheduler.apply(Event::DiskChecked(result));
+    }
+
+    fn parts_under_way(&self) -> Vec<usize> {
+        let mut entries: Vec<_> = self.scheduler.downloads.names().map(|(entry, _)| *entry).collect();
+        entries.sort_unstable();
+        entries
+    }
+}
+
+#[tokio::test]
+async fn an_export_whose_folder_is_sick_does_not_keep_the_disk_from_the_others() {
+    let mut rig = rig(&[2], 8);
+    rig.viewed(0, "SUCCESS", 1);
+    let chore = rig.scheduler.chores.pop_front().unwrap();
+    let sick = || Ok(ChoreEnd::Disk { cause: "permission denied".to_owned() });
+    rig.scheduler.apply(Event::Chore(chore.clone(), sick()));
+    rig.fetching(1, 1);
+    assert!(!rig.scheduler.disk.is_open(), "in doubt");
+    rig.look_at_the_disk().await;
+    assert!(rig.scheduler.disk.is_open(), "one look tells that the disk is well");
+    rig.scheduler.admit();
+    assert_eq!(rig.parts_under_way(), [1]);
+    assert!(rig.scheduler.timers.due_at(&Timer::Chores).is_some(), "the sick one is tried again");
+}
+
+#[tokio::test]
+async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
+    let mut rig = rig(&[1], 8);
+    rig.fetching(0, 1);
+    let marker = rig.folder.path().join(crate::sink::MARKER_FILE);
+    let away = rig.folder.path().join("away");
+    std::fs::rename(&marker, &away).unwrap();
+    rig.scheduler.doubt_disk();
+    rig.look_at_the_disk().await;
+    assert!(rig.scheduler.disk_ill);
+    rig.scheduler.admit();
+    assert!(rig.parts_under_way().is_empty());
+    let due = rig.scheduler.timers.due_at(&Timer::Admit).unwrap();
+    assert!(due > rig.scheduler.now() && due <= rig.scheduler.now() + DISK_INTERVAL);
+    std::fs::rename(&away, &marker).unwrap();
+    rig.scheduler.disk.restore(Duration::ZERO);
+    rig.look_at_the_disk().await;
+    assert!(!rig.scheduler.disk_ill && rig.scheduler.disk.is_open());
+    rig.scheduler.admit();
+    assert_eq!(rig.parts_under_way(), [0]);
+}
+
+#[tokio::test]
+async fn nothing_is_written_before_the_download_directory_is_locked() {
+    let mut rig = rig(&[1], 8);
+    let path = rig.folder.path().join("late");
+    let other = crate::process::lock::InstanceLock::acquire(&path).unwrap();
+    rig.scheduler.download_lock = Arc::new(LateLock::new(path));
+    rig.scheduler.doubt_disk();
+    rig.fetching(0, 1);
+    rig.look_at_the_disk().await;
+    assert!(!rig.scheduler.disk.is_open());
+    drop(other);
+    rig.scheduler.disk.restore(Duration::ZERO);
+    rig.look_at_the_disk().await;
+    assert!(rig.scheduler.disk.is_open() && rig.scheduler.download_lock.is_held());
+}
