@@ -12,7 +12,8 @@ use crate::engine::access::KeyUse;
 use crate::engine::chores::{Chore, ChoreOrder};
 use crate::engine::downloader::Download;
 
-/// View calls under way at once, all projects together: bounds sockets and answers in memory.
+/// View calls under way at once, all projects together: bounds sockets and answers in memory. Each project that is still
+/// at work gets an equal share, so that one whose calls hang cannot hold up the others.
 const MAX_VIEWS: usize = 32;
 /// Chores under way at once: they block, and a disk that hangs must not collect threads.
 const MAX_CHORES: usize = 4;
@@ -20,8 +21,13 @@ const MAX_CHORES: usize = 4;
 impl Scheduler {
     pub(super) fn admit(&mut self) {
         let now = self.now();
-        for project in 0..self.projects.len() {
-            self.admit_views(project, now);
+        let projects = self.projects.len();
+        let at_work = self.projects.iter().filter(|project| project.unsettled > 0).count();
+        let share = (MAX_VIEWS / at_work.max(1)).max(1);
+        // Where there are more projects than calls, each is the first one in turn.
+        self.first_in_turn = self.first_in_turn.wrapping_add(1);
+        for step in 0..projects {
+            self.admit_views((self.first_in_turn.wrapping_add(step)) % projects, share, now);
         }
         self.check_disk(now);
         if !self.store_failing {
@@ -30,14 +36,14 @@ impl Scheduler {
         }
     }
 
-    fn admit_views(&mut self, project: usize, now: Duration) {
+    fn admit_views(&mut self, project: usize, share: usize, now: Duration) {
         while let Some(&entry) = self.projects[project].ready.front() {
             if !self.entries[entry].watch.wants_views() {
                 self.projects[project].ready.pop_front();
                 self.entries[entry].view_under_way = false;
                 continue;
             }
-            if self.polls.len() >= MAX_VIEWS {
+            if self.polls.len() >= MAX_VIEWS || self.projects[project].views >= share {
                 return;
             }
             let ready_at = self.projects[project].pace.ready_at();
@@ -50,6 +56,7 @@ impl Scheduler {
             };
             self.projects[project].ready.pop_front();
             self.projects[project].pace.spend(now);
+            self.projects[project].views += 1;
             let key = key_use(&probes);
             self.probing(Call::View(entry), project, probes);
             let access = self.projects[project].access.clone();
@@ -82,28 +89,35 @@ impl Scheduler {
     fn admit_parts(&mut self, now: Duration) {
         while self.downloads.len() < self.max_parts {
             let mut closed_gates = Vec::new();
-            let queue = std::mem::take(&mut self.parts);
-            let (queue, next) = {
-                let mut queue = queue;
-                let next = queue.pop(|entry| {
-                    let admission = self.part_admission(self.entries[entry].project, now);
-                    admission.map_err(|closed| closed_gates.push(closed)).is_ok()
-                });
-                (queue, next)
-            };
+            let mut queue = std::mem::take(&mut self.parts);
+            let next = queue.pop(|project| {
+                if !self.may_take_slot(project) {
+                    return None;
+                }
+                self.part_admission(project, now).map_err(|closed| closed_gates.push(closed)).ok()
+            });
             self.parts = queue;
             for closed in closed_gates {
                 self.look_again(closed);
             }
-            let Some((entry, key)) = next else { return };
-            self.start_part(entry, key, now);
+            let Some((entry, key, probes)) = next else { return };
+            self.start_part(entry, key, probes);
         }
     }
 
-    fn start_part(&mut self, entry: usize, key: PartKey, now: Duration) {
+    /// The last free slot is kept for projects that have none: a store that drips could hold every slot for hours.
+    fn may_take_slot(&self, project: usize) -> bool {
+        let others_at_work = || {
+            let mut others = self.projects.iter().enumerate().filter(|(other, _)| *other != project);
+            others.any(|(_, other)| other.unsettled > 0)
+        };
+        let free = self.max_parts.saturating_sub(self.downloads.len());
+        free > 1 || self.projects[project].slots == 0 || !others_at_work()
+    }
+
+    fn start_part(&mut self, entry: usize, key: PartKey, probes: Probes) {
         let project = self.entries[entry].project;
         let Some(order) = self.entries[entry].watch.part_order(&key) else { return };
-        let Ok(probes) = self.part_admission(project, now) else { return };
         let key_use = key_use(&probes);
         self.probing(Call::Part(entry, key.clone()), project, probes);
         let progress = Arc::new(AtomicU64::new(0));
@@ -123,6 +137,7 @@ impl Scheduler {
             news: self.news.0.clone(),
         };
         self.downloads.spawn((entry, key.clone()), download.run());
+        self.projects[project].slots += 1;
         self.step(entry, WatchEvent::PartStarted(key));
     }
 

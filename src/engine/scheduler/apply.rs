@@ -60,6 +60,7 @@ impl Scheduler {
     fn view_ended(&mut self, entry: usize, outcome: Result<ViewOutcome, Panicked>) {
         let project = self.entries[entry].project;
         self.entries[entry].view_under_way = false;
+        self.projects[project].views = self.projects[project].views.saturating_sub(1);
         let outcome =
             outcome.unwrap_or_else(|Panicked| ViewOutcome::Fault("the poll task panicked".to_owned()));
         let faulted = matches!(outcome, ViewOutcome::Fault(_));
@@ -108,6 +109,7 @@ impl Scheduler {
         outcome: Result<Result<CommittedPart, PartFailure>, Panicked>,
     ) {
         let project = self.entries[entry].project;
+        self.projects[project].slots = self.projects[project].slots.saturating_sub(1);
         self.progress.remove(&(entry, key.clone()));
         let outcome = outcome.unwrap_or_else(|Panicked| {
             let cause = "the download task panicked".to_owned();
@@ -207,7 +209,7 @@ impl Scheduler {
                 self.timers.set(Timer::View(entry), self.now().saturating_add(delay));
             }
             Command::Prepare => self.chores.push_back((entry, Chore::Prepare)),
-            Command::QueuePart(key) => self.parts.push(entry, key),
+            Command::QueuePart(key) => self.parts.push(self.entries[entry].project, entry, key),
             Command::RetryPartAfter(key, delay) => {
                 self.timers.set(Timer::PartRetry(entry, key), self.now().saturating_add(delay));
             }

@@ -122,6 +122,8 @@ pub struct Scheduler {
     exit_when_settled: bool,
     started: Instant,
     projects: Vec<Project>,
+    /// Turns over the projects, for whoever comes first.
+    first_in_turn: usize,
     entries: Vec<Entry>,
     origin: Gate,
     hosts: HashMap<String, Gate>,
@@ -166,6 +168,10 @@ struct Project {
     key: Gate,
     /// Exports whose view is due, in the order they came.
     ready: VecDeque<usize>,
+    /// Views under way.
+    views: usize,
+    /// Parts in flight.
+    slots: usize,
     /// The host its last signed link pointed to.
     store_host: Option<String>,
     /// Whether any view has succeeded in this run: a refusal then concerns the export, not the project.
@@ -260,6 +266,8 @@ impl Scheduler {
                 throttle: Gate::default(),
                 key: Gate::default(),
                 ready: VecDeque::new(),
+                views: 0,
+                slots: 0,
                 store_host: None,
                 view_succeeded: false,
                 exports: first..entries.len(),
@@ -272,6 +280,7 @@ impl Scheduler {
             exit_when_settled: parts.exit_when_settled,
             started: Instant::now(),
             projects,
+            first_in_turn: 0,
             entries,
             origin: Gate::default(),
             hosts: HashMap::new(),

@@ -51,7 +51,7 @@ fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         ProjectParts {
             digest: ProjectDigest::of(&key),
             access: Access::new(name.clone(), client, source, environment.clone()),
-            pace: Pace::new(NonZeroU32::new(1000).unwrap()),
+            pace: Pace::new(NonZeroU32::MAX),
             watches: (0..*exports).map(watch).collect(),
             name,
         }
@@ -173,4 +173,47 @@ async fn nothing_is_written_before_the_download_directory_is_locked() {
     rig.scheduler.disk.restore(Duration::ZERO);
     rig.look_at_the_disk().await;
     assert!(rig.scheduler.disk.is_open() && rig.scheduler.download_lock.is_held());
+}
+
+#[tokio::test]
+async fn one_project_cannot_take_every_slot() {
+    let mut rig = rig(&[1, 1, 1], 4);
+    rig.fetching(0, 9);
+    rig.scheduler.admit();
+    assert_eq!(rig.parts_under_way(), [0, 0, 0], "one slot is kept for the others");
+    rig.fetching(1, 9);
+    rig.scheduler.admit();
+    assert_eq!(rig.parts_under_way(), [0, 0, 0, 1]);
+    rig.fetching(2, 9);
+    // Nobody listens there, so each attempt ends by itself.
+    let (name, outcome) = rig.scheduler.downloads.next().await;
+    let without_slot = if name.0 == 0 { 2 } else { 1 };
+    rig.scheduler.apply(Event::Part(name, outcome));
+    rig.scheduler.admit();
+    let under_way = rig.parts_under_way();
+    assert!(under_way.contains(&without_slot), "who has none comes first: {under_way:?}");
+}
+
+#[tokio::test]
+async fn the_last_project_at_work_may_use_every_slot() {
+    let mut rig = rig(&[1, 1], 2);
+    rig.viewed(1, "ERROR", 0);
+    rig.scheduler.step(1, WatchEvent::FailureNoticeDurable);
+    rig.scheduler.step(1, WatchEvent::Recorded(Recorded::Failed));
+    rig.fetching(0, 5);
+    rig.scheduler.admit();
+    assert_eq!(rig.parts_under_way(), [0, 0]);
+}
+
+#[tokio::test]
+async fn views_that_hang_take_no_more_than_the_share_of_their_project() {
+    let mut rig = rig(&[100, 2], 8);
+    for entry in 0..102 {
+        rig.scheduler.timers.set(Timer::View(entry), Duration::ZERO);
+    }
+    rig.scheduler.apply(Event::Tick);
+    rig.scheduler.admit();
+    let under_way: Vec<_> = rig.scheduler.polls.names().copied().collect();
+    assert!(under_way.contains(&100) && under_way.contains(&101), "{under_way:?}");
+    assert_eq!(under_way.len(), 18, "half of the calls for each: {under_way:?}");
 }
