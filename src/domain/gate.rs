@@ -51,10 +51,10 @@ impl Gate {
         }
     }
 
-    /// A probe came back without having asked anything; the gate stands as before it.
-    pub fn probe_abandoned(&mut self, now: Duration) {
+    /// A probe came back without an answer to what it asked: another one goes at `again_at`. No refusal is counted.
+    pub fn probe_abandoned(&mut self, again_at: Duration) {
         if self.state == State::Probing {
-            self.state = State::Paused { until: now };
+            self.state = State::Paused { until: again_at };
         }
     }
 
@@ -133,6 +133,16 @@ mod tests {
         gate.probe_started();
         assert!(gate.opened());
         assert_eq!((gate.admission(at(33)), gate.refusals()), (Admission::Pass, 0));
+    }
+
+    #[test]
+    fn a_probe_without_an_answer_is_no_refusal() {
+        let mut gate = Gate::default();
+        gate.refused(at(0), |_| at(10));
+        gate.probe_started();
+        gate.probe_abandoned(at(25));
+        assert_eq!((gate.admission(at(24)), gate.refusals()), (Admission::WaitUntil(at(25)), 1));
+        assert_eq!(gate.admission(at(25)), Admission::Probe);
     }
 
     #[test]

@@ -102,7 +102,9 @@ impl Scheduler {
         };
         let project = &mut self.projects[project];
         if probes.key {
-            close(&mut project.key, &|_| spread(retry.max(), jitter));
+            // What never reached the API says nothing about the key: three refusals in a row have to be the API's own.
+            let again = if faulted { spread(retry.max(), jitter) } else { Duration::ZERO };
+            project.key.probe_abandoned(now.saturating_add(again));
         }
         if probes.throttle {
             close(&mut project.throttle, &|attempt| retry.delay(attempt, jitter));
