@@ -69,19 +69,16 @@ impl Gate {
     }
 
     /// A call was refused: pause for `delay`. Calls that were under way when the pause began only ever lengthen it.
-    /// Returns whether this began or lengthened a pause.
+    /// Returns whether this is news: the first refusal in a row, not one more of a pause that is known.
     pub fn refused(&mut self, now: Duration, delay: impl FnOnce(u32) -> Duration) -> bool {
         if let State::Paused { until } = self.state {
-            let longer = now.saturating_add(delay(self.refusals));
-            let lengthened = longer > until && now < until;
-            if now >= until || lengthened {
-                self.state = State::Paused { until: longer };
-            }
-            return lengthened;
+            let until = until.max(now.saturating_add(delay(self.refusals)));
+            self.state = State::Paused { until };
+            return false;
         }
         self.refusals = self.refusals.saturating_add(1);
         self.state = State::Paused { until: now.saturating_add(delay(self.refusals)) };
-        true
+        self.refusals == 1
     }
 
     /// A pause from an earlier run.
@@ -128,7 +125,7 @@ mod tests {
         assert_eq!(gate.admission(at(10)), Admission::Probe);
         gate.probe_started();
         assert_eq!(gate.admission(at(11)), Admission::WaitForProbe);
-        gate.refused(at(12), |attempt| at(u64::from(attempt) * 10));
+        assert!(!gate.refused(at(12), |attempt| at(u64::from(attempt) * 10)), "known already");
         assert_eq!(gate.admission(at(12)), Admission::WaitUntil(at(32)), "the second refusal waits longer");
         gate.probe_started();
         assert!(gate.opened());
@@ -150,7 +147,7 @@ mod tests {
         let mut gate = Gate::default();
         gate.refused(at(0), |_| at(10));
         assert!(!gate.refused(at(1), |_| at(2)), "a shorter pause changes nothing");
-        assert!(gate.refused(at(2), |_| at(30)), "a longer Retry-After counts");
+        assert!(!gate.refused(at(2), |_| at(30)), "a longer one lengthens it, and is no news");
         assert!(!gate.opened());
         assert_eq!((gate.admission(at(3)), gate.refusals()), (Admission::WaitUntil(at(32)), 1));
     }

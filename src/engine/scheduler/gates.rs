@@ -154,7 +154,7 @@ impl Scheduler {
                 self.origin.opened();
                 let gates = &mut self.projects[project];
                 gates.key.opened();
-                if gates.throttle.refused(now, wait(retry_after)) && gates.throttle.refusals() == 1 {
+                if gates.throttle.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(&gates.throttle, now);
                     tracing::warn!(project = %gates.name, seconds, "the api asks for fewer requests (429); the project waits");
                 }
@@ -164,7 +164,7 @@ impl Scheduler {
                 }
             }
             Hold::Unavailable { retry_after } => {
-                if self.origin.refused(now, wait(retry_after)) && self.origin.refusals() == 1 {
+                if self.origin.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(&self.origin, now);
                     tracing::warn!(seconds, "the api is unavailable (503); every project waits");
                 }
@@ -173,7 +173,7 @@ impl Scheduler {
                 }
             }
             Hold::RouteNotFound => {
-                if self.origin.refused(now, |n| retry.delay(n, jitter)) && self.origin.refusals() == 1 {
+                if self.origin.refused(now, |n| retry.delay(n, jitter)) {
                     tracing::error!(
                         "the api does not know the route that was asked for: check base_url in [api]; every project waits"
                     );
@@ -182,14 +182,14 @@ impl Scheduler {
             Hold::Unauthorized { status } => {
                 self.origin.opened();
                 let gates = &mut self.projects[project];
-                if gates.key.refused(now, |_| spread(retry.max(), jitter)) && gates.key.refusals() == 1 {
+                if gates.key.refused(now, |_| spread(retry.max(), jitter)) {
                     let seconds = seconds_left(&gates.key, now);
                     tracing::error!(project = %gates.name, status, seconds, "the api refuses the rest api key; the project waits, and the key is read again before the next try");
                 }
             }
             Hold::StoreBusy { host, retry_after } => {
                 let gate = self.hosts.entry(host.clone()).or_default();
-                if gate.refused(now, wait(retry_after)) && gate.refusals() == 1 {
+                if gate.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(gate, now);
                     tracing::warn!(host, seconds, "the store asks for fewer requests; its parts wait");
                 }
@@ -207,7 +207,7 @@ impl Scheduler {
     pub(super) fn pause_rejected_project(&mut self, project: usize) {
         let (now, jitter, max) = (self.now(), Self::jitter(), self.policies.retry.max());
         let gates = &mut self.projects[project];
-        if gates.throttle.refused(now, |_| spread(max, jitter)) && gates.throttle.refusals() == 1 {
+        if gates.throttle.refused(now, |_| spread(max, jitter)) {
             tracing::error!(project = %gates.name, "the api refuses the request for every export of the project: check project_key and base_url; the project waits");
         }
     }
