@@ -139,6 +139,8 @@ pub enum WatchEvent {
     Viewed(ViewOutcome),
     /// The API's refusal of the request holds for this export alone, not for its whole project.
     RejectionConfirmed,
+    /// The API's refusal of the request was one of the whole project, and that is over.
+    RejectionWithdrawn,
     /// The folder is ready; what was found in it.
     Prepared {
         /// Files without a record that are what they should be.

@@ -70,6 +70,10 @@ impl Polling {
                 let cause = format!("the api refuses the request: {}", words(&refusal));
                 Some(self.fail(FailureKind::Rejected, cause, Some(refusal.code), cx))
             }
+            WatchEvent::RejectionWithdrawn => {
+                self.rejected = None;
+                None
+            }
             _ => None,
         }
     }
@@ -131,6 +135,7 @@ impl Polling {
         cx: &StepContext<'_>,
         commands: &mut Vec<Command>,
     ) -> Option<Transition> {
+        self.rejected = None;
         let policies = cx.policies;
         let first = self.not_found_since.is_none();
         let since = *self.not_found_since.get_or_insert(cx.now.since_start);

@@ -66,9 +66,11 @@ impl Scheduler {
         let faulted = matches!(outcome, ViewOutcome::Fault(_));
         match &outcome {
             ViewOutcome::Held(hold) => self.hold(project, hold.clone()),
-            ViewOutcome::Report(_) | ViewOutcome::NotFound(_) | ViewOutcome::Rejected(_) => {
+            ViewOutcome::Report(_) | ViewOutcome::NotFound(_) => {
                 self.api_answered(project);
+                self.request_understood(project);
             }
+            ViewOutcome::Rejected(_) => self.api_answered(project),
             ViewOutcome::Fault(_) => {}
         }
         self.probe_over(&Call::View(entry), project, faulted);

@@ -1,4 +1,4 @@
-//! What has to wait as a whole: a project's budget, its key, the API origin, a store's host, the disk.
+//! What has to wait as a whole: a project's budget, its key, its requests as such, the API origin, a store's host, the disk.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use crate::domain::cadence::spread;
 use crate::domain::failure::Hold;
 use crate::domain::gate::{Admission, Gate};
 use crate::domain::retry::RETRY_AFTER_CAP;
+use crate::domain::watch::WatchEvent;
 use crate::store::{Change, ProjectDigest};
 
 /// Whose `Retry-After` a record is about; the text is its key in the state.
@@ -46,6 +47,7 @@ impl Scheduler {
         Ok(Probes {
             key: pass(&gates.key, now)?,
             throttle: pass(&gates.throttle, now)?,
+            rejection: pass(&gates.rejection, now)?,
             origin: pass(&self.origin, now)?,
             ..Probes::default()
         })
@@ -74,6 +76,9 @@ impl Scheduler {
         }
         if probes.throttle {
             project.throttle.probe_started();
+        }
+        if probes.rejection {
+            project.rejection.probe_started();
         }
         if probes.origin {
             self.origin.probe_started();
@@ -108,6 +113,9 @@ impl Scheduler {
         }
         if probes.throttle {
             close(&mut project.throttle, &|attempt| retry.delay(attempt, jitter));
+        }
+        if probes.rejection {
+            close(&mut project.rejection, &|_| spread(retry.max(), jitter));
         }
         if probes.origin {
             close(&mut self.origin, &|attempt| retry.delay(attempt, jitter));
@@ -207,8 +215,22 @@ impl Scheduler {
     pub(super) fn pause_rejected_project(&mut self, project: usize) {
         let (now, jitter, max) = (self.now(), Self::jitter(), self.policies.retry.max());
         let gates = &mut self.projects[project];
-        if gates.throttle.refused(now, |_| spread(max, jitter)) {
+        if gates.rejection.refused(now, |_| spread(max, jitter)) {
             tracing::error!(project = %gates.name, "the api refuses the request for every export of the project: check project_key and base_url; the project waits");
+        }
+    }
+
+    /// The API understands a request of the project: what it refused while it refused every export is asked anew.
+    pub(super) fn request_understood(&mut self, project: usize) {
+        let gates = &mut self.projects[project];
+        if gates.rejection.refusals() == 0 {
+            return;
+        }
+        if gates.rejection.opened() {
+            tracing::info!(project = %gates.name, "the api no longer refuses the request for every export of the project");
+        }
+        for entry in gates.exports.clone() {
+            self.step(entry, WatchEvent::RejectionWithdrawn);
         }
     }
 

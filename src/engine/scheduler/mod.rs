@@ -166,6 +166,8 @@ struct Project {
     pace: Pace,
     throttle: Gate,
     key: Gate,
+    /// Closed while the API refuses the request for every export.
+    rejection: Gate,
     /// Exports whose view is due, in the order they came.
     ready: VecDeque<usize>,
     /// Views under way.
@@ -213,6 +215,7 @@ enum Call {
 struct Probes {
     key: bool,
     throttle: bool,
+    rejection: bool,
     origin: bool,
     host: Option<String>,
 }
@@ -265,6 +268,7 @@ impl Scheduler {
                 pace: project.pace,
                 throttle: Gate::default(),
                 key: Gate::default(),
+                rejection: Gate::default(),
                 ready: VecDeque::new(),
                 views: 0,
                 slots: 0,
