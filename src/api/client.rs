@@ -167,6 +167,7 @@ struct Project {
 pub(super) struct Bearer {
     key: SecretString,
     header: HeaderValue,
+    generation: u64,
 }
 
 impl Bearer {
@@ -174,7 +175,7 @@ impl Bearer {
         let text = SecretString::from(format!("Bearer {}", key.expose_secret()));
         let mut header = HeaderValue::from_str(text.expose_secret()).map_err(|_| KeyError)?;
         header.set_sensitive(true);
-        Ok(Self { key: key.clone(), header })
+        Ok(Self { key: key.clone(), header, generation: 0 })
     }
 }
 
@@ -205,8 +206,17 @@ impl ApiClient {
         let bearer = Bearer::new(key)?;
         let mut current = self.project.rest.write().unwrap_or_else(PoisonError::into_inner);
         let differs = current.key.expose_secret() != key.expose_secret();
-        *current = bearer;
+        if differs {
+            let generation = current.generation + 1;
+            *current = Bearer { generation, ..bearer };
+        }
         Ok(differs)
+    }
+
+    /// How often the REST key has been replaced: tells whether another one is in use than before a call.
+    #[must_use]
+    pub fn key_generation(&self) -> u64 {
+        self.bearer().generation
     }
 
     async fn view_at(&self, url: &ApiUrl, export: &ExportId) -> ViewOutcome {

@@ -44,8 +44,9 @@ impl Access {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
         }
+        let generation = self.client.key_generation();
         match self.client.view(export).await {
-            ViewOutcome::Held(Hold::Unauthorized { .. }) if self.read_key_again().await => {
+            ViewOutcome::Held(Hold::Unauthorized { .. }) if self.key_differs_from(generation).await => {
                 self.client.view(export).await
             }
             outcome => outcome,
@@ -57,30 +58,37 @@ impl Access {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
         }
+        let generation = self.client.key_generation();
         match self.client.link(file).await {
-            LinkOutcome::Held(Hold::Unauthorized { .. }) if self.read_key_again().await => {
+            LinkOutcome::Held(Hold::Unauthorized { .. }) if self.key_differs_from(generation).await => {
                 self.client.link(file).await
             }
             outcome => outcome,
         }
     }
 
-    /// Reads the key source. Returns whether it held another key than the one in use.
-    async fn read_key_again(&self) -> bool {
+    /// Reads the key source. Returns whether another key is in use than at that generation; a call that was refused at
+    /// the same time may have brought it.
+    async fn key_differs_from(&self, generation: u64) -> bool {
+        self.read_key_again().await;
+        self.client.key_generation() != generation
+    }
+
+    /// Reads the key source and uses what it holds.
+    async fn read_key_again(&self) {
         let (source, environment) = (self.key_source.clone(), self.environment.clone());
         let read = tokio::task::spawn_blocking(move || source.read(&environment));
         match tokio::time::timeout(KEY_READ_TIMEOUT, read).await {
-            Ok(Ok(Ok(key))) => self.client.replace_key(key.secret()).unwrap_or_else(|error| {
-                tracing::warn!(project = %self.project, "the rest api key cannot be used: {error}");
-                false
-            }),
+            Ok(Ok(Ok(key))) => {
+                if let Err(error) = self.client.replace_key(key.secret()) {
+                    tracing::warn!(project = %self.project, "the rest api key cannot be used: {error}");
+                }
+            }
             Ok(Ok(Err(error))) => {
                 tracing::warn!(project = %self.project, "the rest api key cannot be read again from {}: {error}", self.key_source);
-                false
             }
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(project = %self.project, "the rest api key cannot be read again: no answer in time");
-                false
             }
         }
     }
