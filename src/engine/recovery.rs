@@ -10,7 +10,7 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
-use crate::sink::{LocalSink, OnDisk};
+use crate::sink::{LocalSink, OnDisk, SinkError};
 use crate::store::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState, Store, StoreError};
 
 /// Changes that go into one transaction while a lost state is made again.
@@ -69,7 +69,14 @@ pub async fn recover(
         }
         watches.push((digest, of_project));
     }
-    forget_withdrawn_failures(store, records.into_values()).await?;
+    let names: HashMap<_, _> =
+        watches.iter().map(|(digest, _)| *digest).zip(projects.iter().map(|project| &project.name)).collect();
+    let withdrawn = records.into_values().filter_map(|record| {
+        let failed = matches!(record.state, RecordedState::Failed(_));
+        let name = names.get(&record.key.project).filter(|_| failed)?;
+        Some((ProjectName::clone(name), record.key))
+    });
+    forget_withdrawn_failures(store, sink, withdrawn.collect()).await?;
     Ok(Recovered { watches, pauses })
 }
 
@@ -106,16 +113,37 @@ fn watch(
     Ok(Watch::with_state(project.clone(), export.clone(), state))
 }
 
-/// An ID that was taken out of the configuration and put back is watched again; what was finished stays finished.
+/// An ID that was taken out of the configuration and put back is watched again; what was finished stays finished. The
+/// notices first: an export whose notice is still there is still failed, and the next start tries again.
 async fn forget_withdrawn_failures(
     store: &mut Store,
-    withdrawn: impl Iterator<Item = ExportRecord>,
+    sink: &LocalSink,
+    withdrawn: Vec<(ProjectName, ExportKey)>,
 ) -> Result<(), StoreError> {
-    let changes: Vec<_> = withdrawn
-        .filter(|record| matches!(record.state, RecordedState::Failed(_)))
-        .map(|record| Change::Watching { export: record.key })
-        .collect();
-    if changes.is_empty() { Ok(()) } else { store.apply(&changes).await }
+    if withdrawn.is_empty() {
+        return Ok(());
+    }
+    let sink = sink.clone();
+    let remove = move || -> Vec<ExportKey> {
+        let removed =
+            withdrawn.into_iter().filter(|(project, key)| notice_is_gone(&sink, project, &key.export));
+        removed.map(|(_, key)| key).collect()
+    };
+    let forgotten = tokio::task::spawn_blocking(remove).await.unwrap_or_default();
+    let changes: Vec<_> = forgotten.into_iter().map(|export| Change::Watching { export }).collect();
+    store.apply(&changes).await
+}
+
+/// Blocks.
+fn notice_is_gone(sink: &LocalSink, project: &ProjectName, export: &ExportId) -> bool {
+    match sink.remove_failed(project, export) {
+        // A stranger's file at that name says nothing about this export.
+        Ok(()) | Err(SinkError::Conflict { .. }) => true,
+        Err(error) => {
+            tracing::warn!(%project, %export, "the notice of a failure that is configured no more cannot be removed: {error}");
+            false
+        }
+    }
 }
 
 /// Every export with a manifest that can be believed is recorded as whole. Where the disk cannot be read to the end, the
