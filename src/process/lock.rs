@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,8 @@ impl InstanceLock {
         let failed = |source: io::Error| LockError::Failed { path: path.to_owned(), source };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        // Whatever the umask: without the bits for its owner, the next start could not open it.
+        fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
         let mut file = File::from(fd);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
