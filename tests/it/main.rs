@@ -2,6 +2,7 @@
 
 mod bodies;
 mod happy;
+mod lifecycle;
 mod simulator;
 mod support;
 mod tidy;

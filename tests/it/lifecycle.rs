@@ -1,0 +1,410 @@
+//! Ends and beginnings: crashes, restarts, retries. What was finished is never fetched again, what was not never looks so.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use batch_export_watcher::simulator::{
+    Canned, Content, Serving, SimExport, SimFile, Simulator, StoreStep, ViewStep,
+};
+use rustix::process::Signal;
+use tokio::process::Command;
+
+use super::support::eventually;
+use super::support::home::Home;
+use super::support::process::Watcher;
+use super::support::solo::{SHOP, Solo};
+
+const BYTES: u64 = 300_000;
+
+fn file(number: u64) -> SimFile {
+    SimFile::generated(&format!("file_{number}"), number, BYTES)
+}
+
+/// The length of a part's working file.
+fn partial_bytes(solo: &Solo, name: &str) -> u64 {
+    let path = solo.home.export(SHOP, "export_1").join(format!(".{name}.partial"));
+    fs::metadata(path).map_or(0, |partial| partial.len())
+}
+
+/// Every request the simulator has seen, views and all.
+fn requests(sim: &Simulator) -> usize {
+    sim.requests().len()
+}
+
+#[tokio::test]
+async fn after_a_crash_finished_parts_stay_and_the_rest_is_fetched() {
+    let slow = file(2).on_fetch(Serving::well().stall_after(100_000)).on_fetch(Serving::well());
+    let solo = Solo::finished(vec![file(1), slow, file(3)]).await;
+    let watcher = solo.start();
+    for part in [1, 3] {
+        watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == part).await;
+    }
+    eventually("bytes in the partial", || partial_bytes(&solo, "part-00002-file_2.json") == 100_000).await;
+    watcher.kill9().await;
+    assert!(solo.home.try_manifest(SHOP, "export_1").is_none());
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content, &file(2).content, &file(3).content]);
+    let counts = [1, 2, 3].map(|number| solo.fetches(&format!("file_{number}")).len());
+    assert_eq!(counts, [1, 2, 1]);
+    let second = &solo.fetches("file_2")[1];
+    assert_eq!(second.header("range"), None, "after a crash no unsynced byte is trusted");
+}
+
+/// What may be said of the disk at any moment: every final name holds the right bytes. Returns the files that are there.
+fn judge_disk(home: &Home, exports: &[SimExport]) -> BTreeSet<String> {
+    let mut finished = BTreeSet::new();
+    for export in exports {
+        let files = export.views.iter().flat_map(ViewStep::files);
+        let contents: Vec<&Content> = files.clone().map(|file| &file.content).collect();
+        for file in files {
+            let path = format!("{SHOP}/{}/part-{:05}-{}.json", export.id, file.part.unwrap_or(0), file.id);
+            if home.downloads().join(&path).exists() {
+                assert_eq!(home.sha256(&path), file.content.sha256(), "{path}");
+                finished.insert(file.id.clone());
+            }
+        }
+        if home.try_manifest(SHOP, &export.id).is_some() {
+            let digests: Vec<_> =
+                home.manifest(SHOP, &export.id).parts.iter().map(|part| part.sha256).collect();
+            let expected: Vec<_> = contents.iter().map(|content| content.sha256()).collect();
+            assert_eq!(digests, expected, "a manifest means that {} is whole", export.id);
+        }
+    }
+    finished
+}
+
+/// Where in its work the program is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So many parts have been logged as committed in this run.
+    Committed(usize),
+    /// The store has sent so many bytes in this run.
+    Served(u64),
+    /// So many parts have their final name, whether recorded or not.
+    Visible(usize),
+}
+
+async fn wait_for_moment(moment: Moment, solo: &Solo, watcher: &Watcher, served_before: u64, visible: usize) {
+    let commits = || watcher.output().stderr.iter().filter(|line| line.contains("part committed")).count();
+    let served = || solo.sim.requests().iter().map(|request| request.body_bytes).sum::<u64>();
+    let names = || {
+        let tree = solo.home.tree();
+        tree.keys().filter(|path| path.contains("/part-")).count()
+    };
+    // Everything may be done before the moment comes.
+    let done = || (1..=3).all(|export| solo.home.try_manifest(SHOP, &format!("export_{export}")).is_some());
+    let reached = || match moment {
+        Moment::Committed(count) => commits() >= count,
+        Moment::Served(bytes) => served() >= served_before + bytes,
+        Moment::Visible(count) => names() >= visible + count,
+    };
+    eventually(&format!("{moment:?}"), || reached() || done()).await;
+}
+
+#[tokio::test]
+async fn crash_after_crash_no_wrong_byte_has_a_final_name_and_nothing_finished_is_fetched_again() {
+    let part = |export: u64, number: u64| {
+        let mut part = SimFile::generated(&format!("file_{export}_{number}"), number, BYTES);
+        part.bytes_per_second = Some(3_000_000);
+        part
+    };
+    let exports: Vec<_> = (1..=3)
+        .map(|export| {
+            let files = (1..=5).map(|number| part(export, number)).collect();
+            SimExport::finished(&format!("export_{export}"), files)
+        })
+        .collect();
+    let solo = Solo::new(exports.clone()).await.with("[download]\nmax_parts = 3");
+    let moments = [
+        Moment::Served(1),
+        Moment::Committed(1),
+        Moment::Served(200_000),
+        Moment::Visible(1),
+        Moment::Served(600_000),
+        Moment::Visible(2),
+        Moment::Committed(2),
+    ];
+    let mut fetched_of_finished = Vec::new();
+    for crash in 0..16 {
+        let served = solo.sim.requests().iter().map(|request| request.body_bytes).sum();
+        let visible = judge_disk(&solo.home, &exports).len();
+        let watcher = solo.start();
+        wait_for_moment(moments[crash % moments.len()], &solo, &watcher, served, visible).await;
+        watcher.kill9().await;
+        for id in judge_disk(&solo.home, &exports) {
+            if !fetched_of_finished.iter().any(|(known, _)| *known == id) {
+                let fetches = solo.fetches(&id).len();
+                fetched_of_finished.push((id, fetches));
+            }
+        }
+    }
+    solo.settle(0).await;
+    assert!(!fetched_of_finished.is_empty(), "no crash found a finished part");
+    for (id, fetches) in fetched_of_finished {
+        assert_eq!(solo.fetches(&id).len(), fetches, "{id} was finished, and is fetched again");
+    }
+    for export in &exports {
+        let contents: Vec<_> =
+            export.views.iter().flat_map(ViewStep::files).map(|file| &file.content).collect();
+        solo.home.assert_whole(SHOP, &export.id, &contents);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_goes_on_from_there() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let slow = file(1).on_fetch(Serving::well().stall_after(100_000)).on_fetch(Serving::well());
+        let solo = Solo::finished(vec![slow]).await;
+        let mut watcher = solo.start();
+        eventually("bytes in the partial", || partial_bytes(&solo, "part-00001-file_1.json") == 100_000)
+            .await;
+        watcher.signal(signal);
+        assert_eq!(watcher.wait().await.0, 0, "{signal:?}");
+        assert_eq!(partial_bytes(&solo, "part-00001-file_1.json"), 100_000);
+        solo.settle(0).await;
+        solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+        let fetches = solo.fetches("file_1");
+        assert_eq!(fetches.len(), 2);
+        assert_eq!(fetches[1].header("range"), Some("bytes=100000-"));
+        assert_eq!(fetches[1].body_bytes, BYTES - 100_000);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_after_a_stop_does_not_trust_the_partial_of_the_run_before() {
+    let stall = || Serving::well().stall_after(100_000);
+    let slow = file(1).on_fetch(stall()).on_fetch(stall()).on_fetch(Serving::well());
+    let solo = Solo::finished(vec![slow]).await;
+    let mut watcher = solo.start();
+    eventually("bytes in the partial", || partial_bytes(&solo, "part-00001-file_1.json") == 100_000).await;
+    watcher.signal(Signal::TERM);
+    assert_eq!(watcher.wait().await.0, 0);
+    let watcher = solo.start();
+    eventually("more in the partial", || partial_bytes(&solo, "part-00001-file_1.json") == 200_000).await;
+    watcher.kill9().await;
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+    let ranges: Vec<_> =
+        solo.fetches("file_1").iter().map(|fetch| fetch.header("range").map(str::to_owned)).collect();
+    assert_eq!(ranges, [None, Some("bytes=100000-".to_owned()), None]);
+}
+
+#[tokio::test]
+async fn a_finished_export_is_asked_for_no_more_also_when_its_files_were_taken() {
+    let solo = Solo::finished(vec![file(1)]).await;
+    solo.settle(0).await;
+    let asked = requests(&solo.sim);
+    solo.settle(0).await;
+    fs::remove_dir_all(solo.home.export(SHOP, "export_1")).unwrap();
+    solo.settle(0).await;
+    assert_eq!(requests(&solo.sim), asked);
+    assert!(!solo.home.export(SHOP, "export_1").exists(), "what was taken does not come back");
+}
+
+#[tokio::test]
+async fn a_failed_export_stays_failed_until_somebody_says_retry() {
+    let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
+    solo.settle(1).await;
+    let notice = solo.home.export(SHOP, "export_1").join("failed.json");
+    let words: serde_json::Value = serde_json::from_slice(&fs::read(&notice).unwrap()).unwrap();
+    assert_eq!((&words["kind"], &words["export_id"]), (&"remote_error".into(), &"export_1".into()));
+    let asked = requests(&solo.sim);
+    let output = solo.settle(1).await;
+    assert_eq!(requests(&solo.sim), asked, "a failed export asks for nothing");
+    assert!(output.stderr.iter().any(|line| line.contains("stays so") && line.contains("retry export_1")));
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
+    let mut retry = Watcher::spawn(solo.home.command("retry", &["export_1"]));
+    let (code, output) = retry.wait().await;
+    assert_eq!((code, output.stdout.len()), (0, 1), "{output:?}");
+    assert!(!notice.exists(), "retry takes the notice away");
+    assert_eq!(requests(&solo.sim), asked, "retry itself asks for nothing");
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+#[tokio::test]
+async fn a_retry_fetches_only_what_was_missing() {
+    let mut lost = file(2);
+    lost.store_steps = vec![Canned::store_error(404, "NoSuchKey", "gone").into()];
+    let solo = Solo::finished(vec![file(1), lost]).await;
+    solo.settle(1).await;
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1), file(2)])]).unwrap();
+    assert_eq!(Watcher::spawn(solo.home.command("retry", &["export_1"])).wait().await.0, 0);
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content, &file(2).content]);
+    assert_eq!(solo.fetches("file_1").len(), 1);
+}
+
+#[tokio::test]
+async fn retry_says_what_it_cannot_do() {
+    let views = vec![ViewStep::status("RUNNING")];
+    let solo = Solo::new(vec![SimExport::new("export_1", views)]).await;
+    let mut retry = Watcher::spawn(solo.home.command("retry", &["export_1", "export_other"]));
+    let (code, output) = retry.wait().await;
+    assert_eq!(code, 1);
+    for export in ["export_1", "export_other"] {
+        let told = |line: &String| line.contains(&format!("{export} is no failed export"));
+        assert!(output.stderr.iter().any(told), "{export}: {output:?}");
+    }
+    let watcher = solo.start();
+    solo.wait_for(|seen| !seen.is_empty()).await;
+    let mut retry = Watcher::spawn(solo.home.command("retry", &["export_1"]));
+    let (code, output) = retry.wait().await;
+    assert_eq!(code, 75, "while the daemon runs, the state is its own");
+    let holder = format!("process {}", watcher.id());
+    assert!(output.stderr.iter().any(|line| line.contains(&holder)), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_failed_id_that_was_taken_out_and_put_back_is_asked_for_again() {
+    let mut solo = Solo::new(vec![SimExport::failing("export_1")]).await;
+    solo.settle(1).await;
+    solo.home.set_exports(SHOP, &[]);
+    solo.settle(0).await;
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
+    solo.home.set_exports(SHOP, &["export_1"]);
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+#[tokio::test]
+async fn a_finished_id_that_was_taken_out_and_put_back_is_known_as_done() {
+    let mut solo = Solo::finished(vec![file(1)]).await;
+    solo.settle(0).await;
+    let asked = requests(&solo.sim);
+    solo.home.set_exports(SHOP, &[]);
+    solo.settle(0).await;
+    solo.home.set_exports(SHOP, &["export_1"]);
+    solo.settle(0).await;
+    assert_eq!(requests(&solo.sim), asked);
+}
+
+#[tokio::test]
+async fn a_lost_state_is_made_again_from_the_manifests() {
+    let solo = Solo::new(vec![
+        SimExport::finished("export_1", vec![file(1), file(2)]),
+        SimExport::finished("export_2", vec![file(3)]),
+    ])
+    .await;
+    solo.settle(0).await;
+    let asked = requests(&solo.sim);
+    fs::remove_dir_all(solo.home.path().join("state")).unwrap();
+    // A consumer has begun to take this one.
+    fs::remove_file(solo.home.export(SHOP, "export_2").join("part-00003-file_3.json")).unwrap();
+    solo.settle(0).await;
+    assert_eq!(requests(&solo.sim), asked);
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content, &file(2).content]);
+}
+
+#[tokio::test]
+async fn without_state_or_manifest_the_files_that_are_there_are_adopted() {
+    let solo = Solo::finished(vec![file(1), file(2)]).await;
+    solo.settle(0).await;
+    fs::remove_dir_all(solo.home.path().join("state")).unwrap();
+    fs::remove_file(solo.home.export(SHOP, "export_1").join("manifest.json")).unwrap();
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content, &file(2).content]);
+    assert_eq!([solo.fetches("file_1").len(), solo.fetches("file_2").len()], [1, 1]);
+}
+
+#[tokio::test]
+async fn a_renamed_project_and_a_moved_directory_fetch_nothing_again() {
+    let solo = Solo::finished(vec![file(1)]).await;
+    solo.settle(0).await;
+    let asked = requests(&solo.sim);
+    fs::rename(solo.home.downloads(), solo.home.path().join("elsewhere")).unwrap();
+    let solo = solo.with("[download]\ndirectory = \"elsewhere\"");
+    solo.settle(0).await;
+    solo.home.write_config();
+    let config = fs::read_to_string(solo.home.config_path()).unwrap();
+    solo.home.write("renamed.toml", &config.replace("name = \"shop\"", "name = \"boutique\""));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
+    command.args(["run", "--exit-when-settled", "-c"]).arg(solo.home.path().join("renamed.toml"));
+    solo.settled(Watcher::spawn(command), 0).await;
+    assert_eq!(requests(&solo.sim), asked);
+}
+
+/// The program as `home` would start it, by way of a shell that says this first.
+fn by_shell(home: &Home, first: &str, arguments: &[&str]) -> Command {
+    let inner = home.command("run", arguments);
+    let inner = inner.as_std();
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(format!("{first}; exec \"$0\" \"$@\"")).arg(inner.get_program());
+    command.args(inner.get_args()).current_dir(home.path()).env_clear();
+    command
+}
+
+#[tokio::test]
+async fn whatever_the_umask_files_are_private() {
+    for umask in ["000", "077", "777"] {
+        let solo =
+            Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), SimExport::failing("export_2")])
+                .await;
+        let command = by_shell(&solo.home, &format!("umask {umask}"), &["--exit-when-settled"]);
+        solo.settled(Watcher::spawn(command), 1).await;
+        let tree = solo.home.tree();
+        assert!(tree.len() >= 8, "{tree:#?}");
+        for (path, mode) in &tree {
+            let expected = if solo.home.downloads().join(path).is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(*mode, expected, "{path} under umask {umask} has {mode:o}");
+        }
+        for entry in fs::read_dir(solo.home.path().join("state")).unwrap().flatten() {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{} under umask {umask} has {mode:o}", entry.path().display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_has_to_listen() {
+    for first in ["exec >&- 2>&-", "exec 2>&1; exec >/dev/full 2>/dev/full"] {
+        let solo = Solo::finished(vec![file(1)]).await;
+        let command = by_shell(&solo.home, first, &["--exit-when-settled"]);
+        solo.settled(Watcher::spawn(command), 0).await;
+        solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+    }
+    let solo = Solo::finished(vec![file(1)]).await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = solo.home.command("run", &["--exit-when-settled"]);
+    command.stdout(writer.try_clone().unwrap()).stderr(writer);
+    drop(reader);
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    // The command keeps its ends of the pipe.
+    drop(command);
+    let ended = tokio::time::timeout(super::support::PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0), "{ended}");
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+#[tokio::test]
+async fn three_hundred_exports_come_home_without_a_panic() {
+    let export = |number: u64| {
+        let files =
+            (1..=3).map(|part| SimFile::new(&format!("file_{number}_{part}"), part, "[1,2,3]")).collect();
+        SimExport::succeeding(&format!("export_{number}"), files)
+    };
+    let solo = Solo::new((0..300).map(export).collect()).await.with("[api]\nrequests_per_second = 100000");
+    let output = solo.settle(0).await;
+    assert!(!output.stderr.iter().any(|line| line.contains("panicked")));
+    let content = Content::from("[1,2,3]");
+    for number in 0..300 {
+        solo.home.assert_whole(SHOP, &format!("export_{number}"), &[&content, &content, &content]);
+    }
+}
+
+#[tokio::test]
+async fn a_pending_link_refusal_is_not_carried_into_the_next_run() {
+    let refused = file(1)
+        .on_fetch(StoreStep::ExpiredLink)
+        .on_fetch(StoreStep::ExpiredLink)
+        .on_fetch(StoreStep::ExpiredLink)
+        .on_fetch(Serving::well());
+    let solo = Solo::finished(vec![refused]).await.with("[retry]\ninitial = \"1m\"\nmax = \"1m\"");
+    let mut watcher = solo.start();
+    watcher.wait_for_log(|line| line.contains("part failed")).await;
+    watcher.signal(Signal::TERM);
+    assert_eq!(watcher.wait().await.0, 0);
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
