@@ -182,8 +182,10 @@ impl App {
             std::future::pending::<()>().await;
         };
         let outcome = tokio::select! {
-            outcome = scheduler.run(stop) => outcome,
+            // In this order: an idle scheduler ends in the very poll in which it learns of the stop.
+            biased;
             () = tell => unreachable!("it only ever tells"),
+            outcome = scheduler.run(stop) => outcome,
         };
         // The scheduler is gone, and its end of the queue with it: the writer closes the state and ends.
         if tokio::time::timeout(CLOSE_TIMEOUT, writer.join_next()).await.is_err() {
