@@ -1,8 +1,11 @@
 //! One binary for all integration tests: the real program against the simulator, and the source against its map.
 
 mod bodies;
+mod demo;
+mod disk;
 mod happy;
 mod lifecycle;
+mod shutdown;
 mod simulator;
 mod support;
 mod tidy;

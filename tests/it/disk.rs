@@ -1,0 +1,326 @@
+//! Disks that are full, away or read-only, and strangers' files: the program waits, heals by itself, and touches nothing.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
+
+use super::support::eventually;
+use super::support::process::{Output, Watcher};
+use super::support::solo::{SHOP, Solo};
+
+const BYTES: u64 = 300_000;
+
+fn file(number: u64) -> SimFile {
+    SimFile::generated(&format!("file_{number}"), number, BYTES)
+}
+
+/// An export that is never finished: its views show that polling goes on.
+fn pending() -> SimExport {
+    SimExport::new("export_pending", vec![ViewStep::status("RUNNING")])
+}
+
+async fn polling_goes_on(solo: &Solo) {
+    let polls = solo.views("export_pending").len();
+    let polled = |requests: &[batch_export_watcher::simulator::Recorded]| {
+        requests.iter().filter(|request| request.is_view_of("export_pending")).count()
+    };
+    solo.wait_for(|seen| polled(seen) >= polls + 3).await;
+}
+
+async fn wait_for_whole(watcher: &Watcher, export: &str) {
+    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+}
+
+fn notice(solo: &Solo, export: &str) -> serde_json::Value {
+    let bytes = fs::read(solo.home.export(SHOP, export).join("failed.json")).expect("failed.json");
+    serde_json::from_slice(&bytes).expect("json")
+}
+
+fn said(output: &Output, words: &str) -> bool {
+    output.stderr.iter().any(|line| line.contains(words))
+}
+
+#[tokio::test]
+async fn without_room_beside_the_reserve_an_export_waits_before_its_first_byte() {
+    let solo = Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending()]).await;
+    let solo = solo.with("[download]\nreserve = \"1000000GiB\"");
+    let watcher = solo.start();
+    let warning = watcher
+        .wait_for_event(|event| event["message"].as_str().unwrap_or("").contains("not enough room"))
+        .await;
+    assert_eq!((&warning["export"], &warning["needed_bytes"]), (&"export_1".into(), &BYTES.into()));
+    polling_goes_on(&solo).await;
+    assert!(solo.links("file_1").is_empty(), "no link is asked for without room");
+    watcher.kill9().await;
+    let mut solo = solo.with("[download]\nreserve = \"1MiB\"");
+    solo.home.set_exports(SHOP, &["export_1"]);
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+/// The entries of a folder, by name.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_directory_that_is_replaced_by_an_empty_one_is_waited_for_and_not_filled() {
+    let waiting = SimExport::new("export_1", vec![ViewStep::status("RUNNING")]);
+    let solo = Solo::new(vec![waiting, pending()]).await;
+    let watcher = solo.start();
+    solo.wait_for(|seen| seen.iter().any(|request| request.ended_at.is_some())).await;
+    let (place, aside) = (solo.home.downloads(), solo.home.path().join("aside"));
+    fs::rename(&place, &aside).unwrap();
+    fs::create_dir(&place).unwrap();
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
+    watcher
+        .wait_for_log(|line| line.contains("downloads wait for the disk") && line.contains("not mounted?"))
+        .await;
+    polling_goes_on(&solo).await;
+    assert_eq!(names(&place), [""; 0], "nothing is made where the disk is missing");
+    assert!(solo.links("file_1").is_empty());
+    fs::remove_dir(&place).unwrap();
+    fs::rename(&aside, &place).unwrap();
+    watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
+    wait_for_whole(&watcher, "export_1").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+#[tokio::test]
+async fn a_marker_that_is_taken_away_in_mid_part_keeps_the_part_from_its_name() {
+    let held = file(1).on_fetch(Serving::well().stall_after(100_000));
+    let solo = Solo::new(vec![SimExport::finished("export_1", vec![held, file(2)]), pending()]).await;
+    let watcher = solo.start();
+    watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == 2).await;
+    solo.wait_for_fetches("file_1", 1).await;
+    let (marker, aside) =
+        (solo.home.downloads().join(".batch-export-watcher"), solo.home.path().join("aside"));
+    fs::rename(&marker, &aside).unwrap();
+    solo.sim.release("file_1");
+    watcher.wait_for_log(|line| line.contains("it has no marker") && line.contains("not mounted?")).await;
+    polling_goes_on(&solo).await;
+    assert!(!solo.home.export(SHOP, "export_1").join("part-00001-file_1.json").exists());
+    assert!(!marker.exists(), "a marker that was known is not made again");
+    fs::rename(&aside, &marker).unwrap();
+    wait_for_whole(&watcher, "export_1").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content, &file(2).content]);
+    assert_eq!(solo.fetches("file_2").len(), 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_away_at_the_start_is_waited_for() {
+    let mut solo = Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending()]).await;
+    solo.home.set_exports(SHOP, &[]);
+    solo.settle(0).await;
+    let (place, aside) = (solo.home.downloads(), solo.home.path().join("aside"));
+    fs::rename(&place, &aside).unwrap();
+    solo.home.set_exports(SHOP, &["export_1", "export_pending"]);
+    let watcher = solo.start();
+    watcher.wait_for_log(|line| line.contains("the download directory is away")).await;
+    watcher.wait_for_log(|line| line.contains("downloads wait for the disk")).await;
+    polling_goes_on(&solo).await;
+    assert!(!place.exists(), "a directory that was known is not made again");
+    assert!(solo.links("file_1").is_empty());
+    fs::rename(&aside, &place).unwrap();
+    wait_for_whole(&watcher, "export_1").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+#[tokio::test]
+async fn a_strangers_file_at_a_final_name_stays_and_fails_the_export_after_its_other_parts() {
+    let exports = |id: &str, parts: [SimFile; 2]| SimExport::finished(id, parts.into());
+    let part = |id: &str, number| SimFile::generated(id, number, BYTES);
+    let solo = Solo::new(vec![
+        exports("export_file", [part("file_a", 1), part("file_b", 2)]),
+        exports("export_link", [part("file_c", 1), part("file_d", 2)]),
+        SimExport::finished("export_good", vec![part("file_e", 1)]),
+    ])
+    .await;
+    for export in ["export_file", "export_link"] {
+        fs::create_dir_all(solo.home.export(SHOP, export)).unwrap();
+    }
+    solo.home.write("exports/shop/export_file/part-00001-file_a.json", "not ours");
+    solo.home.write("outside", "somebody's");
+    let link = solo.home.export(SHOP, "export_link").join("part-00001-file_c.json");
+    symlink(solo.home.path().join("outside"), &link).unwrap();
+    solo.settle(1).await;
+    for (export, other) in [("export_file", "file_b"), ("export_link", "file_d")] {
+        assert_eq!(notice(&solo, export)["kind"], "conflict", "{export}");
+        let kept = solo.home.sha256(&format!("shop/{export}/part-00002-{other}.json"));
+        assert_eq!(kept, part(other, 2).content.sha256(), "{export}: the other part is fetched");
+        assert!(solo.home.try_manifest(SHOP, export).is_none());
+    }
+    let untouched = solo.home.downloads().join("shop/export_file/part-00001-file_a.json");
+    assert_eq!(fs::read_to_string(untouched).unwrap(), "not ours");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(solo.home.path().join("outside")).unwrap(), "somebody's");
+    assert!(solo.fetches("file_a").is_empty() && solo.fetches("file_c").is_empty());
+    solo.home.assert_whole(SHOP, "export_good", &[&part("file_e", 1).content]);
+}
+
+#[tokio::test]
+async fn a_file_that_appears_during_the_download_is_adopted_where_it_is_the_same_and_a_conflict_where_not() {
+    let held = |id: &str| SimFile::new(id, 1, "[\"right\"]").on_fetch(Serving::well().held());
+    let solo = Solo::new(vec![
+        SimExport::finished("export_same", vec![held("file_same")]),
+        SimExport::finished("export_other", vec![held("file_other")]),
+    ])
+    .await;
+    let watcher = solo.home.start(&["--exit-when-settled"]);
+    solo.wait_for_fetches("file_same", 1).await;
+    solo.wait_for_fetches("file_other", 1).await;
+    solo.home.write("exports/shop/export_same/part-00001-file_same.json", "[\"right\"]");
+    solo.home.write("exports/shop/export_other/part-00001-file_other.json", "[\"wrong\"]");
+    solo.sim.release("file_same");
+    solo.sim.release("file_other");
+    solo.settled(watcher, 1).await;
+    solo.home.assert_whole(SHOP, "export_same", &[&"[\"right\"]".into()]);
+    assert_eq!(notice(&solo, "export_other")["kind"], "conflict");
+    let other = solo.home.downloads().join("shop/export_other/part-00001-file_other.json");
+    assert_eq!(fs::read_to_string(other).unwrap(), "[\"wrong\"]");
+}
+
+#[tokio::test]
+async fn a_strangers_manifest_fails_the_export_until_it_is_gone() {
+    let solo = Solo::finished(vec![file(1)]).await;
+    let manifest = solo.home.export(SHOP, "export_1").join("manifest.json");
+    fs::create_dir_all(solo.home.export(SHOP, "export_1")).unwrap();
+    solo.home.write("exports/shop/export_1/manifest.json", "{\"not\":\"ours\"}");
+    solo.settle(1).await;
+    assert_eq!(notice(&solo, "export_1")["kind"], "conflict");
+    assert_eq!(fs::read_to_string(&manifest).unwrap(), "{\"not\":\"ours\"}");
+    assert_eq!(solo.home.sha256("shop/export_1/part-00001-file_1.json"), file(1).content.sha256());
+    fs::remove_file(&manifest).unwrap();
+    assert_eq!(Watcher::spawn(solo.home.command("retry", &["export_1"])).wait().await.0, 0);
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+    assert_eq!(solo.fetches("file_1").len(), 1, "what was fetched is still good");
+}
+
+#[tokio::test]
+async fn a_strangers_file_in_the_place_of_a_folder_fails_that_export_alone() {
+    let solo = Solo::new(vec![
+        SimExport::finished("export_1", vec![file(1)]),
+        SimExport::finished("export_2", vec![file(2)]),
+    ])
+    .await;
+    fs::create_dir_all(solo.home.downloads().join(SHOP)).unwrap();
+    solo.home.write("exports/shop/export_1", "not ours");
+    let output = solo.settle(1).await;
+    assert!(said(&output, "failed.json cannot be written"));
+    assert_eq!(fs::read_to_string(solo.home.export(SHOP, "export_1")).unwrap(), "not ours");
+    solo.home.assert_whole(SHOP, "export_2", &[&file(2).content]);
+}
+
+/// A mounted file system in the place of the download directory; unmounted when dropped.
+struct Mount {
+    place: PathBuf,
+}
+
+impl Mount {
+    /// `None`, and a word about it, where mounting is not allowed.
+    fn new(place: PathBuf, arguments: &[&str]) -> Option<Self> {
+        fs::create_dir_all(&place).unwrap();
+        let mounted = Command::new("mount").args(arguments).arg(&place).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self { place }),
+            other => {
+                eprintln!("SKIPPED: this test needs to mount a file system, and may not: {other:?}");
+                None
+            }
+        }
+    }
+
+    fn tmpfs(place: PathBuf, options: &str) -> Option<Self> {
+        Self::new(place, &["-t", "tmpfs", "-o", options, "tmpfs"])
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a watcher of a test that failed may still have files open there.
+        let _ = Command::new("umount").arg("-l").arg(&self.place).status();
+    }
+}
+
+/// Fills a file system to its last byte.
+fn fill_bytes(ballast: &Path) {
+    let mut file = fs::File::create(ballast).unwrap();
+    while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|written| written > 0) {}
+}
+
+/// Fills a file system to its last name.
+fn fill_names(ballast: &Path) {
+    fs::create_dir(ballast).unwrap();
+    for number in 0.. {
+        if fs::File::create(ballast.join(format!("{number}"))).is_err() {
+            return;
+        }
+    }
+}
+
+/// Fills the download directory in mid-part; the second part comes only after the first.
+async fn fills_up(options: &str, fill: fn(&Path)) {
+    let part = |number: u64| SimFile::generated(&format!("file_{number}"), number, 1_500_000);
+    let held = part(1).on_fetch(Serving::well().stall_after(500_000)).on_fetch(Serving::well());
+    let solo = Solo::new(vec![SimExport::finished("export_1", vec![held, part(2)]), pending()]).await;
+    let Some(_mount) = Mount::tmpfs(solo.home.downloads(), options) else { return };
+    let solo = solo.with("[download]\nreserve = \"1B\"\nmax_parts = 1");
+    let watcher = solo.start();
+    let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
+    eventually("half a part", || fs::metadata(&partial).is_ok_and(|partial| partial.len() == 500_000)).await;
+    let ballast = solo.home.downloads().join("ballast");
+    fill(&ballast);
+    solo.sim.release("file_1");
+    watcher
+        .wait_for_log(|line| line.contains("downloads wait for the disk") && line.contains("No space left"))
+        .await;
+    polling_goes_on(&solo).await;
+    assert!(solo.home.try_manifest(SHOP, "export_1").is_none());
+    if ballast.is_dir() {
+        fs::remove_dir_all(&ballast).unwrap();
+    } else {
+        fs::remove_file(&ballast).unwrap();
+    }
+    watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
+    wait_for_whole(&watcher, "export_1").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&part(1).content, &part(2).content]);
+    watcher.kill9().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_in_mid_part_is_waited_for_and_healed_from() {
+    fills_up("size=5m", fill_bytes).await;
+}
+
+#[tokio::test]
+async fn a_disk_without_a_free_inode_is_waited_for_and_healed_from() {
+    fills_up("size=8m,nr_inodes=40", fill_names).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_becomes_read_only_is_waited_for_and_healed_from() {
+    let waiting = SimExport::new("export_1", vec![ViewStep::status("RUNNING")]);
+    let solo = Solo::new(vec![waiting, pending()]).await;
+    let watcher = solo.start();
+    solo.wait_for(|seen| seen.iter().any(|request| request.ended_at.is_some())).await;
+    let place = solo.home.downloads();
+    // A read-only view of the same directory, over it: the program's open lock keeps a real one from being remounted.
+    let source = place.display().to_string();
+    let Some(read_only) = Mount::new(place, &["--bind", "-o", "ro", &source]) else { return };
+    let remounted = Command::new("mount").args(["-o", "remount,bind,ro", &source]).status().unwrap();
+    assert!(remounted.success());
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
+    watcher
+        .wait_for_log(|line| line.contains("downloads wait for the disk") && line.contains("Read-only"))
+        .await;
+    polling_goes_on(&solo).await;
+    assert!(solo.links("file_1").is_empty(), "an ill disk costs the api no call");
+    drop(read_only);
+    wait_for_whole(&watcher, "export_1").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}

@@ -1,0 +1,259 @@
+//! Signals, locks, deadlines, exit codes: how a run ends, and who else may run.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use batch_export_watcher::exit;
+use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
+use rustix::process::Signal;
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::support::process::Watcher;
+use super::support::solo::{SHOP, Solo};
+use super::support::{PATIENCE, eventually};
+
+/// A signal that finds nothing to do is obeyed within this.
+const AT_ONCE: Duration = Duration::from_secs(1);
+const BYTES: u64 = 200_000;
+
+fn file(id: &str) -> SimFile {
+    SimFile::generated(id, 1, BYTES)
+}
+
+fn pending(id: &str) -> SimExport {
+    SimExport::new(id, vec![ViewStep::status("RUNNING")])
+}
+
+/// Waits for the end: the exit code, and how long it took.
+async fn ended(watcher: &mut Watcher) -> (i32, Duration) {
+    let since = Instant::now();
+    let (code, _) = watcher.wait().await;
+    (code, since.elapsed())
+}
+
+#[tokio::test]
+async fn an_idle_daemon_obeys_a_signal_at_once() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let solo = Solo::new(vec![pending("export_1")]).await;
+        let mut watcher = solo.start();
+        solo.wait_for(|seen| seen.iter().any(|request| request.ended_at.is_some())).await;
+        watcher.signal(signal);
+        let (code, took) = ended(&mut watcher).await;
+        assert_eq!(code, i32::from(exit::DONE), "{signal:?}");
+        assert!(took < AT_ONCE, "{signal:?} took {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_hangs_does_not_hold_up_the_end() {
+    let held = ViewStep::Held(Box::new(ViewStep::status("RUNNING")));
+    let solo = Solo::new(vec![SimExport::new("export_1", vec![held])]).await;
+    let mut watcher = solo.start();
+    solo.wait_for(|seen| !seen.is_empty()).await;
+    watcher.signal(Signal::TERM);
+    let (code, took) = ended(&mut watcher).await;
+    assert_eq!(code, i32::from(exit::DONE));
+    assert!(took < AT_ONCE, "it took {took:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_does_not_hold_up_the_end() {
+    let solo = Solo::finished(vec![file("file_1").on_fetch(Serving::well().held())]).await;
+    let mut watcher = solo.start();
+    solo.wait_for_fetches("file_1", 1).await;
+    watcher.signal(Signal::TERM);
+    let (code, took) = ended(&mut watcher).await;
+    assert_eq!(code, i32::from(exit::DONE));
+    assert!(took < AT_ONCE, "it took {took:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_was_to_settle_and_is_stopped_before_is_unfinished() {
+    let solo = Solo::new(vec![pending("export_1")]).await;
+    let mut watcher = solo.home.start(&["--exit-when-settled"]);
+    solo.wait_for(|seen| !seen.is_empty()).await;
+    watcher.signal(Signal::TERM);
+    assert_eq!(ended(&mut watcher).await.0, i32::from(exit::UNFINISHED));
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_leaves_the_work_unfinished_and_its_bytes_on_disk() {
+    let slow = file("file_1").on_fetch(Serving::well().stall_after(50_000)).on_fetch(Serving::well());
+    let solo = Solo::finished(vec![slow]).await;
+    let mut watcher = solo.home.start(&["--exit-when-settled", "--deadline", "1s"]);
+    let (code, took) = ended(&mut watcher).await;
+    assert_eq!(code, i32::from(exit::UNFINISHED));
+    assert!(took >= Duration::from_millis(900), "it took {took:?}");
+    assert_eq!(solo.fetches("file_1").len(), 1);
+    solo.settle(0).await;
+    assert_eq!(solo.fetches("file_1")[1].header("range"), Some("bytes=50000-"));
+    solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
+}
+
+#[tokio::test]
+async fn a_deadline_that_is_kept_changes_nothing() {
+    let solo = Solo::finished(vec![file("file_1")]).await;
+    let watcher = solo.home.start(&["--exit-when-settled", "--deadline", "1m"]);
+    solo.settled(watcher, i32::from(exit::DONE)).await;
+}
+
+#[tokio::test]
+async fn the_exit_code_tells_whether_an_export_failed() {
+    let solo = Solo::new(vec![
+        SimExport::finished("export_1", vec![file("file_1")]),
+        SimExport::failing("export_2"),
+    ])
+    .await;
+    solo.settle(i32::from(exit::EXPORTS_FAILED)).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
+    let idle = Solo::new(vec![]).await;
+    idle.settle(i32::from(exit::DONE)).await;
+}
+
+/// Locks the state as another program would that reads it for long, until it is dropped.
+async fn lock_database(solo: &Solo) -> SqliteConnection {
+    let url = format!("sqlite://{}", solo.home.path().join("state/state.db").display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+    connection
+}
+
+/// A watcher whose part lies under its final name, while its record cannot be written.
+async fn with_a_record_under_way(solo: &Solo) -> (Watcher, SqliteConnection) {
+    let watcher = solo.start();
+    solo.wait_for_fetches("file_1", 1).await;
+    let lock = lock_database(solo).await;
+    solo.sim.release("file_1");
+    let part = solo.home.export(SHOP, "export_1").join("part-00001-file_1.json");
+    eventually("the part's final name", || part.exists()).await;
+    (watcher, lock)
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once_and_loses_nothing() {
+    for second in [Signal::TERM, Signal::INT] {
+        let solo = Solo::finished(vec![file("file_1").on_fetch(Serving::well().held())]).await;
+        let (mut watcher, lock) = with_a_record_under_way(&solo).await;
+        watcher.signal(Signal::TERM);
+        watcher.wait_for_log(|line| line.contains("draining")).await;
+        watcher.signal(second);
+        let (code, took) = ended(&mut watcher).await;
+        assert_eq!(code, i32::from(exit::UNFINISHED), "{second:?}");
+        assert!(took < AT_ONCE, "{second:?} took {took:?}");
+        drop(lock);
+        solo.settle(0).await;
+        solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
+        assert_eq!(solo.fetches("file_1").len(), 1, "the file without a record is adopted");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_record_that_is_under_way() {
+    let solo = Solo::finished(vec![file("file_1").on_fetch(Serving::well().held())]).await;
+    let (mut watcher, lock) = with_a_record_under_way(&solo).await;
+    watcher.signal(Signal::TERM);
+    watcher.wait_for_log(|line| line.contains("draining")).await;
+    drop(lock);
+    assert_eq!(ended(&mut watcher).await.0, i32::from(exit::DONE));
+    let committed = |line: &String| line.contains("part committed");
+    assert!(watcher.output().stderr.iter().any(committed), "the record was written before the end");
+}
+
+#[tokio::test]
+async fn a_drain_that_takes_longer_than_its_grace_is_given_up() {
+    let solo = Solo::finished(vec![file("file_1").on_fetch(Serving::well().held())]).await;
+    let (mut watcher, _lock) = with_a_record_under_way(&solo).await;
+    watcher.signal(Signal::TERM);
+    let since = Instant::now();
+    let (code, _) = watcher.wait_within(2 * PATIENCE).await;
+    assert_eq!(code, i32::from(exit::UNFINISHED));
+    assert!(since.elapsed() < Duration::from_secs(10), "a service manager would have killed it by now");
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_written_holds_up_downloads_and_not_polls() {
+    let held = file("file_1").on_fetch(Serving::well().held());
+    let solo = Solo::new(vec![
+        SimExport::finished("export_1", vec![held, SimFile::generated("file_2", 2, BYTES)]),
+        pending("export_2"),
+    ])
+    .await
+    .with("[download]\nmax_parts = 1");
+    let (watcher, lock) = with_a_record_under_way(&solo).await;
+    watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
+    let polls = solo.views("export_2").len();
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_2")).count() >= polls + 3).await;
+    drop(lock);
+    watcher.wait_for_log(|line| line.contains("the state can be written again")).await;
+    watcher.wait_for_log(|line| line.contains("export whole")).await;
+    solo.home.assert_whole(
+        SHOP,
+        "export_1",
+        &[&file("any").content, &SimFile::generated("f", 2, BYTES).content],
+    );
+    assert_eq!(solo.fetches("file_1").len(), 1);
+}
+
+#[tokio::test]
+async fn a_second_instance_is_refused_and_told_of_the_first() {
+    let mut solo = Solo::new(vec![pending("export_1")]).await;
+    let mut first = solo.start();
+    solo.wait_for(|seen| !seen.is_empty()).await;
+    let process = format!("process {}", first.id());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let refused = |line: &String| {
+        line.contains("is locked by another instance") && line.contains(&process) && line.contains(&host)
+            // The year of its start is enough to see that the moment is told.
+            && line.contains("since 20")
+    };
+    let output = solo.settle(i32::from(exit::UNFINISHED)).await;
+    assert!(output.stderr.iter().any(refused), "{output:?}");
+    solo.home.merge("[state]\ndirectory = \"another-state\"");
+    let output = solo.settle(i32::from(exit::UNFINISHED)).await;
+    assert!(output.stderr.iter().any(refused), "the same download directory: {output:?}");
+    first.signal(Signal::TERM);
+    assert_eq!(ended(&mut first).await.0, i32::from(exit::DONE));
+    let mut third = solo.start();
+    third.wait_for_log(|line| line.contains("\"running\"")).await;
+    third.signal(Signal::TERM);
+    assert_eq!(ended(&mut third).await.0, i32::from(exit::DONE), "the locks went with the first");
+}
+
+#[tokio::test]
+async fn a_crashed_instance_leaves_no_lock_behind() {
+    let solo = Solo::new(vec![pending("export_1")]).await;
+    let watcher = solo.start();
+    solo.wait_for(|seen| !seen.is_empty()).await;
+    watcher.kill9().await;
+    let mut watcher = solo.start();
+    watcher.wait_for_log(|line| line.contains("\"running\"")).await;
+    watcher.signal(Signal::TERM);
+    assert_eq!(ended(&mut watcher).await.0, i32::from(exit::DONE));
+}
+
+/// The next words for the service manager.
+async fn told(socket: &tokio::net::UnixDatagram) -> String {
+    let mut buffer = [0; 512];
+    let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
+}
+
+#[tokio::test]
+async fn the_service_manager_hears_of_the_start_and_of_the_stop() {
+    let solo = Solo::new(vec![pending("export_1")]).await;
+    let path = solo.home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = tokio::net::UnixDatagram::from_std(socket).unwrap();
+    let mut command = solo.home.command("run", &[]);
+    command.env("NOTIFY_SOCKET", &path);
+    let mut watcher = Watcher::spawn(command);
+    assert_eq!(told(&socket).await, "READY=1");
+    assert!(solo.home.path().join("state/lock").exists(), "the lock comes first");
+    let mut second = solo.home.command("run", &[]);
+    second.env("NOTIFY_SOCKET", &path);
+    assert_eq!(Watcher::spawn(second).wait().await.0, i32::from(exit::UNFINISHED));
+    watcher.signal(Signal::TERM);
+    assert_eq!(told(&socket).await, "STOPPING=1", "and nothing from the instance that was refused");
+    assert_eq!(ended(&mut watcher).await.0, i32::from(exit::DONE));
+}
