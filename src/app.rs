@@ -186,6 +186,11 @@ impl App {
             biased;
             () = tell => unreachable!("it only ever tells"),
             outcome = scheduler.run(stop) => outcome,
+            // It ends by itself only after the scheduler.
+            _ = writer.join_next() => {
+                tracing::error!("internal error: the task that writes the state has ended");
+                return Outcome::StateLost;
+            }
         };
         // The scheduler is gone, and its end of the queue with it: the writer closes the state and ends.
         if tokio::time::timeout(CLOSE_TIMEOUT, writer.join_next()).await.is_err() {

@@ -34,23 +34,27 @@ pub(super) async fn run_until_stopped(
         tracing::error!("signals cannot be caught: {error}");
         exit::INTERNAL
     })?;
-    let app = App::build(config, environment, options, transfer).await.map_err(|error| {
-        tracing::error!("{error}");
-        error.exit_code()
-    })?;
     let stop = CancellationToken::new();
-    let drawing = console.bars.map(|bars| progress::draw(bars, app.snapshots()));
     let running = async {
+        // Starting may take long, where a directory hangs or many manifests are read: a signal ends that, too.
+        let built = tokio::select! {
+            built = App::build(config, environment, options, transfer) => built,
+            () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),
+        };
+        let app = built.map_err(|error| {
+            tracing::error!("{error}");
+            error.exit_code()
+        })?;
+        let drawing = console.bars.map(|bars| progress::draw(bars, app.snapshots()));
         match drawing {
-            Some(drawing) => tokio::join!(app.run(stop.clone()), drawing).0,
-            None => app.run(stop.clone()).await,
+            Some(drawing) => Ok(tokio::join!(app.run(stop.clone()), drawing).0),
+            None => Ok(app.run(stop.clone()).await),
         }
     };
-    let outcome = tokio::select! {
+    tokio::select! {
         outcome = running => outcome,
-        () = signals.watch(stop.clone()) => Outcome::Drained { clean: false },
-    };
-    Ok(outcome)
+        () = signals.watch(stop.clone()) => Ok(Outcome::Drained { clean: false }),
+    }
 }
 
 fn exit_code(outcome: Outcome, exit_when_settled: bool) -> u8 {
@@ -60,6 +64,7 @@ fn exit_code(outcome: Outcome, exit_when_settled: bool) -> u8 {
         Outcome::Settled { .. } => exit::DONE,
         Outcome::Drained { clean: true } if !exit_when_settled => exit::DONE,
         Outcome::Drained { .. } | Outcome::DeadlinePassed => exit::UNFINISHED,
+        Outcome::StateLost => exit::INTERNAL,
     }
 }
 
@@ -77,6 +82,7 @@ mod tests {
             (Outcome::Drained { clean: true }, true, 75),
             (Outcome::Drained { clean: false }, false, 75),
             (Outcome::DeadlinePassed, true, 75),
+            (Outcome::StateLost, false, 70),
         ] {
             assert_eq!(exit_code(outcome, flag), code, "{outcome:?} {flag}");
         }

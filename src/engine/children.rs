@@ -31,6 +31,7 @@ impl<K, T: Send + 'static> Children<K, T> {
     }
 
     /// The children under way, by name.
+    #[cfg(test)]
     pub(crate) fn names(&self) -> impl Iterator<Item = &K> {
         self.names.values()
     }

@@ -3,6 +3,7 @@
 //! A disk that hangs then holds up transfers only: polls, signals and timers live elsewhere.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -44,14 +45,31 @@ impl Runtimes {
         self.transfer.handle().clone()
     }
 
-    /// Runs a future to its end on the control runtime.
-    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.control.block_on(future)
+    /// Runs a future to its end on the control runtime; `None` where it panicked.
+    pub fn block_on<F: Future>(&self, future: F) -> Option<F::Output> {
+        // Nothing of the future is looked at after a panic.
+        catch_unwind(AssertUnwindSafe(|| self.control.block_on(future))).ok()
     }
 
     /// Ends both without waiting for a thread that is stuck.
     pub fn shut_down(self) {
         self.transfer.shutdown_timeout(EXIT_WAIT);
         self.control.shutdown_timeout(EXIT_WAIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_main_future_does_not_unwind_further() {
+        let runtimes = Runtimes::start().unwrap();
+        assert_eq!(runtimes.block_on(async { 7 }), Some(7));
+        let panicking = async {
+            assert_eq!(1, 2, "expected by this test");
+        };
+        assert_eq!(runtimes.block_on(panicking), None);
+        runtimes.shut_down();
     }
 }

@@ -49,7 +49,7 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
     let _ = tracing_subscriber::registry().with(layer.with_filter(ours_or_warnings(wanted))).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "internal error: a task panicked; its work is tried again");
+        tracing::error!(place, "internal error: a task panicked");
     }));
 }
 

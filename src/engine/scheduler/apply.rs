@@ -169,6 +169,7 @@ impl Scheduler {
     fn store_said(&mut self, event: StoreEvent) {
         match event {
             StoreEvent::Written(tickets) => {
+                self.unwritten = self.unwritten.saturating_sub(tickets.len());
                 for ticket in tickets {
                     if let Some(Ticket { entry, recorded }) = self.tickets.remove(&ticket) {
                         self.step(entry, WatchEvent::Recorded(recorded));
@@ -241,8 +242,15 @@ impl Scheduler {
         self.write(change_of(export, change), ticket);
     }
 
-    /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a few an export.
+    /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a few an export; while the
+    /// state cannot be written, of what the API keeps changing only the last word waits.
     pub(super) fn write(&mut self, change: Change, ticket: Option<Ticket>) {
+        if matches!(change, Change::StatusSeen { .. } | Change::Paused { .. }) {
+            let before = self.outbox.len();
+            self.outbox.retain(|waiting| !supersedes(&change, &waiting.change));
+            self.unwritten -= before - self.outbox.len();
+        }
+        self.unwritten += 1;
         let number = self.next_ticket;
         self.next_ticket += 1;
         if let Some(ticket) = ticket {
@@ -279,10 +287,11 @@ impl Scheduler {
                             progress.parts_done += 1;
                             progress.bytes_done += done.bytes;
                         }
-                        _ => {
+                        PartState::Active => {
                             let under_way = self.progress.get(&(entry, key.clone()));
                             progress.bytes_done += under_way.map_or(0, |bytes| bytes.load(Ordering::Relaxed));
                         }
+                        _ => {}
                     }
                 }
                 Phase::Fetching(progress)
@@ -296,6 +305,15 @@ impl Scheduler {
             }
         };
         ExportView { project: watch.project().clone(), export: watch.export().clone(), phase }
+    }
+}
+
+/// Whether nobody needs to know `earlier` once `later` is written.
+fn supersedes(later: &Change, earlier: &Change) -> bool {
+    match (later, earlier) {
+        (Change::StatusSeen { export, .. }, Change::StatusSeen { export: earlier, .. }) => export == earlier,
+        (Change::Paused { scope, .. }, Change::Paused { scope: earlier, .. }) => scope == earlier,
+        _ => false,
     }
 }
 

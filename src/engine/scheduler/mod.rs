@@ -113,6 +113,8 @@ pub enum Outcome {
     },
     /// The deadline passed first.
     DeadlinePassed,
+    /// The state's writer is gone: nothing that is finished could be recorded any more.
+    StateLost,
 }
 
 /// The engine's one owner of state.
@@ -145,6 +147,8 @@ pub struct Scheduler {
     news: (mpsc::Sender<DownloadNews>, mpsc::Receiver<DownloadNews>),
     writes: mpsc::Sender<Write>,
     outbox: VecDeque<Write>,
+    /// Writes that are not yet known to be durable, the outbox included.
+    unwritten: usize,
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
     store_events: mpsc::Receiver<StoreEvent>,
@@ -303,6 +307,7 @@ impl Scheduler {
             news: mpsc::channel(parts.max_parts.get().saturating_mul(2).min(1024)),
             writes: parts.writes,
             outbox: VecDeque::new(),
+            unwritten: 0,
             tickets: HashMap::new(),
             next_ticket: 0,
             store_events: parts.store_events,
@@ -335,6 +340,9 @@ impl Scheduler {
             }
             self.publish();
             if let Some(outcome) = self.finished() {
+                // Whoever watches sees the end, too.
+                self.next_publish = Duration::ZERO;
+                self.publish();
                 return outcome;
             }
             let event = self.select(&stop).await;
@@ -398,10 +406,7 @@ impl Scheduler {
 
     /// The outcome, once there is nothing left to wait for.
     fn finished(&mut self) -> Option<Outcome> {
-        let quiet = self.downloads.is_empty()
-            && self.chores_running.is_empty()
-            && self.outbox.is_empty()
-            && self.tickets.is_empty();
+        let quiet = self.downloads.is_empty() && self.chores_running.is_empty() && self.unwritten == 0;
         let grace_over = self.draining.is_some() && self.timers.due_at(&Timer::DrainGrace).is_none();
         match self.draining {
             Some(Draining::Deadline) if quiet || grace_over => Some(Outcome::DeadlinePassed),

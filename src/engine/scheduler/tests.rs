@@ -1,5 +1,6 @@
 //! The scheduler's decisions, driven event by event: what a sick disk, key or store costs everybody else.
 
+use std::io::Write as _;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use tempfile::TempDir;
@@ -9,6 +10,7 @@ use crate::api::{Api, ApiSettings};
 use crate::config::{Environment, KeySource};
 use crate::domain::cadence::Cadence;
 use crate::domain::failure::Hold;
+use crate::domain::gate::Admission;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::WatchEvent;
@@ -142,8 +144,8 @@ async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
     let mut rig = rig(&[1], 8);
     rig.fetching(0, 1);
     let marker = rig.folder.path().join(crate::sink::MARKER_FILE);
-    let away = rig.folder.path().join("away");
-    std::fs::rename(&marker, &away).unwrap();
+    let text = std::fs::read(&marker).unwrap();
+    std::fs::remove_file(&marker).unwrap();
     rig.scheduler.doubt_disk();
     rig.look_at_the_disk().await;
     assert!(rig.scheduler.disk_ill);
@@ -151,7 +153,7 @@ async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
     assert!(rig.parts_under_way().is_empty());
     let due = rig.scheduler.timers.due_at(&Timer::Admit).unwrap();
     assert!(due > rig.scheduler.now() && due <= rig.scheduler.now() + DISK_INTERVAL);
-    std::fs::rename(&away, &marker).unwrap();
+    std::fs::File::create(&marker).unwrap().write_all(&text).unwrap();
     rig.scheduler.disk.restore(Duration::ZERO);
     rig.look_at_the_disk().await;
     assert!(!rig.scheduler.disk_ill && rig.scheduler.disk.is_open());
@@ -216,4 +218,43 @@ async fn views_that_hang_take_no_more_than_the_share_of_their_project() {
     let under_way: Vec<_> = rig.scheduler.polls.names().copied().collect();
     assert!(under_way.contains(&100) && under_way.contains(&101), "{under_way:?}");
     assert_eq!(under_way.len(), 18, "half of the calls for each: {under_way:?}");
+}
+
+#[tokio::test]
+async fn a_probe_that_found_no_network_does_not_count_against_the_key() {
+    let mut rig = rig(&[1], 8);
+    rig.held(0, Hold::Unauthorized { status: 401 });
+    for _ in 0..5 {
+        rig.scheduler.probing(Call::View(0), 0, Probes { key: true, ..Probes::default() });
+        rig.scheduler.apply(Event::Poll(0, Ok(ViewOutcome::Fault("refused".to_owned()))));
+        assert!(matches!(
+            rig.scheduler.projects[0].key.admission(rig.scheduler.now()),
+            Admission::WaitUntil(_)
+        ));
+        assert_eq!(rig.scheduler.settled(), None);
+    }
+    for _ in 0..2 {
+        rig.scheduler.probing(Call::View(0), 0, Probes { key: true, ..Probes::default() });
+        assert_eq!(rig.scheduler.settled(), None);
+        rig.held(0, Hold::Unauthorized { status: 403 });
+    }
+    assert_eq!(rig.scheduler.settled(), Some(Outcome::Settled { failed: 0, refused: 1 }));
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_every_record_is_durable() {
+    let mut rig = rig(&[1], 8);
+    rig.viewed(0, "PENDING", 0);
+    rig.viewed(0, "RUNNING", 0);
+    assert_eq!(rig.scheduler.outbox.len(), 1, "only the last word of a status waits");
+    rig.scheduler.apply(Event::Stop);
+    assert_eq!(rig.scheduler.finished(), None);
+    while !rig.scheduler.outbox.is_empty() {
+        let event = rig.scheduler.select(&CancellationToken::new()).await;
+        rig.scheduler.apply(event);
+    }
+    assert_eq!(rig.scheduler.finished(), None, "handed over is not yet durable");
+    let write = rig.writes.recv().await.unwrap();
+    rig.scheduler.apply(Event::Store(StoreEvent::Written(vec![write.ticket])));
+    assert_eq!(rig.scheduler.finished(), Some(Outcome::Drained { clean: true }));
 }
