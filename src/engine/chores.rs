@@ -11,9 +11,9 @@ use crate::domain::watch::PartOrder;
 use crate::sink::{LocalSink, Recovered, SinkError};
 
 /// One piece of work on one export's folder.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chore {
-    /// Make the folder, see what lies in it, and whether there is room.
+    /// Make the folder, see what lies in it, and how much room there is.
     Prepare,
     /// Write `manifest.json`.
     Seal { manifest: Arc<str>, boot: bool },
@@ -32,17 +32,20 @@ pub(crate) struct ChoreOrder {
     pub(crate) chore: Chore,
     /// Parts without a record, for [`Chore::Prepare`].
     pub(crate) unrecorded: Vec<PartOrder>,
-    /// Bytes that exports already under way still need, for [`Chore::Prepare`].
-    pub(crate) claimed_bytes: u64,
 }
 
 /// How a chore ended.
 #[derive(Debug)]
 pub(crate) enum ChoreEnd {
-    /// The folder is ready.
-    Prepared { adopted: Vec<CommittedPart>, conflicts: Vec<(PartKey, String)> },
-    /// The export would not fit.
-    NoRoom { needed_bytes: u64, free_bytes: u64 },
+    /// The folder is ready; whether the export fits beside the others is for the scheduler to say.
+    Prepared {
+        adopted: Vec<CommittedPart>,
+        conflicts: Vec<(PartKey, String)>,
+        /// Declared bytes that are still to come.
+        needed_bytes: u64,
+        /// Free bytes above the reserve.
+        free_bytes: u64,
+    },
     /// `manifest.json` is durable.
     Sealed,
     /// Something foreign holds the manifest's name.
@@ -84,7 +87,7 @@ impl ChoreOrder {
             Chore::Prepare => {
                 let conflicts =
                     self.unrecorded.iter().map(|part| (part.key.clone(), cause.clone())).collect();
-                ChoreEnd::Prepared { adopted: Vec::new(), conflicts }
+                ChoreEnd::Prepared { adopted: Vec::new(), conflicts, needed_bytes: 0, free_bytes: 0 }
             }
             Chore::Seal { .. } => ChoreEnd::SealConflict { cause },
             Chore::WriteNotice(_) => {
@@ -111,13 +114,10 @@ impl ChoreOrder {
         let adopted_bytes: u64 = prepared.adopted.iter().map(|part| part.bytes).sum();
         let kept_bytes: u64 = partials.iter().map(|part| part.point.bytes).sum();
         let declared: u64 = listed.iter().filter_map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
-        let own = declared.saturating_sub(adopted_bytes).saturating_sub(kept_bytes);
-        let needed_bytes = own.saturating_add(self.claimed_bytes);
+        let needed_bytes = declared.saturating_sub(adopted_bytes).saturating_sub(kept_bytes);
         let free_bytes = self.sink.free_bytes()?.saturating_sub(self.sink.reserve_bytes());
-        if own > 0 && needed_bytes > free_bytes {
-            return Ok(ChoreEnd::NoRoom { needed_bytes, free_bytes });
-        }
-        Ok(ChoreEnd::Prepared { adopted: prepared.adopted, conflicts: prepared.conflicts })
+        let (adopted, conflicts) = (prepared.adopted, prepared.conflicts);
+        Ok(ChoreEnd::Prepared { adopted, conflicts, needed_bytes, free_bytes })
     }
 
     fn seal(&self, manifest: &str, boot: bool) -> Result<ChoreEnd, SinkError> {

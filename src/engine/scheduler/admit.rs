@@ -9,7 +9,7 @@ use super::{Call, Probes, Scheduler};
 use crate::domain::part::PartKey;
 use crate::domain::watch::{WatchEvent, WatchState};
 use crate::engine::access::KeyUse;
-use crate::engine::chores::{Chore, ChoreOrder};
+use crate::engine::chores::ChoreOrder;
 use crate::engine::downloader::Download;
 
 /// View calls under way at once, all projects together: bounds sockets and answers in memory. Each project that is still
@@ -73,14 +73,12 @@ impl Scheduler {
                 WatchState::Fetching(fetching) => fetching.unrecorded().collect(),
                 _ => Vec::new(),
             };
-            let claimed_bytes = if matches!(chore, Chore::Prepare) { self.claimed_bytes(entry) } else { 0 };
             let order = ChoreOrder {
                 sink: self.sink.clone(),
                 project: watch.project().clone(),
                 export: watch.export().clone(),
                 chore: chore.clone(),
                 unrecorded,
-                claimed_bytes,
             };
             self.chores_running.spawn_blocking_on((entry, chore), &self.transfer, move || order.run());
         }
@@ -142,7 +140,7 @@ impl Scheduler {
     }
 
     /// Bytes that prepared exports other than this one still have to bring home.
-    fn claimed_bytes(&self, but: usize) -> u64 {
+    pub(super) fn claimed_bytes(&self, but: usize) -> u64 {
         let others = self.entries.iter().enumerate().filter(|(entry, _)| *entry != but);
         others.fold(0, |sum, (_, entry)| match entry.watch.state() {
             WatchState::Fetching(fetching) if fetching.is_prepared() => {

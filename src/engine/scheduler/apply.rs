@@ -73,7 +73,6 @@ impl Scheduler {
             ViewOutcome::Rejected(_) => self.api_answered(project),
             ViewOutcome::Fault(_) => {}
         }
-        self.probe_over(&Call::View(entry), project, faulted);
         let rejected = matches!(outcome, ViewOutcome::Rejected(_));
         let succeeded = matches!(outcome, ViewOutcome::Report(_));
         let first_success = succeeded && !std::mem::replace(&mut self.projects[project].view_succeeded, true);
@@ -81,10 +80,11 @@ impl Scheduler {
         if rejected || first_success {
             self.judge_rejections(project);
         }
+        self.probe_over(&Call::View(entry), project, faulted);
     }
 
     /// A refused request concerns one export when any other answer of its project was good, or it is the only one left;
-    /// it concerns the project when every export gets it.
+    /// it concerns the project when every export gets it, and then the project pauses.
     fn judge_rejections(&mut self, project: usize) {
         let live =
             self.projects[project].exports.clone().filter(|entry| !self.entries[*entry].watch.is_settled());
@@ -128,7 +128,12 @@ impl Scheduler {
     fn chore_ended(&mut self, entry: usize, chore: Chore, end: Result<ChoreEnd, Panicked>) {
         let told = self.entries[entry].chore_told.take();
         match end {
-            Ok(ChoreEnd::Prepared { adopted, conflicts }) => {
+            Ok(ChoreEnd::Prepared { adopted, conflicts, needed_bytes, free_bytes }) => {
+                // Said here, where no two exports can be told at the same time that the same room is theirs.
+                let needed_with_others = needed_bytes.saturating_add(self.claimed_bytes(entry));
+                if needed_bytes > 0 && needed_with_others > free_bytes {
+                    return self.wait_for_room(entry, chore, told, needed_with_others, free_bytes);
+                }
                 let watch = &self.entries[entry].watch;
                 tracing::debug!(project = %watch.project(), export = %watch.export(), adopted = adopted.len(), "folder ready");
                 self.step(entry, WatchEvent::Prepared { adopted, conflicts });
@@ -137,15 +142,6 @@ impl Scheduler {
             Ok(ChoreEnd::SealConflict { cause }) => self.step(entry, WatchEvent::ManifestConflict { cause }),
             Ok(ChoreEnd::NoticeWritten) => self.step(entry, WatchEvent::FailureNoticeDurable),
             Ok(ChoreEnd::NoticeRemoved) => {}
-            Ok(ChoreEnd::NoRoom { needed_bytes, free_bytes }) => {
-                let Entry { watch, chore_told, .. } = &mut self.entries[entry];
-                let words = "not enough room beside the reserve; the export waits before its first byte";
-                if told.as_deref() != Some(words) {
-                    tracing::warn!(project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "{words}");
-                }
-                *chore_told = Some(words.to_owned());
-                self.park(entry, chore);
-            }
             Ok(ChoreEnd::Disk { cause }) => {
                 let Entry { watch, chore_told, .. } = &mut self.entries[entry];
                 if told.as_ref() != Some(&cause) {
@@ -157,6 +153,23 @@ impl Scheduler {
             }
             Err(Panicked) => self.park(entry, chore),
         }
+    }
+
+    fn wait_for_room(
+        &mut self,
+        entry: usize,
+        chore: Chore,
+        told: Option<String>,
+        needed_bytes: u64,
+        free_bytes: u64,
+    ) {
+        let words = "not enough room beside the reserve; the export waits before its first byte";
+        let Entry { watch, chore_told, .. } = &mut self.entries[entry];
+        if told.as_deref() != Some(words) {
+            tracing::warn!(project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "{words}");
+        }
+        *chore_told = Some(words.to_owned());
+        self.park(entry, chore);
     }
 
     fn park(&mut self, entry: usize, chore: Chore) {

@@ -9,7 +9,7 @@ use super::*;
 use crate::api::{Api, ApiSettings};
 use crate::config::{Environment, KeySource};
 use crate::domain::cadence::Cadence;
-use crate::domain::failure::Hold;
+use crate::domain::failure::{ApiRefusal, Hold};
 use crate::domain::gate::Admission;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::retry::RetryPolicy;
@@ -257,4 +257,42 @@ async fn a_drain_waits_until_every_record_is_durable() {
     let write = rig.writes.recv().await.unwrap();
     rig.scheduler.apply(Event::Store(StoreEvent::Written(vec![write.ticket])));
     assert_eq!(rig.scheduler.finished(), Some(Outcome::Drained { clean: true }));
+}
+
+#[tokio::test]
+async fn room_is_promised_once() {
+    let mut rig = rig(&[2], 8);
+    for entry in 0..2 {
+        rig.viewed(entry, "SUCCESS", 6);
+        let chore = rig.scheduler.chores.pop_front().unwrap();
+        let (adopted, conflicts) = (Vec::new(), Vec::new());
+        let end = ChoreEnd::Prepared { adopted, conflicts, needed_bytes: 60, free_bytes: 100 };
+        rig.scheduler.apply(Event::Chore(chore, Ok(end)));
+    }
+    rig.scheduler.admit();
+    assert!(!rig.parts_under_way().contains(&1), "the second one waits before its first byte");
+    assert_eq!(rig.scheduler.parked_chores, [(1, Chore::Prepare)]);
+}
+
+#[tokio::test]
+async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refused_too() {
+    let mut rig = rig(&[2], 8);
+    let rejected = || {
+        let refusal = ApiRefusal { status: 400, code: "MALFORMED_PARAMETER".into(), message: String::new() };
+        Event::Poll(0, Ok(ViewOutcome::Rejected(refusal)))
+    };
+    rig.scheduler.apply(rejected());
+    assert!(rig.scheduler.projects[0].rejection.is_open(), "the other one has not been heard");
+    let Event::Poll(_, other) = rejected() else { return };
+    rig.scheduler.apply(Event::Poll(1, other));
+    for refusals in 1..4 {
+        assert_eq!(rig.scheduler.projects[0].rejection.refusals(), refusals);
+        assert!(!rig.scheduler.projects[0].rejection.is_open());
+        rig.scheduler.probing(Call::View(0), 0, Probes { rejection: true, ..Probes::default() });
+        rig.scheduler.apply(rejected());
+    }
+    rig.scheduler.probing(Call::View(0), 0, Probes { rejection: true, ..Probes::default() });
+    rig.viewed(0, "RUNNING", 0);
+    assert!(rig.scheduler.projects[0].rejection.is_open());
+    assert!(rig.scheduler.entries[1].watch.wants_views(), "what was refused with the project is asked anew");
 }
