@@ -1,15 +1,16 @@
 //! Disks that are full, away or read-only, and strangers' files: the program waits, heals by itself, and touches nothing.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
 
-use super::support::eventually;
 use super::support::process::{Output, Watcher};
 use super::support::solo::{SHOP, Solo};
+use super::support::{eventually, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -74,7 +75,7 @@ async fn a_directory_that_is_replaced_by_an_empty_one_is_waited_for_and_not_fill
     let watcher = solo.start();
     solo.wait_for(|seen| seen.iter().any(|request| request.ended_at.is_some())).await;
     let (place, aside) = (solo.home.downloads(), solo.home.path().join("aside"));
-    fs::rename(&place, &aside).unwrap();
+    move_to(&place, &aside);
     fs::create_dir(&place).unwrap();
     solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
     watcher
@@ -84,7 +85,7 @@ async fn a_directory_that_is_replaced_by_an_empty_one_is_waited_for_and_not_fill
     assert_eq!(names(&place), [""; 0], "nothing is made where the disk is missing");
     assert!(solo.links("file_1").is_empty());
     fs::remove_dir(&place).unwrap();
-    fs::rename(&aside, &place).unwrap();
+    move_to(&aside, &place);
     watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
     wait_for_whole(&watcher, "export_1").await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
@@ -99,13 +100,13 @@ async fn a_marker_that_is_taken_away_in_mid_part_keeps_the_part_from_its_name() 
     solo.wait_for_fetches("file_1", 1).await;
     let (marker, aside) =
         (solo.home.downloads().join(".batch-export-watcher"), solo.home.path().join("aside"));
-    fs::rename(&marker, &aside).unwrap();
+    move_to(&marker, &aside);
     solo.sim.release("file_1");
     watcher.wait_for_log(|line| line.contains("it has no marker") && line.contains("not mounted?")).await;
     polling_goes_on(&solo).await;
     assert!(!solo.home.export(SHOP, "export_1").join("part-00001-file_1.json").exists());
     assert!(!marker.exists(), "a marker that was known is not made again");
-    fs::rename(&aside, &marker).unwrap();
+    move_to(&aside, &marker);
     wait_for_whole(&watcher, "export_1").await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content, &file(2).content]);
     assert_eq!(solo.fetches("file_2").len(), 1);
@@ -117,7 +118,7 @@ async fn a_directory_that_is_away_at_the_start_is_waited_for() {
     solo.home.set_exports(SHOP, &[]);
     solo.settle(0).await;
     let (place, aside) = (solo.home.downloads(), solo.home.path().join("aside"));
-    fs::rename(&place, &aside).unwrap();
+    move_to(&place, &aside);
     solo.home.set_exports(SHOP, &["export_1", "export_pending"]);
     let watcher = solo.start();
     watcher
@@ -126,7 +127,7 @@ async fn a_directory_that_is_away_at_the_start_is_waited_for() {
     polling_goes_on(&solo).await;
     assert!(!place.exists(), "a directory that was known is not made again");
     assert!(solo.links("file_1").is_empty());
-    fs::rename(&aside, &place).unwrap();
+    move_to(&aside, &place);
     wait_for_whole(&watcher, "export_1").await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
 }
@@ -225,12 +226,15 @@ struct Mount {
 impl Mount {
     /// `None`, and a word about it, where mounting is not allowed.
     fn new(place: PathBuf, arguments: &[&str]) -> Option<Self> {
-        fs::create_dir_all(&place).unwrap();
+        fs::create_dir_all(&place).expect("a folder to mount on");
         let mounted = Command::new("mount").args(arguments).arg(&place).output();
         match mounted {
             Ok(output) if output.status.success() => Some(Self { place }),
             other => {
-                eprintln!("SKIPPED: this test needs to mount a file system, and may not: {other:?}");
+                // Not `eprintln!`, which a test that passes keeps to itself.
+                let skipped =
+                    format!("SKIPPED: this test needs to mount a file system, and may not: {other:?}\n");
+                std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
                 None
             }
         }
@@ -250,13 +254,13 @@ impl Drop for Mount {
 
 /// Fills a file system to its last byte.
 fn fill_bytes(ballast: &Path) {
-    let mut file = fs::File::create(ballast).unwrap();
-    while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|written| written > 0) {}
+    let mut file = fs::File::create(ballast).expect("a file");
+    while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
 }
 
 /// Fills a file system to its last name.
 fn fill_names(ballast: &Path) {
-    fs::create_dir(ballast).unwrap();
+    fs::create_dir(ballast).expect("a folder");
     for number in 0.. {
         if fs::File::create(ballast.join(format!("{number}"))).is_err() {
             return;
@@ -281,11 +285,8 @@ async fn fills_up(options: &str, fill: fn(&Path)) {
     watcher.wait_for_log(|line| line.contains("downloads wait for the disk")).await;
     polling_goes_on(&solo).await;
     assert!(solo.home.try_manifest(SHOP, "export_1").is_none());
-    if ballast.is_dir() {
-        fs::remove_dir_all(&ballast).unwrap();
-    } else {
-        fs::remove_file(&ballast).unwrap();
-    }
+    let removed = if ballast.is_dir() { fs::remove_dir_all(&ballast) } else { fs::remove_file(&ballast) };
+    removed.expect("the ballast goes");
     watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
     wait_for_whole(&watcher, "export_1").await;
     solo.home.assert_whole(SHOP, "export_1", &[&part(1).content, &part(2).content]);

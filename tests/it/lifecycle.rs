@@ -9,10 +9,10 @@ use batch_export_watcher::simulator::{
 use rustix::process::Signal;
 use tokio::process::Command;
 
-use super::support::eventually;
 use super::support::home::Home;
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
+use super::support::{PATIENCE, eventually, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -312,7 +312,7 @@ async fn a_renamed_project_and_a_moved_directory_fetch_nothing_again() {
     let solo = Solo::finished(vec![file(1)]).await;
     solo.settle(0).await;
     let asked = requests(&solo.sim);
-    fs::rename(solo.home.downloads(), solo.home.path().join("elsewhere")).unwrap();
+    move_to(solo.home.downloads(), solo.home.path().join("elsewhere"));
     let solo = solo.with("[download]\ndirectory = \"elsewhere\"");
     solo.settle(0).await;
     solo.home.write_config();
@@ -372,7 +372,7 @@ async fn nobody_has_to_listen() {
     let mut child = command.kill_on_drop(true).spawn().unwrap();
     // The command keeps its ends of the pipe.
     drop(command);
-    let ended = tokio::time::timeout(super::support::PATIENCE, child.wait()).await.unwrap().unwrap();
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0), "{ended}");
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
 }

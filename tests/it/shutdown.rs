@@ -113,8 +113,8 @@ async fn the_exit_code_tells_whether_an_export_failed() {
 /// Locks the state as another program would that reads it for long, until it is dropped.
 async fn lock_database(solo: &Solo) -> SqliteConnection {
     let url = format!("sqlite://{}", solo.home.path().join("state/state.db").display());
-    let mut connection = SqliteConnection::connect(&url).await.unwrap();
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+    let mut connection = SqliteConnection::connect(&url).await.expect("the state");
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.expect("its lock");
     connection
 }
 
@@ -173,24 +173,21 @@ async fn a_drain_that_takes_longer_than_its_grace_is_given_up() {
 #[tokio::test]
 async fn a_state_that_cannot_be_written_holds_up_downloads_and_not_polls() {
     let held = file("file_1").on_fetch(Serving::well().held());
-    let solo = Solo::new(vec![
-        SimExport::finished("export_1", vec![held, SimFile::generated("file_2", 2, BYTES)]),
-        pending("export_2"),
-    ])
-    .await
-    .with("[download]\nmax_parts = 1");
+    let exports = vec![SimExport::finished("export_1", vec![held]), pending("export_2"), pending("export_3")];
+    let solo = Solo::new(exports).await;
     let (watcher, lock) = with_a_record_under_way(&solo).await;
     watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
-    let polls = solo.views("export_2").len();
-    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_2")).count() >= polls + 3).await;
+    solo.sim.set_views("export_2", vec![ViewStep::Success(vec![file("file_2")])]).unwrap();
+    watcher.wait_for_event(|event| event["export"] == "export_2" && event["to"] == "SUCCESS").await;
+    let polls = solo.views("export_3").len();
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_3")).count() >= polls + 3).await;
+    assert!(solo.links("file_2").is_empty(), "a download began");
     drop(lock);
     watcher.wait_for_log(|line| line.contains("the state can be written again")).await;
-    watcher.wait_for_log(|line| line.contains("export whole")).await;
-    solo.home.assert_whole(
-        SHOP,
-        "export_1",
-        &[&file("any").content, &SimFile::generated("f", 2, BYTES).content],
-    );
+    for export in ["export_1", "export_2"] {
+        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+        solo.home.assert_whole(SHOP, export, &[&file("any").content]);
+    }
     assert_eq!(solo.fetches("file_1").len(), 1);
 }
 
@@ -234,7 +231,8 @@ async fn a_crashed_instance_leaves_no_lock_behind() {
 /// The next words for the service manager.
 async fn told(socket: &tokio::net::UnixDatagram) -> String {
     let mut buffer = [0; 512];
-    let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
+    let length = received.expect("a word in time").expect("a datagram");
     String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod process;
 mod selftest;
 pub(crate) mod solo;
 
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a test waits for what has to happen: far more than it takes, so that only a fault gets there.
@@ -22,4 +23,14 @@ pub(crate) async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
     if tokio::time::timeout(PATIENCE, looking).await.is_err() {
         panic!("{what}: not within {PATIENCE:?}");
     }
+}
+
+/// Moves a file or a folder, as an operator would.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing is there to be overwritten, and nothing has to be durable"
+)]
+pub(crate) fn move_to(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    std::fs::rename(&from, &to)
+        .unwrap_or_else(|error| panic!("{} cannot be moved: {error}", from.as_ref().display()));
 }
