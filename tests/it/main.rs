@@ -1,11 +1,14 @@
 //! One binary for all integration tests: the real program against the simulator, and the source against its map.
 
 mod bodies;
+mod credentials;
 mod demo;
 mod disk;
 mod happy;
+mod holds;
 mod lifecycle;
 mod shutdown;
 mod simulator;
 mod support;
 mod tidy;
+mod views;

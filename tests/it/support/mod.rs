@@ -4,6 +4,7 @@ pub(crate) mod fault_proxy;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod scene;
 mod selftest;
 pub(crate) mod solo;
 

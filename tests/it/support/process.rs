@@ -43,7 +43,7 @@ impl Watcher {
         Self { child, output, readers }
     }
 
-    /// The process's number, while it runs.
+    /// Its process ID, while it runs.
     pub(crate) fn id(&self) -> u32 {
         self.child.id().unwrap_or_else(|| self.fail("the process has ended already"))
     }
