@@ -1,12 +1,14 @@
 //! One binary for all integration tests: the real program against the simulator, and the source against its map.
 
 mod bodies;
+mod configuration;
 mod credentials;
 mod demo;
 mod disk;
 mod happy;
 mod holds;
 mod lifecycle;
+mod redirects;
 mod shutdown;
 mod simulator;
 mod support;

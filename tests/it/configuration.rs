@@ -1,0 +1,255 @@
+//! Configuration through the real program: what is wrong is named with file, line and key, and nothing is touched for it.
+
+use std::fs;
+use std::path::Path;
+
+use batch_export_watcher::simulator::{Canned, Origin, SimExport, Simulator};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::support::process::{Output, Watcher};
+use super::support::scene::{project_key, rest_key, scene};
+
+/// What no message may repeat.
+const SECRET: &str = "s3cret-rest-key";
+
+const SHOP: &str =
+    "[[project]]\nname = \"shop\"\nproject_key = \"project_0123456789\"\nrest_api_key_file = \"key\"\n";
+
+fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
+    command.args(arguments).current_dir(folder).env_clear();
+    command
+}
+
+async fn outcome(command: Command) -> (i32, Output) {
+    Watcher::spawn(command).wait().await
+}
+
+/// A folder with a key and this configuration, whose directories are in it, too.
+fn folder_with(config: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    put(&folder, "key", &format!("{SECRET}\n"));
+    put(&folder, "c.toml", config);
+    folder
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own file need not be durable")]
+fn put(folder: &TempDir, name: &str, text: &str) {
+    fs::write(folder.path().join(name), text).expect("a file can be written");
+}
+
+/// `check` and `run` both end with 78, say the same, and leave nothing behind; `faults` begin the lines they say.
+async fn assert_refused(config: &str, faults: &[&str]) {
+    let folder = folder_with(config);
+    for command in ["check", "run"] {
+        let (code, output) = outcome(program(folder.path(), &[command, "-c", "c.toml"])).await;
+        assert_eq!(code, 78, "{command}: {output:#?}");
+        assert_eq!(output.stderr.len(), faults.len(), "{command}: {output:#?}");
+        for (line, fault) in output.stderr.iter().zip(faults) {
+            assert!(line.starts_with(fault), "{command}: {line}\nwanted: {fault}");
+        }
+        assert!(output.stdout.is_empty(), "{output:#?}");
+        assert!(!format!("{output:?}").contains("s3cret"), "{output:#?}");
+    }
+    let mut left: Vec<_> = fs::read_dir(folder.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["c.toml", "key"]);
+}
+
+/// A good configuration up to here, whose directories would be made in its folder.
+fn with_directories(rest: &str) -> String {
+    format!("[download]\ndirectory = \"exports\"\n[state]\ndirectory = \"state\"\n{rest}")
+}
+
+#[tokio::test]
+async fn a_syntax_fault_is_named_with_its_line() {
+    let config = with_directories(&format!("{SHOP}exports = [\"export_1\"\nname = 3\n"));
+    assert_refused(&config, &["c.toml:10: project.name: is not valid toml"]).await;
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_named_with_the_known_ones() {
+    let config = with_directories(&format!("[poll]\nintervall = \"{SECRET}\"\n{SHOP}"));
+    assert_refused(
+        &config,
+        &["c.toml:6: poll.intervall: is not a key of this file; known here: min_interval"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_wrong_type_is_named_with_the_right_one() {
+    let config = with_directories(&format!("[api]\nrequests_per_second = \"{SECRET}\"\n{SHOP}"));
+    let fault =
+        "c.toml:6: api.requests_per_second: has the wrong type: it is a text and must be a whole number";
+    assert_refused(&config, &[fault]).await;
+}
+
+#[tokio::test]
+async fn every_fault_of_a_value_is_named_in_one_go() {
+    let config = with_directories(&format!(
+        "[api]\nbase_url = \"http://api.example/2.11\"\n[poll]\nmin_interval = \"0s\"\n[retry]\ninitial = \"2m\"\nmax = \"1m\"\n{SHOP}exports = [\"../{SECRET}\"]\n"
+    ));
+    let faults = [
+        "c.toml:6: api.base_url: ",
+        "c.toml:8: poll.min_interval: is too short",
+        "c.toml:10: retry.initial: is longer than retry.max",
+        "c.toml:16: project.exports: the export id",
+    ];
+    assert_refused(&config, &faults).await;
+}
+
+#[tokio::test]
+async fn a_project_that_stands_there_twice_is_named_with_both_lines() {
+    let config = with_directories(&format!("{SHOP}{SHOP}"));
+    let faults = [
+        "c.toml:10: project.name: is the same as on line 6",
+        "c.toml:11: project.project_key: is the same as on line 7",
+    ];
+    assert_refused(&config, &faults).await;
+}
+
+#[tokio::test]
+async fn an_inline_key_is_refused_with_the_three_ways_and_not_repeated() {
+    let config = with_directories(
+        &SHOP.replace("rest_api_key_file = \"key\"", &format!("rest_api_key = \"{SECRET}\"")),
+    );
+    let fault = "c.toml:8: project.rest_api_key: a key does not belong into this file: say where it is, with rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or rest_api_key_credential = \"NAME\"";
+    assert_refused(&config, &[fault]).await;
+}
+
+#[tokio::test]
+async fn a_key_file_that_is_not_there_is_a_fault_of_its_line() {
+    let config = with_directories(&SHOP.replace("\"key\"", "\"no-such-file\""));
+    assert_refused(&config, &["c.toml:8: project.rest_api_key_file: the file cannot be read"]).await;
+}
+
+#[tokio::test]
+async fn a_configuration_without_a_project_is_refused() {
+    assert_refused(&with_directories(""), &["c.toml:1: project: there is no project"]).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_not_there_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["check", "run"] {
+        let (code, output) = outcome(program(folder.path(), &[command, "-c", "none.toml"])).await;
+        assert_eq!(code, 78);
+        assert!(output.stderr.len() == 1 && output.stderr[0].starts_with("none.toml: "), "{output:#?}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn check_shows_what_is_in_force_without_secrets_and_touches_nothing() {
+    let folder = folder_with(&with_directories(&format!("{SHOP}exports = [\"export_1\"]\n")));
+    let mut command = program(folder.path(), &["check"]);
+    command.env("BATCH_EXPORT_WATCHER_CONFIG", "c.toml");
+    let (code, output) = outcome(command).await;
+    assert_eq!(code, 0, "{output:#?}");
+    let text = output.stdout.join("\n");
+    let shown: toml::Table = text.parse().expect("what is shown is toml");
+    assert_eq!(shown["poll"]["min_interval"].as_str(), Some("10s"), "a default is filled in");
+    assert_eq!(shown["project"][0]["exports"][0].as_str(), Some("export_1"));
+    assert!(shown["download"]["directory"].as_str().unwrap().ends_with("/exports"));
+    assert!(!text.contains(SECRET) && !text.contains("project_0123456789"), "{text}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[tokio::test]
+async fn the_flag_comes_before_the_variable() {
+    let folder = folder_with(&with_directories(SHOP));
+    let mut command = program(folder.path(), &["check", "-c", "c.toml"]);
+    command.env("BATCH_EXPORT_WATCHER_CONFIG", "none.toml");
+    assert_eq!(outcome(command).await.0, 0);
+}
+
+#[tokio::test]
+async fn the_configuration_that_is_shipped_is_good_but_for_its_key_file() {
+    let shipped = include_str!("../../config/batch-export-watcher.toml");
+    let folder = folder_with(&shipped.replace("/run/secrets/batch-rest-key", "key"));
+    let (code, output) = outcome(program(folder.path(), &["check", "-c", "c.toml"])).await;
+    assert_eq!(code, 0, "{output:#?}");
+    // Every key stands there with its default: without any of them the same is in force.
+    let bare = folder_with(&SHOP.replace("project_0123456789", "project_0123456789abcdef"));
+    let (_, defaults) = outcome(program(bare.path(), &["check", "-c", "c.toml"])).await;
+    let in_force = |output: &Output, folder: &TempDir| {
+        output.stdout.join("\n").replace(&folder.path().display().to_string(), "")
+    };
+    assert_eq!(in_force(&output, &folder), in_force(&defaults, &bare));
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_ends_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["watch"][..],
+        &[],
+        &["run", "--deadline", "5m"],
+        &["run", "--exit-when-settled", "--deadline", "soon"],
+        &["retry"],
+        &["check", "--nonsense"],
+    ] {
+        assert_eq!(outcome(program(folder.path(), arguments)).await.0, 2, "{arguments:?}");
+    }
+}
+
+/// `check --probe` against an API in this state: how it ends, and the line about the first project.
+async fn assert_probe(prepare: impl Fn(&Simulator), code: i32, words: &str) {
+    let (sim, home) = scene(vec![("shop", vec![SimExport::new("export_1", vec![])]), ("blog", vec![])]).await;
+    prepare(&sim);
+    let (ended, output) = outcome(home.command("check", &["--probe"])).await;
+    assert_eq!(ended, code, "{output:#?}");
+    let line = format!("# project shop: {words}");
+    assert!(output.stdout.iter().any(|shown| shown.starts_with(&line)), "{line}: {output:#?}");
+    assert!(output.stdout.iter().any(|shown| shown.starts_with("# project blog: ")), "each project is asked");
+    for name in ["shop", "blog"] {
+        let text = format!("{output:?}");
+        assert!(!text.contains(&rest_key(name)) && !text.contains(&project_key(name)), "{text}");
+    }
+    let calls: Vec<_> = sim.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(calls, ["/2.11/exports/list", "/2.11/exports/list"], "one call a project");
+    assert!(!home.downloads().exists() && !home.path().join("state").exists());
+}
+
+#[tokio::test]
+async fn a_probe_that_is_accepted_ends_with_0() {
+    assert_probe(|_| {}, 0, "the api accepts the key").await;
+}
+
+#[tokio::test]
+async fn a_probe_that_is_refused_ends_with_77() {
+    let rotated = |sim: &Simulator| sim.rotate_key(&project_key("shop"), "another").unwrap();
+    assert_probe(rotated, 77, "the api refuses the key (http 401)").await;
+}
+
+#[tokio::test]
+async fn a_probe_of_an_api_that_is_away_ends_with_75() {
+    assert_probe(
+        |sim| sim.set_outage(Origin::Api, Some(Canned::unavailable(None))),
+        75,
+        "the api asks to be left alone",
+    )
+    .await;
+    assert_probe(
+        |sim| sim.set_outage(Origin::Api, Some(Canned::html(502))),
+        75,
+        "the api gave no good answer",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_probe_of_a_wrong_base_url_ends_with_78() {
+    let lost = Canned::api_error(404, "ROUTE_NOT_FOUND", "The route does not exist.");
+    assert_probe(
+        move |sim| sim.set_outage(Origin::Api, Some(lost.clone())),
+        78,
+        "the api does not know the route",
+    )
+    .await;
+}
