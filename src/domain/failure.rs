@@ -97,6 +97,11 @@ pub enum Hold {
         /// `Retry-After`, where the answer had a usable one.
         retry_after: Option<Duration>,
     },
+    /// The part lies on a store that waits already; nothing was asked of it.
+    StoreWaits {
+        /// The host.
+        host: String,
+    },
     /// The disk: downloads wait and it is looked at again every few seconds.
     Disk {
         /// The cause in words.

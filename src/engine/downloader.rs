@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -27,6 +28,9 @@ use crate::transport::Link;
 
 /// Links asked for in one attempt: the first, and a fresh one twice at once when the store refuses it.
 const LINKS_PER_ATTEMPT: u32 = 3;
+
+/// Longest wait for the local file. A disk that hangs then counts as ill: the slot and what the part probes are given back.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a download tells while it is still under way, so that gates open as soon as they can.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub(crate) struct Download {
     pub(crate) sink: LocalSink,
     pub(crate) transfer: Handle,
     pub(crate) stop: CancellationToken,
+    /// Hosts of stores that wait. Which one the part lies on is known once it has its link.
+    pub(crate) waiting_hosts: Vec<String>,
     /// Bytes in the partial, for whoever watches.
     pub(crate) progress: Arc<AtomicU64>,
     pub(crate) news: mpsc::Sender<DownloadNews>,
@@ -120,7 +126,11 @@ impl Download {
     async fn begin(&self, plan: &Plan) -> Result<PartWriter, PartFailure> {
         let (sink, project, export) = (self.sink.clone(), self.project.clone(), self.export.clone());
         let (order, plan) = (self.order.clone(), plan.clone());
-        self.blocking(move || sink.begin_part(&project, &export, &order.key, &plan).map_err(disk)).await
+        let begun =
+            self.blocking(move || sink.begin_part(&project, &export, &order.key, &plan).map_err(disk));
+        tokio::time::timeout(BEGIN_TIMEOUT, begun).await.unwrap_or_else(|_| {
+            Err(PartFailure::Held(Hold::Disk { cause: "the disk does not answer".to_owned() }))
+        })
     }
 
     async fn link(&self) -> Result<Link, PartFailure> {
@@ -131,6 +141,10 @@ impl Download {
         match outcome {
             LinkOutcome::Link(link) => {
                 self.tell(DownloadNews::ApiAnswered { project: self.project_index }).await;
+                let host = link.host();
+                if self.waiting_hosts.contains(&host) {
+                    return Err(PartFailure::Held(Hold::StoreWaits { host }));
+                }
                 Ok(link)
             }
             LinkOutcome::Gone { cause, error_code } => Err(PartFailure::Gone { cause, error_code }),

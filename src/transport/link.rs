@@ -83,6 +83,17 @@ pub enum Link {
     Direct(DirectAnswer),
 }
 
+impl Link {
+    /// The host to be asked, as [`SecretUrl::host`].
+    #[must_use]
+    pub fn host(&self) -> String {
+        match self {
+            Self::Signed(link) => link.url.host(),
+            Self::Direct(answer) => answer.host(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

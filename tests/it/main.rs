@@ -8,6 +8,7 @@ mod disk;
 mod happy;
 mod holds;
 mod lifecycle;
+mod liveness;
 mod redirects;
 mod shutdown;
 mod simulator;

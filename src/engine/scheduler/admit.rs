@@ -117,6 +117,9 @@ impl Scheduler {
         let project = self.entries[entry].project;
         let Some(order) = self.entries[entry].watch.part_order(&key) else { return };
         let key_use = key_use(&probes);
+        let closed =
+            self.hosts.iter().filter(|(host, gate)| !gate.is_open() && probes.host.as_ref() != Some(host));
+        let waiting_hosts = closed.map(|(host, _)| host.clone()).collect();
         self.probing(Call::Part(entry, key.clone()), project, probes);
         let progress = Arc::new(AtomicU64::new(0));
         self.progress.insert((entry, key.clone()), progress.clone());
@@ -131,6 +134,7 @@ impl Scheduler {
             sink: self.sink.clone(),
             transfer: self.transfer.clone(),
             stop: self.stop_downloads.child_token(),
+            waiting_hosts,
             progress,
             news: self.news.0.clone(),
         };

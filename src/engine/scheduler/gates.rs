@@ -195,7 +195,9 @@ impl Scheduler {
                     tracing::error!(project = %gates.name, status, seconds, "the api refuses the rest api key; the project waits, and the key is read again before the next try");
                 }
             }
+            Hold::StoreWaits { host } => self.projects[project].store_host = Some(host),
             Hold::StoreBusy { host, retry_after } => {
+                self.forget_idle_hosts();
                 let gate = self.hosts.entry(host.clone()).or_default();
                 if gate.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(gate, now);
@@ -209,6 +211,16 @@ impl Scheduler {
             }
             Hold::Disk { .. } => self.doubt_disk(),
         }
+    }
+
+    /// Hosts that nobody waits for any more; a server that makes up hosts must not fill the memory.
+    fn forget_idle_hosts(&mut self) {
+        let now = self.now();
+        let Self { hosts, projects, .. } = self;
+        hosts.retain(|host, gate| {
+            gate.paused_until().is_none_or(|until| until > now)
+                || projects.iter().any(|project| project.store_host.as_ref() == Some(host))
+        });
     }
 
     /// Every export of a project is refused: that says something about the project.
@@ -256,8 +268,10 @@ impl Scheduler {
                 project.throttle.restore(until);
             }
         }
-        for scope in pauses.keys() {
-            if let Some(host) = scope.strip_prefix("host:")
+        for (scope, ends) in pauses {
+            if *ends <= wall {
+                self.write(Change::PauseEnded { scope: scope.clone() }, None);
+            } else if let Some(host) = scope.strip_prefix("host:")
                 && let Some(until) = until(&PauseScope::Host(host))
             {
                 self.hosts.entry(host.to_owned()).or_default().restore(until);
