@@ -114,8 +114,7 @@ impl Download {
                 }
                 Transfer::Stopped { writer, origin } => return Err(self.stopped(writer, origin).await),
                 Transfer::Failed { writer, origin, failure } => {
-                    let bytes = writer.as_ref().map_or(0, PartWriter::bytes);
-                    return Err(with_resume(failure, bytes, origin, first_byte));
+                    return Err(self.failed(writer, origin, failure, first_byte).await);
                 }
             }
         }
@@ -187,14 +186,35 @@ impl Download {
         .await
     }
 
-    /// A clean stop: the bytes become trustworthy for the next run, where the store gave a validator.
+    /// A clean stop: the bytes become trustworthy for the next run.
     async fn stopped(&self, writer: PartWriter, origin: Option<BodyOrigin>) -> PartFailure {
-        let Some(origin) = origin else {
-            return PartFailure::Stopped { resume: None };
-        };
-        let synced = self.blocking(move || writer.sync_and_keep().map_err(disk)).await;
-        let resume = synced.ok().filter(|bytes| *bytes > 0).map(|bytes| resume_point(bytes, origin));
-        PartFailure::Stopped { resume }
+        PartFailure::Stopped { resume: self.keep(writer, origin).await }
+    }
+
+    /// Adds to a passing failure from where the next attempt of this run may go on.
+    async fn failed(
+        &self,
+        writer: Option<PartWriter>,
+        origin: Option<BodyOrigin>,
+        failure: PartFailure,
+        first_byte: u64,
+    ) -> PartFailure {
+        match (failure, writer) {
+            (PartFailure::Transient { cause, listing_in_doubt, .. }, Some(writer)) => {
+                let resume = self.keep(writer, origin).await;
+                let progressed = resume.as_ref().is_some_and(|point| point.bytes > first_byte);
+                PartFailure::Transient { cause, resume, progressed, listing_in_doubt }
+            }
+            (failure, _) => failure,
+        }
+    }
+
+    /// Syncs the partial where the store gave a validator to continue it by. Synced also within a run: a page that the
+    /// kernel could not write would else go unnoticed once the file is closed.
+    async fn keep(&self, writer: PartWriter, origin: Option<BodyOrigin>) -> Option<ResumePoint> {
+        let origin = origin?;
+        let bytes = self.blocking(move || writer.sync_and_keep().map_err(disk)).await.ok()?;
+        (bytes > 0).then_some(ResumePoint { bytes, total_bytes: origin.total_bytes, etag: origin.etag })
     }
 
     /// The link could not be had; a partial that could be continued still can.
@@ -338,22 +358,6 @@ fn body_failure(host: &str, error: &BodyError) -> PartFailure {
         progressed: false,
         listing_in_doubt: matches!(error, BodyError::TooLong { .. } | BodyError::EndedEarly { .. }),
     }
-}
-
-/// Adds to a passing failure from where the next attempt of this run may go on.
-fn with_resume(failure: PartFailure, bytes: u64, origin: Option<BodyOrigin>, first_byte: u64) -> PartFailure {
-    match failure {
-        PartFailure::Transient { cause, listing_in_doubt, .. } => {
-            let resume = origin.filter(|_| bytes > 0).map(|origin| resume_point(bytes, origin));
-            let progressed = resume.is_some() && bytes > first_byte;
-            PartFailure::Transient { cause, resume, progressed, listing_in_doubt }
-        }
-        failure => failure,
-    }
-}
-
-fn resume_point(bytes: u64, origin: BodyOrigin) -> ResumePoint {
-    ResumePoint { bytes, total_bytes: origin.total_bytes, etag: origin.etag }
 }
 
 fn transient(cause: String) -> PartFailure {

@@ -334,7 +334,11 @@ impl Fetching {
                 part.resume = None;
                 self.wait(key, cause, cx, commands);
             }
-            Err(PartFailure::Held(_)) => {
+            Err(PartFailure::Held(hold)) => {
+                if matches!(hold, Hold::Disk { .. }) {
+                    // What the partial holds now is not known: it may be newer bytes than the resume point speaks of.
+                    part.resume = None;
+                }
                 part.state = PartState::Queued;
                 commands.push(Command::QueuePart(key));
             }

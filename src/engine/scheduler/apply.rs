@@ -132,7 +132,7 @@ impl Scheduler {
                 // Said here, where no two exports can be told at the same time that the same room is theirs.
                 let needed_with_others = needed_bytes.saturating_add(self.claimed_bytes(entry));
                 if needed_bytes > 0 && needed_with_others > free_bytes {
-                    return self.wait_for_room(entry, chore, told, needed_with_others, free_bytes);
+                    return self.wait_for_room(entry, chore, told.as_deref(), needed_with_others, free_bytes);
                 }
                 let watch = &self.entries[entry].watch;
                 tracing::debug!(project = %watch.project(), export = %watch.export(), adopted = adopted.len(), "folder ready");
@@ -159,13 +159,13 @@ impl Scheduler {
         &mut self,
         entry: usize,
         chore: Chore,
-        told: Option<String>,
+        told: Option<&str>,
         needed_bytes: u64,
         free_bytes: u64,
     ) {
         let words = "not enough room beside the reserve; the export waits before its first byte";
         let Entry { watch, chore_told, .. } = &mut self.entries[entry];
-        if told.as_deref() != Some(words) {
+        if told != Some(words) {
             tracing::warn!(project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "{words}");
         }
         *chore_told = Some(words.to_owned());
