@@ -334,11 +334,7 @@ impl Fetching {
                 part.resume = None;
                 self.wait(key, cause, cx, commands);
             }
-            Err(PartFailure::Held(hold)) => {
-                if matches!(hold, Hold::Disk { .. }) {
-                    // What the partial holds now is not known: it may be newer bytes than the resume point speaks of.
-                    part.resume = None;
-                }
+            Err(PartFailure::Held(_)) => {
                 part.state = PartState::Queued;
                 commands.push(Command::QueuePart(key));
             }
