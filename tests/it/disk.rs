@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
+use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
 
 use super::support::process::{Output, Watcher};
 use super::support::solo::{SHOP, Solo};
@@ -301,6 +301,29 @@ async fn a_disk_that_fills_up_in_mid_part_is_waited_for_and_healed_from() {
 #[tokio::test]
 async fn a_disk_without_a_free_inode_is_waited_for_and_healed_from() {
     fills_up("size=8m,nr_inodes=40", fill_names).await;
+}
+
+#[tokio::test]
+async fn bytes_of_another_version_that_a_full_disk_cut_short_are_not_continued() {
+    let (bytes, other) = (1_500_000, Content::Generated { bytes: 1_500_000, seed: 99 });
+    let part = SimFile::generated("file_1", 1, bytes)
+        .on_fetch(Serving::well().cut_after(100_000))
+        .on_fetch(Serving::well().other_content(other).stall_after(500_000))
+        .on_fetch(Serving::well());
+    let solo = Solo::finished(vec![part.clone()]).await.with("[download]\nreserve = \"1B\"");
+    let Some(_mount) = Mount::tmpfs(solo.home.downloads(), "size=3m") else { return };
+    let watcher = solo.start();
+    let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
+    eventually("the other version", || fs::metadata(&partial).is_ok_and(|partial| partial.len() == 500_000))
+        .await;
+    let ballast = solo.home.downloads().join("ballast");
+    fill_bytes(&ballast);
+    solo.sim.release("file_1");
+    watcher.wait_for_log(|line| line.contains("downloads wait for the disk")).await;
+    fs::remove_file(&ballast).unwrap();
+    wait_for_whole(&watcher, "export_1").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&part.content]);
+    watcher.kill9().await;
 }
 
 #[tokio::test]
