@@ -35,6 +35,8 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
     let shows_progress = matches!(target, LogTarget::Above(_));
     let default = if shows_progress { LevelFilter::WARN } else { LevelFilter::INFO };
     let wanted = rust_log
+        // Set and empty is how a container says unset.
+        .filter(|directives| !directives.trim().is_empty())
         .and_then(|directives| directives.parse::<Targets>().ok())
         .unwrap_or_else(|| Targets::new().with_default(default));
     let color = matches!(format, LogFormat::Text) && console_wants_color();
