@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::part_state::Tally;
 use super::polling::words;
 use super::{
     Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, StepContext, Transition,
@@ -22,6 +23,7 @@ const ATTEMPTS_PER_VIEW: u32 = 3;
 pub struct Fetching {
     facts: ReportFacts,
     parts: BTreeMap<PartKey, Part>,
+    tally: Tally,
     prepared: bool,
     /// Whether another view has to agree before the export may be sealed.
     view_wanted: bool,
@@ -46,6 +48,7 @@ impl Fetching {
         let mut fetching = Self {
             facts,
             parts: BTreeMap::new(),
+            tally: Tally::default(),
             prepared: false,
             view_wanted: false,
             view_failures: 0,
@@ -57,9 +60,9 @@ impl Fetching {
         let (oddity, confirm) = listing_oddity(&files);
         fetching.merge(files, &mut kept, commands);
         // Committed earlier, and no longer listed: what was finished stays finished.
-        fetching
-            .parts
-            .extend(kept.committed.into_values().map(|part| (part.key.clone(), Part::committed(part))));
+        for part in kept.committed.into_values() {
+            fetching.add(part.key.clone(), Part::committed(part));
+        }
         if let Some(words) = oddity {
             commands.push(Command::Notify(Notice::Surprise { words }));
         }
@@ -116,22 +119,22 @@ impl Fetching {
             WatchEvent::Prepared { adopted, conflicts } => self.prepared(adopted, conflicts, commands),
             WatchEvent::PartStarted(key) => {
                 if let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Queued) {
-                    part.state = PartState::Active;
+                    self.tally.moves(part, PartState::Active);
                 }
             }
             WatchEvent::PartEnded { key, outcome } => self.part_ended(key, outcome, cx, commands),
             WatchEvent::PartRetryDue(key) => {
                 if let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Waiting) {
-                    part.state = PartState::Queued;
+                    self.tally.moves(part, PartState::Queued);
                     commands.push(Command::QueuePart(key));
                 }
             }
             WatchEvent::Recorded(Recorded::PartCommitted(key)) => {
                 if let Some(part) = self.parts.get_mut(&key)
-                    && let PartState::Recording(committed) = &part.state
+                    && let PartState::Recording(committed) = part.state.clone()
                 {
                     commands.push(Command::Notify(Notice::PartCommitted(committed.clone())));
-                    part.state = PartState::Committed(committed.clone());
+                    self.tally.moves(part, PartState::Committed(committed));
                 }
             }
             _ => {}
@@ -141,13 +144,13 @@ impl Fetching {
 
     /// The way out of this state, once nothing is under way that could still change it.
     fn end(&mut self, cx: &StepContext<'_>) -> Option<Transition> {
-        if self.parts.values().any(Part::is_in_flight) {
+        if self.tally.in_flight > 0 {
             return None;
         }
         if let Some(failure) = self.doomed.take() {
             return Some(Transition::Fail(failure, self.take_kept()));
         }
-        if !self.prepared || self.view_wanted || !self.parts.values().all(Part::is_terminal) {
+        if !self.prepared || self.view_wanted || self.tally.open > 0 {
             return None;
         }
         let abandoned = self.parts.iter().find_map(|(key, part)| match &part.state {
@@ -166,7 +169,13 @@ impl Fetching {
         Some(Transition::Seal { facts: std::mem::take(&mut self.facts), parts })
     }
 
+    fn add(&mut self, key: PartKey, part: Part) {
+        self.tally.enters(&part);
+        self.parts.insert(key, part);
+    }
+
     fn take_kept(&mut self) -> Kept {
+        self.tally = Tally::default();
         let mut kept = Kept::default();
         for (key, part) in std::mem::take(&mut self.parts) {
             if let PartState::Committed(part) = part.state {
@@ -255,14 +264,16 @@ impl Fetching {
             if listed.contains(&key.file_id) {
                 if let Some(part) = self.parts.get_mut(&key) {
                     part.gone_before = true;
-                    part.state = PartState::Queued;
+                    self.tally.moves(part, PartState::Queued);
                 }
                 commands.push(Command::QueuePart(key));
             } else {
                 let words =
                     format!("part {} is gone, and the api lists it no more; it is left out", key.number);
                 commands.push(Command::Notify(Notice::Surprise { words }));
-                self.parts.remove(&key);
+                if let Some(part) = self.parts.remove(&key) {
+                    self.tally.leaves(&part);
+                }
             }
         }
     }
@@ -278,7 +289,7 @@ impl Fetching {
                 continue;
             }
             if let Some(part) = kept.committed.remove(&file.file_id) {
-                self.parts.insert(part.key.clone(), Part::committed(part));
+                self.add(part.key.clone(), Part::committed(part));
                 continue;
             }
             let number = file.number.unwrap_or_else(|| u32::try_from(place + 1).unwrap_or(u32::MAX));
@@ -287,7 +298,7 @@ impl Fetching {
             if self.prepared {
                 commands.push(Command::QueuePart(key.clone()));
             }
-            self.parts.insert(key, Part::queued(file.declared_bytes, partial.map(|partial| partial.point)));
+            self.add(key, Part::queued(file.declared_bytes, partial.map(|partial| partial.point)));
         }
     }
 
@@ -303,7 +314,7 @@ impl Fetching {
                 self.parts.get_mut(&committed.key).filter(|part| part.state == PartState::Queued)
             {
                 commands.push(Command::Record(RecordChange::PartCommitted(committed.clone())));
-                part.state = PartState::Recording(committed);
+                self.tally.moves(part, PartState::Recording(committed));
             }
         }
         for (key, cause) in conflicts {
@@ -326,7 +337,7 @@ impl Fetching {
         match outcome {
             Ok(committed) => {
                 commands.push(Command::Record(RecordChange::PartCommitted(committed.clone())));
-                part.state = PartState::Recording(committed);
+                self.tally.moves(part, PartState::Recording(committed));
             }
             Err(PartFailure::Held(Hold::Disk { cause })) => {
                 // What the disk holds of it is not to be believed; and should the fault be this part's own, it must not
@@ -335,11 +346,11 @@ impl Fetching {
                 self.wait(key, cause, cx, commands);
             }
             Err(PartFailure::Held(_)) => {
-                part.state = PartState::Queued;
+                self.tally.moves(part, PartState::Queued);
                 commands.push(Command::QueuePart(key));
             }
             Err(PartFailure::Stopped { resume }) => {
-                part.state = PartState::Queued;
+                self.tally.moves(part, PartState::Queued);
                 part.resume.clone_from(&resume);
                 if let Some(point) = resume {
                     commands.push(Command::Record(RecordChange::PartialSynced(ResumablePart { key, point })));
@@ -352,7 +363,7 @@ impl Fetching {
                 self.abandon(key, FailureKind::PartGone, cause, error_code, commands);
             }
             Err(PartFailure::Gone { cause, .. }) => {
-                part.state = PartState::AwaitingView;
+                self.tally.moves(part, PartState::AwaitingView);
                 part.resume = None;
                 part.tell(&key, cause, commands);
                 self.want_view(cx, commands);
@@ -377,7 +388,7 @@ impl Fetching {
 
     fn wait(&mut self, key: PartKey, cause: String, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
         let Some(part) = self.parts.get_mut(&key) else { return };
-        part.state = PartState::Waiting;
+        self.tally.moves(part, PartState::Waiting);
         part.failures = part.failures.saturating_add(1);
         part.tell(&key, cause, commands);
         commands.push(Command::RetryPartAfter(key, cx.policies.retry.delay(part.failures, cx.jitter)));
@@ -393,7 +404,7 @@ impl Fetching {
     ) {
         let Some(part) = self.parts.get_mut(&key).filter(|part| !part.is_terminal()) else { return };
         part.resume = None;
-        part.state = PartState::Abandoned { kind, cause: cause.clone(), error_code };
+        self.tally.moves(part, PartState::Abandoned { kind, cause: cause.clone(), error_code });
         commands.push(Command::Notify(Notice::PartAbandoned { key, cause }));
     }
 

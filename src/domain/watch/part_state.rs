@@ -47,6 +47,34 @@ pub enum PartState {
     },
 }
 
+/// How many parts are where, kept up to date: an export may have a hundred thousand, and every event asks.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Parts that will come back by themselves.
+    pub(super) in_flight: usize,
+    /// Parts that have not reached their end.
+    pub(super) open: usize,
+}
+
+impl Tally {
+    pub(super) fn enters(&mut self, part: &Part) {
+        self.in_flight += usize::from(part.is_in_flight());
+        self.open += usize::from(!part.is_terminal());
+    }
+
+    pub(super) fn leaves(&mut self, part: &Part) {
+        self.in_flight -= usize::from(part.is_in_flight());
+        self.open -= usize::from(!part.is_terminal());
+    }
+
+    /// The one way in which a part of an export changes its state.
+    pub(super) fn moves(&mut self, part: &mut Part, to: PartState) {
+        self.leaves(part);
+        part.state = to;
+        self.enters(part);
+    }
+}
+
 impl Part {
     pub(super) fn queued(declared_bytes: Option<u64>, resume: Option<ResumePoint>) -> Self {
         Self { declared_bytes, state: PartState::Queued, failures: 0, told: None, gone_before: false, resume }

@@ -518,3 +518,20 @@ proptest! {
         }
     }
 }
+
+/// With a look at every part for every event this takes minutes.
+#[test]
+fn a_hundred_thousand_parts_are_no_matter_of_squares() {
+    let files: Vec<_> =
+        (1..=100_000_u32).map(|number| listing(&format!("f{number}"), Some(number))).collect();
+    let mut driver = Driver::new();
+    driver.view(report("SUCCESS", Some(files)));
+    driver.step(prepared());
+    for number in 1..=100_000_u32 {
+        let part = key(&format!("f{number}"), number);
+        driver.step(WatchEvent::PartStarted(part.clone()));
+        driver.step(ended(&part, Ok(committed(part.clone()))));
+        driver.step(WatchEvent::Recorded(Recorded::PartCommitted(part)));
+    }
+    assert!(matches!(driver.watch.state(), WatchState::Sealing { .. }));
+}
