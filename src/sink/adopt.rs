@@ -2,6 +2,10 @@
 
 use std::collections::HashSet;
 
+use rustix::fs::{Mode, fstat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
 use super::digest::Digests;
 use super::local::{LocalSink, working_name};
 use super::{Mismatch, SinkError};
@@ -96,8 +100,9 @@ enum Adoption {
     Nothing,
 }
 
-/// A file gets its final name only after its length and framing were checked, so the length tells a crash of ours from
-/// a stranger's file. Without a declared length the first byte has to do.
+/// A file of ours gets its final name only after its length and every promised checksum were checked, so one that is left
+/// by a crash is adopted by its length; without a declared length the first byte has to do. A file that is not ours by
+/// owner and mode proves nothing by its length: the part is fetched, and the commit compares the contents.
 fn adopt(dir: &Dir, key: &PartKey, declared_bytes: Option<u64>) -> Result<Adoption, DurableError> {
     let name = key.file_name();
     let (file, length) = match dir.entry(&name)? {
@@ -108,6 +113,9 @@ fn adopt(dir: &Dir, key: &PartKey, declared_bytes: Option<u64>) -> Result<Adopti
     if let Some(declared) = declared_bytes.filter(|declared| *declared != length) {
         let found = format!("{name} is there with {length} bytes, the api declares {declared}");
         return Ok(Adoption::Foreign(found));
+    }
+    if !is_ours(&file).map_err(|errno| dir.failed("look at", errno))? {
+        return Ok(Adoption::Nothing);
     }
     let (sha256, first) = hash(dir, &name, &file, length)?;
     if declared_bytes.is_none() && !matches!(first, Some(b'{' | b'[')) {
@@ -123,6 +131,13 @@ fn adopt(dir: &Dir, key: &PartKey, declared_bytes: Option<u64>) -> Result<Adopti
         sha256,
         verified_by: vec![check],
     }))
+}
+
+/// Whether a file looks as this program makes them: owned by its user, and closed to everybody else.
+fn is_ours(file: &std::fs::File) -> Result<bool, Errno> {
+    let stat = fstat(file)?;
+    let open_to_others = Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO);
+    Ok(stat.st_uid == geteuid().as_raw() && !open_to_others)
 }
 
 /// The SHA-256 of a file on disk, and its first byte.

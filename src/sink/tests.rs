@@ -232,8 +232,14 @@ fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
     let bench = bench();
     let folder = bench.folder();
     for (number, bytes) in [(1, "12345"), (2, "123"), (3, "{\"a\":1}"), (4, "<html>"), (5, ""), (6, "")] {
-        put(&folder.join(key(number).file_name()), bytes.as_bytes());
+        let path = folder.join(key(number).file_name());
+        put(&path, bytes.as_bytes());
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
+    // Of the right length, and a stranger's by its mode: neither believed nor refused before its content is known.
+    let strangers = folder.join(key(9).file_name());
+    put(&strangers, b"x");
+    fs::set_permissions(strangers, fs::Permissions::from_mode(0o644)).unwrap();
     fs::create_dir(folder.join(key(7).file_name())).unwrap();
     std::os::unix::fs::symlink("/etc/hostname", folder.join(key(8).file_name())).unwrap();
     let declared = [Some(5), Some(5), None, None, None, Some(0), Some(1), None, Some(1)];
@@ -245,7 +251,7 @@ fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
     assert_eq!(prepared.adopted[0].sha256.to_string(), SHA256_OF_12345);
     let conflicts: Vec<_> = prepared.conflicts.iter().map(|(key, _)| key.number).collect();
     assert_eq!(conflicts, [2, 4, 5, 7, 8]);
-    assert_eq!(bench.names().len(), 8, "all untouched");
+    assert_eq!(bench.names().len(), 9, "all untouched");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -162,6 +162,27 @@ async fn a_strangers_file_at_a_final_name_stays_and_fails_the_export_after_its_o
     assert_eq!(fs::read_to_string(solo.home.path().join("outside")).unwrap(), "somebody's");
     assert!(solo.fetches("file_a").is_empty() && solo.fetches("file_c").is_empty());
     solo.home.assert_whole(SHOP, "export_good", &[&part("file_e", 1).content]);
+}
+
+#[tokio::test]
+async fn a_strangers_file_of_the_right_length_is_believed_only_by_its_content() {
+    let part = |id: &str| SimFile::new(id, 1, "[\"right\"]");
+    let solo = Solo::new(vec![
+        SimExport::finished("export_same", vec![part("file_same")]),
+        SimExport::finished("export_other", vec![part("file_other")]),
+    ])
+    .await;
+    for (name, content) in [("same", "[\"right\"]"), ("other", "[\"wrong\"]")] {
+        fs::create_dir_all(solo.home.export(SHOP, &format!("export_{name}"))).unwrap();
+        let path = format!("exports/shop/export_{name}/part-00001-file_{name}.json");
+        solo.home.write(&path, content);
+        fs::set_permissions(solo.home.path().join(path), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    solo.settle(1).await;
+    solo.home.assert_whole(SHOP, "export_same", &[&"[\"right\"]".into()]);
+    assert_eq!(notice(&solo, "export_other")["kind"], "conflict");
+    let other = solo.home.downloads().join("shop/export_other/part-00001-file_other.json");
+    assert_eq!(fs::read_to_string(other).unwrap(), "[\"wrong\"]");
 }
 
 #[tokio::test]
