@@ -247,7 +247,12 @@ pub async fn retry(
         // The notice first: should this stop half way, the export is still failed and can be retried once more.
         let (sink, name, id) = (sink.clone(), project.clone(), export.clone());
         let removed = tokio::task::spawn_blocking(move || sink.remove_failed(&name, &id)).await;
-        removed.map_err(|_| StartError::Worker)??;
+        match removed.map_err(|_| StartError::Worker)? {
+            Err(error) if error.is_conflict() => {
+                tracing::warn!(%project, %export, "the notice of the failure stays: {error}");
+            }
+            removed => removed?,
+        }
         let key = ExportKey { project: digest, export: export.clone() };
         store.apply(&[Change::Watching { export: key }]).await?;
         retried.push((project.clone(), export));

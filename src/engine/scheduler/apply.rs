@@ -75,31 +75,34 @@ impl Scheduler {
         }
         let rejected = matches!(outcome, ViewOutcome::Rejected(_));
         let succeeded = matches!(outcome, ViewOutcome::Report(_));
-        let first_success = succeeded && !std::mem::replace(&mut self.projects[project].view_succeeded, true);
         self.step(entry, WatchEvent::Viewed(outcome));
-        if rejected || first_success {
-            self.judge_rejections(project);
+        if rejected || (succeeded && self.projects[project].rejections) {
+            self.judge_rejections(project, succeeded);
         }
         self.probe_over(&Call::View(entry), project, faulted);
     }
 
-    /// A refused request concerns one export when any other answer of its project was good, or it is the only one left;
-    /// it concerns the project when every export gets it, and then the project pauses.
-    fn judge_rejections(&mut self, project: usize) {
-        let live =
-            self.projects[project].exports.clone().filter(|entry| !self.entries[*entry].watch.is_settled());
-        let (mut rejected, mut others) = (Vec::new(), false);
+    /// A refused request concerns one export when another of its project is answered well after it, or none is left to
+    /// ask; it concerns the project when every export gets it, and then the project pauses.
+    fn judge_rejections(&mut self, project: usize, succeeded: bool) {
+        let exports = self.projects[project].exports.clone();
+        let live = exports.filter(|entry| !self.entries[*entry].watch.is_settled());
+        let (mut rejected, mut to_be_asked, mut fetching) = (Vec::new(), false, false);
         for entry in live {
-            match self.entries[entry].watch.state() {
+            let watch = &self.entries[entry].watch;
+            match watch.state() {
                 WatchState::Polling(polling) if polling.is_rejected() => rejected.push(entry),
-                _ => others = true,
+                _ if watch.wants_views() => to_be_asked = true,
+                _ => fetching = true,
             }
         }
-        if self.projects[project].view_succeeded || (rejected.len() == 1 && !others) {
+        self.projects[project].rejections = !rejected.is_empty();
+        if succeeded || (!to_be_asked && (rejected.len() == 1 || fetching)) {
+            self.projects[project].rejections = false;
             for entry in rejected {
                 self.step(entry, WatchEvent::RejectionConfirmed);
             }
-        } else if !others && rejected.len() > 1 {
+        } else if !to_be_asked && rejected.len() > 1 {
             self.pause_rejected_project(project);
         }
     }

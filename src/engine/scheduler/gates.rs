@@ -161,7 +161,6 @@ impl Scheduler {
             Hold::Throttled { retry_after } => {
                 self.origin.opened();
                 let gates = &mut self.projects[project];
-                gates.key.opened();
                 if gates.throttle.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(&gates.throttle, now);
                     tracing::warn!(project = %gates.name, seconds, "the api asks for fewer requests (429); the project waits");

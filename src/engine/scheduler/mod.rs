@@ -180,8 +180,8 @@ struct Project {
     slots: usize,
     /// The host its last signed link pointed to.
     store_host: Option<String>,
-    /// Whether any view has succeeded in this run: a refusal then concerns the export, not the project.
-    view_succeeded: bool,
+    /// Whether a refused request waits for its verdict: does it concern its export or the project?
+    rejections: bool,
     exports: std::ops::Range<usize>,
     unsettled: usize,
 }
@@ -277,7 +277,7 @@ impl Scheduler {
                 views: 0,
                 slots: 0,
                 store_host: None,
-                view_succeeded: false,
+                rejections: false,
                 exports: first..entries.len(),
                 unsettled,
             });

@@ -296,3 +296,26 @@ async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refu
     assert!(rig.scheduler.projects[0].rejection.is_open());
     assert!(rig.scheduler.entries[1].watch.wants_views(), "what was refused with the project is asked anew");
 }
+
+#[tokio::test]
+async fn a_refusal_is_the_exports_own_only_when_another_one_is_answered_well_after_it() {
+    let refusal = || ApiRefusal { status: 400, code: "MALFORMED_PARAMETER".into(), message: String::new() };
+    let rejected = |entry| Event::Poll(entry, Ok(ViewOutcome::Rejected(refusal())));
+    let failing = |rig: &Rig, entry: usize| !rig.scheduler.entries[entry].watch.wants_views();
+
+    let mut rig_of_one = rig(&[2], 8);
+    rig_of_one.viewed(0, "RUNNING", 0);
+    rig_of_one.viewed(1, "RUNNING", 0);
+    rig_of_one.scheduler.apply(rejected(0));
+    assert!(!failing(&rig_of_one, 0), "what was answered before the refusal proves nothing");
+    rig_of_one.viewed(1, "RUNNING", 0);
+    assert!(failing(&rig_of_one, 0) && !failing(&rig_of_one, 1));
+
+    let mut rig_of_all = rig(&[2], 8);
+    rig_of_all.viewed(0, "RUNNING", 0);
+    rig_of_all.viewed(1, "RUNNING", 0);
+    rig_of_all.scheduler.apply(rejected(0));
+    rig_of_all.scheduler.apply(rejected(1));
+    assert!(!failing(&rig_of_all, 0) && !failing(&rig_of_all, 1));
+    assert!(!rig_of_all.scheduler.projects[0].rejection.is_open(), "the project pauses");
+}
