@@ -163,14 +163,17 @@ async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
 
 #[tokio::test]
 async fn nothing_is_written_before_the_download_directory_is_locked() {
-    let mut rig = rig(&[1], 8);
+    let mut rig = rig(&[2], 8);
     let path = rig.folder.path().join("late");
     let other = crate::process::lock::InstanceLock::acquire(&path).unwrap();
     rig.scheduler.download_lock = Arc::new(LateLock::new(path));
     rig.scheduler.doubt_disk();
     rig.fetching(0, 1);
+    rig.viewed(1, "SUCCESS", 1);
     rig.look_at_the_disk().await;
     assert!(!rig.scheduler.disk.is_open());
+    rig.scheduler.admit();
+    assert!(rig.parts_under_way().is_empty() && rig.scheduler.chores_running.is_empty());
     drop(other);
     rig.scheduler.disk.restore(Duration::ZERO);
     rig.look_at_the_disk().await;
