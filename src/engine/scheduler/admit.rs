@@ -15,6 +15,8 @@ use crate::engine::downloader::Download;
 /// View calls under way at once, all projects together: bounds sockets and answers in memory. Each project that is still
 /// at work gets an equal share, so that one whose calls hang cannot hold up the others.
 const MAX_VIEWS: usize = 32;
+/// From so many slots on the last one is kept for projects that have none.
+const SPARING_SLOTS: usize = 4;
 /// Chores under way at once: they block, and a disk that hangs must not collect threads.
 const MAX_CHORES: usize = 4;
 
@@ -103,14 +105,15 @@ impl Scheduler {
         }
     }
 
-    /// The last free slot is kept for projects that have none: a store that drips could hold every slot for hours.
+    /// The last free slot is kept for projects that have none: a store that drips could hold every slot for hours. Of a
+    /// few slots none is kept: there an idle one costs more than it saves.
     fn may_take_slot(&self, project: usize) -> bool {
         let others_at_work = || {
             let mut others = self.projects.iter().enumerate().filter(|(other, _)| *other != project);
             others.any(|(_, other)| other.unsettled > 0)
         };
         let free = self.max_parts.saturating_sub(self.downloads.len());
-        free > 1 || self.projects[project].slots == 0 || !others_at_work()
+        self.max_parts < SPARING_SLOTS || free > 1 || self.projects[project].slots == 0 || !others_at_work()
     }
 
     fn start_part(&mut self, entry: usize, key: PartKey, probes: Probes) {

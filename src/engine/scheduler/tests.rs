@@ -200,14 +200,22 @@ async fn one_project_cannot_take_every_slot() {
 }
 
 #[tokio::test]
-async fn the_last_project_at_work_may_use_every_slot() {
+async fn of_a_few_slots_none_is_kept() {
     let mut rig = rig(&[1, 1], 2);
+    rig.fetching(0, 5);
+    rig.scheduler.admit();
+    assert_eq!(rig.parts_under_way(), [0, 0]);
+}
+
+#[tokio::test]
+async fn the_last_project_at_work_may_use_every_slot() {
+    let mut rig = rig(&[1, 1], 4);
     rig.viewed(1, "ERROR", 0);
     rig.scheduler.step(1, WatchEvent::FailureNoticeDurable);
     rig.scheduler.step(1, WatchEvent::Recorded(Recorded::Failed));
     rig.fetching(0, 5);
     rig.scheduler.admit();
-    assert_eq!(rig.parts_under_way(), [0, 0]);
+    assert_eq!(rig.parts_under_way(), [0, 0, 0, 0]);
 }
 
 #[tokio::test]
