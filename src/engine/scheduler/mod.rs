@@ -254,34 +254,7 @@ impl Scheduler {
     #[must_use]
     pub fn new(parts: EngineParts) -> (Self, watch::Receiver<Snapshot>) {
         let (snapshot, reader) = watch::channel(Snapshot::default());
-        let mut projects = Vec::new();
-        let mut entries = Vec::new();
-        for (index, project) in parts.projects.into_iter().enumerate() {
-            let first = entries.len();
-            let unsettled = project.watches.iter().filter(|watch| !watch.is_settled()).count();
-            entries.extend(project.watches.into_iter().map(|watch| Entry {
-                watch,
-                project: index,
-                view_under_way: false,
-                chore_told: None,
-            }));
-            projects.push(Project {
-                name: project.name,
-                digest: project.digest,
-                access: Arc::new(project.access),
-                pace: project.pace,
-                throttle: Gate::default(),
-                key: Gate::default(),
-                rejection: Gate::default(),
-                ready: VecDeque::new(),
-                views: 0,
-                slots: 0,
-                store_host: None,
-                rejections: false,
-                exports: first..entries.len(),
-                unsettled,
-            });
-        }
+        let (projects, entries) = take_over(parts.projects);
         let mut scheduler = Self {
             policies: parts.policies,
             max_parts: parts.max_parts.get(),
@@ -448,4 +421,37 @@ impl Scheduler {
     fn jitter() -> Unit {
         Unit::clamped(fastrand::f64())
     }
+}
+
+/// The projects, and one entry for each of their exports, in configuration order.
+fn take_over(parts: Vec<ProjectParts>) -> (Vec<Project>, Vec<Entry>) {
+    let mut projects = Vec::new();
+    let mut entries = Vec::new();
+    for (index, project) in parts.into_iter().enumerate() {
+        let first = entries.len();
+        let unsettled = project.watches.iter().filter(|watch| !watch.is_settled()).count();
+        entries.extend(project.watches.into_iter().map(|watch| Entry {
+            watch,
+            project: index,
+            view_under_way: false,
+            chore_told: None,
+        }));
+        projects.push(Project {
+            name: project.name,
+            digest: project.digest,
+            access: Arc::new(project.access),
+            pace: project.pace,
+            throttle: Gate::default(),
+            key: Gate::default(),
+            rejection: Gate::default(),
+            ready: VecDeque::new(),
+            views: 0,
+            slots: 0,
+            store_host: None,
+            rejections: false,
+            exports: first..entries.len(),
+            unsettled,
+        });
+    }
+    (projects, entries)
 }
