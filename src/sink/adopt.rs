@@ -43,7 +43,7 @@ impl LocalSink {
     ) -> Result<Prepared, SinkError> {
         let root = self.root()?;
         self.no_overwrite(&root)?;
-        let dir = Self::make_export_dir(&root, project, export)?;
+        let dir = self.make_export_dir(&root, project, export)?;
         let names: HashSet<String> = dir.names()?.into_iter().collect();
         let mut prepared = Prepared::default();
         let mut kept = self.partials_in_flight(project, export);

@@ -27,7 +27,7 @@ impl LocalSink {
     ) -> Result<(), SinkError> {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
-        let dir = Self::make_export_dir(&root, project, export)?;
+        let dir = self.make_export_dir(&root, project, export)?;
         self.tidy(&dir, project, export)?;
         remove_ours(&dir, export, Some(bytes))?;
         match write_named(&dir, FAILED_FILE, bytes, no_overwrite).map_err(SinkError::below)? {

@@ -49,6 +49,8 @@ struct Inner {
     reserve_bytes: u64,
     no_overwrite: OnceLock<NoOverwrite>,
     in_flight: Mutex<HashSet<InFlight>>,
+    /// Folders of exports whose names this run has made durable: they need not be synced again for every part.
+    durable_folders: Mutex<HashSet<(ProjectName, ExportId)>>,
 }
 
 type InFlight = (ProjectName, ExportId, PartKey);
@@ -100,6 +102,7 @@ impl LocalSink {
                 reserve_bytes,
                 no_overwrite: OnceLock::new(),
                 in_flight: Mutex::default(),
+                durable_folders: Mutex::default(),
             }))
         };
         let Some(marker) = known else {
@@ -215,14 +218,28 @@ impl LocalSink {
         Ok(project.child(export.as_str()).map_err(SinkError::below)?.map(Arc::new))
     }
 
-    /// The folder of an export, made where it is missing.
+    /// The folder of an export, made where it is missing; its name is durable on return.
     pub(super) fn make_export_dir(
+        &self,
         root: &Dir,
         project: &ProjectName,
         export: &ExportId,
     ) -> Result<Arc<Dir>, SinkError> {
-        let project = root.make_child(project.as_str()).map_err(SinkError::below)?;
-        project.make_child(export.as_str()).map(Arc::new).map_err(SinkError::below)
+        let folder = (project.clone(), export.clone());
+        if self.durable_folders().contains(&folder)
+            && let Some(dir) = Self::export_dir(root, project, export)?
+        {
+            return Ok(dir);
+        }
+        let made = root.make_child(project.as_str()).map_err(SinkError::below)?;
+        let dir = made.make_child(export.as_str()).map(Arc::new).map_err(SinkError::below)?;
+        self.durable_folders().insert(folder);
+        Ok(dir)
+    }
+
+    fn durable_folders(&self) -> MutexGuard<'_, HashSet<(ProjectName, ExportId)>> {
+        // A set is whole after any panic: an insertion happened or it did not.
+        self.0.durable_folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks a part as being written; `None` where it already is.

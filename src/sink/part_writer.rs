@@ -58,7 +58,7 @@ impl LocalSink {
         plan: &Plan,
     ) -> Result<PartWriter, SinkError> {
         let root = self.root()?;
-        let dir = Self::make_export_dir(&root, project, export)?;
+        let dir = self.make_export_dir(&root, project, export)?;
         let busy = || dir.failed("write a part twice at once in", rustix::io::Errno::BUSY);
         let reservation = self.reserve(project, export, key).ok_or_else(busy)?;
         let name = working_name(&key.file_name());

@@ -53,7 +53,7 @@ impl LocalSink {
     pub fn seal(&self, project: &ProjectName, export: &ExportId, bytes: &[u8]) -> Result<Sealed, SinkError> {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
-        let dir = Self::make_export_dir(&root, project, export)?;
+        let dir = self.make_export_dir(&root, project, export)?;
         self.tidy(&dir, project, export)?;
         match write_named(&dir, MANIFEST_FILE, bytes, no_overwrite).map_err(SinkError::below)? {
             Named::Written => Ok(Sealed::Written),
