@@ -14,4 +14,5 @@ mod shutdown;
 mod simulator;
 mod support;
 mod tidy;
+mod tls;
 mod views;

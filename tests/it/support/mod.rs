@@ -7,6 +7,7 @@ pub(crate) mod process;
 pub(crate) mod scene;
 mod selftest;
 pub(crate) mod solo;
+pub(crate) mod tls_front;
 
 use std::path::Path;
 use std::time::Duration;
