@@ -19,7 +19,9 @@ struct Stage {
 async fn stage(authority: &Authority, trusted: &Authority, store_name: &str) -> Stage {
     let content = Content::Generated { bytes: 300_000, seed: 7 };
     let export = SimExport::finished("export_1", vec![SimFile::new("file_1", 1, content.clone())]);
-    let sim = Simulator::start(Script::new(vec![SimProject::new(PROJECT, KEY, vec![export])])).await.unwrap();
+    let sim = Simulator::start(Script::new(vec![SimProject::new(PROJECT, KEY, vec![export])]))
+        .await
+        .expect("two free ports on loopback");
     let api = authority.front("127.0.0.1", sim.api_address()).await;
     let store = authority.front(store_name, sim.store_address()).await;
     sim.set_link_origin(&store.origin());
