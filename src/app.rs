@@ -16,7 +16,7 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::pace::Pace;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
-use crate::engine::recovery::{self, RecoveryError};
+use crate::engine::recovery;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::{Access, EngineParts, Outcome, ProjectParts, Scheduler};
 use crate::exit;
@@ -59,9 +59,6 @@ pub enum StartError {
     /// The download directory cannot be used.
     #[error(transparent)]
     Sink(#[from] SinkError),
-    /// What an earlier run left cannot be taken over.
-    #[error(transparent)]
-    Recovery(#[from] RecoveryError),
     /// The certificates cannot be loaded.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -93,7 +90,7 @@ impl StartError {
             Self::Lock(_) | Self::Sink(_) | Self::Tls(_) | Self::Key { .. } | Self::Directory(_) => {
                 exit::CONFIGURATION
             }
-            Self::Store(_) | Self::Recovery(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
+            Self::Store(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
         }
     }
 }

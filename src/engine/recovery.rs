@@ -16,22 +16,6 @@ use crate::store::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState
 /// Changes that go into one transaction while a lost state is made again.
 const REBUILD_BATCH: usize = 256;
 
-/// Why what an earlier run left cannot be taken over.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoveryError {
-    /// The state cannot be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The manifest recorded for an export that was being sealed is not one.
-    #[error("the state holds no usable manifest for export {export} that was being sealed: {cause}")]
-    Manifest {
-        /// The export.
-        export: ExportId,
-        /// What is wrong with it.
-        cause: String,
-    },
-}
-
 /// What recovery found.
 #[derive(Debug)]
 pub struct Recovered {
@@ -50,7 +34,7 @@ pub async fn recover(
     store: &mut Store,
     sink: &LocalSink,
     projects: &[ProjectConfig],
-) -> Result<Recovered, RecoveryError> {
+) -> Result<Recovered, StoreError> {
     let digests: Vec<_> = projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
     let unrecovered = store.unrecovered(&digests).await?;
     for (project, digest) in projects.iter().zip(&digests).filter(|(_, digest)| unrecovered.contains(digest))
@@ -65,7 +49,7 @@ pub async fn recover(
         let mut of_project = Vec::with_capacity(project.exports.len());
         for export in &project.exports {
             let record = records.remove(&ExportKey { project: digest, export: export.clone() });
-            of_project.push(watch(&project.name, export, record)?);
+            of_project.push(watch(&project.name, export, record));
         }
         watches.push((digest, of_project));
     }
@@ -80,12 +64,8 @@ pub async fn recover(
     Ok(Recovered { watches, pauses })
 }
 
-fn watch(
-    project: &ProjectName,
-    export: &ExportId,
-    record: Option<ExportRecord>,
-) -> Result<Watch, RecoveryError> {
-    let Some(record) = record else { return Ok(Watch::new(project.clone(), export.clone())) };
+fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>) -> Watch {
+    let Some(record) = record else { return Watch::new(project.clone(), export.clone()) };
     let by_file = |part: CommittedPart| (part.key.file_id.clone(), part);
     let kept = Kept {
         committed: record.parts.into_iter().map(by_file).collect(),
@@ -94,12 +74,17 @@ fn watch(
     let state = match record.state {
         RecordedState::Watching => WatchState::Polling(Polling::resumed(record.remote_status, kept)),
         RecordedState::Sealing { manifest } => {
-            let parsed = Manifest::parse(manifest.as_bytes()).map_err(|error| RecoveryError::Manifest {
-                export: export.clone(),
-                cause: error.to_string(),
-            })?;
-            let parts: Vec<_> = parsed.parts.into_iter().map(CommittedPart::from).collect();
-            WatchState::Sealing { manifest: manifest.into(), totals: Totals::of(&parts) }
+            match Manifest::parse(manifest.as_bytes()) {
+                Ok(parsed) => {
+                    let parts: Vec<_> = parsed.parts.into_iter().map(CommittedPart::from).collect();
+                    WatchState::Sealing { manifest: manifest.into(), totals: Totals::of(&parts) }
+                }
+                // Its parts are on record one by one: the listing is asked for again, and the manifest made anew.
+                Err(error) => {
+                    tracing::error!(%project, %export, "the manifest on record cannot be read, the export is asked for again: {error}");
+                    WatchState::Polling(Polling::resumed(record.remote_status, kept))
+                }
+            }
         }
         RecordedState::Completed { parts, bytes, at } => {
             WatchState::Completed { totals: Totals { parts, bytes }, at }
@@ -110,7 +95,7 @@ fn watch(
             WatchState::Failed { failure, kept }
         }
     };
-    Ok(Watch::with_state(project.clone(), export.clone(), state))
+    Watch::with_state(project.clone(), export.clone(), state)
 }
 
 /// An ID that was taken out of the configuration and put back is watched again; what was finished stays finished. The
@@ -153,7 +138,7 @@ async fn rebuild(
     sink: &LocalSink,
     project: &ProjectName,
     digest: ProjectDigest,
-) -> Result<(), RecoveryError> {
+) -> Result<(), StoreError> {
     let (scanned, name) = (sink.clone(), project.clone());
     let scan = tokio::task::spawn_blocking(move || whole_exports(&scanned, &name)).await;
     let (found, to_its_end) = scan.unwrap_or_default();
@@ -207,4 +192,25 @@ fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Tot
         }
     }
     (found, to_its_end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::ProjectKey;
+
+    #[test]
+    fn a_damaged_manifest_on_record_costs_its_export_a_view_and_the_others_nothing() {
+        let key: ProjectKey = "project_1".parse().unwrap();
+        let export: ExportId = "export_1".parse().unwrap();
+        let record = ExportRecord {
+            key: ExportKey { project: ProjectDigest::of(&key), export: export.clone() },
+            remote_status: None,
+            state: RecordedState::Sealing { manifest: "{\"version\": 1".to_owned() },
+            parts: Vec::new(),
+            partials: Vec::new(),
+        };
+        let watch = watch(&"shop".parse().unwrap(), &export, Some(record));
+        assert!(watch.wants_views() && !watch.is_settled());
+    }
 }
