@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -118,11 +119,11 @@ impl App {
         transfer: Handle,
     ) -> Result<Self, StartError> {
         let environment = Arc::new(environment);
-        let clients = api_clients(&config, &environment)?;
-        let tls = tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?;
+        let tls = tls(&config)?;
+        let clients = api_clients(&config, &environment, &tls)?;
         let store_client = StoreClient::new(&tls, &store_policy(&config))?;
         let state_lock = lock_state(&config.state_directory).await?;
-        let (mut store, _) = Store::open(&config.state_directory).await?;
+        let mut store = Store::open(&config.state_directory).await?;
         let (sink, download_lock) = open_sink(&config, &mut store).await?;
         let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
         let stop_writer = CancellationToken::new();
@@ -198,18 +199,29 @@ impl App {
     }
 }
 
+/// The one TLS configuration of both clients. Without system roots it is an error only where https is spoken.
+///
+/// # Errors
+/// When certificates are needed and cannot be read.
+pub fn tls(config: &Config) -> Result<ClientConfig, StartError> {
+    Ok(tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?)
+}
+
 /// One client a project, in configuration order, each with its key.
 ///
 /// # Errors
-/// When certificates or a key cannot be read.
-pub fn api_clients(config: &Config, environment: &Environment) -> Result<Vec<ApiClient>, StartError> {
-    let tls = tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?;
+/// When a client cannot be built or a key cannot be read.
+pub fn api_clients(
+    config: &Config,
+    environment: &Environment,
+    tls: &ClientConfig,
+) -> Result<Vec<ApiClient>, StartError> {
     let settings = ApiSettings {
         base_url: config.api.base_url.clone(),
         connect_timeout: config.api.connect_timeout,
         request_timeout: config.api.request_timeout,
     };
-    let api = Api::new(&settings, &tls)?;
+    let api = Api::new(&settings, tls)?;
     let client = |project: &ProjectConfig| {
         let unusable = |cause: String| StartError::Key { project: project.name.clone(), cause };
         let key = project
@@ -230,7 +242,7 @@ pub async fn retry(
     wanted: &BTreeSet<ExportId>,
 ) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
     let _state_lock = lock_state(&config.state_directory).await?;
-    let (mut store, _) = Store::open(&config.state_directory).await?;
+    let mut store = Store::open(&config.state_directory).await?;
     let (sink, _download_lock) = open_sink(config, &mut store).await?;
     let names: HashMap<_, _> = config
         .projects

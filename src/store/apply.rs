@@ -58,9 +58,6 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             one(on, update, export, &[]).await
         }
         Change::PartialSynced { export, part } => keep_partial(on, export, part).await,
-        Change::Forgotten { export } => {
-            one(on, "DELETE FROM export WHERE project = $1 AND export_id = $2", export, &[]).await
-        }
         Change::Paused { scope, until } => {
             let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) \
                           ON CONFLICT (scope) DO UPDATE SET until_at = excluded.until_at";

@@ -41,26 +41,17 @@ pub struct Store {
     connection: Option<SqliteConnection>,
 }
 
-/// Whether there was a state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// There was none, or an empty file.
-    Fresh,
-    /// There was one.
-    Existing,
-}
-
 impl Store {
     /// Opens the state in `directory`, which is made (0700) where it is missing, and brings it to the latest schema.
     /// A database that is damaged or newer is refused as it is.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn open(directory: &Path) -> Result<(Self, Found), StoreError> {
+    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(DATABASE_FILE);
         let place = directory.to_owned();
-        let found = tokio::task::spawn_blocking(move || find(&place));
-        let found = found.await.map_err(|panic| StoreError::Database {
+        let placed = tokio::task::spawn_blocking(move || make_place(&place));
+        placed.await.map_err(|panic| StoreError::Database {
             operation: "look for",
             path: path.clone(),
             cause: panic.to_string(),
@@ -76,7 +67,7 @@ impl Store {
         let mut store = Self { path, options, connection: None };
         store.check().await?;
         store.migrate().await?;
-        Ok((store, found))
+        Ok(store)
     }
 
     /// Ends the connection; what was applied is durable already.
@@ -132,16 +123,12 @@ impl Store {
 }
 
 /// Makes the state's folder, and the database as an empty file: SQLite itself would not make it 0600.
-fn find(directory: &Path) -> Result<Found, StoreError> {
+fn make_place(directory: &Path) -> Result<(), StoreError> {
     let dir = Dir::create_all(directory)?;
     match dir.entry(DATABASE_FILE)? {
-        Entry::Regular(_, 0) => Ok(Found::Fresh),
-        Entry::Regular(..) => Ok(Found::Existing),
+        Entry::Regular(..) => Ok(()),
         Entry::Other => Err(StoreError::NotAFile { path: directory.join(DATABASE_FILE) }),
-        Entry::Absent => {
-            dir.create_empty(DATABASE_FILE)?;
-            Ok(Found::Fresh)
-        }
+        Entry::Absent => Ok(dir.create_empty(DATABASE_FILE)?),
     }
 }
 

@@ -114,11 +114,6 @@ pub enum Change {
         /// Which part, and from where it may go on.
         part: ResumablePart,
     },
-    /// Nothing is known of the export any more.
-    Forgotten {
-        /// Which export.
-        export: ExportKey,
-    },
     /// Something waits as a whole, also over a restart.
     Paused {
         /// What waits, in the engine's words.

@@ -47,9 +47,7 @@ fn failure() -> Failure {
 
 async fn reopen(directory: &Path, store: Store) -> Store {
     store.close().await.unwrap();
-    let (store, found) = Store::open(directory).await.unwrap();
-    assert_eq!(found, Found::Existing);
-    store
+    Store::open(directory).await.unwrap()
 }
 
 async fn only(store: &mut Store) -> ExportRecord {
@@ -62,8 +60,7 @@ async fn only(store: &mut Store) -> ExportRecord {
 async fn every_change_survives_a_restart() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("state");
-    let (mut store, found) = Store::open(&directory).await.unwrap();
-    assert_eq!(found, Found::Fresh);
+    let mut store = Store::open(&directory).await.unwrap();
     let at = "2026-05-06T07:08:09Z".parse().unwrap();
     let key = export("e1");
     store
@@ -108,25 +105,23 @@ async fn every_change_survives_a_restart() {
 #[tokio::test]
 async fn a_failure_stays_until_it_is_watched_again_or_forgotten() {
     let root = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
     let key = export("e1");
     let failed = Change::Failed { export: key.clone(), failure: failure() };
     let committed = Change::PartCommitted { export: key.clone(), part: part(1) };
-    store.apply(&[committed, failed.clone()]).await.unwrap();
+    store.apply(&[committed, failed]).await.unwrap();
     let mut store = reopen(root.path(), store).await;
     let record = only(&mut store).await;
     assert_eq!((record.state, record.parts.len()), (RecordedState::Failed(failure()), 1));
-    store.apply(&[Change::Watching { export: key.clone() }]).await.unwrap();
+    store.apply(&[Change::Watching { export: key }]).await.unwrap();
     let record = only(&mut store).await;
     assert_eq!((record.state, record.parts.len()), (RecordedState::Watching, 1));
-    store.apply(&[failed, Change::Forgotten { export: key }]).await.unwrap();
-    assert_eq!(store.load(&[project("project_one")]).await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn a_resume_point_is_good_for_one_start() {
     let root = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
     let key = export("e1");
     let synced = |number| Change::PartialSynced { export: key.clone(), part: partial(number) };
     store
@@ -147,7 +142,7 @@ async fn a_resume_point_is_good_for_one_start() {
 async fn neither_the_key_nor_anybody_else_gets_in() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("state");
-    let (mut store, _) = Store::open(&directory).await.unwrap();
+    let mut store = Store::open(&directory).await.unwrap();
     store.apply(&[Change::Watching { export: export("e1") }]).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&directory), 0o700);
@@ -165,7 +160,7 @@ async fn neither_the_key_nor_anybody_else_gets_in() {
 #[tokio::test]
 async fn a_failed_batch_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
     sqlx::query("ALTER TABLE pause RENAME TO hidden")
         .execute(store.connection().await.unwrap())
         .await
@@ -192,7 +187,7 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
     ];
     for damage in damages {
         let root = tempfile::tempdir().unwrap();
-        let (mut store, _) = Store::open(root.path()).await.unwrap();
+        let mut store = Store::open(root.path()).await.unwrap();
         store.apply(&[Change::Watching { export: export("e1") }]).await.unwrap();
         store.close().await.unwrap();
         let path = root.path().join(DATABASE_FILE);
@@ -210,7 +205,7 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
 #[tokio::test]
 async fn a_newer_schema_is_refused() {
     let root = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
     let insert = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                   VALUES (7, 'later', TRUE, x'00', 0)";
     sqlx::query(insert).execute(store.connection().await.unwrap()).await.unwrap();
@@ -223,8 +218,7 @@ async fn a_newer_schema_is_refused() {
 async fn an_empty_file_is_a_first_start_that_died_and_a_folder_is_not() {
     let root = tempfile::tempdir().unwrap();
     Dir::open(root.path()).unwrap().create_empty(DATABASE_FILE).unwrap();
-    let (store, found) = Store::open(root.path()).await.unwrap();
-    assert_eq!(found, Found::Fresh);
+    let store = Store::open(root.path()).await.unwrap();
     store.close().await.unwrap();
     let other = tempfile::tempdir().unwrap();
     std::fs::create_dir(other.path().join(DATABASE_FILE)).unwrap();
@@ -233,7 +227,7 @@ async fn an_empty_file_is_a_first_start_that_died_and_a_folder_is_not() {
 
 /// A store whose `pause` table can be hidden, so that every transaction about pauses fails.
 async fn rename_pause(directory: &Path, from: &'static str, to: &'static str) {
-    let (mut other, _) = Store::open(directory).await.unwrap();
+    let mut other = Store::open(directory).await.unwrap();
     let statement = sqlx::AssertSqlSafe(format!("ALTER TABLE {from} RENAME TO {to}"));
     sqlx::query(statement).execute(other.connection().await.unwrap()).await.unwrap();
     other.close().await.unwrap();
@@ -247,7 +241,7 @@ fn paused(ticket: u64) -> Write {
 #[tokio::test]
 async fn the_writer_shares_transactions_and_reports_every_ticket() {
     let root = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(root.path()).await.unwrap();
+    let store = Store::open(root.path()).await.unwrap();
     let (writes, queue) = mpsc::channel(256);
     let (events, mut heard) = mpsc::channel(256);
     for ticket in 0..100 {
@@ -263,14 +257,14 @@ async fn the_writer_shares_transactions_and_reports_every_ticket() {
     }
     assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [64, 36]);
     assert_eq!(batches.concat(), (0..100).collect::<Vec<_>>());
-    let (mut store, _) = Store::open(root.path()).await.unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
     assert_eq!(store.pauses().await.unwrap().len(), 100);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_writer_waits_for_a_failing_database_and_goes_on_by_itself() {
     let root = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(root.path()).await.unwrap();
+    let store = Store::open(root.path()).await.unwrap();
     rename_pause(root.path(), "pause", "hidden").await;
     let (writes, queue) = mpsc::channel(8);
     let (events, mut heard) = mpsc::channel(8);
@@ -289,7 +283,7 @@ async fn the_writer_waits_for_a_failing_database_and_goes_on_by_itself() {
 #[tokio::test]
 async fn told_to_stop_the_writer_tries_what_is_queued_and_owns_up_to_the_rest() {
     let root = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(root.path()).await.unwrap();
+    let store = Store::open(root.path()).await.unwrap();
     let (writes, queue) = mpsc::channel(8);
     let (events, _heard) = mpsc::channel(8);
     let stop = CancellationToken::new();
@@ -297,7 +291,7 @@ async fn told_to_stop_the_writer_tries_what_is_queued_and_owns_up_to_the_rest() 
     writes.try_send(paused(1)).unwrap();
     assert_eq!(run_writer(store, queue, events.clone(), stop.clone()).await, [0; 0]);
 
-    let (store, _) = Store::open(root.path()).await.unwrap();
+    let store = Store::open(root.path()).await.unwrap();
     rename_pause(root.path(), "pause", "hidden").await;
     let (writes, queue) = mpsc::channel(8);
     writes.try_send(paused(2)).unwrap();
