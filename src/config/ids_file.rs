@@ -111,6 +111,14 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_was_written_just_before_is_given_its_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ids.txt");
+        std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), b"export_1\nexport_2").unwrap();
+        assert_eq!(ids(&read(&path).unwrap()), [(1, "export_1"), (2, "export_2")]);
+    }
+
+    #[test]
     fn the_last_line_counts_once_it_ends_or_the_file_has_rested() {
         assert_eq!(ids(&parsed("export_1\nexport_2\n", false)).len(), 2);
         assert_eq!(ids(&parsed("export_1\nexport_2", true)).len(), 2);

@@ -112,7 +112,7 @@ impl ChoreOrder {
             .collect();
         let prepared = self.sink.prepare_export(&self.project, &self.export, &listed, &partials)?;
         let adopted_bytes: u64 = prepared.adopted.iter().map(|part| part.bytes).sum();
-        let kept_bytes: u64 = partials.iter().map(|part| part.point.bytes).sum();
+        let kept_bytes: u64 = prepared.resumable.iter().map(|part| part.point.bytes).sum();
         let declared: u64 = listed.iter().filter_map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
         let needed_bytes = declared.saturating_sub(adopted_bytes).saturating_sub(kept_bytes);
         let free_bytes = self.sink.free_bytes()?.saturating_sub(self.sink.reserve_bytes());
@@ -138,5 +138,32 @@ impl ChoreOrder {
             tracing::info!(%project, %export, "sealed by an earlier run, and taken by its consumer since");
         }
         Ok(ChoreEnd::Sealed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::resume::{ResumePoint, StrongEtag};
+
+    #[test]
+    fn a_resume_point_whose_bytes_are_gone_saves_no_room() {
+        let root = tempfile::tempdir().unwrap();
+        let (sink, _) = LocalSink::open(&root.path().join("exports"), None, 0).unwrap();
+        let etag = StrongEtag::parse("\"v1\"").unwrap();
+        let part = PartOrder {
+            key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },
+            declared_bytes: Some(100),
+            resume: Some(ResumePoint { bytes: 90, total_bytes: 100, etag }),
+        };
+        let order = ChoreOrder {
+            sink,
+            project: "shop".parse().unwrap(),
+            export: "export_1".parse().unwrap(),
+            chore: Chore::Prepare,
+            unrecorded: vec![part],
+        };
+        let end = order.run();
+        assert!(matches!(end, ChoreEnd::Prepared { needed_bytes: 100, .. }), "{end:?}");
     }
 }

@@ -138,14 +138,6 @@ impl LocalSink {
         self.0.reserve_bytes
     }
 
-    /// Whether the directory is there and carries the right marker.
-    ///
-    /// # Errors
-    /// [`SinkError::Away`] where it does not.
-    pub fn verify_present(&self) -> Result<(), SinkError> {
-        self.root().map(drop)
-    }
-
     /// Bytes that this process may still use, the reserve included.
     ///
     /// # Errors

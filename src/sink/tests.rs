@@ -395,7 +395,7 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     let (late, opened) = LocalSink::open(&path, Some(marker), 0).unwrap();
     assert!(matches!(&opened, Opened::Away(words) if words.contains("not mounted?")), "{opened:?}");
     for sink in [&sink, &late] {
-        assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })));
+        assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })));
         assert!(matches!(sink.disk_check(), Err(SinkError::Away { .. })));
         assert!(matches!(sink.prepare_export(&project, &export, &[], &[]), Err(SinkError::Away { .. })));
         assert!(matches!(
@@ -407,11 +407,11 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     assert!(!path.exists(), "never made again");
 
     fs::create_dir(&path).unwrap();
-    assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })), "an empty mount point");
+    assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "an empty mount point");
     put(&path.join(MARKER_FILE), b"batch-export-watcher 1\n00000000000000000000000000000000\n");
-    assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })), "another disk");
+    assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "another disk");
     put(&path.join(MARKER_FILE), b"");
-    assert!(matches!(sink.verify_present(), Err(SinkError::Away { .. })), "a damaged marker");
+    assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "a damaged marker");
     assert!(matches!(LocalSink::open(&path, None, 0), Err(SinkError::Marker { .. })));
     fs::remove_dir_all(&path).unwrap();
     mv(&aside, &path);
