@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -269,6 +269,27 @@ impl Dir {
         let fd = fs::openat(&self.fd, name, flags, mode).map_err(failed)?;
         fs::fchmod(&fd, mode).map_err(failed)?;
         Ok(File::from(fd))
+    }
+
+    /// Creates a file without a name, 0600 whatever the umask, open for reading and writing. It is gone when it is closed.
+    pub(super) fn create_unnamed_file(&self) -> Result<File, DurableError> {
+        let failed = |errno| DurableError::new("create a file in", &self.path, errno);
+        let mode = Mode::from_raw_mode(FILE_MODE);
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.fd, ".", flags, mode).map_err(failed)?;
+        fs::fchmod(&fd, mode).map_err(failed)?;
+        Ok(File::from(fd))
+    }
+
+    /// Gives a file without a name this one, unless it is taken; whether it got it.
+    pub(super) fn name_file(&self, file: &File, name: &str) -> Result<bool, DurableError> {
+        // By /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on most kernels: open(2).
+        let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match fs::linkat(fs::CWD, descriptor, &self.fd, name, AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => Err(DurableError::new("name", self.path.join(name), errno)),
+        }
     }
 
     /// Opens the regular file `name` for reading and writing.

@@ -79,6 +79,28 @@ impl NoOverwrite {
     }
 }
 
+/// Whether files without a name can be made here and be named later, so that nothing is left behind by a crash. The
+/// answer no costs nothing but tidiness: working files have names then.
+///
+/// # Errors
+/// When the directory cannot be written to now; ask again.
+pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
+    let name = PROBE_NAMES[0];
+    dir.remove(name)?;
+    let named = dir.create_unnamed_file().and_then(|file| dir.name_file(&file, name));
+    let found = dir.remove(name)?;
+    match named {
+        Ok(named) => Ok(named && found),
+        Err(error)
+            if matches!(error.class(), ErrorClass::NoSpace | ErrorClass::ReadOnly | ErrorClass::Io) =>
+        {
+            Err(error)
+        }
+        // EOPNOTSUPP where the file system cannot, EISDIR where the kernel does not know it, ENOENT without /proc.
+        Err(_) => Ok(false),
+    }
+}
+
 /// A way that replaced the file, or that the file system does not know (some say EPERM to a hard link), does not work here.
 fn unsupported_or(answer: Result<Published, DurableError>) -> Result<bool, DurableError> {
     match answer {
@@ -102,5 +124,17 @@ mod tests {
         assert!(NoOverwrite::Link.works(&dir).unwrap());
         NoOverwrite::probe(&dir).unwrap();
         assert!(dir.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn whether_files_can_do_without_a_name_is_found_out_and_nothing_is_left() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        assert!(probe_unnamed(&dir).unwrap());
+        assert!(dir.names().unwrap().is_empty());
+        // The kernel's own file system of processes has no files to be made.
+        assert!(
+            !probe_unnamed(&Dir::open(std::path::Path::new("/proc/self/fdinfo")).unwrap()).unwrap_or(false)
+        );
     }
 }
