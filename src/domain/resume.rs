@@ -3,7 +3,7 @@
 //! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are appended only on a 206
 //! that starts exactly where the partial ends, with the same total and the same strong validator.
 
-use super::part::PartKey;
+use super::part::{PartKey, Sha256};
 
 /// A strong entity tag, quotes included; what `If-Range` may carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +26,33 @@ impl StrongEtag {
     }
 }
 
+/// What a power cut costs of a part at most: where a store gave a validator, the bytes before the last so many are durable
+/// and on record. Each costs a sync of the disk.
+pub const CHECKPOINT_BYTES: u64 = 16 << 20;
+
+/// Whether a part is so small that it is not worth a checkpoint: it is fetched again instead. One of unknown length is not.
+#[must_use]
+pub fn is_small(declared_bytes: Option<u64>) -> bool {
+    declared_bytes.is_some_and(|declared| declared < CHECKPOINT_BYTES)
+}
+
+/// The first bytes of a file, as they are when they are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// How many.
+    pub bytes: u64,
+    /// What they are.
+    pub sha256: Sha256,
+}
+
 /// From where a partial file can be continued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumePoint {
-    /// Bytes in the partial that can be trusted.
+    /// Bytes at the start of the partial that were made durable.
     pub bytes: u64,
+    /// Their SHA-256. It alone makes them trustworthy: a record may be older than the partial that lies on disk, which may
+    /// have been started over with another version of the file.
+    pub sha256: Sha256,
     /// Length of the whole file, by the answer that the bytes came from.
     pub total_bytes: u64,
     /// The validator of that answer.
@@ -225,7 +247,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn point() -> ResumePoint {
-        ResumePoint { bytes: 40, total_bytes: 100, etag: StrongEtag::parse("\"v1\"").unwrap() }
+        let sha256 = Sha256::new([0; 32]);
+        ResumePoint { bytes: 40, sha256, total_bytes: 100, etag: StrongEtag::parse("\"v1\"").unwrap() }
     }
 
     fn partial_answer() -> ResponseHead {

@@ -144,6 +144,7 @@ impl ChoreOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::part::Sha256;
     use crate::domain::resume::{ResumePoint, StrongEtag};
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
         let part = PartOrder {
             key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },
             declared_bytes: Some(100),
-            resume: Some(ResumePoint { bytes: 90, total_bytes: 100, etag }),
+            resume: Some(ResumePoint { bytes: 90, sha256: Sha256::new([0; 32]), total_bytes: 100, etag }),
         };
         let order = ChoreOrder {
             sink,

@@ -26,7 +26,7 @@ pub struct Recovered {
 }
 
 /// Reads the state once and decides how each configured export goes on. A project that the state does not know is first
-/// looked for in the manifests on disk. Resume points are used up by this: a later crash cannot trust them.
+/// looked for in the manifests on disk.
 ///
 /// # Errors
 /// When the state cannot be read or written.

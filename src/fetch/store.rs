@@ -247,6 +247,7 @@ fn head_of(response: &Response) -> ResponseHead {
 mod tests {
     use super::*;
     use crate::domain::checksum::Algorithm;
+    use crate::domain::part::Sha256;
     use crate::domain::resume::ResumePoint;
     use crate::transport::testing::{Answer, RawServer, client, tls};
     use crate::transport::{DirectAnswer, is_loopback_host};
@@ -296,7 +297,12 @@ mod tests {
     }
 
     fn point() -> ResumePoint {
-        ResumePoint { bytes: 2, total_bytes: 5, etag: StrongEtag::parse("\"v1\"").unwrap() }
+        ResumePoint {
+            bytes: 2,
+            sha256: Sha256::new([0; 32]),
+            total_bytes: 5,
+            etag: StrongEtag::parse("\"v1\"").unwrap(),
+        }
     }
 
     #[tokio::test]

@@ -28,15 +28,16 @@ impl Runtimes {
     /// # Errors
     /// When threads cannot be started.
     pub fn start() -> io::Result<Self> {
-        let build = |name: &'static str, workers| {
-            Builder::new_multi_thread()
-                .worker_threads(workers)
-                .max_blocking_threads(BLOCKING_THREADS)
-                .thread_name(name)
-                .enable_all()
-                .build()
+        // Control is one thread, the one that calls block_on: what its tasks tell each other wakes nobody.
+        let mut control = Builder::new_current_thread();
+        let mut transfer = Builder::new_multi_thread();
+        let build = |builder: &mut Builder, name: &'static str| {
+            builder.max_blocking_threads(BLOCKING_THREADS).thread_name(name).enable_all().build()
         };
-        Ok(Self { control: build("control", 1)?, transfer: build("transfer", TRANSFER_WORKERS)? })
+        Ok(Self {
+            control: build(&mut control, "control")?,
+            transfer: build(transfer.worker_threads(TRANSFER_WORKERS), "transfer")?,
+        })
     }
 
     /// The one that moves bytes.

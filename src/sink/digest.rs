@@ -49,17 +49,21 @@ impl Digests {
         }
     }
 
+    /// SHA-256 of the bytes so far.
+    #[must_use]
+    pub fn so_far(&self) -> Sha256 {
+        sha256_of(self.sha256.clone())
+    }
+
     /// The file's SHA-256, and the checks it passed, in manifest order.
     ///
     /// # Errors
     /// When a promised checksum differs, or was not named to [`Digests::new`].
     pub fn finish(self, promised: &[PromisedChecksum]) -> Result<(Sha256, Vec<Check>), Mismatch> {
-        let sha256 = self.sha256.finish().as_ref().to_vec();
+        let sha256 = sha256_of(self.sha256);
         let mut values: Vec<(Algorithm, Vec<u8>)> =
             self.promised.into_iter().map(|(algorithm, hasher)| (algorithm, hasher.finish())).collect();
-        let mut digest = [0; 32];
-        digest.copy_from_slice(&sha256);
-        values.push((Algorithm::Sha256, sha256));
+        values.push((Algorithm::Sha256, sha256.as_bytes().to_vec()));
         let mut checks = Vec::with_capacity(promised.len());
         for PromisedChecksum { algorithm, value } in promised {
             if !values.iter().any(|(known, ours)| known == algorithm && ours == value) {
@@ -69,8 +73,14 @@ impl Digests {
         }
         checks.sort_unstable();
         checks.dedup();
-        Ok((Sha256::new(digest), checks))
+        Ok((sha256, checks))
     }
+}
+
+fn sha256_of(context: Context) -> Sha256 {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    Sha256::new(digest)
 }
 
 impl Hasher {

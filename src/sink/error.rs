@@ -19,12 +19,17 @@ pub enum SinkError {
         found: &'static str,
     },
     /// Going on would use space that the operator reserved.
-    #[error("{} has {free_bytes} bytes free, of which {reserve_bytes} are reserved", .directory.display())]
+    #[error(
+        "{} has {free_bytes} bytes free; {needed_bytes} are needed beside the {reserve_bytes} that are reserved",
+        .directory.display()
+    )]
     Reserve {
         /// The download directory.
         directory: PathBuf,
         /// Bytes free.
         free_bytes: u64,
+        /// Bytes that are to be written.
+        needed_bytes: u64,
         /// Bytes that are not to be used.
         reserve_bytes: u64,
     },

@@ -2,36 +2,43 @@
 //!
 //! # Durable order of one part
 //! 0. Make the folders of project and export, fsync each parent.
-//! 1. Create the partial beside its final place: `O_EXCL`, `O_NOFOLLOW`, 0600 whatever the umask.
-//! 2. Append, counting and hashing.
+//! 1. Create the partial beside its final place, 0600 whatever the umask: a small part without a name (`O_TMPFILE`), where
+//!    the file system can; else `O_EXCL`, `O_NOFOLLOW`, with room reserved for all of it.
+//! 2. Append, counting and hashing. Of a large part the bytes so far are synced now and then, the first time with the
+//!    folder, and a record then says how many they are and what their SHA-256 is.
 //! 3. Length is what was declared, the framing was complete (the caller's part), every promised checksum agrees.
 //! 4. fsync the file. Should that fail, the partial is thrown away; it is never synced again and believed.
-//! 5. Rename, never over an existing file: `renameat2(NOREPLACE)`, else `linkat` and `unlinkat`; which of them works is
-//!    probed once, and where neither does the directory is refused.
-//! 6. fsync the directory. Should that fail, the name is unlinked and the disk is reported.
+//! 5. Give it its final name, never over an existing file: `linkat` for a file without a name, `renameat2(NOREPLACE)` for
+//!    the others, else `linkat` and `unlinkat`; which of them works is probed once, and where neither does the directory is
+//!    refused.
+//! 6. fsync the directory, once for all parts that have come as far as this at the same time. Should that fail, their names
+//!    are unlinked and the disk is reported.
 //! 7. Record the part in the store (the engine's part).
 //!
 //! After the last part's step 6 the engine records the manifest's exact bytes as `sealing`, then `manifest.json` goes
 //! through steps 1 to 6, then the export is recorded as completed. **`manifest.json` present <=> the export is whole.**
 //!
 //! # On open
-//! - Died in 0 to 4: a partial is there. It is cut to its recorded length where a record vouches for it (written only
-//!   at a clean stop, good for one start), else removed: [`LocalSink::prepare_export`].
+//! - Died in 0 to 4: nothing is left of a small part. Of a large one a partial is there: it is cut to its recorded length
+//!   where a record speaks of it, else removed: [`LocalSink::prepare_export`]. Before anything is appended its bytes are
+//!   hashed, and where they are not those of the record it is started over: [`PartWriter::arm`](super::PartWriter::arm).
 //! - Died in 5 to 7: the final name is there without a record. A regular file of the declared length is hashed and
 //!   adopted; anything else is a conflict and stays untouched: [`LocalSink::prepare_export`].
 //! - Died while sealing: [`LocalSink::recover_sealing`] finds the manifest, finds nothing because a consumer took it
 //!   all, or writes it again.
 //! - State lost: [`LocalSink::scan_manifests`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::SinkError;
 use super::marker::{MARKER_FILE, MAX_MARKER_BYTES, MarkerId};
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::part::PartKey;
-use crate::durable::{CommitFailure, Dir, DurableError, Entry, ErrorClass, NoOverwrite, Partial};
+use crate::durable::{
+    CommitFailure, Dir, DurableError, Entry, ErrorClass, NoOverwrite, Partial, probe_unnamed,
+};
 
 /// Exists for a moment while the disk is checked.
 const CHECK_FILE: &str = ".batch-export-watcher.check";
@@ -48,11 +55,15 @@ struct Inner {
     marker: MarkerId,
     reserve_bytes: u64,
     no_overwrite: OnceLock<NoOverwrite>,
+    /// Whether working files can do without a name.
+    unnamed: OnceLock<bool>,
     in_flight: Mutex<HashSet<InFlight>>,
-    /// Folders of exports whose names this run has made durable: they need not be synced again for every part.
-    durable_folders: Mutex<HashSet<(ProjectName, ExportId)>>,
+    /// Folders of exports whose names this run has made durable: they need not be synced again for every part, nor
+    /// looked up again while a part of theirs is being written.
+    folders: Mutex<HashMap<Folder, Weak<Dir>>>,
 }
 
+type Folder = (ProjectName, ExportId);
 type InFlight = (ProjectName, ExportId, PartKey);
 
 /// How the download directory was found.
@@ -101,8 +112,9 @@ impl LocalSink {
                 marker,
                 reserve_bytes,
                 no_overwrite: OnceLock::new(),
+                unnamed: OnceLock::new(),
                 in_flight: Mutex::default(),
-                durable_folders: Mutex::default(),
+                folders: Mutex::default(),
             }))
         };
         let Some(marker) = known else {
@@ -146,14 +158,14 @@ impl LocalSink {
         Ok(self.root()?.free_bytes()?)
     }
 
-    /// Whether the disk is fit for downloads: marker, free space above the reserve, and a small file that can be
-    /// created, written and synced.
+    /// Whether the disk is fit for downloads: marker, `room_bytes` of free space above the reserve, and a small file that
+    /// can be created, written and synced.
     ///
     /// # Errors
     /// The first of these that is not so.
-    pub fn disk_check(&self) -> Result<(), SinkError> {
+    pub fn disk_check(&self, room_bytes: u64) -> Result<(), SinkError> {
         let root = Arc::new(self.root()?);
-        self.check_reserve(&root)?;
+        self.check_reserve(&root, room_bytes)?;
         let mut partial = Partial::create(&root, CHECK_FILE)?;
         match partial.write(&CHECK_BYTES) {
             Ok(()) => partial.sync()?.discard(),
@@ -189,13 +201,22 @@ impl LocalSink {
         }
     }
 
-    /// Whether the free space is above the reserve.
-    pub(super) fn check_reserve(&self, dir: &Dir) -> Result<(), SinkError> {
+    /// Whether working files can do without a name here; where that cannot be found out now, they have one.
+    pub(super) fn takes_unnamed(&self, dir: &Dir) -> bool {
+        match self.0.unnamed.get() {
+            Some(takes) => *takes,
+            None => probe_unnamed(dir).is_ok_and(|takes| *self.0.unnamed.get_or_init(|| takes)),
+        }
+    }
+
+    /// Whether the free space is above the reserve, also when these bytes are written.
+    pub(super) fn check_reserve(&self, dir: &Dir, needed_bytes: u64) -> Result<(), SinkError> {
         let (free_bytes, reserve_bytes) = (dir.free_bytes()?, self.0.reserve_bytes);
-        if free_bytes > reserve_bytes {
+        if free_bytes > reserve_bytes.saturating_add(needed_bytes) {
             return Ok(());
         }
-        Err(SinkError::Reserve { directory: self.0.directory.clone(), free_bytes, reserve_bytes })
+        let directory = self.0.directory.clone();
+        Err(SinkError::Reserve { directory, free_bytes, needed_bytes, reserve_bytes })
     }
 
     /// The folder of an export, if there is one.
@@ -218,20 +239,32 @@ impl LocalSink {
         export: &ExportId,
     ) -> Result<Arc<Dir>, SinkError> {
         let folder = (project.clone(), export.clone());
-        if self.durable_folders().contains(&folder)
+        if self.folders().contains_key(&folder)
             && let Some(dir) = Self::export_dir(root, project, export)?
         {
+            self.folders().insert(folder, Arc::downgrade(&dir));
             return Ok(dir);
         }
         let made = root.make_child(project.as_str()).map_err(SinkError::below)?;
         let dir = made.make_child(export.as_str()).map(Arc::new).map_err(SinkError::below)?;
-        self.durable_folders().insert(folder);
+        self.folders().insert(folder, Arc::downgrade(&dir));
         Ok(dir)
     }
 
-    fn durable_folders(&self) -> MutexGuard<'_, HashSet<(ProjectName, ExportId)>> {
-        // A set is whole after any panic: an insertion happened or it did not.
-        self.0.durable_folders.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The folder of an export as a part that is being written has it open. Whether its path still leads there is asked
+    /// before anything gets its final name.
+    pub(super) fn open_export_dir(&self, project: &ProjectName, export: &ExportId) -> Option<Arc<Dir>> {
+        self.folders().get(&(project.clone(), export.clone())).and_then(Weak::upgrade)
+    }
+
+    /// Forgets an open folder that its path no longer leads to.
+    pub(super) fn forget_export_dir(&self, project: &ProjectName, export: &ExportId) {
+        self.folders().remove(&(project.clone(), export.clone()));
+    }
+
+    fn folders(&self) -> MutexGuard<'_, HashMap<Folder, Weak<Dir>>> {
+        // A map is whole after any panic: an insertion happened or it did not.
+        self.0.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks a part as being written; `None` where it already is.

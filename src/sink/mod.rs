@@ -1,6 +1,7 @@
 //! Where the bytes of exports go. A local directory today; an object store would be a second file beside `local`.
 
 mod adopt;
+mod commit;
 mod digest;
 mod error;
 mod failed;
@@ -12,9 +13,10 @@ mod seal;
 mod tests;
 
 pub use adopt::Prepared;
+pub use commit::FinishedPart;
 pub use digest::{Digests, Mismatch};
 pub use error::{CommitError, SinkError};
 pub use local::{LocalSink, Opened};
 pub use marker::{MARKER_FILE, MarkerId, MarkerIdError};
-pub use part_writer::PartWriter;
+pub use part_writer::{Armed, Checkpoint, PartWriter};
 pub use seal::{OnDisk, Recovered, Sealed};

@@ -1,24 +1,24 @@
-//! One part on its way to its final name: steps 1 to 6 of the order in `local`.
+//! One part being written: steps 1 to 3 of the order in `local`.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::adopt::hash;
+use super::commit::FinishedPart;
 use super::digest::Digests;
 use super::local::{LocalSink, Reservation, working_name};
 use super::{CommitError, SinkError};
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
-use crate::domain::resume::Plan;
-use crate::durable::{CommitFailure, Dir, DurableError, Entry, ErrorClass, NoOverwrite, Partial, Synced};
+use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, is_small};
+use crate::durable::{DataSync, Dir, ErrorClass, Partial};
 
 /// Bytes between two looks at the free space: little against any sensible reserve, and rare enough to cost nothing even
 /// where the question goes over a network.
 const SPACE_CHECK_BYTES: u64 = 1024 * 1024;
 
-/// A part being written. Dropped, its partial stays on disk and is not trusted again: say [`PartWriter::sync_and_keep`]
-/// to go on later, [`PartWriter::discard`] to start over.
+/// A part being written. Dropped, its partial is not trusted again: say [`PartWriter::sync_and_keep`] to go on later,
+/// [`PartWriter::discard`] to start over.
 #[must_use]
 pub struct PartWriter {
     sink: LocalSink,
@@ -29,10 +29,40 @@ pub struct PartWriter {
     partial: Partial,
     plan: Plan,
     bytes: u64,
+    /// Room on the disk that is this part's already.
+    allocated_bytes: u64,
     digests: Option<Digests>,
     until_space_check: u64,
     spoiled: bool,
     reservation: Reservation,
+}
+
+/// What the bytes that are there already turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Armed {
+    /// What they should be.
+    Ready,
+    /// Other bytes than those that the resume point speaks of: start over.
+    OtherBytes,
+}
+
+/// Makes the bytes durable that a part has so far, while more are written. Blocks.
+#[derive(Debug)]
+#[must_use]
+pub struct Checkpoint {
+    sync: DataSync,
+    prefix: Prefix,
+}
+
+impl Checkpoint {
+    /// Syncs; the bytes that are durable then.
+    ///
+    /// # Errors
+    /// When they could not be made durable: the part's writer has to be discarded.
+    pub fn run(self) -> Result<Prefix, SinkError> {
+        self.sync.run()?;
+        Ok(self.prefix)
+    }
 }
 
 impl fmt::Debug for PartWriter {
@@ -49,16 +79,19 @@ impl LocalSink {
     /// more it starts over: [`PartWriter::plan`] says what it is ready for.
     ///
     /// # Errors
-    /// When the disk fails, something is in the way, or the part is already being written.
+    /// When the disk fails, something is in the way, there is no room, or the part is already being written.
     pub fn begin_part(
         &self,
         project: &ProjectName,
         export: &ExportId,
         key: &PartKey,
         plan: &Plan,
+        declared_bytes: Option<u64>,
     ) -> Result<PartWriter, SinkError> {
-        let root = self.root()?;
-        let dir = self.make_export_dir(&root, project, export)?;
+        let dir = match self.open_export_dir(project, export) {
+            Some(dir) => dir,
+            None => self.make_export_dir(&self.root()?, project, export)?,
+        };
         let busy = || dir.failed("write a part twice at once in", rustix::io::Errno::BUSY);
         let reservation = self.reserve(project, export, key).ok_or_else(busy)?;
         let name = working_name(&key.file_name());
@@ -70,9 +103,9 @@ impl LocalSink {
         };
         let (partial, plan, bytes) = match kept {
             Some((partial, point)) => (partial, plan.clone(), point.bytes),
-            None => (Partial::create(&dir, &name).map_err(SinkError::below)?, Plan::FromStart, 0),
+            None => (self.create_partial(&dir, &name, declared_bytes)?, Plan::FromStart, 0),
         };
-        Ok(PartWriter {
+        let mut writer = PartWriter {
             sink: self.clone(),
             project: project.clone(),
             export: export.clone(),
@@ -81,11 +114,30 @@ impl LocalSink {
             partial,
             plan,
             bytes,
+            allocated_bytes: bytes,
             digests: None,
             until_space_check: 0,
             spoiled: false,
             reservation,
-        })
+        };
+        if let Some(declared) = declared_bytes {
+            writer.make_room(declared)?;
+        }
+        Ok(writer)
+    }
+
+    fn create_partial(
+        &self,
+        dir: &Arc<Dir>,
+        name: &str,
+        declared_bytes: Option<u64>,
+    ) -> Result<Partial, SinkError> {
+        let partial = if is_small(declared_bytes) && self.takes_unnamed(dir) {
+            Partial::create_unnamed(dir, name)
+        } else {
+            Partial::create(dir, name)
+        };
+        partial.map_err(SinkError::below)
     }
 }
 
@@ -102,16 +154,40 @@ impl PartWriter {
         self.bytes
     }
 
+    /// Room on the disk that is this part's already, whatever it has been filled with.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes.max(self.bytes)
+    }
+
+    /// Sees whether the whole part has room, and takes that of a large one at once: then a disk that others fill as well
+    /// cannot stop it half way, and the file lies in one piece.
+    fn make_room(&mut self, declared_bytes: u64) -> Result<(), SinkError> {
+        let more_bytes = declared_bytes.saturating_sub(self.bytes);
+        self.sink.check_reserve(&self.dir, more_bytes)?;
+        self.until_space_check = more_bytes.min(CHECKPOINT_BYTES);
+        if !is_small(Some(declared_bytes)) && self.partial.preallocate(declared_bytes)? {
+            self.allocated_bytes = declared_bytes;
+        }
+        Ok(())
+    }
+
     /// Names the checksums that the store promised, before the first byte; the bytes that are already there are hashed
-    /// from disk, which may take a moment. Without this only SHA-256 is computed.
+    /// from disk, which may take a moment, and held against the resume point. Without this only SHA-256 is computed.
     ///
     /// # Errors
     /// When the kept bytes cannot be read.
-    pub fn arm(&mut self, algorithms: &[Algorithm]) -> Result<(), SinkError> {
+    pub fn arm(&mut self, algorithms: &[Algorithm]) -> Result<Armed, SinkError> {
         let mut digests = Digests::new(algorithms);
         self.partial.read(self.bytes, &mut |bytes| digests.update(bytes))?;
+        if let Plan::Continue(point) = &self.plan
+            && point.bytes == self.bytes
+            && point.sha256 != digests.so_far()
+        {
+            return Ok(Armed::OtherBytes);
+        }
         self.digests = Some(digests);
-        Ok(())
+        Ok(Armed::Ready)
     }
 
     /// Appends.
@@ -120,21 +196,34 @@ impl PartWriter {
     /// When the disk fails or the reserve would be touched; [`PartWriter::sync_and_keep`] may still save what was
     /// written before.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
-        if self.digests.is_none() {
-            self.arm(&[])?;
-        }
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if self.until_space_check < length {
-            self.sink.check_reserve(&self.dir)?;
+        let beyond = self.bytes.saturating_add(length) > self.allocated_bytes;
+        if beyond && self.until_space_check < length {
+            self.sink.check_reserve(&self.dir, 0)?;
             self.until_space_check = SPACE_CHECK_BYTES;
         }
         self.until_space_check = self.until_space_check.saturating_sub(length);
         self.partial.write(bytes).inspect_err(|error| self.spoiled |= error.class() == ErrorClass::Io)?;
         self.bytes += length;
-        if let Some(digests) = &mut self.digests {
-            digests.update(bytes);
-        }
+        self.digests.get_or_insert_with(|| Digests::new(&[])).update(bytes);
         Ok(())
+    }
+
+    /// What makes the bytes so far durable, while more are written. `None` for a small part, which has no name that its
+    /// bytes could be found by.
+    pub fn checkpoint(&mut self) -> Option<Checkpoint> {
+        let prefix = self.prefix()?;
+        self.partial.checkpoint().map(|sync| Checkpoint { sync, prefix })
+    }
+
+    /// The bytes so far and their SHA-256; `None` while there are none, or they have not been looked at.
+    fn prefix(&self) -> Option<Prefix> {
+        let sha256 = match (&self.digests, &self.plan) {
+            (Some(digests), _) => digests.so_far(),
+            (None, Plan::Continue(point)) if point.bytes == self.bytes => point.sha256,
+            (None, _) => return None,
+        };
+        (self.bytes > 0).then_some(Prefix { bytes: self.bytes, sha256 })
     }
 
     /// Drops every byte and starts over; [`PartWriter::arm`] has to be said again.
@@ -144,25 +233,27 @@ impl PartWriter {
     pub fn restart(&mut self) -> Result<(), SinkError> {
         self.partial.cut(0)?;
         self.bytes = 0;
+        self.allocated_bytes = 0;
         self.plan = Plan::FromStart;
         self.digests = None;
         Ok(())
     }
 
-    /// Makes what was written durable and leaves it for later; returns the bytes that can be trusted, 0 where the
-    /// device failed while they were written.
+    /// Makes what was written durable and leaves it for later; `None` where there is nothing to be trusted, because there
+    /// are no bytes yet or the device failed while they were written.
     ///
     /// # Errors
     /// When it cannot be synced; the partial is thrown away then.
-    pub fn sync_and_keep(mut self) -> Result<u64, SinkError> {
-        if self.spoiled {
+    pub fn sync_and_keep(mut self) -> Result<Option<Prefix>, SinkError> {
+        let prefix = self.prefix().filter(|_| !self.spoiled);
+        if prefix.is_none() {
             self.partial.discard();
-            return Ok(0);
+            return Ok(None);
         }
         // A write that failed half way may have left bytes that were not counted.
         self.partial.cut(self.bytes)?;
         self.partial.sync()?.keep()?;
-        Ok(self.bytes)
+        Ok(prefix)
     }
 
     /// Removes the partial.
@@ -170,36 +261,40 @@ impl PartWriter {
         self.partial.discard();
     }
 
-    /// Checks the file against the declared length and every promised checksum and gives it its final name. That the
-    /// body's framing was complete is for the caller to know. A file that already has the name is adopted where it is
-    /// identical.
+    /// Checks the file against the declared length and every promised checksum: step 3. That the body's framing was
+    /// complete is for the caller to know.
     ///
     /// # Errors
-    /// [`CommitError`]; the partial is gone in every case.
-    pub fn commit(
+    /// [`CommitError`]; the partial is gone then.
+    pub fn finish(
         mut self,
         declared_bytes: Option<u64>,
         promised: &[PromisedChecksum],
-    ) -> Result<CommittedPart, CommitError> {
-        let verified = self.verify(declared_bytes, promised);
-        let ((sha256, verified_by), no_overwrite) =
-            match verified.and_then(|verified| Ok((verified, self.check_place()?))) {
-                Ok(fit) => fit,
-                Err(error) => {
-                    self.partial.discard();
-                    return Err(error);
-                }
-            };
+    ) -> Result<FinishedPart, CommitError> {
+        let (sha256, verified_by) = match self.verify(declared_bytes, promised) {
+            Ok(verified) => verified,
+            Err(error) => {
+                self.partial.discard();
+                return Err(error);
+            }
+        };
         let part = CommittedPart { key: self.key, bytes: self.bytes, declared_bytes, sha256, verified_by };
-        let name = part.key.file_name();
-        let synced = self.partial.sync().map_err(SinkError::from)?;
-        match synced.commit(&name, no_overwrite) {
-            Ok(()) => {}
-            Err(CommitFailure::Occupied(synced)) => settle(&self.dir, &name, &part, synced)?,
-            Err(CommitFailure::Failed(error)) => return Err(SinkError::below(error).into()),
-        }
-        drop(self.reservation);
-        Ok(part)
+        Ok(FinishedPart::new(self.project, self.export, self.dir, self.partial, part, self.reservation))
+    }
+
+    /// [`PartWriter::finish`], and then [`LocalSink::commit`] for this part alone.
+    ///
+    /// # Errors
+    /// [`CommitError`]; the partial is gone in every case.
+    #[cfg(test)]
+    pub fn commit(
+        self,
+        declared_bytes: Option<u64>,
+        promised: &[PromisedChecksum],
+    ) -> Result<CommittedPart, CommitError> {
+        let sink = self.sink.clone();
+        let finished = self.finish(declared_bytes, promised)?;
+        sink.commit(vec![finished]).remove(0)
     }
 
     fn verify(
@@ -213,7 +308,10 @@ impl PartWriter {
         }
         if self.digests.is_none() {
             let algorithms: Vec<Algorithm> = promised.iter().map(|promised| promised.algorithm).collect();
-            self.arm(&algorithms)?;
+            if self.arm(&algorithms)? == Armed::OtherBytes {
+                let cause = "the partial is not what its record says".to_owned();
+                return Err(CommitError::Mismatch(cause));
+            }
         }
         let digests = self.digests.take().unwrap_or_else(|| Digests::new(&[]));
         let (sha256, mut checks) =
@@ -221,39 +319,4 @@ impl PartWriter {
         checks.insert(0, if declared_bytes.is_some() { Check::Size } else { Check::Framing });
         Ok((sha256, checks))
     }
-
-    /// The folder must still be the one that its path leads to, or the file would be published where nobody looks.
-    fn check_place(&self) -> Result<NoOverwrite, CommitError> {
-        let root = self.sink.root()?;
-        let now = LocalSink::export_dir(&root, &self.project, &self.export)?;
-        let now = now.map(|dir| dir.identity()).transpose().map_err(SinkError::from)?;
-        if now == Some(self.dir.identity().map_err(SinkError::from)?) {
-            return Ok(self.sink.no_overwrite(&root)?);
-        }
-        let cause =
-            format!("the folder {} was moved or removed during the download", self.dir.path().display());
-        Err(CommitError::Mismatch(cause))
-    }
-}
-
-/// The final name is taken: by the same file, which is adopted, or by another one, which stays untouched.
-fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result<(), CommitError> {
-    let same = is_same(dir, name, part);
-    synced.discard();
-    match same.map_err(SinkError::below)? {
-        true => Ok(dir.sync().map_err(SinkError::from)?),
-        false => {
-            let cause = format!("{} is there already with other content", dir.path().join(name).display());
-            Err(CommitError::Conflict(cause))
-        }
-    }
-}
-
-fn is_same(dir: &Dir, name: &str, part: &CommittedPart) -> Result<bool, DurableError> {
-    let Entry::Regular(file, length) = dir.entry(name)? else { return Ok(false) };
-    if length != part.bytes || hash(dir, name, &file, length)?.0 != part.sha256 {
-        return Ok(false);
-    }
-    dir.sync_entry(name, &file)?;
-    Ok(true)
 }

@@ -1,5 +1,7 @@
 //! The sink on real files: the durable order, and every shape in which a crash can leave a folder.
 
+mod disks;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest, failure_notice};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::ReportFacts;
-use crate::domain::resume::{Plan, ResumablePart, ResumePoint, StrongEtag};
+use crate::domain::resume::{CHECKPOINT_BYTES, Plan, ResumablePart, ResumePoint, StrongEtag};
 
 struct Bench {
     root: tempfile::TempDir,
@@ -36,9 +38,16 @@ fn put(path: &Path, bytes: &[u8]) {
     std::io::Write::write_all(&mut fs::File::create(path).unwrap(), bytes).unwrap();
 }
 
-fn point(bytes: u64) -> ResumePoint {
-    ResumePoint { bytes, total_bytes: 10, etag: StrongEtag::parse("\"v1\"").unwrap() }
+/// Behind these bytes of ten.
+fn point(before: &[u8]) -> ResumePoint {
+    let mut digests = Digests::new(&[]);
+    digests.update(before);
+    let etag = StrongEtag::parse("\"v1\"").unwrap();
+    ResumePoint { bytes: before.len() as u64, sha256: digests.so_far(), total_bytes: 10, etag }
 }
+
+/// The length of a part that is large enough for a name and for checkpoints.
+const LARGE: u64 = CHECKPOINT_BYTES;
 
 const SHA256_OF_12345: &str = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5";
 
@@ -55,7 +64,11 @@ impl Bench {
     }
 
     fn begin(&self, number: u32, plan: &Plan) -> PartWriter {
-        self.sink.begin_part(&self.project, &self.export, &key(number), plan).unwrap()
+        self.begin_declared(number, plan, None)
+    }
+
+    fn begin_declared(&self, number: u32, plan: &Plan, declared_bytes: Option<u64>) -> PartWriter {
+        self.sink.begin_part(&self.project, &self.export, &key(number), plan, declared_bytes).unwrap()
     }
 
     fn commit(&self, number: u32, bytes: &[u8]) -> CommittedPart {
@@ -109,6 +122,96 @@ fn a_part_gets_its_name_whole_and_checked() {
 }
 
 #[test]
+fn a_small_part_has_no_name_before_its_last_and_leaves_nothing_behind() {
+    let bench = bench();
+    let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(10));
+    writer.write(b"01234").unwrap();
+    assert_eq!(bench.names(), [""; 0]);
+    assert!(writer.checkpoint().is_none(), "it is fetched again instead");
+    drop(writer);
+    let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(10));
+    writer.write(b"0123456").unwrap();
+    let kept = writer.sync_and_keep().unwrap().unwrap();
+    assert_eq!(bench.names(), [".part-00001-file_1.json.partial"], "a clean stop gives it one");
+    assert_eq!((kept.bytes, kept.sha256), (7, point(b"0123456").sha256));
+    let mut writer = bench.begin_declared(1, &Plan::Continue(point(b"0123456")), Some(10));
+    assert_eq!(writer.arm(&[]).unwrap(), Armed::Ready);
+    writer.write(b"789").unwrap();
+    writer.commit(Some(10), &[md5_of_digits()]).unwrap_err();
+    assert_eq!(bench.names(), [""; 0], "a checksum that was not computed is not one that agrees");
+    bench.commit(2, b"0123456789");
+    assert_eq!(bench.names(), ["part-00002-file_2.json"]);
+}
+
+#[test]
+fn a_checkpoint_says_what_is_durable_while_more_is_written() {
+    let bench = bench();
+    let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(LARGE));
+    assert_eq!(writer.allocated_bytes(), LARGE, "its room is taken at once");
+    writer.write(b"01234").unwrap();
+    let checkpoint = writer.checkpoint().unwrap();
+    writer.write(b"56").unwrap();
+    let prefix = checkpoint.run().unwrap();
+    assert_eq!((prefix.bytes, prefix.sha256), (5, point(b"01234").sha256));
+    drop(writer);
+    let path = bench.folder().join(".part-00001-file_1.json.partial");
+    assert_eq!(fs::read(&path).unwrap(), b"0123456");
+    let mut writer = bench.begin_declared(1, &Plan::Continue(point(b"01234")), Some(LARGE));
+    assert_eq!(writer.arm(&[]).unwrap(), Armed::Ready);
+    writer.write(b"x").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"01234x");
+}
+
+#[test]
+fn bytes_that_are_not_those_of_the_record_are_not_continued() {
+    let bench = bench();
+    let mut writer = bench.begin(1, &Plan::FromStart);
+    writer.write(b"another version").unwrap();
+    writer.sync_and_keep().unwrap();
+    let mut writer = bench.begin(1, &Plan::Continue(point(b"0123456")));
+    assert_eq!(writer.bytes(), 7);
+    assert_eq!(writer.arm(&[Algorithm::Md5]).unwrap(), Armed::OtherBytes);
+    writer.restart().unwrap();
+    assert_eq!(writer.arm(&[Algorithm::Md5]).unwrap(), Armed::Ready);
+    writer.write(b"0123456789").unwrap();
+    writer.commit(Some(10), &[md5_of_digits()]).unwrap();
+}
+
+#[test]
+fn a_group_is_committed_together_and_each_part_has_its_own_outcome() {
+    let bench = bench();
+    let finished = |number, bytes: &[u8]| {
+        let mut writer = bench.begin_declared(number, &Plan::FromStart, Some(bytes.len() as u64));
+        writer.write(bytes).unwrap();
+        writer.finish(None, &[]).unwrap()
+    };
+    put(&bench.folder().join("part-00002-file_2.json"), b"something else");
+    put(&bench.folder().join("part-00003-file_3.json"), b"the same");
+    let group =
+        vec![finished(1, b"one"), finished(2, b"two"), finished(3, b"the same"), finished(4, b"four")];
+    let synced = finished(5, b"five").sync().unwrap();
+    let outcomes = bench.sink.commit(group.into_iter().chain([synced]).collect());
+    let numbers: Vec<_> =
+        outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|part| part.key.number)).collect();
+    assert_eq!(numbers, [Some(1), None, Some(3), Some(4), Some(5)]);
+    assert!(matches!(&outcomes[1], Err(CommitError::Conflict(_))), "{outcomes:?}");
+    assert_eq!(bench.names().len(), 5);
+    assert_eq!(fs::read(bench.folder().join("part-00004-file_4.json")).unwrap(), b"four");
+    assert_eq!(fs::read(bench.folder().join("part-00002-file_2.json")).unwrap(), b"something else");
+
+    let group = vec![finished(6, b"six"), finished(7, b"seven")];
+    Command::new("mv").arg(bench.folder()).arg(bench.root.path().join("taken")).status().unwrap();
+    for outcome in bench.sink.commit(group) {
+        assert!(
+            matches!(&outcome, Err(CommitError::Mismatch(words)) if words.contains("moved")),
+            "{outcome:?}"
+        );
+    }
+    bench.commit(6, b"six");
+    assert_eq!(bench.names(), ["part-00006-file_6.json"], "the folder is found anew");
+}
+
+#[test]
 fn an_empty_part_is_a_file_too() {
     let bench = bench();
     let part = bench.begin(1, &Plan::FromStart).commit(Some(0), &[]).unwrap();
@@ -136,8 +239,8 @@ fn a_continued_part_is_hashed_from_its_first_byte() {
     let bench = bench();
     let mut writer = bench.begin(1, &Plan::FromStart);
     writer.write(b"0123456xx").unwrap();
-    assert_eq!(writer.sync_and_keep().unwrap(), 9);
-    let plan = Plan::Continue(point(7));
+    assert_eq!(writer.sync_and_keep().unwrap().unwrap().bytes, 9);
+    let plan = Plan::Continue(point(b"0123456"));
     let mut writer = bench.begin(1, &plan);
     assert_eq!((writer.plan(), writer.bytes()), (&plan, 7));
     writer.arm(&[Algorithm::Md5]).unwrap();
@@ -149,7 +252,7 @@ fn a_continued_part_is_hashed_from_its_first_byte() {
 #[test]
 fn a_restart_and_a_lost_partial_begin_at_zero() {
     let bench = bench();
-    let mut writer = bench.begin(1, &Plan::Continue(point(7)));
+    let mut writer = bench.begin(1, &Plan::Continue(point(b"0123456")));
     assert_eq!((writer.plan(), writer.bytes()), (&Plan::FromStart, 0), "there is nothing to continue");
     writer.write(b"garbage that is longer").unwrap();
     writer.restart().unwrap();
@@ -190,7 +293,7 @@ fn an_identical_file_at_the_final_name_is_adopted_and_another_is_a_conflict() {
 fn two_writers_of_one_part_are_refused_and_a_dropped_one_frees_it() {
     let bench = bench();
     let first = bench.begin(1, &Plan::FromStart);
-    let second = bench.sink.begin_part(&bench.project, &bench.export, &key(1), &Plan::FromStart);
+    let second = bench.sink.begin_part(&bench.project, &bench.export, &key(1), &Plan::FromStart, None);
     assert!(second.is_err());
     drop(first);
     bench.begin(1, &Plan::FromStart).discard();
@@ -219,7 +322,7 @@ fn leftovers_are_removed_unless_a_record_or_a_writer_vouches_for_them() {
         put(&folder.join(name), b"x");
     }
     let _writing = bench.begin(4, &Plan::FromStart);
-    let keep = |number, bytes| ResumablePart { key: key(number), point: point(bytes) };
+    let keep = |number, bytes| ResumablePart { key: key(number), point: point(&vec![0; bytes]) };
     let prepared =
         bench.prepare(&[(key(1), Some(10)), (key(2), None)], &[keep(1, 7), keep(2, 11), keep(9, 1)]);
     assert_eq!(prepared, Prepared { resumable: vec![keep(1, 7)], ..Prepared::default() });
@@ -314,7 +417,8 @@ fn manifests_are_found_again_and_believed_only_where_the_files_agree() {
     let exports = ["taken", "whole", "short", "renamed", "cut", "none"];
     for name in exports {
         let of = Bench { export: name.parse().unwrap(), sink: bench.sink.clone(), ..self::bench() };
-        let mut writer = of.sink.begin_part(&of.project, &of.export, &key(1), &Plan::FromStart).unwrap();
+        let mut writer =
+            of.sink.begin_part(&of.project, &of.export, &key(1), &Plan::FromStart, None).unwrap();
         writer.write(b"1234").unwrap();
         let part = writer.commit(Some(4), &[]).unwrap();
         if name != "none" {
@@ -396,10 +500,10 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     assert!(matches!(&opened, Opened::Away(words) if words.contains("not mounted?")), "{opened:?}");
     for sink in [&sink, &late] {
         assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })));
-        assert!(matches!(sink.disk_check(), Err(SinkError::Away { .. })));
+        assert!(matches!(sink.disk_check(0), Err(SinkError::Away { .. })));
         assert!(matches!(sink.prepare_export(&project, &export, &[], &[]), Err(SinkError::Away { .. })));
         assert!(matches!(
-            sink.begin_part(&project, &export, &key(1), &Plan::FromStart),
+            sink.begin_part(&project, &export, &key(1), &Plan::FromStart, None),
             Err(SinkError::Away { .. })
         ));
         assert!(matches!(sink.seal(&project, &export, b"{}"), Err(SinkError::Away { .. })));
@@ -415,98 +519,6 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     assert!(matches!(LocalSink::open(&path, None, 0), Err(SinkError::Marker { .. })));
     fs::remove_dir_all(&path).unwrap();
     mv(&aside, &path);
-    late.disk_check().unwrap();
+    late.disk_check(0).unwrap();
     late.prepare_export(&project, &export, &[], &[]).unwrap();
-}
-
-#[test]
-fn the_reserve_is_not_touched() {
-    let root = tempfile::tempdir().unwrap();
-    let (sink, _) = LocalSink::open(root.path(), None, u64::MAX).unwrap();
-    assert!(matches!(sink.disk_check(), Err(SinkError::Reserve { .. })));
-    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
-    let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart).unwrap();
-    assert!(matches!(writer.write(b"x"), Err(SinkError::Reserve { .. })));
-    assert_eq!(writer.sync_and_keep().unwrap(), 0);
-}
-
-/// A small file system of its own, unmounted at the end. `None` where this process may not mount.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(options: &str) -> Option<Self> {
-        let root = tempfile::tempdir().unwrap();
-        let mounted = rustix::process::geteuid().is_root()
-            && Command::new("mount")
-                .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-                .arg(root.path())
-                .status()
-                .is_ok_and(|status| status.success());
-        if !mounted {
-            eprintln!("SKIPPED: this test needs to mount a tmpfs, and this process may not");
-        }
-        mounted.then_some(Self(root))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
-    }
-}
-
-#[test]
-fn a_full_disk_keeps_what_was_written_and_heals() {
-    let Some(disk) = SmallDisk::mount("size=256k,mode=700") else { return };
-    let (sink, _) = LocalSink::open(disk.0.path(), None, 0).unwrap();
-    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
-    put(&disk.0.path().join("ballast"), &[0; 100 * 1024]);
-    let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart).unwrap();
-    let error = loop {
-        if let Err(error) = writer.write(&[b'x'; 10_000]) {
-            break error;
-        }
-    };
-    assert!(matches!(&error, SinkError::Disk(error) if error.is_space()), "{error:?}");
-    assert!(!error.is_conflict());
-    let kept = writer.sync_and_keep().unwrap();
-    assert!(kept > 0 && kept.is_multiple_of(10_000), "{kept}: the half-written block does not count");
-    let partial = disk.0.path().join("shop/export_1/.part-00001-file_1.json.partial");
-    assert_eq!(fs::metadata(partial).unwrap().len(), kept);
-    let mut rest = fs::File::create(disk.0.path().join("ballast-2")).unwrap();
-    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
-    assert!(matches!(sink.disk_check(), Err(SinkError::Disk(_) | SinkError::Reserve { .. })));
-    fs::remove_file(disk.0.path().join("ballast")).unwrap();
-    sink.disk_check().unwrap();
-    let plan = Plan::Continue(ResumePoint { total_bytes: kept + 5, ..point(kept) });
-    let mut writer = sink.begin_part(&project, &export, &key(1), &plan).unwrap();
-    assert_eq!(writer.bytes(), kept);
-    writer.write(b"tail!").unwrap();
-    assert_eq!(writer.commit(Some(kept + 5), &[]).unwrap().bytes, kept + 5);
-}
-
-#[test]
-fn no_inodes_and_a_read_only_disk_are_the_disks_fault() {
-    let Some(disk) = SmallDisk::mount("size=1m,nr_inodes=8,mode=700") else { return };
-    let (sink, opened) = LocalSink::open(disk.0.path(), None, 0).unwrap();
-    let Opened::Created(marker) = opened else { panic!("{opened:?}") };
-    for number in 0..8 {
-        drop(fs::File::create(disk.0.path().join(format!("ballast-{number}"))));
-    }
-    assert!(matches!(sink.disk_check(), Err(SinkError::Disk(error)) if error.is_space()));
-    let remount = |options: &str| {
-        Command::new("mount").args(["-o", options]).arg(disk.0.path()).status().unwrap();
-    };
-    remount("remount,ro");
-    let error = sink.disk_check().unwrap_err();
-    assert!(
-        matches!(&error, SinkError::Disk(error) if error.class() == crate::durable::ErrorClass::ReadOnly)
-    );
-    let (late, opened) = LocalSink::open(disk.0.path(), Some(marker), 0).unwrap();
-    assert_eq!(opened, Opened::Known, "a start on a read-only disk waits for it to heal");
-    remount("remount,rw");
-    for number in 0..3 {
-        fs::remove_file(disk.0.path().join(format!("ballast-{number}"))).unwrap();
-    }
-    late.disk_check().unwrap();
 }

@@ -1,6 +1,6 @@
 //! Changes as statements.
 
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::record::{Change, ExportKey};
 use super::{Store, StoreError, to_sql};
@@ -26,8 +26,23 @@ impl Store {
 
 async fn apply_all(connection: &mut SqliteConnection, batch: &[Change]) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    for change in batch {
-        apply(&mut transaction, change).await?;
+    let mut left = batch;
+    while let Some((change, rest)) = left.split_first() {
+        left = rest;
+        if let Change::PartCommitted { export, part } = change {
+            let mut parts = vec![part];
+            while let Some((Change::PartCommitted { export: of, part }, rest)) = left.split_first()
+                && of == export
+                // A statement cannot insert a row and then update it.
+                && parts.iter().all(|earlier| earlier.key != part.key)
+            {
+                parts.push(part);
+                left = rest;
+            }
+            commit_parts(&mut transaction, export, &parts).await?;
+        } else {
+            apply(&mut transaction, change).await?;
+        }
     }
     transaction.commit().await
 }
@@ -39,7 +54,7 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             let update = "UPDATE export SET remote_status = $3 WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[status.as_str()]).await
         }
-        Change::PartCommitted { export, part } => commit_part(on, export, part).await,
+        Change::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
         Change::Sealing { export, manifest } => {
             ensure(on, export).await?;
             let update =
@@ -85,38 +100,46 @@ async fn ensure(on: &mut SqliteConnection, export: &ExportKey) -> Result<(), sql
     one(on, insert, export, &[]).await
 }
 
-async fn commit_part(
+/// Parts of one export in two statements, however many there are: a statement costs two switches between threads, a row
+/// next to nothing.
+async fn commit_parts(
     on: &mut SqliteConnection,
     export: &ExportKey,
-    part: &CommittedPart,
+    parts: &[&CommittedPart],
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
-    let upsert = "INSERT INTO part \
-                  (project, export_id, number, file_id, bytes, declared_bytes, sha256, verified_by) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-                  ON CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, \
-                  declared_bytes = excluded.declared_bytes, sha256 = excluded.sha256, \
-                  verified_by = excluded.verified_by";
-    let verified_by =
-        serde_json::to_string(&part.verified_by).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let inserted = sqlx::query(upsert)
-        .bind(export.project.to_string())
-        .bind(export.export.as_str())
-        .bind(i64::from(part.key.number))
-        .bind(part.key.file_id.as_str())
-        .bind(to_sql(part.bytes))
-        .bind(part.declared_bytes.map(to_sql))
-        .bind(part.sha256.to_string())
-        .bind(verified_by);
-    done(inserted.execute(&mut *on).await)?;
-    let delete = "DELETE FROM partial \
-                  WHERE project = $1 AND export_id = $2 AND number = $3 AND file_id = $4";
-    let deleted = sqlx::query(delete)
-        .bind(export.project.to_string())
-        .bind(export.export.as_str())
-        .bind(i64::from(part.key.number))
-        .bind(part.key.file_id.as_str());
-    done(deleted.execute(on).await)
+    let project = export.project.to_string();
+    let mut checks = Vec::with_capacity(parts.len());
+    for part in parts {
+        let words = serde_json::to_string(&part.verified_by);
+        checks.push(words.map_err(|error| sqlx::Error::Encode(error.into()))?);
+    }
+    let mut upsert = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO part (project, export_id, number, file_id, bytes, declared_bytes, sha256, verified_by) ",
+    );
+    upsert.push_values(parts.iter().zip(checks), |mut row, (part, verified_by)| {
+        row.push_bind(project.as_str())
+            .push_bind(export.export.as_str())
+            .push_bind(i64::from(part.key.number))
+            .push_bind(part.key.file_id.as_str())
+            .push_bind(to_sql(part.bytes))
+            .push_bind(part.declared_bytes.map(to_sql))
+            .push_bind(part.sha256.to_string())
+            .push_bind(verified_by);
+    });
+    upsert.push(
+        " ON CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, \
+         declared_bytes = excluded.declared_bytes, sha256 = excluded.sha256, verified_by = excluded.verified_by",
+    );
+    done(upsert.build().persistent(false).execute(&mut *on).await)?;
+    let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM partial WHERE project = ");
+    delete.push_bind(project.as_str()).push(" AND export_id = ").push_bind(export.export.as_str());
+    delete.push(" AND (number, file_id) IN (");
+    delete.push_values(parts, |mut row, part| {
+        row.push_bind(i64::from(part.key.number)).push_bind(part.key.file_id.as_str());
+    });
+    delete.push(")");
+    done(delete.build().persistent(false).execute(on).await)
 }
 
 async fn complete(
@@ -161,16 +184,17 @@ async fn keep_partial(
     part: &ResumablePart,
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
-    let upsert = "INSERT INTO partial (project, export_id, number, file_id, bytes, total_bytes, etag) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7) \
+    let upsert = "INSERT INTO partial (project, export_id, number, file_id, bytes, sha256, total_bytes, etag) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
                   ON CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, \
-                  total_bytes = excluded.total_bytes, etag = excluded.etag";
+                  sha256 = excluded.sha256, total_bytes = excluded.total_bytes, etag = excluded.etag";
     let inserted = sqlx::query(upsert)
         .bind(export.project.to_string())
         .bind(export.export.as_str())
         .bind(i64::from(part.key.number))
         .bind(part.key.file_id.as_str())
         .bind(to_sql(part.point.bytes))
+        .bind(part.point.sha256.to_string())
         .bind(to_sql(part.point.total_bytes))
         .bind(part.point.etag.as_str());
     done(inserted.execute(on).await)

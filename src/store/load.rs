@@ -18,8 +18,7 @@ use crate::domain::report::RemoteStatus;
 use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
 
 impl Store {
-    /// Everything known of these projects' exports. The resume points are taken out in the same transaction: a later
-    /// crash must not find one of a partial that has since been written to.
+    /// Everything known of these projects' exports.
     ///
     /// # Errors
     /// When the database fails, or holds what this program never writes.
@@ -110,8 +109,7 @@ async fn load_all(
     connection: &mut SqliteConnection,
     projects: &[ProjectDigest],
 ) -> Result<Vec<ExportRecord>, sqlx::Error> {
-    // Immediate: the transaction reads first, and could not begin to write where the `retry` command has written since.
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = connection.begin().await?;
     let mut records = Vec::new();
     for project in projects {
         records.extend(load_project(&mut transaction, *project).await?);
@@ -151,14 +149,13 @@ async fn load_project(
     }
     let rows = sqlx::query("SELECT * FROM partial WHERE project = $1 ORDER BY export_id, number, file_id")
         .bind(&digest)
-        .fetch_all(&mut *on)
+        .fetch_all(on)
         .await?;
     for row in &rows {
         if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
             record.partials.push(partial(row)?);
         }
     }
-    sqlx::query("DELETE FROM partial WHERE project = $1").bind(&digest).execute(on).await?;
     Ok(exports.into_values().collect())
 }
 
@@ -191,16 +188,24 @@ fn part(row: &SqliteRow) -> Result<CommittedPart, sqlx::Error> {
         key: key(row)?,
         bytes: unsigned(row, "bytes")?,
         declared_bytes: declared.map(|_| unsigned(row, "declared_bytes")).transpose()?,
-        sha256: Sha256::from_hex(row.try_get("sha256")?).ok_or_else(|| damaged("sha256", "no digest"))?,
+        sha256: sha256(row)?,
         verified_by,
     })
 }
 
 fn partial(row: &SqliteRow) -> Result<ResumablePart, sqlx::Error> {
     let etag = StrongEtag::parse(row.try_get("etag")?).ok_or_else(|| damaged("etag", "no strong etag"))?;
-    let point =
-        ResumePoint { bytes: unsigned(row, "bytes")?, total_bytes: unsigned(row, "total_bytes")?, etag };
+    let point = ResumePoint {
+        bytes: unsigned(row, "bytes")?,
+        sha256: sha256(row)?,
+        total_bytes: unsigned(row, "total_bytes")?,
+        etag,
+    };
     Ok(ResumablePart { key: key(row)?, point })
+}
+
+fn sha256(row: &SqliteRow) -> Result<Sha256, sqlx::Error> {
+    Sha256::from_hex(row.try_get("sha256")?).ok_or_else(|| damaged("sha256", "no digest"))
 }
 
 fn key(row: &SqliteRow) -> Result<PartKey, sqlx::Error> {

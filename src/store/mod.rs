@@ -30,7 +30,10 @@ const DATABASE_FILE: &str = "state.db";
 /// How long a statement waits for another process (the `retry` command) that has the database locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every schema there has been, in order: version, name, statements.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "initial", include_str!("migrations/0001_initial.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "initial", include_str!("migrations/0001_initial.sql")),
+    (2, "checkpoints", include_str!("migrations/0002_checkpoints.sql")),
+];
 
 /// The open state.
 #[derive(Debug)]

@@ -107,7 +107,7 @@ pub enum Change {
         /// Which export.
         export: ExportKey,
     },
-    /// A clean stop has synced a partial. Good for one start.
+    /// The first bytes of a partial are durable.
     PartialSynced {
         /// Of which export.
         export: ExportKey,
@@ -176,6 +176,6 @@ pub struct ExportRecord {
     pub state: RecordedState,
     /// The committed parts, in part order; empty once it is completed.
     pub parts: Vec<CommittedPart>,
-    /// The partials that the last clean stop has synced.
+    /// The partials that can be continued, should their bytes still be what the record says.
     pub partials: Vec<ResumablePart>,
 }

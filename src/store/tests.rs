@@ -33,7 +33,10 @@ fn part(number: u32) -> CommittedPart {
 
 fn partial(number: u32) -> ResumablePart {
     let etag = StrongEtag::parse("\"v1\"").unwrap();
-    ResumablePart { key: part(number).key, point: ResumePoint { bytes: 40, total_bytes: 100, etag } }
+    ResumablePart {
+        key: part(number).key,
+        point: ResumePoint { bytes: 40, sha256: Sha256::new([7; 32]), total_bytes: 100, etag },
+    }
 }
 
 fn failure() -> Failure {
@@ -119,7 +122,7 @@ async fn a_failure_stays_until_it_is_watched_again_or_forgotten() {
 }
 
 #[tokio::test]
-async fn a_resume_point_is_good_for_one_start() {
+async fn a_resume_point_stays_until_its_part_is_committed() {
     let root = tempfile::tempdir().unwrap();
     let mut store = Store::open(root.path()).await.unwrap();
     let key = export("e1");
@@ -129,13 +132,66 @@ async fn a_resume_point_is_good_for_one_start() {
         .await
         .unwrap();
     assert_eq!(only(&mut store).await.partials, [partial(1)], "a committed part has no partial");
-    assert_eq!(only(&mut store).await.partials, [], "read once, gone");
+    let mut store = reopen(root.path(), store).await;
+    assert_eq!(only(&mut store).await.partials, [partial(1)], "a crash may come at any time");
     let theirs = ExportKey { project: project("project_two"), export: key.export.clone() };
     store.apply(&[synced(1), Change::PartialSynced { export: theirs, part: partial(3) }]).await.unwrap();
-    let mut store = reopen(root.path(), store).await;
     let loaded = store.load(&[project("project_two")]).await.unwrap();
     assert_eq!(loaded[0].partials, [partial(3)]);
-    assert_eq!(only(&mut store).await.partials, [partial(1)], "another project's were left alone");
+    store.apply(&[Change::PartCommitted { export: key.clone(), part: part(1) }]).await.unwrap();
+    assert_eq!(only(&mut store).await.partials, []);
+}
+
+#[tokio::test]
+async fn parts_of_one_batch_are_recorded_whatever_their_order() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
+    let committed = |export: &str, part: &CommittedPart| Change::PartCommitted {
+        export: self::export(export),
+        part: part.clone(),
+    };
+    let longer = CommittedPart { bytes: part(1).bytes + 1, ..part(1) };
+    let batch = [
+        committed("e1", &part(1)),
+        committed("e1", &part(2)),
+        committed("e1", &longer),
+        committed("e2", &part(1)),
+        committed("e1", &part(3)),
+    ];
+    store.apply(&batch).await.unwrap();
+    store.apply(&batch).await.unwrap();
+    let records = store.load(&[project("project_one")]).await.unwrap();
+    let parts: Vec<_> = records.iter().map(|record| record.parts.clone()).collect();
+    assert_eq!(parts, [vec![longer, part(2), part(3)], vec![part(1)]]);
+}
+
+/// A state as the first schema left it.
+async fn first_schema(directory: &Path) {
+    Dir::open(directory).unwrap().create_empty(DATABASE_FILE).unwrap();
+    let options = SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE));
+    let mut old = options.connect().await.unwrap();
+    let (version, name, statements) = MIGRATIONS[0];
+    let migration =
+        Migration::new(version, name.into(), MigrationType::Simple, statements.into_sql_str(), false);
+    Migrator::with_migrations(vec![migration]).run(&mut old).await.unwrap();
+    for insert in [
+        "INSERT INTO export (project, export_id, state) VALUES ($1, 'e1', 'watching')",
+        "INSERT INTO partial VALUES ($1, 'e1', 1, 'f1', 40, 100, '\"v\"')",
+    ] {
+        sqlx::query(insert).bind(project("project_one").to_string()).execute(&mut old).await.unwrap();
+    }
+    old.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_older_schema_is_brought_up_to_date() {
+    let root = tempfile::tempdir().unwrap();
+    first_schema(root.path()).await;
+    let mut store = Store::open(root.path()).await.unwrap();
+    let record = only(&mut store).await;
+    assert_eq!(record.partials, [], "what does not say what its bytes are is not believed");
+    store.apply(&[Change::PartialSynced { export: export("e1"), part: partial(1) }]).await.unwrap();
+    assert_eq!(only(&mut store).await.partials, [partial(1)]);
 }
 
 #[tokio::test]
@@ -211,7 +267,7 @@ async fn a_newer_schema_is_refused() {
     sqlx::query(insert).execute(store.connection().await.unwrap()).await.unwrap();
     store.close().await.unwrap();
     let error = Store::open(root.path()).await.unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 7, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 7, known: 2, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -242,9 +298,9 @@ fn paused(ticket: u64) -> Write {
 async fn the_writer_shares_transactions_and_reports_every_ticket() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).await.unwrap();
-    let (writes, queue) = mpsc::channel(256);
-    let (events, mut heard) = mpsc::channel(256);
-    for ticket in 0..100 {
+    let (writes, queue) = mpsc::channel(300);
+    let (events, mut heard) = mpsc::channel(300);
+    for ticket in 0..300 {
         writes.try_send(paused(ticket)).unwrap();
     }
     drop(writes);
@@ -255,10 +311,10 @@ async fn the_writer_shares_transactions_and_reports_every_ticket() {
         let StoreEvent::Written(tickets) = event else { panic!("{event:?}") };
         batches.push(tickets);
     }
-    assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [64, 36]);
-    assert_eq!(batches.concat(), (0..100).collect::<Vec<_>>());
+    assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [256, 44]);
+    assert_eq!(batches.concat(), (0..300).collect::<Vec<_>>());
     let mut store = Store::open(root.path()).await.unwrap();
-    assert_eq!(store.pauses().await.unwrap().len(), 100);
+    assert_eq!(store.pauses().await.unwrap().len(), 300);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,8 +10,8 @@ use super::record::Change;
 use crate::domain::moment::Unit;
 use crate::domain::retry::RetryPolicy;
 
-/// Changes of one transaction at most: many parts that finish together share one fsync.
-const BATCH_CHANGES: usize = 64;
+/// Changes of one transaction at most: many parts that finish together share one fsync. As many as the queue holds.
+const BATCH_CHANGES: usize = 256;
 /// The pause after a failed transaction grows from this
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// up to this.

@@ -297,8 +297,8 @@ async fn fills_up(options: &str, fill: fn(&Path)) {
     let Some(_mount) = Mount::tmpfs(solo.home.downloads(), options) else { return };
     let solo = solo.with("[download]\nreserve = \"1B\"\nmax_parts = 1");
     let watcher = solo.start();
-    let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
-    eventually("half a part", || fs::metadata(&partial).is_ok_and(|partial| partial.len() == 500_000)).await;
+    let folder = solo.home.export(SHOP, "export_1");
+    eventually("half a part", || watcher.partial_bytes(&folder) == [500_000]).await;
     let ballast = solo.home.downloads().join("ballast");
     fill(&ballast);
     solo.sim.release("file_1");
@@ -334,9 +334,8 @@ async fn bytes_of_another_version_that_a_full_disk_cut_short_are_not_continued()
     let solo = Solo::finished(vec![part.clone()]).await.with("[download]\nreserve = \"1B\"");
     let Some(_mount) = Mount::tmpfs(solo.home.downloads(), "size=3m") else { return };
     let watcher = solo.start();
-    let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
-    eventually("the other version", || fs::metadata(&partial).is_ok_and(|partial| partial.len() == 500_000))
-        .await;
+    let folder = solo.home.export(SHOP, "export_1");
+    eventually("the other version", || watcher.partial_bytes(&folder) == [500_000]).await;
     let ballast = solo.home.downloads().join("ballast");
     fill_bytes(&ballast);
     solo.sim.release("file_1");

@@ -20,8 +20,8 @@ fn file(number: u64) -> SimFile {
     SimFile::generated(&format!("file_{number}"), number, BYTES)
 }
 
-/// The length of a part's working file.
-fn partial_bytes(solo: &Solo, name: &str) -> u64 {
+/// The length of the working file that a part has by name, as a clean stop leaves it.
+fn kept_bytes(solo: &Solo, name: &str) -> u64 {
     let path = solo.home.export(SHOP, "export_1").join(format!(".{name}.partial"));
     fs::metadata(path).map_or(0, |partial| partial.len())
 }
@@ -39,7 +39,8 @@ async fn after_a_crash_finished_parts_stay_and_the_rest_is_fetched() {
     for part in [1, 3] {
         watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == part).await;
     }
-    eventually("bytes in the partial", || partial_bytes(&solo, "part-00002-file_2.json") == 100_000).await;
+    let folder = solo.home.export(SHOP, "export_1");
+    eventually("bytes in the partial", || watcher.partial_bytes(&folder) == [100_000]).await;
     watcher.kill9().await;
     assert!(solo.home.try_manifest(SHOP, "export_1").is_none());
     solo.settle(0).await;
@@ -156,11 +157,11 @@ async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_goes_on_from_there(
         let slow = file(1).on_fetch(Serving::well().stall_after(100_000)).on_fetch(Serving::well());
         let solo = Solo::finished(vec![slow]).await;
         let mut watcher = solo.start();
-        eventually("bytes in the partial", || partial_bytes(&solo, "part-00001-file_1.json") == 100_000)
-            .await;
+        let folder = solo.home.export(SHOP, "export_1");
+        eventually("bytes in the partial", || watcher.partial_bytes(&folder) == [100_000]).await;
         watcher.signal(signal);
         assert_eq!(watcher.wait().await.0, 0, "{signal:?}");
-        assert_eq!(partial_bytes(&solo, "part-00001-file_1.json"), 100_000);
+        assert_eq!(kept_bytes(&solo, "part-00001-file_1.json"), 100_000);
         solo.settle(0).await;
         solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
         let fetches = solo.fetches("file_1");
@@ -171,22 +172,24 @@ async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_goes_on_from_there(
 }
 
 #[tokio::test]
-async fn a_crash_after_a_stop_does_not_trust_the_partial_of_the_run_before() {
+async fn a_crash_after_a_stop_trusts_what_the_stop_had_made_durable_and_no_more() {
     let stall = || Serving::well().stall_after(100_000);
     let slow = file(1).on_fetch(stall()).on_fetch(stall()).on_fetch(Serving::well());
     let solo = Solo::finished(vec![slow]).await;
     let mut watcher = solo.start();
-    eventually("bytes in the partial", || partial_bytes(&solo, "part-00001-file_1.json") == 100_000).await;
+    let folder = solo.home.export(SHOP, "export_1");
+    eventually("bytes in the partial", || watcher.partial_bytes(&folder) == [100_000]).await;
     watcher.signal(Signal::TERM);
     assert_eq!(watcher.wait().await.0, 0);
     let watcher = solo.start();
-    eventually("more in the partial", || partial_bytes(&solo, "part-00001-file_1.json") == 200_000).await;
+    eventually("more in the partial", || watcher.partial_bytes(&folder) == [200_000]).await;
     watcher.kill9().await;
     solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
     let ranges: Vec<_> =
         solo.fetches("file_1").iter().map(|fetch| fetch.header("range").map(str::to_owned)).collect();
-    assert_eq!(ranges, [None, Some("bytes=100000-".to_owned()), None]);
+    let after_the_stop = Some("bytes=100000-".to_owned());
+    assert_eq!(ranges, [None, after_the_stop.clone(), after_the_stop]);
 }
 
 #[tokio::test]

@@ -85,11 +85,20 @@ impl Fetching {
             .map(|(key, part)| order(key, part))
     }
 
-    /// Declared bytes of the parts that are not on disk yet.
+    /// Declared bytes that no room is taken for yet. `allocated_bytes` says of a part under way what it has taken.
     #[must_use]
-    pub fn outstanding_bytes(&self) -> u64 {
-        let open = self.parts.values().filter(|part| !part.is_terminal());
-        open.filter_map(|part| part.declared_bytes).fold(0, u64::saturating_add)
+    pub fn missing_bytes(&self, allocated_bytes: impl Fn(&PartKey) -> u64) -> u64 {
+        let missing = |(key, part): (&PartKey, &Part)| {
+            let taken = match &part.state {
+                PartState::Recording(_) | PartState::Committed(_) | PartState::Abandoned { .. } => return 0,
+                PartState::Active => allocated_bytes(key),
+                PartState::Queued | PartState::Waiting | PartState::AwaitingView => {
+                    part.resume.as_ref().map_or(0, |point| point.bytes)
+                }
+            };
+            part.declared_bytes.unwrap_or(0).saturating_sub(taken)
+        };
+        self.parts.iter().map(missing).fold(0, u64::saturating_add)
     }
 
     /// Whether the folder was made and looked at.
@@ -100,6 +109,10 @@ impl Fetching {
 
     pub(super) fn wants_view(&self) -> bool {
         self.view_wanted && self.doomed.is_none()
+    }
+
+    pub(super) fn declared_bytes(&self, key: &PartKey) -> Option<u64> {
+        self.parts.get(key)?.declared_bytes
     }
 
     pub(super) fn part_order(&self, key: &PartKey) -> Option<PartOrder> {
@@ -123,6 +136,10 @@ impl Fetching {
                 }
             }
             WatchEvent::PartEnded { key, outcome } => self.part_ended(key, outcome, cx, commands),
+            // News of an attempt that has ended since is of no use: its end said from where to go on.
+            WatchEvent::PartCheckpointed(partial) if self.is_active(&partial.key) => {
+                commands.push(Command::Record(RecordChange::PartialSynced(partial)));
+            }
             WatchEvent::PartRetryDue(key) => {
                 if let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Waiting) {
                     self.tally.moves(part, PartState::Queued);
@@ -167,6 +184,10 @@ impl Fetching {
         }
         let parts = self.take_kept().committed.into_values().collect();
         Some(Transition::Seal { facts: std::mem::take(&mut self.facts), parts })
+    }
+
+    fn is_active(&self, key: &PartKey) -> bool {
+        self.parts.get(key).is_some_and(|part| part.state == PartState::Active)
     }
 
     fn add(&mut self, key: PartKey, part: Part) {

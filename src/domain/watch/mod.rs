@@ -128,7 +128,7 @@ impl Totals {
 pub struct Kept {
     /// Parts that are committed and recorded.
     pub committed: BTreeMap<FileId, CommittedPart>,
-    /// Partials that a clean stop has vouched for.
+    /// Partials that can be continued.
     pub partials: BTreeMap<FileId, ResumablePart>,
 }
 
@@ -157,6 +157,8 @@ pub enum WatchEvent {
         /// How.
         outcome: Result<CommittedPart, PartFailure>,
     },
+    /// The first bytes of a part under way are durable.
+    PartCheckpointed(ResumablePart),
     /// A part's retry wait is over.
     PartRetryDue(PartKey),
     /// A record has become durable.
@@ -217,7 +219,7 @@ pub enum RecordChange {
     StatusSeen(RemoteStatus),
     /// A part is committed.
     PartCommitted(CommittedPart),
-    /// A partial is synced up to its resume point.
+    /// A partial is durable up to its resume point.
     PartialSynced(ResumablePart),
     /// All parts are committed; the manifest's exact text.
     Sealing(Arc<str>),
@@ -341,6 +343,15 @@ impl Watch {
     pub fn part_order(&self, key: &PartKey) -> Option<PartOrder> {
         match &self.state {
             WatchState::Fetching(fetching) => fetching.part_order(key),
+            _ => None,
+        }
+    }
+
+    /// The declared length of a part that is being fetched.
+    #[must_use]
+    pub fn declared_bytes(&self, key: &PartKey) -> Option<u64> {
+        match &self.state {
+            WatchState::Fetching(fetching) => fetching.declared_bytes(key),
             _ => None,
         }
     }

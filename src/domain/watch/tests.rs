@@ -151,6 +151,7 @@ fn a_part_that_met_a_sick_disk_waits_its_backoff_and_starts_over() {
     let (mut driver, part) = fetching();
     let point = ResumePoint {
         bytes: 5,
+        sha256: Sha256::new([0; 32]),
         total_bytes: 10,
         etag: crate::domain::resume::StrongEtag::parse("\"a\"").unwrap(),
     };
@@ -309,6 +310,7 @@ fn a_part_backs_off_resumes_and_asks_for_a_view_now_and_then() {
     let (mut d, a) = fetching();
     let point = ResumePoint {
         bytes: 4,
+        sha256: Sha256::new([0; 32]),
         total_bytes: 10,
         etag: crate::domain::resume::StrongEtag::parse("\"v\"").unwrap(),
     };

@@ -1,7 +1,6 @@
 //! What may start now: views within the budget, chores, and parts while slots are free. Nothing that is closed takes a slot.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::gates::Closed;
@@ -11,12 +10,16 @@ use crate::domain::watch::{WatchEvent, WatchState};
 use crate::engine::access::KeyUse;
 use crate::engine::chores::ChoreOrder;
 use crate::engine::downloader::Download;
+use crate::engine::stream::Progress;
 
 /// View calls under way at once, all projects together: bounds sockets and answers in memory. Each project that is still
 /// at work gets an equal share, so that one whose calls hang cannot hold up the others.
 const MAX_VIEWS: usize = 32;
 /// From so many slots on the last one is kept for projects that have none.
 const SPARING_SLOTS: usize = 4;
+/// Parts whose bodies are complete and that are not committed yet, at once. They need no slot: a disk that is slow to sync
+/// does not leave the network idle, and its group commits have something to group.
+const MAX_COMMITS: usize = 32;
 /// Chores under way at once: they block, and a disk that hangs must not collect threads.
 const MAX_CHORES: usize = 4;
 
@@ -87,11 +90,15 @@ impl Scheduler {
     }
 
     fn admit_parts(&mut self, now: Duration) {
-        while self.downloads.len() < self.max_parts {
+        while self.downloads.len() < self.max_parts.saturating_add(MAX_COMMITS) {
+            let slots = self.slots();
+            if slots.iter().sum::<usize>() >= self.max_parts {
+                return;
+            }
             let mut closed_gates = Vec::new();
             let mut queue = std::mem::take(&mut self.parts);
             let next = queue.pop(|project| {
-                if !self.may_take_slot(project) {
+                if !self.may_take_slot(project, &slots) {
                     return None;
                 }
                 self.part_admission(project, now).map_err(|closed| closed_gates.push(closed)).ok()
@@ -105,15 +112,24 @@ impl Scheduler {
         }
     }
 
+    /// The slots that each project holds.
+    pub(super) fn slots(&self) -> Vec<usize> {
+        let mut slots = vec![0; self.projects.len()];
+        for ((entry, _), progress) in &self.progress {
+            slots[self.entries[*entry].project] += usize::from(!progress.body_is_complete());
+        }
+        slots
+    }
+
     /// The last free slot is kept for projects that have none: a store that drips could hold every slot for hours. Of a
     /// few slots none is kept: there an idle one costs more than it saves.
-    fn may_take_slot(&self, project: usize) -> bool {
+    fn may_take_slot(&self, project: usize, slots: &[usize]) -> bool {
         let others_at_work = || {
             let mut others = self.projects.iter().enumerate().filter(|(other, _)| *other != project);
             others.any(|(_, other)| other.unsettled > 0)
         };
-        let free = self.max_parts.saturating_sub(self.downloads.len());
-        self.max_parts < SPARING_SLOTS || free > 1 || self.projects[project].slots == 0 || !others_at_work()
+        let free = self.max_parts.saturating_sub(slots.iter().sum());
+        self.max_parts < SPARING_SLOTS || free > 1 || slots[project] == 0 || !others_at_work()
     }
 
     fn start_part(&mut self, entry: usize, key: PartKey, probes: Probes) {
@@ -124,9 +140,10 @@ impl Scheduler {
             self.hosts.iter().filter(|(host, gate)| !gate.is_open() && probes.host.as_ref() != Some(host));
         let waiting_hosts = closed.map(|(host, _)| host.clone()).collect();
         self.probing(Call::Part(entry, key.clone()), project, probes);
-        let progress = Arc::new(AtomicU64::new(0));
+        let progress = Arc::new(Progress::default());
         self.progress.insert((entry, key.clone()), progress.clone());
         let download = Download {
+            entry,
             project_index: project,
             project: self.projects[project].name.clone(),
             export: self.entries[entry].watch.export().clone(),
@@ -135,6 +152,7 @@ impl Scheduler {
             access: self.projects[project].access.clone(),
             store: self.store_client.clone(),
             sink: self.sink.clone(),
+            committer: self.committer.clone(),
             transfer: self.transfer.clone(),
             stop: self.stop_downloads.child_token(),
             waiting_hosts,
@@ -142,16 +160,19 @@ impl Scheduler {
             news: self.news.0.clone(),
         };
         self.downloads.spawn((entry, key.clone()), download.run());
-        self.projects[project].slots += 1;
         self.step(entry, WatchEvent::PartStarted(key));
     }
 
-    /// Bytes that prepared exports other than this one still have to bring home.
+    /// Bytes that prepared exports other than this one still have to find room for.
     pub(super) fn claimed_bytes(&self, but: usize) -> u64 {
         let others = self.entries.iter().enumerate().filter(|(entry, _)| *entry != but);
-        others.fold(0, |sum, (_, entry)| match entry.watch.state() {
+        others.fold(0, |sum, (entry, of)| match of.watch.state() {
             WatchState::Fetching(fetching) if fetching.is_prepared() => {
-                sum.saturating_add(fetching.outstanding_bytes())
+                let allocated_bytes = |key: &PartKey| {
+                    let progress = self.progress.get(&(entry, key.clone()));
+                    progress.map_or(0, |progress| progress.allocated_bytes())
+                };
+                sum.saturating_add(fetching.missing_bytes(allocated_bytes))
             }
             _ => sum,
         })

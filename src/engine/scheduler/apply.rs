@@ -1,11 +1,10 @@
 //! What an event changes, and what the commands of a watch cost. Sync: nothing here waits.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Call, DISK_INTERVAL, Draining, Entry, Event, Scheduler, Ticket, Timer};
-use crate::domain::failure::{PartFailure, ViewOutcome};
+use crate::domain::failure::{Hold, PartFailure, ViewOutcome};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::RemoteStatus;
 use crate::domain::watch::{Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState};
@@ -29,6 +28,10 @@ impl Scheduler {
             Event::DiskChecked(result) => self.disk_checked(result),
             Event::News(DownloadNews::ApiAnswered { project }) => self.api_answered(project),
             Event::News(DownloadNews::StoreAnswered { project, host }) => self.store_answered(project, host),
+            Event::News(DownloadNews::Checkpointed { entry, partial }) => {
+                self.step(entry, WatchEvent::PartCheckpointed(partial));
+            }
+            Event::News(DownloadNews::BodyComplete) => {}
             Event::Store(event) => self.store_said(event),
             Event::WriteSent => {}
             Event::Tick => self.timers_due(),
@@ -114,13 +117,15 @@ impl Scheduler {
         outcome: Result<Result<CommittedPart, PartFailure>, Panicked>,
     ) {
         let project = self.entries[entry].project;
-        self.projects[project].slots = self.projects[project].slots.saturating_sub(1);
         self.progress.remove(&(entry, key.clone()));
         let outcome = outcome.unwrap_or_else(|Panicked| {
             let cause = "the download task panicked".to_owned();
             Err(PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt: false })
         });
         let faulted = matches!(outcome, Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }));
+        if let Err(PartFailure::Held(Hold::Disk { .. })) = &outcome {
+            self.demand_room(self.entries[entry].watch.declared_bytes(&key));
+        }
         if let Err(PartFailure::Held(hold)) = &outcome {
             self.hold(project, hold.clone());
         }
@@ -259,9 +264,10 @@ impl Scheduler {
     }
 
     /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a few an export; while the
-    /// state cannot be written, of what the API keeps changing only the last word waits.
+    /// state cannot be written, of what keeps changing only the last word waits.
     pub(super) fn write(&mut self, change: Change, ticket: Option<Ticket>) {
-        if matches!(change, Change::StatusSeen { .. } | Change::Paused { .. }) {
+        if matches!(change, Change::StatusSeen { .. } | Change::PartialSynced { .. } | Change::Paused { .. })
+        {
             let before = self.outbox.len();
             self.outbox.retain(|waiting| !supersedes(&change, &waiting.change));
             self.unwritten -= before - self.outbox.len();
@@ -284,7 +290,7 @@ impl Scheduler {
         self.next_publish = now.saturating_add(PUBLISH_INTERVAL);
         self.timers.set(Timer::Publish, self.next_publish);
         let exports = (0..self.entries.len()).map(|entry| self.export_view(entry)).collect();
-        self.snapshot.send_replace(Snapshot { exports, slots_in_use: self.downloads.len() });
+        self.snapshot.send_replace(Snapshot { exports, slots_in_use: self.slots().iter().sum() });
     }
 
     fn export_view(&self, entry: usize) -> ExportView {
@@ -305,7 +311,7 @@ impl Scheduler {
                         }
                         PartState::Active => {
                             let under_way = self.progress.get(&(entry, key.clone()));
-                            progress.bytes_done += under_way.map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+                            progress.bytes_done += under_way.map_or(0, |progress| progress.bytes());
                         }
                         _ => {}
                     }
@@ -328,6 +334,10 @@ impl Scheduler {
 fn supersedes(later: &Change, earlier: &Change) -> bool {
     match (later, earlier) {
         (Change::StatusSeen { export, .. }, Change::StatusSeen { export: earlier, .. }) => export == earlier,
+        (
+            Change::PartialSynced { export, part },
+            Change::PartialSynced { export: earlier, part: earlier_part },
+        ) => export == earlier && part.key == earlier_part.key,
         (Change::Paused { scope, .. }, Change::Paused { scope: earlier, .. }) => scope == earlier,
         _ => false,
     }

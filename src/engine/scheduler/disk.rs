@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{DISK_INTERVAL, Scheduler};
 use crate::domain::gate::Admission;
+use crate::domain::resume::CHECKPOINT_BYTES;
 use crate::engine::children::Panicked;
 use crate::engine::scheduler::gates::Closed;
 
@@ -18,6 +19,13 @@ impl Scheduler {
         }
     }
 
+    /// A part could not be written: the disk is not well before it has room for it, or it would be begun again and again.
+    /// Of a large part only the first bytes count, because its room is taken before anybody is asked for it, and one that
+    /// never fits must not keep the disk closed for all.
+    pub(super) fn demand_room(&mut self, declared_bytes: Option<u64>) {
+        self.disk_room_bytes = self.disk_room_bytes.max(declared_bytes.unwrap_or(0).min(CHECKPOINT_BYTES));
+    }
+
     /// Looks at the disk where it is in doubt, and again while it is ill. Takes the directory's lock if that was away.
     pub(super) fn check_disk(&mut self, now: Duration) {
         match self.disk.admission(now) {
@@ -25,9 +33,10 @@ impl Scheduler {
             Admission::WaitUntil(at) => self.look_again(Closed::Until(at)),
             Admission::Probe => {
                 self.disk.probe_started();
-                let (sink, lock) = (self.sink.clone(), self.download_lock.clone());
+                let (sink, lock, room_bytes) =
+                    (self.sink.clone(), self.download_lock.clone(), self.disk_room_bytes);
                 self.disk_checks.spawn_blocking_on((), &self.transfer, move || {
-                    sink.disk_check().map_err(|error| error.to_string())?;
+                    sink.disk_check(room_bytes).map_err(|error| error.to_string())?;
                     lock.ensure().map_err(|error| error.to_string())
                 });
             }
@@ -38,6 +47,7 @@ impl Scheduler {
         match result.unwrap_or_else(|Panicked| Err("the look at it panicked".to_owned())) {
             Ok(()) => {
                 self.disk.opened();
+                self.disk_room_bytes = 0;
                 if std::mem::take(&mut self.disk_ill) {
                     tracing::info!("the disk is well again; downloads go on");
                 }

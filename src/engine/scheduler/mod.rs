@@ -19,7 +19,6 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,9 +30,11 @@ use tokio_util::sync::CancellationToken;
 use super::access::Access;
 use super::children::{Children, Panicked};
 use super::chores::{Chore, ChoreEnd};
+use super::committer::Committer;
 use super::downloader::DownloadNews;
 use super::part_queue::PartQueue;
 use super::snapshot::Snapshot;
+use super::stream::Progress;
 use super::timers::Timers;
 use crate::domain::failure::{PartFailure, ViewOutcome};
 use crate::domain::gate::Gate;
@@ -130,6 +131,8 @@ pub struct Scheduler {
     origin: Gate,
     hosts: HashMap<String, Gate>,
     disk: Gate,
+    /// Room that the disk needs to count as well.
+    disk_room_bytes: u64,
     /// Whether people were told that the disk is ill.
     disk_ill: bool,
     timers: Timers<Timer>,
@@ -142,8 +145,8 @@ pub struct Scheduler {
     disk_checks: Children<(), Result<(), String>>,
     /// Which gates a call under way is the probe of.
     probes: HashMap<Call, Probes>,
-    /// Bytes in the partials under way.
-    progress: HashMap<(usize, PartKey), Arc<AtomicU64>>,
+    /// How far the downloads under way have come.
+    progress: HashMap<(usize, PartKey), Arc<Progress>>,
     news: (mpsc::Sender<DownloadNews>, mpsc::Receiver<DownloadNews>),
     writes: mpsc::Sender<Write>,
     outbox: VecDeque<Write>,
@@ -156,6 +159,7 @@ pub struct Scheduler {
     sink: LocalSink,
     download_lock: Arc<LateLock>,
     store_client: StoreClient,
+    committer: Arc<Committer>,
     transfer: Handle,
     stop_downloads: CancellationToken,
     draining: Option<Draining>,
@@ -176,8 +180,6 @@ struct Project {
     ready: VecDeque<usize>,
     /// Views under way.
     views: usize,
-    /// Parts in flight.
-    slots: usize,
     /// The host its last signed link pointed to.
     store_host: Option<String>,
     /// Whether a refused request waits for its verdict: does it concern its export or the project?
@@ -266,6 +268,7 @@ impl Scheduler {
             origin: Gate::default(),
             hosts: HashMap::new(),
             disk: Gate::default(),
+            disk_room_bytes: 0,
             disk_ill: false,
             timers: Timers::new(),
             parts: PartQueue::default(),
@@ -285,6 +288,7 @@ impl Scheduler {
             next_ticket: 0,
             store_events: parts.store_events,
             store_failing: false,
+            committer: Arc::new(Committer::new(parts.sink.clone(), parts.transfer.clone())),
             sink: parts.sink,
             download_lock: parts.download_lock,
             store_client: parts.store_client,
@@ -446,7 +450,6 @@ fn take_over(parts: Vec<ProjectParts>) -> (Vec<Project>, Vec<Entry>) {
             rejection: Gate::default(),
             ready: VecDeque::new(),
             views: 0,
-            slots: 0,
             store_host: None,
             rejections: false,
             exports: first..entries.len(),

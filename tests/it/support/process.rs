@@ -1,5 +1,6 @@
 //! The real program as a child process: what it says while it says it, signals, and how it ended.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -46,6 +47,19 @@ impl Watcher {
     /// Its process ID, while it runs.
     pub(crate) fn id(&self) -> u32 {
         self.child.id().unwrap_or_else(|| self.fail("the process has ended already"))
+    }
+
+    /// Bytes in the working files that it has open in this folder, those without a name included.
+    pub(crate) fn partial_bytes(&self, folder: &Path) -> Vec<u64> {
+        let descriptors =
+            std::fs::read_dir(format!("/proc/{}/fd", self.id())).into_iter().flatten().flatten();
+        let open = descriptors.filter(|descriptor| {
+            let file = std::fs::read_link(descriptor.path()).unwrap_or_default();
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            // The kernel shows a file without a name as "#inode (deleted)".
+            file.parent() == Some(folder) && (name.ends_with(".partial") || name.starts_with('#'))
+        });
+        open.filter_map(|descriptor| Some(std::fs::metadata(descriptor.path()).ok()?.len())).collect()
     }
 
     /// Everything it has written so far.

@@ -1,0 +1,265 @@
+//! The half of a download that lives on the transfer runtime, whose workers may block: request, stream, hash and write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::checkpoints::{BodyOrigin, Checkpoints};
+use super::downloader::DownloadNews;
+use crate::domain::failure::{Hold, PartFailure};
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::resume::Plan;
+use crate::domain::watch::PartOrder;
+use crate::fetch::{Body, BodyError, FetchRefusal, Opening, StoreClient};
+use crate::sink::{Armed, CommitError, FinishedPart, LocalSink, PartWriter, SinkError};
+use crate::transport::Link;
+
+/// How far a download has come, for whoever watches.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    bytes: AtomicU64,
+    allocated_bytes: AtomicU64,
+    body_is_complete: AtomicBool,
+}
+
+impl Progress {
+    /// Bytes in the partial.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Room on the disk that the part has taken already.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing more comes from the network: from here on the part needs no slot.
+    pub(crate) fn body_is_complete(&self) -> bool {
+        self.body_is_complete.load(Ordering::Relaxed)
+    }
+
+    fn show(&self, writer: &PartWriter) {
+        self.bytes.store(writer.bytes(), Ordering::Relaxed);
+        self.allocated_bytes.store(writer.allocated_bytes(), Ordering::Relaxed);
+    }
+}
+
+/// How one request to the store ended; the writer comes back where the partial is still of use.
+pub(super) enum Transfer {
+    /// Every byte is in the partial, and agrees with all that was promised.
+    Complete(FinishedPart),
+    /// The store refuses the link.
+    LinkRefused { writer: Option<PartWriter>, cause: String },
+    /// The partial cannot be continued; the next request asks for the whole file.
+    StartOver { writer: PartWriter, reason: String },
+    /// The program drains.
+    Stopped { writer: Option<PartWriter>, origin: Option<BodyOrigin> },
+    /// The attempt is over.
+    Failed { writer: Option<PartWriter>, origin: Option<BodyOrigin>, failure: PartFailure },
+}
+
+impl Transfer {
+    fn failed(failure: PartFailure) -> Self {
+        Self::Failed { writer: None, origin: None, failure }
+    }
+}
+
+/// One request to the store.
+pub(super) struct Stream {
+    pub(super) entry: usize,
+    pub(super) project_index: usize,
+    pub(super) project: ProjectName,
+    pub(super) export: ExportId,
+    pub(super) order: PartOrder,
+    pub(super) store: StoreClient,
+    pub(super) sink: LocalSink,
+    pub(super) stop: CancellationToken,
+    pub(super) progress: Arc<Progress>,
+    pub(super) news: mpsc::Sender<DownloadNews>,
+}
+
+impl Stream {
+    /// Brings what the partial lacks. Without a writer one is begun as soon as there is a body.
+    pub(super) async fn run(self, writer: Option<PartWriter>, link: Link, plan: Plan) -> Transfer {
+        let opened = tokio::select! {
+            () = self.stop.cancelled() => return Transfer::Stopped { writer, origin: continued(&plan) },
+            opened = self.store.open(link, &plan, self.order.declared_bytes) => opened,
+        };
+        let body = match opened {
+            Ok(body) => body,
+            Err(refusal) => return refused(refusal, writer, &plan),
+        };
+        let news = DownloadNews::StoreAnswered { project: self.project_index, host: body.host.clone() };
+        let _ = self.news.send(news).await;
+        let begun = match writer {
+            Some(writer) => Ok(writer),
+            None => self.begin(),
+        };
+        match begun.and_then(|writer| ready(writer, &body)) {
+            Ok((writer, Armed::Ready)) => self.copy(writer, body).await,
+            Ok((writer, Armed::OtherBytes)) => {
+                let reason = "the partial is not what its record says".to_owned();
+                Transfer::StartOver { writer, reason }
+            }
+            Err(error) => Transfer::failed(disk(&error)),
+        }
+    }
+
+    fn begin(&self) -> Result<PartWriter, SinkError> {
+        let Self { project, export, order, .. } = self;
+        self.sink.begin_part(project, export, &order.key, &Plan::FromStart, order.declared_bytes)
+    }
+
+    /// Hash and write each chunk where it was received: no hand-over, and memory stays at one read buffer.
+    async fn copy(self, mut writer: PartWriter, mut body: Body) -> Transfer {
+        let origin = origin(&body);
+        let key = self.order.key.clone();
+        let news = self.news.clone();
+        let mut checkpoints = Checkpoints::new(self.entry, key, origin.clone(), writer.bytes(), news);
+        let ended = loop {
+            self.progress.show(&writer);
+            let chunk = tokio::select! {
+                () = self.stop.cancelled() => break Ended::Stopped,
+                chunk = body.next_chunk() => chunk,
+            };
+            let written = match chunk {
+                Ok(Some(chunk)) => writer.write(&chunk),
+                Ok(None) => break Ended::Complete,
+                Err(error) => break Ended::Cut(error),
+            };
+            let written = match written {
+                Ok(()) => checkpoints.written(&mut writer).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                break Ended::Disk(error);
+            }
+        };
+        // Also where the bytes are given up: nothing may still be written to a file that is removed.
+        let settled = checkpoints.settle().await;
+        match (ended, settled) {
+            (Ended::Disk(error), _) | (_, Err(error)) => {
+                writer.discard();
+                Transfer::failed(disk(&error))
+            }
+            (Ended::Stopped, Ok(())) => Transfer::Stopped { writer: Some(writer), origin },
+            (Ended::Complete, Ok(())) => {
+                self.progress.body_is_complete.store(true, Ordering::Relaxed);
+                match writer.finish(self.order.declared_bytes, &body.promised) {
+                    Ok(finished) => Transfer::Complete(finished),
+                    Err(error) => Transfer::failed(commit_failure(&error)),
+                }
+            }
+            (Ended::Cut(error), Ok(())) => Transfer::Failed {
+                writer: Some(writer),
+                origin: origin.filter(|_| is_sound(&error)),
+                failure: body_failure(&body.host, &error),
+            },
+        }
+    }
+}
+
+enum Ended {
+    Complete,
+    Stopped,
+    Cut(BodyError),
+    Disk(SinkError),
+}
+
+/// Makes the writer ready for the body's first byte.
+fn ready(mut writer: PartWriter, body: &Body) -> Result<(PartWriter, Armed), SinkError> {
+    if matches!(body.opening, Opening::Whole { .. }) && writer.bytes() > 0 {
+        writer.restart()?;
+    }
+    let algorithms: Vec<_> = body.promised.iter().map(|promised| promised.algorithm).collect();
+    let armed = writer.arm(&algorithms)?;
+    Ok((writer, armed))
+}
+
+fn origin(body: &Body) -> Option<BodyOrigin> {
+    let total_bytes = match body.opening {
+        Opening::Append { total_bytes } => Some(total_bytes),
+        Opening::Whole { total_bytes } => total_bytes,
+    };
+    body.etag.clone().zip(total_bytes).map(|(etag, total_bytes)| BodyOrigin { etag, total_bytes })
+}
+
+/// The answer that the bytes of a continued partial came from.
+pub(super) fn continued(plan: &Plan) -> Option<BodyOrigin> {
+    match plan {
+        Plan::Continue(point) => {
+            Some(BodyOrigin { etag: point.etag.clone(), total_bytes: point.total_bytes })
+        }
+        Plan::FromStart => None,
+    }
+}
+
+fn refused(refusal: FetchRefusal, writer: Option<PartWriter>, plan: &Plan) -> Transfer {
+    match (refusal, writer) {
+        (FetchRefusal::LinkRefused { cause }, writer) => Transfer::LinkRefused { writer, cause },
+        (FetchRefusal::StartOver { reason }, Some(writer)) => {
+            Transfer::StartOver { writer, reason: reason.to_owned() }
+        }
+        (refusal, writer) => {
+            Transfer::Failed { writer, origin: continued(plan), failure: failure_of(refusal) }
+        }
+    }
+}
+
+fn failure_of(refusal: FetchRefusal) -> PartFailure {
+    match refusal {
+        FetchRefusal::Gone { cause } => PartFailure::Gone { cause, error_code: None },
+        FetchRefusal::Busy { host, retry_after } => PartFailure::Held(Hold::StoreBusy { host, retry_after }),
+        FetchRefusal::Refused { cause, listing_in_doubt } => {
+            PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt }
+        }
+        FetchRefusal::Fault { cause } | FetchRefusal::LinkRefused { cause } => transient(cause),
+        FetchRefusal::StartOver { reason } => transient(reason.to_owned()),
+    }
+}
+
+/// Whether the bytes that came before the error are bytes of the file.
+fn is_sound(error: &BodyError) -> bool {
+    match error {
+        BodyError::Transport(_)
+        | BodyError::Stalled { .. }
+        | BodyError::TooSlow { .. }
+        | BodyError::EndedEarly { .. } => true,
+        BodyError::TooLong { .. } | BodyError::NotJson => false,
+    }
+}
+
+fn body_failure(host: &str, error: &BodyError) -> PartFailure {
+    PartFailure::Transient {
+        cause: format!("{host}: {error}"),
+        resume: None,
+        progressed: false,
+        listing_in_doubt: matches!(error, BodyError::TooLong { .. } | BodyError::EndedEarly { .. }),
+    }
+}
+
+/// A passing failure that says nothing about the listing.
+pub(super) fn transient(cause: String) -> PartFailure {
+    PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt: false }
+}
+
+/// A conflict is the export's own; everything else is the disk's.
+pub(super) fn disk(error: &SinkError) -> PartFailure {
+    let cause = error.to_string();
+    if error.is_conflict() {
+        PartFailure::Conflict { cause }
+    } else {
+        PartFailure::Held(Hold::Disk { cause })
+    }
+}
+
+/// Why a part whose bytes are all there was not committed.
+pub(super) fn commit_failure(error: &CommitError) -> PartFailure {
+    match error {
+        CommitError::Mismatch(cause) => transient(cause.clone()),
+        CommitError::Conflict(cause) => PartFailure::Conflict { cause: cause.clone() },
+        CommitError::Disk(error) => disk(error),
+    }
+}

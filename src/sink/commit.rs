@@ -1,0 +1,202 @@
+//! Parts whose bytes are complete and checked get their final names: steps 4 to 6 of the order in `local`, for a group of
+//! parts at once, so that they share one look at each folder and one sync of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::adopt::hash;
+use super::local::{LocalSink, Reservation};
+use super::{CommitError, SinkError};
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::part::CommittedPart;
+use crate::domain::resume::is_small;
+use crate::durable::{CommitFailure, Dir, DurableError, Entry, Named, NoOverwrite, Partial, Synced};
+
+/// A part whose bytes are complete and agree with all that was promised. Dropped, its partial is not trusted again.
+#[must_use]
+pub struct FinishedPart {
+    project: ProjectName,
+    export: ExportId,
+    dir: Arc<Dir>,
+    file: File,
+    part: CommittedPart,
+    /// Held until the part has its name or is gone.
+    _reservation: Reservation,
+}
+
+enum File {
+    Unsynced(Partial),
+    Synced(Synced),
+}
+
+impl fmt::Debug for FinishedPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FinishedPart").field("part", &self.part).finish_non_exhaustive()
+    }
+}
+
+impl FinishedPart {
+    pub(super) fn new(
+        project: ProjectName,
+        export: ExportId,
+        dir: Arc<Dir>,
+        partial: Partial,
+        part: CommittedPart,
+        reservation: Reservation,
+    ) -> Self {
+        let file = File::Unsynced(partial);
+        Self { project, export, dir, file, part, _reservation: reservation }
+    }
+
+    /// Whether it is synced with its group. A large part is to be synced before: its group would wait for it.
+    #[must_use]
+    pub fn syncs_with_group(&self) -> bool {
+        is_small(Some(self.part.bytes)) || matches!(self.file, File::Synced(_))
+    }
+
+    /// Makes its bytes durable: step 4. Blocks.
+    ///
+    /// # Errors
+    /// When that fails; the partial is gone then.
+    pub fn sync(mut self) -> Result<Self, CommitError> {
+        self.file = File::Synced(self.file.sync()?);
+        Ok(self)
+    }
+
+    fn is_in_folder_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.dir, &other.dir) && self.export == other.export && self.project == other.project
+    }
+}
+
+impl File {
+    fn sync(self) -> Result<Synced, SinkError> {
+        match self {
+            Self::Unsynced(partial) => Ok(partial.sync()?),
+            Self::Synced(synced) => Ok(synced),
+        }
+    }
+
+    fn discard(self) {
+        match self {
+            Self::Unsynced(partial) => partial.discard(),
+            Self::Synced(synced) => synced.discard(),
+        }
+    }
+}
+
+/// How the parts of a group ended, by their place in it.
+type Outcomes = Vec<Option<Result<CommittedPart, CommitError>>>;
+
+impl LocalSink {
+    /// Gives each part of a group its final name, durable on return. A file that already has the name is adopted where it
+    /// is identical. Blocks. The outcomes are in the order of the group; of a part that failed the partial is gone.
+    #[must_use]
+    pub fn commit(&self, group: Vec<FinishedPart>) -> Vec<Result<CommittedPart, CommitError>> {
+        if group.len() > 1 {
+            for finished in &group {
+                if let File::Unsynced(partial) = &finished.file {
+                    partial.start_writing_back();
+                }
+            }
+        }
+        let mut outcomes: Outcomes = group.iter().map(|_| None).collect();
+        let mut left: Vec<(usize, FinishedPart)> = group.into_iter().enumerate().collect();
+        while let Some((place, first)) = left.pop() {
+            let (mut folder, others): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|(_, finished)| finished.is_in_folder_of(&first));
+            folder.push((place, first));
+            left = others;
+            self.commit_folder(folder, &mut outcomes);
+        }
+        let lost = || Err(CommitError::Mismatch("the part was lost in its group".to_owned()));
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect()
+    }
+
+    /// The parts of a group that lie in one folder.
+    fn commit_folder(&self, folder: Vec<(usize, FinishedPart)>, outcomes: &mut Outcomes) {
+        let Some((_, first)) = folder.first() else { return };
+        let no_overwrite = match self.check_place(first) {
+            Ok(no_overwrite) => no_overwrite,
+            Err(error) => {
+                self.forget_export_dir(&first.project, &first.export);
+                for (place, finished) in folder {
+                    finished.file.discard();
+                    outcomes[place] = Some(Err(error.clone()));
+                }
+                return;
+            }
+        };
+        let mut synced = Vec::with_capacity(folder.len());
+        for (place, finished) in folder {
+            match finished.file.sync() {
+                Ok(file) => synced.push((place, finished.dir, file, finished.part, finished._reservation)),
+                Err(error) => outcomes[place] = Some(Err(error.into())),
+            }
+        }
+        let mut named = Vec::with_capacity(synced.len());
+        let mut waiting = Vec::with_capacity(synced.len());
+        for (place, dir, file, part, reservation) in synced {
+            match name(&dir, file, &part, no_overwrite) {
+                Ok(Some(name)) => {
+                    named.push(name);
+                    waiting.push((place, part, reservation));
+                }
+                Ok(None) => outcomes[place] = Some(Ok(part)),
+                Err(error) => outcomes[place] = Some(Err(error)),
+            }
+        }
+        let settled = Named::settle(named).map_err(|error| CommitError::from(SinkError::from(error)));
+        for (place, part, _reservation) in waiting {
+            outcomes[place] = Some(settled.clone().map(|()| part));
+        }
+    }
+
+    /// The folder must still be the one that its path leads to, or the file would be published where nobody looks.
+    fn check_place(&self, finished: &FinishedPart) -> Result<NoOverwrite, CommitError> {
+        let root = self.root()?;
+        let now = LocalSink::export_dir(&root, &finished.project, &finished.export)?;
+        let now = now.map(|dir| dir.identity()).transpose().map_err(SinkError::from)?;
+        if now == Some(finished.dir.identity().map_err(SinkError::from)?) {
+            return Ok(self.no_overwrite(&root)?);
+        }
+        let path = finished.dir.path().display();
+        Err(CommitError::Mismatch(format!("the folder {path} was moved or removed during the download")))
+    }
+}
+
+/// Gives a file its final name; `None` where an identical one has it already, durably.
+fn name(
+    dir: &Dir,
+    file: Synced,
+    part: &CommittedPart,
+    no_overwrite: NoOverwrite,
+) -> Result<Option<Named>, CommitError> {
+    let name = part.key.file_name();
+    match file.name(&name, no_overwrite) {
+        Ok(named) => Ok(Some(named)),
+        Err(CommitFailure::Occupied(synced)) => settle(dir, &name, part, synced).map(|()| None),
+        Err(CommitFailure::Failed(error)) => Err(SinkError::below(error).into()),
+    }
+}
+
+/// The final name is taken: by the same file, which is adopted, or by another one, which stays untouched.
+fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result<(), CommitError> {
+    let same = is_same(dir, name, part);
+    synced.discard();
+    match same.map_err(SinkError::below)? {
+        true => Ok(dir.sync().map_err(SinkError::from)?),
+        false => {
+            let cause = format!("{} is there already with other content", dir.path().join(name).display());
+            Err(CommitError::Conflict(cause))
+        }
+    }
+}
+
+fn is_same(dir: &Dir, name: &str, part: &CommittedPart) -> Result<bool, DurableError> {
+    let Entry::Regular(file, length) = dir.entry(name)? else { return Ok(false) };
+    if length != part.bytes || hash(dir, name, &file, length)?.0 != part.sha256 {
+        return Ok(false);
+    }
+    dir.sync_entry(name, &file)?;
+    Ok(true)
+}
