@@ -21,6 +21,9 @@ pub(crate) fn narrate(watch: &Watch, notice: &Notice) {
         Notice::PartAbandoned { key, cause } => {
             tracing::error!(%project, %export, part = key.number, file = %key.file_id, "part given up: {cause}");
         }
+        Notice::PartCheckpointed { key, bytes } => {
+            tracing::debug!(%project, %export, part = key.number, file = %key.file_id, bytes, "checkpoint");
+        }
         Notice::PartCommitted(part) => {
             tracing::info!(%project, %export, part = part.key.number, file = %part.key.file_id, bytes = part.bytes, sha256 = %part.sha256, "part committed");
         }

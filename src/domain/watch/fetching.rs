@@ -146,6 +146,9 @@ impl Fetching {
                     commands.push(Command::QueuePart(key));
                 }
             }
+            WatchEvent::Recorded(Recorded::PartialSynced { key, bytes }) => {
+                commands.push(Command::Notify(Notice::PartCheckpointed { key, bytes }));
+            }
             WatchEvent::Recorded(Recorded::PartCommitted(key)) => {
                 if let Some(part) = self.parts.get_mut(&key)
                     && let PartState::Recording(committed) = part.state.clone()

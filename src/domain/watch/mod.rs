@@ -181,6 +181,13 @@ pub enum WatchEvent {
 pub enum Recorded {
     /// A committed part.
     PartCommitted(PartKey),
+    /// From where a part can be continued.
+    PartialSynced {
+        /// Which part.
+        key: PartKey,
+        /// How many of its bytes are safe.
+        bytes: u64,
+    },
     /// The manifest's text.
     Sealing,
     /// The end of an export that is whole.
@@ -271,6 +278,13 @@ pub enum Notice {
         key: PartKey,
         /// Why.
         cause: String,
+    },
+    /// The first bytes of a part are on disk and recorded.
+    PartCheckpointed {
+        /// Which part.
+        key: PartKey,
+        /// How many.
+        bytes: u64,
     },
     /// A part is on disk and recorded.
     PartCommitted(CommittedPart),

@@ -74,6 +74,7 @@ fn brief(command: &Command) -> String {
             Notice::Surprise { .. } => "say surprise".into(),
             Notice::PartFailing { key, .. } => format!("say failing {}", key.file_id),
             Notice::PartAbandoned { key, .. } => format!("say abandoned {}", key.file_id),
+            Notice::PartCheckpointed { key, bytes } => format!("say {} at {bytes}", key.file_id),
             Notice::PartCommitted(part) => format!("say committed {}", part.key.file_id),
             Notice::ExportCompleted(totals) => format!("say whole {}/{}", totals.parts, totals.bytes),
             Notice::ExportFailed(failure) => format!("say failed {}", failure.kind.as_str()),
@@ -162,6 +163,43 @@ fn a_part_that_met_a_sick_disk_waits_its_backoff_and_starts_over() {
     assert_eq!(driver.says(ended(&part, Err(sick))), ["say failing a", "retry a 1.50"]);
     driver.says(WatchEvent::PartRetryDue(part.clone()));
     assert_eq!(driver.watch.part_order(&part).unwrap().resume, None, "bytes of a sick disk are not believed");
+}
+
+#[test]
+fn a_checkpoint_is_recorded_while_its_attempt_is_under_way_and_not_after() {
+    let (mut driver, part) = fetching();
+    let etag = crate::domain::resume::StrongEtag::parse("\"a\"").unwrap();
+    let point = ResumePoint { bytes: 5, sha256: Sha256::new([0; 32]), total_bytes: 10, etag };
+    let checkpoint = || {
+        WatchEvent::PartCheckpointed(ResumablePart { key: part.clone(), point: point.clone() })
+    };
+    assert_eq!(driver.says(checkpoint()), ["record partial a"]);
+    let recorded = WatchEvent::Recorded(Recorded::PartialSynced { key: part.clone(), bytes: 5 });
+    assert_eq!(driver.says(recorded), ["say a at 5"]);
+    driver.step(ended(&part, Ok(committed(part.clone()))));
+    assert_eq!(driver.says(checkpoint()), [""; 0], "the part is committed");
+    let (mut driver, _) = fetching();
+    driver.step(ended(&part, Err(transient(None))));
+    assert_eq!(driver.says(checkpoint()), [""; 0], "the end of the attempt has said from where to go on");
+}
+
+#[test]
+fn room_is_missing_for_what_has_not_taken_it() {
+    let mut d = Driver::new();
+    d.view(success(&[("a", 1), ("b", 2), ("c", 3)]));
+    d.step(prepared());
+    let WatchState::Fetching(fetching) = d.watch.state() else { panic!() };
+    let declared: u64 = fetching.parts().filter_map(|(_, part)| part.declared_bytes).sum();
+    assert!(declared > 0);
+    assert_eq!(fetching.missing_bytes(|_| panic!("nothing is under way")), declared);
+    d.step(WatchEvent::PartStarted(key("a", 1)));
+    let missing = |d: &Driver, allocated| match d.watch.state() {
+        WatchState::Fetching(fetching) => fetching.missing_bytes(|_| allocated),
+        _ => panic!(),
+    };
+    assert_eq!((missing(&d, 0), missing(&d, 4)), (declared, declared - 4));
+    d.step(ended(&key("a", 1), Ok(committed(key("a", 1)))));
+    assert_eq!(missing(&d, 0), declared / 3 * 2, "what is on disk needs no room, recorded or not");
 }
 
 #[test]

@@ -253,7 +253,10 @@ impl Scheduler {
             RecordChange::Sealing(_) => Some(Recorded::Sealing),
             RecordChange::Completed { .. } => Some(Recorded::Completed),
             RecordChange::Failed(_) => Some(Recorded::Failed),
-            RecordChange::StatusSeen(_) | RecordChange::PartialSynced(_) | RecordChange::Watching => None,
+            RecordChange::PartialSynced(part) => {
+                Some(Recorded::PartialSynced { key: part.key.clone(), bytes: part.point.bytes })
+            }
+            RecordChange::StatusSeen(_) | RecordChange::Watching => None,
         };
         let export = ExportKey {
             project: self.projects[self.entries[entry].project].digest,
@@ -268,9 +271,15 @@ impl Scheduler {
     pub(super) fn write(&mut self, change: Change, ticket: Option<Ticket>) {
         if matches!(change, Change::StatusSeen { .. } | Change::PartialSynced { .. } | Change::Paused { .. })
         {
-            let before = self.outbox.len();
-            self.outbox.retain(|waiting| !supersedes(&change, &waiting.change));
-            self.unwritten -= before - self.outbox.len();
+            let Self { outbox, tickets, unwritten, .. } = self;
+            outbox.retain(|waiting| {
+                let superseded = supersedes(&change, &waiting.change);
+                if superseded {
+                    tickets.remove(&waiting.ticket);
+                    *unwritten -= 1;
+                }
+                !superseded
+            });
         }
         self.unwritten += 1;
         let number = self.next_ticket;
