@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, reads a clock or rolls dice: the time and the jitter come in as arguments, decisions go out as values.
 
+pub mod bandwidth;
 pub mod cadence;
 pub mod checksum;
 pub mod failure;
