@@ -1,4 +1,4 @@
-//! A body on its way: chunk by chunk, held to its length, its pace and its first byte.
+//! A body on its way: chunk by chunk, held to its length, its pace and its first byte, and paid for where there is a cap.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use hyper::body::Bytes;
 use reqwest::Response;
 use tokio::time::Instant;
 
+use super::bandwidth::Debt;
 use super::pace::RateFloor;
 use crate::domain::checksum::PromisedChecksum;
 use crate::domain::resume::StrongEtag;
@@ -93,6 +94,8 @@ pub struct Body {
     floor: RateFloor,
     /// Time spent waiting since the last byte, over cancelled waits too.
     idle: Duration,
+    /// What is owed for the bytes that came; `None` without a cap on bandwidth.
+    debt: Option<Debt>,
     end: Option<Result<(), BodyError>>,
 }
 
@@ -108,7 +111,7 @@ pub(super) struct BodyFacts {
 }
 
 impl Body {
-    pub(super) fn new(facts: BodyFacts, response: Response, patience: Patience) -> Self {
+    pub(super) fn new(facts: BodyFacts, response: Response, patience: Patience, debt: Option<Debt>) -> Self {
         let expected_bytes = match facts.opening {
             Opening::Whole { total_bytes } => total_bytes,
             Opening::Append { total_bytes } => Some(total_bytes),
@@ -125,11 +128,15 @@ impl Body {
             stall_timeout: patience.stall_timeout,
             floor: RateFloor::new(patience.min_rate_bytes_per_second),
             idle: Duration::ZERO,
+            debt,
             end: None,
         }
     }
 
     /// The next bytes; `None` once the body is complete in framing and length. Never empty.
+    ///
+    /// Under a cap on bandwidth, first waits until what came before is paid for; that is neither a stall nor slow. An error
+    /// waits for nothing.
     ///
     /// Cancel-safe: no byte is lost, and the time already waited counts on. An error stays: the next call returns it again.
     ///
@@ -137,8 +144,15 @@ impl Body {
     /// When the body is cut, stalls, drips, or is not of the expected length or kind.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
-            if let Some(end) = &self.end {
-                return end.clone().map(|()| None);
+            match (&self.end, &mut self.debt) {
+                (Some(Err(error)), _) => return Err(error.clone()),
+                (Some(Ok(())), None) => return Ok(None),
+                (Some(Ok(())), Some(debt)) => {
+                    debt.pay_all().await;
+                    return Ok(None);
+                }
+                (None, Some(debt)) => debt.pay_slices().await,
+                (None, None) => {}
             }
             let judged = match wait(&mut self.response, &mut self.idle, self.stall_timeout).await {
                 Some(Ok(Some(chunk))) if chunk.is_empty() && self.idle < self.stall_timeout => continue,
@@ -158,6 +172,9 @@ impl Body {
     fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
         let bytes = chunk.len() as u64;
         let waited = std::mem::take(&mut self.idle);
+        if let Some(debt) = &mut self.debt {
+            debt.add(bytes);
+        }
         self.floor.note(waited, bytes).map_err(|slow| BodyError::TooSlow { bytes: slow.bytes })?;
         if self.json_demanded && self.position == 0 && !matches!(chunk.first(), Some(b'{' | b'[')) {
             return Err(BodyError::NotJson);
@@ -213,7 +230,9 @@ async fn wait(
 
 #[cfg(test)]
 mod tests {
+    use super::super::bandwidth::SharedBucket;
     use super::*;
+    use crate::domain::bandwidth::{Bandwidth, SLICE_BYTES};
     use crate::transport::testing::{Answer, RawServer, client};
     use crate::transport::{TransportErrorKind, send};
 
@@ -234,7 +253,7 @@ mod tests {
 
     async fn open(server: &RawServer, facts: BodyFacts, patience: Patience) -> Body {
         let response = send(client().get(server.url("/s3cr3t?sig=s3cr3t"))).await.unwrap();
-        Body::new(facts, response, patience)
+        Body::new(facts, response, patience, None)
     }
 
     async fn drain(body: &mut Body) -> Result<Vec<u8>, BodyError> {
@@ -361,5 +380,91 @@ mod tests {
         body.stall_timeout = Duration::from_mins(2);
         server.release();
         assert_eq!(body.next_chunk().await.unwrap_err(), BodyError::TooSlow { bytes: 2 });
+    }
+
+    /// A body that is held to so many bytes a second, together with every other of this bucket.
+    async fn open_capped(
+        server: &RawServer,
+        facts: BodyFacts,
+        patience: Patience,
+        bucket: &SharedBucket,
+    ) -> Body {
+        let mut body = open(server, facts, patience).await;
+        body.debt = Some(Debt::new(bucket.clone()));
+        body
+    }
+
+    fn capped(bytes_per_second: u64) -> SharedBucket {
+        SharedBucket::new(Bandwidth::try_new(bytes_per_second).unwrap())
+    }
+
+    #[tokio::test]
+    async fn bodies_under_a_cap_take_as_long_as_their_sum_does() {
+        const RATE: u64 = 1_000_000;
+        const BURST_BYTES: u64 = RATE / 10;
+        let content = vec![b'x'; 250_000];
+        let small: Vec<_> = content.chunks(1_000).collect();
+        let server = RawServer::start([Answer::ok(&content), Answer::chunked(&small)]).await;
+        let bucket = capped(RATE);
+        let mut one = open_capped(&server, whole(Some(250_000)), PATIENCE, &bucket).await;
+        let mut two = open_capped(&server, whole(Some(250_000)), PATIENCE, &bucket).await;
+        let since = Instant::now();
+        let end = async |body: &mut Body| {
+            assert_eq!(drain(body).await.unwrap().len(), content.len());
+            since.elapsed()
+        };
+        let (one, two) = tokio::join!(end(&mut one), end(&mut two));
+        let (first, last) = (one.min(two), one.max(two));
+        assert!(last >= Duration::from_millis((2 * 250_000 - BURST_BYTES) * 1000 / RATE), "{last:?}");
+        assert!(last < Duration::from_secs(4), "the cap is made use of: {last:?}");
+        // When the first is whole, so is the other but for the burst and a few turns, however it came.
+        let ahead = BURST_BYTES + 4 * SLICE_BYTES;
+        assert!(
+            first >= Duration::from_millis((2 * 250_000 - BURST_BYTES - ahead) * 1000 / RATE),
+            "{first:?} of {last:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn paying_is_neither_a_stall_nor_slow_and_loses_no_byte() {
+        let patience =
+            Patience { stall_timeout: Duration::from_millis(500), min_rate_bytes_per_second: u64::MAX };
+        let server = RawServer::start([unframed("{").then("}")]).await;
+        let mut body = open_capped(&server, whole(Some(2)), patience, &capped(100_000)).await;
+        assert_eq!(body.next_chunk().await.unwrap().unwrap(), "{");
+        server.release();
+        // As after a chunk of so many bytes: about a second to pay for what is beyond the burst.
+        body.debt.as_mut().unwrap().add(120_000);
+        // Were that second waiting for bytes, a minute of it would be full.
+        body.floor.note(Duration::from_millis(59_500), 0).unwrap();
+        let since = Instant::now();
+        let mut cancelled = 0;
+        let chunk = loop {
+            match tokio::time::timeout(Duration::from_millis(40), body.next_chunk()).await {
+                Ok(outcome) => break outcome.unwrap().unwrap(),
+                Err(_) => cancelled += 1,
+            }
+        };
+        assert_eq!(chunk, "}");
+        let least = Duration::from_millis((120_000 - 2 * SLICE_BYTES) * 1000 / 100_000);
+        assert!(cancelled > 0 && since.elapsed() >= least, "{cancelled} times, {:?}", since.elapsed());
+        assert_eq!(body.next_chunk().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_end_is_told_once_all_is_paid_for_and_an_error_at_once() {
+        for (facts, is_whole) in [(whole(Some(2)), true), (whole(Some(3)), false)] {
+            let server = RawServer::start([Answer::ok(b"{}")]).await;
+            let mut body = open_capped(&server, facts, PATIENCE, &capped(100_000)).await;
+            assert_eq!(body.next_chunk().await.unwrap().unwrap(), "{}");
+            // A slice goes with the burst; half a one is left.
+            body.debt.as_mut().unwrap().add(SLICE_BYTES + SLICE_BYTES / 2);
+            let since = Instant::now();
+            let outcome = body.next_chunk().await;
+            assert_eq!(outcome == Ok(None), is_whole, "{outcome:?}");
+            let took = since.elapsed();
+            assert_eq!(body.debt.as_ref().unwrap().owed_bytes() == 0, is_whole);
+            assert!(!is_whole || took >= Duration::from_millis(SLICE_BYTES / 2 * 1000 / 100_000), "{took:?}");
+        }
     }
 }

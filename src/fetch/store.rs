@@ -12,9 +12,11 @@ use reqwest::{Client, Response, Version};
 use rustls::ClientConfig;
 use url::Url;
 
+use super::bandwidth::{Debt, SharedBucket};
 use super::body::{Body, BodyFacts, Opening, Patience};
 use super::hop::HopRules;
 use super::resolver::{JudgingResolver, environment_proxy_host};
+use crate::domain::bandwidth::Bandwidth;
 use crate::domain::checksum::{Coverage, promised_checksums};
 use crate::domain::resume::{Plan, ResponseHead, StrongEtag, Verdict, judge_response};
 use crate::transport::{
@@ -37,6 +39,8 @@ pub struct StorePolicy {
     pub stall_timeout: Duration,
     /// Smallest rate over a minute of waiting; zero for none.
     pub min_rate_bytes_per_second: u64,
+    /// Cap on all bodies together, of every clone of the client; `None` for none.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// Why there is no body to read. All causes are safe to show.
@@ -85,6 +89,7 @@ pub struct StoreClient {
     rules: Arc<HopRules>,
     headers_timeout: Duration,
     patience: Patience,
+    bucket: Option<SharedBucket>,
 }
 
 impl StoreClient {
@@ -110,6 +115,7 @@ impl StoreClient {
                 stall_timeout: policy.stall_timeout,
                 min_rate_bytes_per_second: policy.min_rate_bytes_per_second,
             },
+            bucket: policy.bandwidth.map(SharedBucket::new),
         })
     }
 
@@ -203,7 +209,7 @@ impl StoreClient {
             position,
             size_declared: declared_bytes.is_some(),
         };
-        Ok(Body::new(facts, response, self.patience))
+        Ok(Body::new(facts, response, self.patience, self.bucket.clone().map(Debt::new)))
     }
 }
 
@@ -264,6 +270,7 @@ mod tests {
             headers_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(5),
             min_rate_bytes_per_second: 0,
+            bandwidth: None,
         };
         StoreClient::new(&tls(), &policy).unwrap()
     }

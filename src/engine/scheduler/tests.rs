@@ -42,6 +42,7 @@ fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         headers_timeout: timeout,
         stall_timeout: timeout,
         min_rate_bytes_per_second: 1,
+        bandwidth: None,
     };
     let environment = Arc::new(Environment::from_pairs(std::iter::empty::<(String, String)>()));
     let project = |(index, exports): (usize, &usize)| {
