@@ -313,6 +313,6 @@ fn store_policy(config: &Config) -> StorePolicy {
         headers_timeout: config.api.request_timeout,
         stall_timeout: config.download.stall_timeout,
         min_rate_bytes_per_second: config.download.min_rate_bytes_per_second,
-        bandwidth: None,
+        bandwidth: config.download.bandwidth,
     }
 }

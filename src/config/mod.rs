@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::domain::bandwidth::Bandwidth;
 use crate::domain::cadence::Cadence;
 use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
 use crate::domain::retry::RetryPolicy;
@@ -103,6 +104,8 @@ pub struct DownloadConfig {
     pub stall_timeout: Duration,
     /// The slowest body that is put up with, measured over a minute; zero puts up with any.
     pub min_rate_bytes_per_second: u64,
+    /// The cap on all bodies together; `None` without one.
+    pub bandwidth: Option<Bandwidth>,
     /// Hosts behind signed links that may have private addresses: lower-case host names in ASCII, or addresses in their
     /// canonical text, IPv6 without brackets.
     pub allowed_hosts: Vec<String>,

@@ -17,7 +17,10 @@ pub(super) const TABLES: [(&str, &[&str]); 6] = [
     ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
     ("poll", &["min_interval", "max_interval", "not_found_grace"]),
     ("retry", &["initial", "max"]),
-    ("download", &["directory", "max_parts", "reserve", "stall_timeout", "min_rate", "allowed_hosts"]),
+    (
+        "download",
+        &["directory", "max_parts", "reserve", "stall_timeout", "min_rate", "bandwidth", "allowed_hosts"],
+    ),
     ("state", &["directory"]),
     (
         "project",
@@ -82,6 +85,7 @@ pub(super) struct RawDownload {
     pub(super) reserve: Option<Text>,
     pub(super) stall_timeout: Option<Text>,
     pub(super) min_rate: Option<Text>,
+    pub(super) bandwidth: Option<Text>,
     pub(super) allowed_hosts: Vec<Text>,
 }
 

@@ -52,6 +52,8 @@ struct ShownDownload<'a> {
     reserve: String,
     stall_timeout: String,
     min_rate: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<String>,
     allowed_hosts: &'a [String],
 }
 
@@ -103,6 +105,7 @@ pub(super) fn render(config: &Config) -> String {
             reserve: format_size(download.reserve_bytes),
             stall_timeout: format_duration(download.stall_timeout),
             min_rate: format_rate(download.min_rate_bytes_per_second),
+            bandwidth: download.bandwidth.map(|bandwidth| format_rate(bandwidth.bytes_per_second())),
             allowed_hosts: &download.allowed_hosts,
         },
         state: ShownState { directory: text(state_directory) },

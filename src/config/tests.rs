@@ -32,6 +32,7 @@ fn without_a_word_the_defaults_of_the_contract_count() {
     assert_eq!(config.download.reserve_bytes, 1 << 30);
     assert_eq!(config.download.stall_timeout, Duration::from_secs(30));
     assert_eq!(config.download.min_rate_bytes_per_second, 1024);
+    assert_eq!(config.download.bandwidth, None);
     assert_eq!(config.download.allowed_hosts, Vec::<String>::new());
     assert_eq!(config.state_directory, Path::new("/var/lib/batch-export-watcher/state"));
     assert_eq!(config.warnings, Vec::<String>::new());
@@ -69,6 +70,7 @@ fn the_file_that_comes_with_the_program_states_every_key_and_every_default() {
     assert_eq!(stated(example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line))), every_key);
     let without_a_default = [
         "api.ca_file",
+        "download.bandwidth",
         "project.exports_file",
         "project.rest_api_key_credential",
         "project.rest_api_key_env",
@@ -100,6 +102,7 @@ fn every_value_can_be_set() {
         reserve = "0B"
         stall_timeout = "7d"
         min_rate = "0B/s"
+        bandwidth = "50MB/s"
         allowed_hosts = ["MinIO.internal", "10.0.0.1", "FD00::1"]
         [state]
         directory = "/srv/state"
@@ -117,6 +120,7 @@ fn every_value_can_be_set() {
     assert_eq!((config.download.max_parts.get(), config.download.reserve_bytes), (1024, 0));
     assert_eq!(config.download.stall_timeout.as_secs(), 604_800);
     assert_eq!(config.download.min_rate_bytes_per_second, 0);
+    assert_eq!(config.download.bandwidth, Some(Bandwidth::try_new(50_000_000).unwrap()));
     assert_eq!(config.download.allowed_hosts, ["minio.internal", "10.0.0.1", "fd00::1"]);
     assert_eq!(config.state_directory, Path::new("/srv/state"));
 }
@@ -194,6 +198,7 @@ fn value_faults_come_all_in_one_go() {
 max_parts = 0
 reserve = "s3cret"
 min_rate = "1KiB"
+bandwidth = "50MB"
 allowed_hosts = ["https://s3cret"]
 [api]
 base_url = "https://u:s3cret@api.batch.com/"
@@ -218,18 +223,19 @@ rest_api_key_env = "s3cret"
             "c.toml:2 download.max_parts",
             "c.toml:3 download.reserve",
             "c.toml:4 download.min_rate",
-            "c.toml:5 download.allowed_hosts",
-            "c.toml:7 api.base_url",
-            "c.toml:8 api.requests_per_second",
-            "c.toml:9 api.connect_timeout",
-            "c.toml:10 api.ca_file",
-            "c.toml:11 project.project_key",
-            "c.toml:11 project",
-            "c.toml:12 project.name",
-            "c.toml:13 project.exports",
-            "c.toml:14 project.exports_file",
-            "c.toml:17 project.project_key",
-            "c.toml:18 project.rest_api_key_env",
+            "c.toml:5 download.bandwidth",
+            "c.toml:6 download.allowed_hosts",
+            "c.toml:8 api.base_url",
+            "c.toml:9 api.requests_per_second",
+            "c.toml:10 api.connect_timeout",
+            "c.toml:11 api.ca_file",
+            "c.toml:12 project.project_key",
+            "c.toml:12 project",
+            "c.toml:13 project.name",
+            "c.toml:14 project.exports",
+            "c.toml:15 project.exports_file",
+            "c.toml:18 project.project_key",
+            "c.toml:19 project.rest_api_key_env",
         ],
         "{faults:#?}"
     );
@@ -269,6 +275,27 @@ fn intervals_have_bounds_and_an_order() {
         let fault = fault_before_shop(text);
         assert!(fault.starts_with(&format!("c.toml:{expected}")), "{fault}");
     }
+}
+
+#[test]
+fn a_bandwidth_that_brings_next_to_nothing_is_refused() {
+    for (value, expected) in [
+        ("0B/s", "must not be zero: leave the key out to have no cap"),
+        ("0MiB/s", "must not be zero"),
+        ("50B/s", "is too low: at least 64KiB/s"),
+        ("65535B/s", "is too low"),
+        ("50MB", "is not a rate"),
+        ("50 MB/s", "is not a rate"),
+        ("1048577TiB/s", "is too large"),
+    ] {
+        let fault = fault_before_shop(&format!("[download]\nbandwidth = \"{value}\""));
+        assert!(fault.starts_with(&format!("c.toml:2: download.bandwidth: {expected}")), "{fault}");
+    }
+    for value in ["64KiB/s", "1048576TiB/s"] {
+        let config = Scene::new().load_with_shop(&format!("[download]\nbandwidth = \"{value}\"")).unwrap();
+        assert!(config.show().contains(&format!("\nbandwidth = \"{value}\"\n")), "{}", config.show());
+    }
+    assert!(!Scene::new().load_with_shop("").unwrap().show().contains("bandwidth"));
 }
 
 #[test]
@@ -321,7 +348,7 @@ fn what_is_shown_reads_back_and_holds_no_secret() {
     let long_key = "project_0123456789abcdef";
     let text = format!(
         "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_1\"]\n[[project]]\nname = \"b\"\n\
-         project_key = \"{long_key}\"\nrest_api_key_env = \"NAME\"\n[download]\nallowed_hosts = [\"minio\"]\n"
+         project_key = \"{long_key}\"\nrest_api_key_env = \"NAME\"\n[download]\nbandwidth = \"1MiB/s\"\nallowed_hosts = [\"minio\"]\n"
     );
     let config = scene.load(&text).unwrap();
     let shown = config.show();
@@ -349,6 +376,7 @@ min_interval = "s3cret"
 [download]
 reserve = "s3cret"
 min_rate = "s3cret"
+bandwidth = "s3cret"
 allowed_hosts = ["s3cret/s3cret", 's3cret:1']
 [[project]]
 name = "S3cret s3cret"

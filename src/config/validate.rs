@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use toml::Spanned;
 use url::Url;
 
+use crate::domain::bandwidth::Bandwidth;
 use crate::domain::cadence::Cadence;
 use crate::domain::retry::RetryPolicy;
 
@@ -140,6 +141,7 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
         default: STALL_TIMEOUT,
     });
     let min_rate = checker.parsed("download.min_rate", raw.min_rate.as_ref(), units::parse_rate);
+    let bandwidth = checker.parsed("download.bandwidth", raw.bandwidth.as_ref(), parse_bandwidth);
     let hosts = raw.allowed_hosts.iter();
     DownloadConfig {
         directory: directory(checker, "download.directory", raw.directory.as_ref(), "exports"),
@@ -147,10 +149,16 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
         reserve_bytes: reserve.unwrap_or(RESERVE_BYTES),
         stall_timeout,
         min_rate_bytes_per_second: min_rate.unwrap_or(MIN_RATE_BYTES_PER_SECOND),
+        bandwidth,
         allowed_hosts: hosts
             .filter_map(|host| checker.parsed("download.allowed_hosts", Some(host), endpoint::parse_host))
             .collect(),
     }
+}
+
+fn parse_bandwidth(text: &str) -> Result<Bandwidth, String> {
+    let bytes_per_second = units::parse_rate(text).map_err(|error| error.to_string())?;
+    Bandwidth::try_new(bytes_per_second).map_err(|error| error.to_string())
 }
 
 /// The state may not lie in the download directory: consumers move and delete files there, and a project could have
