@@ -1,5 +1,6 @@
 //! One binary for all integration tests: the real program against the simulator, and the source against its map.
 
+mod bandwidth;
 mod bodies;
 mod configuration;
 mod credentials;
