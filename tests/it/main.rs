@@ -13,6 +13,7 @@ mod liveness;
 mod redirects;
 mod shutdown;
 mod simulator;
+mod slow_disk;
 mod support;
 mod tidy;
 mod tls;

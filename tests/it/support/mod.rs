@@ -1,6 +1,7 @@
 //! What the integration tests stand on; no test of the program itself.
 
 pub(crate) mod fault_proxy;
+pub(crate) mod fuse;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod process;
