@@ -103,6 +103,8 @@ impl Drop for EndOfLead<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::part::PartKey;
     use crate::domain::resume::Plan;
@@ -157,8 +159,13 @@ mod tests {
             }
         }
         assert_eq!(std::fs::read_to_string(bench.path("export_1", 7)).unwrap(), "something else");
-        let queue = bench.committer.queue();
-        assert!(queue.waiting.is_empty() && !queue.is_led);
+        let at_rest = async {
+            while bench.committer.queue().is_led {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), at_rest).await.expect("the leader ends");
+        assert!(bench.committer.queue().waiting.is_empty());
     }
 
     #[tokio::test]

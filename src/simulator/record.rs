@@ -19,6 +19,8 @@ pub enum Origin {
 pub struct Recorded {
     /// Who was asked.
     pub origin: Origin,
+    /// Which connection to that listener it came on, counted from 0.
+    pub connection: u64,
     /// When its head had arrived.
     pub at: Instant,
     /// HTTP method.

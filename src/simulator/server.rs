@@ -26,13 +26,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Serves until `stop`; connections end with it.
 pub(super) async fn serve(listener: TcpListener, origin: Origin, world: Arc<World>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
+    let mut numbers = 0..;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, origin, Arc::clone(&world)));
+                    let number = numbers.next().unwrap_or(u64::MAX);
+                    connections.spawn(converse(stream, origin, number, Arc::clone(&world)));
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             }
@@ -41,24 +43,26 @@ pub(super) async fn serve(listener: TcpListener, origin: Origin, world: Arc<Worl
     connections.shutdown().await;
 }
 
-async fn converse(stream: TcpStream, origin: Origin, world: Arc<World>) {
+async fn converse(stream: TcpStream, origin: Origin, number: u64, world: Arc<World>) {
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
     let (stream, drained) = Watched::new(stream);
-    let service = service_fn(|request| answer(request, origin, Arc::clone(&world), drained.clone()));
+    let service =
+        service_fn(|request| answer(request, (origin, number), Arc::clone(&world), drained.clone()));
     // A client that goes away and a scripted cut both end here; the record has what there is to say.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(
     request: Request<Incoming>,
-    origin: Origin,
+    (origin, connection): (Origin, u64),
     world: Arc<World>,
     drained: Drained,
 ) -> Result<Response<Body>, Infallible> {
     let (head, _body) = request.into_parts();
     let number = world.recorder.add(Recorded {
         origin,
+        connection,
         at: Instant::now(),
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::support::eventually;
 use super::support::solo::{SHOP, Solo};
 
-/// Bytes of each part in an export's folder by its file ID, whether it is under way or has its final name.
+/// Bytes of each part in an export's folder by its file ID, whether it was kept for later or has its final name.
 fn bytes_on_disk(solo: &Solo, export: &str) -> BTreeMap<String, u64> {
     let entries = fs::read_dir(solo.home.export(SHOP, export)).into_iter().flatten().flatten();
     let part = |entry: fs::DirEntry| {
@@ -46,9 +46,12 @@ async fn all_parts_together_stay_below_the_cap_and_share_it() {
     files.iter().for_each(|id| solo.sim.release(id));
 
     watcher.wait_for_log(|line| line.contains("part committed")).await;
-    let mut bytes = bytes_on_disk(&solo, "export_1");
-    bytes.extend(bytes_on_disk(&solo, "export_2"));
-    assert!(bytes.len() == 4 && bytes.values().all(|bytes| *bytes >= PART_BYTES / 3), "{bytes:?}");
+    let mut bytes = Vec::new();
+    for export in ["export_1", "export_2"] {
+        bytes.extend(watcher.partial_bytes(&solo.home.export(SHOP, export)));
+        bytes.extend(bytes_on_disk(&solo, export).into_values());
+    }
+    assert!(bytes.len() == 4 && bytes.iter().all(|bytes| *bytes >= PART_BYTES / 3), "{bytes:?}");
 
     solo.settled(watcher, i32::from(exit::DONE)).await;
     let took = since.elapsed();
@@ -73,9 +76,10 @@ async fn a_signal_ends_parts_that_wait_for_their_turn_at_once_and_keeps_what_the
     let mut watcher = solo.start();
     // Who has more than a slice waits for its turn, and there are turns for ten seconds.
     let turns = Duration::from_secs(PARTS * SLICE_BYTES / BYTES_PER_SECOND);
+    let folder = solo.home.export(SHOP, "export_1");
     let waiting = || {
-        let bytes = bytes_on_disk(&solo, "export_1");
-        bytes.len() == files.len() && bytes.values().all(|bytes| *bytes > SLICE_BYTES)
+        let bytes = watcher.partial_bytes(&folder);
+        bytes.len() == files.len() && bytes.iter().all(|bytes| *bytes > SLICE_BYTES)
     };
     eventually("more than a slice of each part", waiting).await;
     watcher.signal(Signal::TERM);

@@ -17,4 +17,5 @@ mod slow_disk;
 mod support;
 mod tidy;
 mod tls;
+mod transfer;
 mod views;

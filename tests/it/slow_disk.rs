@@ -245,7 +245,7 @@ async fn polls_go_on_while(operations: &[Operation], hanging: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn polls_go_on_while_files_cannot_be_synced() {
-    polls_go_on_while(&[Operation::Sync], 8).await;
+    polls_go_on_while(&[Operation::Sync], 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

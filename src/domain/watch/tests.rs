@@ -170,9 +170,8 @@ fn a_checkpoint_is_recorded_while_its_attempt_is_under_way_and_not_after() {
     let (mut driver, part) = fetching();
     let etag = crate::domain::resume::StrongEtag::parse("\"a\"").unwrap();
     let point = ResumePoint { bytes: 5, sha256: Sha256::new([0; 32]), total_bytes: 10, etag };
-    let checkpoint = || {
-        WatchEvent::PartCheckpointed(ResumablePart { key: part.clone(), point: point.clone() })
-    };
+    let checkpoint =
+        || WatchEvent::PartCheckpointed(ResumablePart { key: part.clone(), point: point.clone() });
     assert_eq!(driver.says(checkpoint()), ["record partial a"]);
     let recorded = WatchEvent::Recorded(Recorded::PartialSynced { key: part.clone(), bytes: 5 });
     assert_eq!(driver.says(recorded), ["say a at 5"]);
