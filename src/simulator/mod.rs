@@ -41,7 +41,7 @@ pub use canned::Canned;
 pub use content::Content;
 pub use record::{NotSeen, Origin, Recorded};
 pub use script::{ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject};
-pub use steps::{LinkStep, Serving, StoreStep, ViewStep};
+pub use steps::{LinkStep, Place, Serving, StoreStep, ViewStep};
 pub use world::UnknownId;
 
 use world::World;

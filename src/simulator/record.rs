@@ -33,6 +33,8 @@ pub struct Recorded {
     pub headers: Vec<(String, String)>,
     /// Status answered; `None` while it is held or worked on.
     pub status: Option<u16>,
+    /// Length of the answer's body if it is not cut; `None` as long as there is no answer.
+    pub whole_bytes: Option<u64>,
     /// Bytes of the answer's body handed to the connection so far.
     pub body_bytes: u64,
     /// When the answer's body was sent whole, cut, or given up by the client.
@@ -50,6 +52,12 @@ impl Recorded {
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<String> {
         parameter(self.query.as_deref(), name)
+    }
+
+    /// Whether the answer's body was handed to the connection to its end.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.whole_bytes == Some(self.body_bytes)
     }
 
     /// Whether this is a view call for that export.

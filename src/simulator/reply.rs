@@ -36,6 +36,8 @@ pub(super) struct Reply {
 #[derive(Debug)]
 pub(super) struct BodyPlan {
     pub(super) reader: Reader,
+    /// Length of the body if nothing cut it.
+    pub(super) whole_bytes: u64,
     /// `Content-Length`; chunks where there is none.
     pub(super) length: Option<u64>,
     /// Ends in a closed connection instead of a proper end.
@@ -56,6 +58,7 @@ impl BodyPlan {
     fn plain(content: &Content) -> Self {
         let reader = content.read(0, u64::MAX);
         Self {
+            whole_bytes: reader.remaining_bytes(),
             length: Some(reader.remaining_bytes()),
             reader,
             cut: false,

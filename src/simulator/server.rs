@@ -73,6 +73,7 @@ async fn answer(
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect(),
         status: None,
+        whole_bytes: None,
         body_bytes: 0,
         ended_at: None,
     });
@@ -80,7 +81,11 @@ async fn answer(
         Origin::Api => api::answer(&world, &head).await,
         Origin::Store => store::answer(&world, &head).await,
     };
+    let whole_bytes = reply.body.whole_bytes;
     let response = reply.into_response(number, &world, drained);
-    world.recorder.update(number, |request| request.status = Some(response.status().as_u16()));
+    world.recorder.update(number, |request| {
+        request.status = Some(response.status().as_u16());
+        request.whole_bytes = Some(whole_bytes);
+    });
     Ok(response)
 }

@@ -88,6 +88,35 @@ impl From<Canned> for StoreStep {
     }
 }
 
+/// A place in the body of one answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// After so many bytes.
+    Bytes(u64),
+    /// After so many thousandths of the body, whatever range of the file it is; below 1000 it is never the end.
+    Permille(u16),
+}
+
+impl Place {
+    /// In bytes, for a body of `whole_bytes`; never behind its end.
+    #[must_use]
+    pub fn in_body(self, whole_bytes: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.min(whole_bytes),
+            Self::Permille(share) => {
+                let bytes = u128::from(whole_bytes) * u128::from(share) / 1000;
+                u64::try_from(bytes).map_or(whole_bytes, |bytes| bytes.min(whole_bytes))
+            }
+        }
+    }
+}
+
+impl From<u64> for Place {
+    fn from(bytes: u64) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
 /// How the store sends a file; [`Serving::well`] is what a healthy one does. Bytes count the body of this one answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Serving {
@@ -95,14 +124,16 @@ pub struct Serving {
     pub other_content: Option<Content>,
     /// Answers 200 with the whole file to a request for a range.
     pub ignores_range: bool,
+    /// Answers a request for a range with that range although the file is not the one that `If-Range` speaks of.
+    pub ignores_if_range: bool,
     /// Sends chunks, and no `Content-Length`.
     pub chunked: bool,
     /// A `Content-Length` that is not the truth: a larger one ends in a closed connection, a smaller one cuts the body.
     pub claimed_length: Option<u64>,
-    /// Closes the connection after so many bytes, in the middle of the body.
-    pub cut_after: Option<u64>,
-    /// After so many bytes waits for [`super::Simulator::release`] of the file's ID, then goes on.
-    pub stall_after: Option<u64>,
+    /// Closes the connection there, in the middle of the body.
+    pub cut_after: Option<Place>,
+    /// There waits for [`super::Simulator::release`] of the file's ID, then goes on.
+    pub stall_after: Option<Place>,
     /// Waits for [`super::Simulator::release`] of the file's ID before the head of the answer.
     pub held: bool,
     /// Bytes per second; wins over the file's own.
@@ -132,6 +163,13 @@ impl Serving {
         self
     }
 
+    /// See [`Serving::ignores_if_range`].
+    #[must_use]
+    pub fn ignoring_if_range(mut self) -> Self {
+        self.ignores_if_range = true;
+        self
+    }
+
     /// See [`Serving::chunked`].
     #[must_use]
     pub fn chunked(mut self) -> Self {
@@ -148,15 +186,15 @@ impl Serving {
 
     /// See [`Serving::cut_after`].
     #[must_use]
-    pub fn cut_after(mut self, bytes: u64) -> Self {
-        self.cut_after = Some(bytes);
+    pub fn cut_after(mut self, place: impl Into<Place>) -> Self {
+        self.cut_after = Some(place.into());
         self
     }
 
     /// See [`Serving::stall_after`].
     #[must_use]
-    pub fn stall_after(mut self, bytes: u64) -> Self {
-        self.stall_after = Some(bytes);
+    pub fn stall_after(mut self, place: impl Into<Place>) -> Self {
+        self.stall_after = Some(place.into());
         self
     }
 

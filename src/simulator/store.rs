@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
+use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
 
 use super::canned::Canned;
@@ -59,7 +60,10 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
     let total = content.len_bytes();
     let range = match serving.ignores_range {
         true => Asked::Whole,
-        false => Asked::parse(request, etag.as_deref(), total),
+        false => {
+            let heeded = serving.ignores_if_range || is_unchanged(request, etag.as_deref());
+            request.get("range").filter(|_| heeded).map_or(Asked::Whole, |range| Asked::parse(range, total))
+        }
     };
     let mut headers = vec![("accept-ranges".to_owned(), "bytes".to_owned())];
     let mut header = |name: &str, value: String| headers.push((name.to_owned(), value));
@@ -88,18 +92,25 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
     }
     let length = reader.remaining_bytes();
     let mut cut = serving.claimed_length.is_some_and(|claimed| claimed > length);
-    if let Some(bytes) = serving.cut_after {
-        reader.cut_after(bytes);
+    if let Some(place) = serving.cut_after {
+        reader.cut_after(place.in_body(length));
         cut = true;
     }
     let body = BodyPlan {
         reader,
+        whole_bytes: length,
         length: (!serving.chunked).then_some(serving.claimed_length.unwrap_or(length)),
         cut,
-        stall: serving.stall_after.map(|bytes| (bytes, stored.file.id.clone())),
+        stall: serving.stall_after.map(|place| (place.in_body(length), stored.file.id.clone())),
         bytes_per_second: serving.bytes_per_second.or(stored.file.bytes_per_second),
     };
     Reply { status, headers, body }
+}
+
+/// Whether the file is still the one whose range is asked for, or nothing was said about that.
+fn is_unchanged(request: &HeaderMap, etag: Option<&str>) -> bool {
+    let validator = request.get("if-range").map(|value| value.to_str().unwrap_or_default());
+    validator.is_none_or(|validator| Some(validator) == etag && !validator.starts_with("W/"))
 }
 
 /// What of a file a request asks for (RFC 9110 sections 13.1.5 and 14.2).
@@ -114,14 +125,8 @@ enum Asked {
 }
 
 impl Asked {
-    fn parse(request: &HeaderMap, etag: Option<&str>, total: u64) -> Self {
-        let header = |name: &str| request.get(name).and_then(|value| value.to_str().ok());
-        let unchanged = header("if-range")
-            .is_none_or(|validator| Some(validator) == etag && !validator.starts_with("W/"));
-        match header("range").filter(|_| unchanged) {
-            Some(range) => Self::parse_range(range, total).unwrap_or(Self::Whole),
-            None => Self::Whole,
-        }
+    fn parse(range: &HeaderValue, total: u64) -> Self {
+        range.to_str().ok().and_then(|range| Self::parse_range(range, total)).unwrap_or(Self::Whole)
     }
 
     /// One range; several at once are answered with the whole, as a server may.

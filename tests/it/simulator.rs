@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use batch_export_watcher::domain::checksum::Algorithm;
 use batch_export_watcher::simulator::{
-    Canned, ChecksumHeader, Content, Declared, Etag, LinkStep, Origin, Recorded, Script, SentChecksum,
+    Canned, ChecksumHeader, Content, Declared, Etag, LinkStep, Origin, Place, Recorded, Script, SentChecksum,
     Serving, SimExport, SimFile, SimProject, Simulator, StoreStep, ViewStep,
 };
 use serde_json::json;
@@ -213,6 +213,29 @@ async fn ranges_are_served_to_who_knows_the_file() {
     assert_eq!((answer.status, answer.body.len()), (200, 100));
     let answer = fetch(&sim, "file_1", &[("range", "bytes=100-")]).await;
     assert_eq!((answer.status, answer.header("content-range")), (416, "bytes */100"));
+}
+
+#[tokio::test]
+async fn a_range_is_cut_at_its_own_share_and_served_unconditionally_where_the_script_says() {
+    let file = SimFile::new("file_1", 1, digits(100).as_str())
+        .on_fetch(Serving::well().cut_after(Place::Permille(250)))
+        .on_fetch(Serving::well().ignoring_if_range())
+        .on_fetch(Serving::well());
+    let sim = with_file(file).await;
+    let range = [("range", "bytes=60-"), ("if-range", "\"other\"")];
+    let answer = fetch(&sim, "file_1", &range[..1]).await;
+    assert_eq!((answer.status, answer.text().as_str(), answer.whole), (206, "0123456789", false));
+    let answer = fetch(&sim, "file_1", &range).await;
+    assert_eq!((answer.status, answer.body.len(), answer.whole), (206, 40, true));
+    assert_eq!(fetch(&sim, "file_1", &range).await.status, 200);
+    let requests = sim.requests();
+    let blobs = requests.iter().filter(|request| request.is_fetch_of("file_1"));
+    let seen: Vec<_> = blobs.map(|blob| (blob.whole_bytes, blob.body_bytes, blob.is_complete())).collect();
+    assert_eq!(seen, [(Some(40), 10, false), (Some(40), 40, true), (Some(100), 100, true)]);
+    for (place, bytes) in [(Place::Permille(999), 1000), (Place::Permille(999), 1), (Place::Permille(0), 9)] {
+        assert!(place.in_body(bytes) < bytes, "{place:?} of {bytes}");
+    }
+    assert_eq!((Place::Permille(1000).in_body(7), Place::Bytes(9).in_body(7)), (7, 7));
 }
 
 #[tokio::test]
