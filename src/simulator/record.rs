@@ -75,7 +75,13 @@ impl Recorded {
     /// Whether this asks the store for that file.
     #[must_use]
     pub fn is_fetch_of(&self, file_id: &str) -> bool {
-        self.origin == Origin::Store && self.path.strip_prefix("/blob/") == Some(file_id)
+        self.fetched_file() == Some(file_id)
+    }
+
+    /// The file that this asks the store for.
+    #[must_use]
+    pub fn fetched_file(&self) -> Option<&str> {
+        self.path.strip_prefix("/blob/").filter(|_| self.origin == Origin::Store)
     }
 
     fn is_call(&self, route: &str, id: &str) -> bool {

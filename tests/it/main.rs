@@ -8,6 +8,7 @@ mod demo;
 mod disk;
 mod happy;
 mod holds;
+mod interruptions;
 mod lifecycle;
 mod liveness;
 mod redirects;

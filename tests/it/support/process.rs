@@ -84,6 +84,14 @@ impl Watcher {
         line.unwrap_or_else(|| self.fail("the line is gone"))
     }
 
+    /// Waits for the lines of the log after the first `known` ones; none means that it has ended.
+    pub(crate) async fn log_after(&self, known: usize) -> Vec<String> {
+        let mut output = self.output.clone();
+        // An error means that nothing more will come; what is there may still be new.
+        let _ = output.wait_for(|output| output.stderr.len() > known).await;
+        output.borrow().stderr.get(known..).unwrap_or_default().to_vec()
+    }
+
     /// As [`Watcher::wait_for_log`], for lines of JSON.
     pub(crate) async fn wait_for_event(
         &self,

@@ -1,0 +1,131 @@
+//! Eyes on the folders of exports while the program works in them: what a consumer could see at any moment has to be right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+use batch_export_watcher::domain::manifest::{MANIFEST_FILE, Manifest};
+use batch_export_watcher::simulator::Content;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+/// Room for some dozens of events.
+const EVENT_BYTES: usize = 4096;
+
+/// One export's folder, and what is to be there in the end.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    parts: BTreeMap<String, Content>,
+    visible: BTreeSet<String>,
+}
+
+/// Watches folders through inotify. Every fault is a panic that names the file.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    events: AsyncFd<OwnedFd>,
+    /// By watch descriptor.
+    folders: BTreeMap<i32, Folder>,
+}
+
+impl Folder {
+    /// A folder that will hold these files beside its manifest; it is made where it is missing.
+    pub(crate) fn new(path: PathBuf, parts: BTreeMap<String, Content>) -> Self {
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).expect("a folder in the test's own");
+        Self { path, parts, visible: BTreeSet::new() }
+    }
+
+    /// A name has appeared: once in a lifetime, and of the right bytes.
+    fn appeared(&mut self, name: &str) {
+        let path = self.path.join(name);
+        assert!(self.visible.insert(name.to_owned()), "{} was published twice", path.display());
+        if name == MANIFEST_FILE {
+            self.check_manifest();
+            return;
+        }
+        let expected = self.parts.get(name).unwrap_or_else(|| panic!("{} is not ours", path.display()));
+        let found =
+            fs::read(&path).unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
+        let (bytes, expected_bytes) = (found.len() as u64, expected.len_bytes());
+        assert_eq!(bytes, expected_bytes, "the length of {} when it appeared", path.display());
+        assert!(Content::from(found) == *expected, "{} appeared with other bytes", path.display());
+    }
+
+    fn check_manifest(&self) {
+        let names: BTreeSet<_> = self.parts.keys().chain([&MANIFEST_FILE.to_owned()]).cloned().collect();
+        assert_eq!(self.visible, names, "{} has a manifest", self.path.display());
+        let bytes = fs::read(self.path.join(MANIFEST_FILE)).expect("a manifest that has appeared");
+        let manifest = Manifest::parse(&bytes).expect("a manifest that has appeared is whole");
+        for part in &manifest.parts {
+            let sha256 = self.parts.get(&part.path).map(Content::sha256);
+            assert_eq!(Some(part.sha256), sha256, "{} in the manifest", part.path);
+        }
+        assert_eq!(manifest.parts.len(), self.parts.len());
+    }
+}
+
+impl Observer {
+    /// Watches these from now on.
+    pub(crate) fn new(folders: Vec<Folder>) -> Self {
+        let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("an inotify queue");
+        let wanted = WatchFlags::CREATE
+            | WatchFlags::MOVED_TO
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF;
+        let watched = folders.into_iter().map(|folder| {
+            let number = inotify::add_watch(&queue, &folder.path, wanted).expect("a watch");
+            (number, folder)
+        });
+        let folders = watched.collect();
+        #[expect(
+            deprecated,
+            reason = "its heir is unsafe; an owned descriptor is open for as long as it is here"
+        )]
+        let events = AsyncFd::new(queue).expect("a queue that can be waited for");
+        Self { events, folders }
+    }
+
+    /// Waits for changes and looks at them. May be dropped and said again at any time: what happened meanwhile is in the
+    /// queue.
+    pub(crate) async fn changed(&mut self) {
+        // Cleared before the look, which reads to the end: what comes after that makes it ready again.
+        self.events.readable().await.expect("the queue of an open descriptor").clear_ready();
+        self.look();
+    }
+
+    /// The final names that have appeared, manifests included.
+    pub(crate) fn visible(&self) -> BTreeSet<String> {
+        self.folders.values().flat_map(|folder| folder.visible.iter().cloned()).collect()
+    }
+
+    /// Looks at every change so far.
+    pub(crate) fn look(&mut self) {
+        let mut buffer = [MaybeUninit::uninit(); EVENT_BYTES];
+        let mut events = inotify::Reader::new(self.events.get_ref(), &mut buffer);
+        loop {
+            let event = match events.next() {
+                Ok(event) => event,
+                Err(Errno::AGAIN) => return,
+                Err(error) => panic!("inotify: {error}"),
+            };
+            let what = event.events();
+            assert!(!what.contains(ReadFlags::QUEUE_OVERFLOW), "more changes than inotify remembers");
+            let name = event.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let folder = self.folders.get_mut(&event.wd()).expect("a watch of ours");
+            if what.intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {
+                panic!("the folder {} was removed", folder.path.display());
+            } else if name.starts_with('.') {
+                // Work in progress.
+            } else if what.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
+                folder.appeared(&name);
+            } else {
+                panic!("{} was taken away", folder.path.join(name).display());
+            }
+        }
+    }
+}
