@@ -5,6 +5,7 @@
 
 mod account;
 mod lane;
+mod pairs;
 mod plan;
 
 use std::time::Duration;

@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use batch_export_watcher::simulator::{Script, Serving, SimExport, SimFile, SimProject, Simulator};
+use batch_export_watcher::simulator::{Content, Script, Serving, SimExport, SimFile, SimProject, Simulator};
 use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::fault_proxy::{Fault, FaultProxy};
 use super::home::Home;
 use super::http::{get, try_get};
+use super::observer::{Folder, Observer};
 use super::process::Watcher;
 
 const CREDENTIALS: [(&str, &str); 2] = [("authorization", "Bearer k"), ("x-batch-project", "p")];
@@ -69,6 +70,58 @@ async fn a_stalled_connection_stays_silent_until_the_client_leaves() {
     }
     proxy.set_faults(vec![]);
     assert!(try_get(&url, &[]).await.unwrap().whole);
+}
+
+/// A folder where `part-a` and `part-b` are to appear, and an observer of it.
+fn observed(home: &Home) -> (Observer, impl Fn(&str, &str)) {
+    let parts = [("part-a", "[1]"), ("part-b", "[2]")];
+    let parts = parts.map(|(name, text)| (name.to_owned(), Content::from(text)));
+    let folder = home.export("shop", "export_1");
+    let observer = Observer::new(vec![Folder::new(folder.clone(), parts.into())]);
+    let publish = move |name: &str, text: &str| {
+        let partial = folder.join(format!(".{name}.partial"));
+        home.write(partial.to_str().expect("our own name"), text);
+        super::move_to(partial, folder.join(name));
+    };
+    (observer, publish)
+}
+
+#[tokio::test]
+async fn an_observer_sees_what_appears_as_it_appears() {
+    let home = Home::new("http://127.0.0.1:1/2.11");
+    let (mut observer, publish) = observed(&home);
+    publish("part-b", "[2]");
+    tokio::time::timeout(super::PATIENCE, observer.changed()).await.expect("a change");
+    assert_eq!(observer.visible(), ["part-b".to_owned()].into());
+    publish("part-a", "[1]");
+    observer.look();
+    assert_eq!(observer.visible().len(), 2);
+}
+
+#[tokio::test]
+async fn an_observer_tells_every_fault() {
+    type Deed = fn(&dyn Fn(&str, &str), &Home);
+    let deeds: [(&str, Deed); 6] = [
+        ("the length of", |publish, _| publish("part-b", "[2")),
+        ("appeared with other bytes", |publish, _| publish("part-b", "[1]")),
+        ("is not ours", |publish, _| publish("part-c", "[3]")),
+        ("has a manifest", |publish, _| publish("manifest.json", "{}")),
+        ("was published twice", |publish, _| publish("part-a", "[1]")),
+        ("was taken away", |_, home| {
+            std::fs::remove_file(home.export("shop", "export_1").join("part-a")).expect("a file of ours");
+        }),
+    ];
+    for (words, deed) in deeds {
+        let home = Home::new("http://127.0.0.1:1/2.11");
+        let (mut observer, publish) = observed(&home);
+        publish("part-a", "[1]");
+        observer.look();
+        deed(&publish, &home);
+        let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| observer.look()));
+        let fault = looked.expect_err(words);
+        let told = fault.downcast_ref::<String>().expect("words");
+        assert!(told.contains(words), "{words}: {told}");
+    }
 }
 
 fn shell(script: &str) -> Watcher {
