@@ -95,9 +95,7 @@ async fn what_changed_while_the_program_was_away_is_never_mixed_with_what_it_had
     let mut watcher = solo.start();
     for (name, ..) in &cases {
         let folder = solo.home.export(SHOP, &format!("export_{name}"));
-        let partial = folder.join(format!(".part-00001-file_{name}.json.partial"));
-        eventually("bytes in the partial", || fs::metadata(&partial).is_ok_and(|file| file.len() == FIRST))
-            .await;
+        eventually("bytes in the partial", || watcher.partial_bytes(&folder) == [FIRST]).await;
     }
     watcher.signal(Signal::TERM);
     assert_eq!(watcher.wait().await.0, 0);

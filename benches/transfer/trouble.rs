@@ -1,0 +1,34 @@
+//! What can keep the benchmark from a result, in words for whoever ran it.
+
+use std::io;
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// The system said no.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was tried.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A run that cannot be counted: a tool that is missing, failed, was too slow, or brought other bytes home.
+    #[error("{0}")]
+    Wrong(String),
+    /// SIGINT or SIGTERM.
+    #[error("stopped by a signal")]
+    Stopped,
+}
+
+/// Says what was tried when it failed.
+pub(crate) trait Doing<T> {
+    /// Adds the words; they read well in front of a colon.
+    fn doing(self, words: impl FnOnce() -> String) -> Result<T, Trouble>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, words: impl FnOnce() -> String) -> Result<T, Trouble> {
+        self.map_err(|error| Trouble::Io { doing: words(), source: error.into() })
+    }
+}
