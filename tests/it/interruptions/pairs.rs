@@ -1,7 +1,5 @@
 //! Two faults in a row, where the second meets what the first has left: a cut or a stop, and then not what was hoped for.
 
-use std::fs;
-
 use batch_export_watcher::simulator::{Canned, Content, Serving, SimExport, SimFile, StoreStep};
 use rustix::process::Signal;
 
