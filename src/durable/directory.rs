@@ -267,7 +267,7 @@ impl Dir {
         let mode = Mode::from_raw_mode(FILE_MODE);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fs::openat(&self.fd, name, flags, mode).map_err(failed)?;
-        fs::fchmod(&fd, mode).map_err(failed)?;
+        close_to_others(&fd).map_err(failed)?;
         Ok(File::from(fd))
     }
 
@@ -277,7 +277,7 @@ impl Dir {
         let mode = Mode::from_raw_mode(FILE_MODE);
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         let fd = fs::openat(&self.fd, ".", flags, mode).map_err(failed)?;
-        fs::fchmod(&fd, mode).map_err(failed)?;
+        close_to_others(&fd).map_err(failed)?;
         Ok(File::from(fd))
     }
 
@@ -309,6 +309,13 @@ impl Dir {
         let named = fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Identity::of(&named) == Identity::of(&fs::fstat(file)?))
     }
+}
+
+/// A umask may have taken bits away from a new file, or a default ACL given it some. Only then is there something to change,
+/// which would cost an update of the inode.
+fn close_to_others(file: &OwnedFd) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(FILE_MODE);
+    if Mode::from_raw_mode(fs::fstat(file)?.st_mode) == mode { Ok(()) } else { fs::fchmod(file, mode) }
 }
 
 impl AsFd for Dir {

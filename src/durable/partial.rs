@@ -313,6 +313,9 @@ impl Named {
 /// # Errors
 /// When they cannot be read, or the file is shorter.
 pub(super) fn read(file: &File, length: u64, visit: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
     let mut buffer = vec![0; READ_BYTES];
     let mut offset = 0;
     while offset < length {

@@ -1,7 +1,7 @@
-//! One part, start to commit: fresh link -> request -> stream and hash -> verify -> commit.
+//! One part, from its slot to its last byte: fresh link -> request -> stream and hash -> verify. What comes after that costs
+//! the network nothing, and needs no slot (`scheduler/commits.rs`).
 //!
-//! The part holds its slot from before the link is asked for, so that no link grows old waiting, until its body is complete:
-//! making it durable costs the network nothing. A large part's local file is begun before its link is asked for, so that a
+//! The part holds its slot from before the link is asked for, so that no link grows old waiting. A large part's local file is begun before its link is asked for, so that a
 //! disk that has no room for it costs the API no call; a small one's when there is a body, because then it costs a thread
 //! no wait. The link is asked on the control runtime; the request to the store, every read and every write happen on the
 //! transfer runtime, whose workers may block (`stream`).
@@ -16,12 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::checkpoints::BodyOrigin;
-use super::committer::Committer;
-use super::stream::{Progress, Stream, Transfer, commit_failure, continued, disk, transient};
+use super::stream::{Progress, Stream, Transfer, continued, disk, transient};
 use crate::api::LinkOutcome;
 use crate::domain::failure::{Hold, PartFailure};
 use crate::domain::ids::{ExportId, ProjectName};
-use crate::domain::part::CommittedPart;
 use crate::domain::resume::{Plan, ResumablePart, ResumePoint, is_small, plan_resume};
 use crate::domain::watch::PartOrder;
 use crate::engine::access::{Access, KeyUse};
@@ -44,8 +42,6 @@ pub(crate) enum DownloadNews {
     StoreAnswered { project: usize, host: String },
     /// The first bytes of a part are durable.
     Checkpointed { entry: usize, partial: ResumablePart },
-    /// A body is complete: [`Progress::body_is_complete`] says which.
-    BodyComplete,
 }
 
 /// Everything one attempt needs.
@@ -60,18 +56,19 @@ pub(crate) struct Download {
     pub(crate) access: Arc<Access>,
     pub(crate) store: StoreClient,
     pub(crate) sink: LocalSink,
-    pub(crate) committer: Arc<Committer>,
     pub(crate) transfer: Handle,
     pub(crate) stop: CancellationToken,
     /// Hosts of stores that wait. Which one the part lies on is known once it has its link.
     pub(crate) waiting_hosts: Vec<String>,
+    /// The host that nothing needs to be told of when it answers.
+    pub(crate) open_host: Option<String>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) news: mpsc::Sender<DownloadNews>,
 }
 
 impl Download {
-    /// Works on the part until it is committed or this attempt has failed.
-    pub(crate) async fn run(self) -> Result<CommittedPart, PartFailure> {
+    /// Works on the part until all its bytes are there and checked, or this attempt has failed.
+    pub(crate) async fn run(self) -> Result<FinishedPart, PartFailure> {
         let mut plan = plan_resume(self.order.resume.clone(), self.order.declared_bytes);
         let first_byte = match &plan {
             Plan::Continue(point) => point.bytes,
@@ -92,7 +89,7 @@ impl Download {
                 Err(failure) => return Err(keep_for_resume(&plan, failure)),
             };
             match self.transfer(writer, link, plan.clone()).await? {
-                Transfer::Complete(finished) => return self.commit(finished).await,
+                Transfer::Complete(finished) => return Ok(finished),
                 Transfer::LinkRefused { writer: back, cause } => (writer, refusal) = (back, cause),
                 Transfer::StartOver { writer: back, reason } => {
                     tracing::debug!(project = %self.project, export = %self.export, part = self.order.key.number, "partial dropped: {reason}");
@@ -159,6 +156,7 @@ impl Download {
             stop: self.stop.clone(),
             progress: self.progress.clone(),
             news: self.news.clone(),
+            open_host: self.open_host.clone(),
         };
         let task = AbortOnDropHandle::new(self.transfer.spawn(stream.run(writer, link, plan)));
         task.await.map_err(|error| died(&error))
@@ -170,20 +168,6 @@ impl Download {
             Err(error) => Err(disk(&error)),
         })
         .await
-    }
-
-    /// The slot is given back; what is left concerns the disk alone.
-    async fn commit(&self, finished: FinishedPart) -> Result<CommittedPart, PartFailure> {
-        self.tell(DownloadNews::BodyComplete).await;
-        let finished = if finished.syncs_with_group() {
-            finished
-        } else {
-            self.blocking(move || finished.sync().map_err(|error| commit_failure(&error))).await?
-        };
-        match self.committer.commit(finished).await {
-            Some(outcome) => outcome.map_err(|error| commit_failure(&error)),
-            None => Err(transient("the thread that commits parts panicked".to_owned())),
-        }
     }
 
     /// A clean stop: the bytes become trustworthy for the next run.

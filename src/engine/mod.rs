@@ -4,7 +4,6 @@ mod access;
 mod checkpoints;
 mod children;
 mod chores;
-mod committer;
 mod downloader;
 mod narrator;
 mod part_queue;

@@ -1,7 +1,7 @@
 //! The half of a download that lives on the transfer runtime, whose workers may block: request, stream, hash and write.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,6 @@ use crate::transport::Link;
 pub(crate) struct Progress {
     bytes: AtomicU64,
     allocated_bytes: AtomicU64,
-    body_is_complete: AtomicBool,
 }
 
 impl Progress {
@@ -33,11 +32,6 @@ impl Progress {
     /// Room on the disk that the part has taken already.
     pub(crate) fn allocated_bytes(&self) -> u64 {
         self.allocated_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether nothing more comes from the network: from here on the part needs no slot.
-    pub(crate) fn body_is_complete(&self) -> bool {
-        self.body_is_complete.load(Ordering::Relaxed)
     }
 
     fn show(&self, writer: &PartWriter) {
@@ -78,6 +72,8 @@ pub(super) struct Stream {
     pub(super) stop: CancellationToken,
     pub(super) progress: Arc<Progress>,
     pub(super) news: mpsc::Sender<DownloadNews>,
+    /// The host that nothing needs to be told of.
+    pub(super) open_host: Option<String>,
 }
 
 impl Stream {
@@ -91,8 +87,10 @@ impl Stream {
             Ok(body) => body,
             Err(refusal) => return refused(refusal, writer, &plan),
         };
-        let news = DownloadNews::StoreAnswered { project: self.project_index, host: body.host.clone() };
-        let _ = self.news.send(news).await;
+        if self.open_host.as_ref() != Some(&body.host) {
+            let news = DownloadNews::StoreAnswered { project: self.project_index, host: body.host.clone() };
+            let _ = self.news.send(news).await;
+        }
         let begun = match writer {
             Some(writer) => Ok(writer),
             None => self.begin(),
@@ -145,13 +143,10 @@ impl Stream {
                 Transfer::failed(disk(&error))
             }
             (Ended::Stopped, Ok(())) => Transfer::Stopped { writer: Some(writer), origin },
-            (Ended::Complete, Ok(())) => {
-                self.progress.body_is_complete.store(true, Ordering::Relaxed);
-                match writer.finish(self.order.declared_bytes, &body.promised) {
-                    Ok(finished) => Transfer::Complete(finished),
-                    Err(error) => Transfer::failed(commit_failure(&error)),
-                }
-            }
+            (Ended::Complete, Ok(())) => match writer.finish(self.order.declared_bytes, &body.promised) {
+                Ok(finished) => Transfer::Complete(finished),
+                Err(error) => Transfer::failed(commit_failure(&error)),
+            },
             (Ended::Cut(error), Ok(())) => Transfer::Failed {
                 writer: Some(writer),
                 origin: origin.filter(|_| is_sound(&error)),

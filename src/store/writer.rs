@@ -10,6 +10,10 @@ use super::record::Change;
 use crate::domain::moment::Unit;
 use crate::domain::retry::RetryPolicy;
 
+/// From so many changes in a transaction on more are on their way,
+const BUSY_CHANGES: usize = 8;
+/// and are gathered for so long before the next one: a transaction costs a sync of the disk, whatever is in it.
+const GATHER: Duration = Duration::from_millis(3);
 /// Changes of one transaction at most: many parts that finish together share one fsync. As many as the queue holds.
 const BATCH_CHANGES: usize = 256;
 /// The pause after a failed transaction grows from this
@@ -64,10 +68,14 @@ pub async fn run_writer(
         }
         let (batch, tickets): (Vec<Change>, Vec<u64>) =
             taken.drain(..).map(|write| (write.change, write.ticket)).unzip();
+        let is_busy = batch.len() >= BUSY_CHANGES;
         if write(&mut store, &batch, &events, &stop).await {
             say(&events, &stop, StoreEvent::Written(tickets)).await;
         } else {
             lost.extend(tickets);
+        }
+        if is_busy && !queue.is_closed() {
+            tokio::time::sleep(GATHER).await;
         }
     }
     if let Err(error) = store.close().await {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::commits::MAX_COMMITS;
 use super::gates::Closed;
 use super::{Call, Probes, Scheduler};
 use crate::domain::part::PartKey;
@@ -17,9 +18,6 @@ use crate::engine::stream::Progress;
 const MAX_VIEWS: usize = 32;
 /// From so many slots on the last one is kept for projects that have none.
 const SPARING_SLOTS: usize = 4;
-/// Parts whose bodies are complete and that are not committed yet, at once. They need no slot: a disk that is slow to sync
-/// does not leave the network idle, and its group commits have something to group.
-const MAX_COMMITS: usize = 32;
 /// Chores under way at once: they block, and a disk that hangs must not collect threads.
 const MAX_CHORES: usize = 4;
 
@@ -90,15 +88,11 @@ impl Scheduler {
     }
 
     fn admit_parts(&mut self, now: Duration) {
-        while self.downloads.len() < self.max_parts.saturating_add(MAX_COMMITS) {
-            let slots = self.slots();
-            if slots.iter().sum::<usize>() >= self.max_parts {
-                return;
-            }
+        while self.downloads.len() < self.max_parts && self.commits.len() < MAX_COMMITS {
             let mut closed_gates = Vec::new();
             let mut queue = std::mem::take(&mut self.parts);
             let next = queue.pop(|project| {
-                if !self.may_take_slot(project, &slots) {
+                if !self.may_take_slot(project) {
                     return None;
                 }
                 self.part_admission(project, now).map_err(|closed| closed_gates.push(closed)).ok()
@@ -112,24 +106,15 @@ impl Scheduler {
         }
     }
 
-    /// The slots that each project holds.
-    pub(super) fn slots(&self) -> Vec<usize> {
-        let mut slots = vec![0; self.projects.len()];
-        for ((entry, _), progress) in &self.progress {
-            slots[self.entries[*entry].project] += usize::from(!progress.body_is_complete());
-        }
-        slots
-    }
-
     /// The last free slot is kept for projects that have none: a store that drips could hold every slot for hours. Of a
     /// few slots none is kept: there an idle one costs more than it saves.
-    fn may_take_slot(&self, project: usize, slots: &[usize]) -> bool {
+    fn may_take_slot(&self, project: usize) -> bool {
         let others_at_work = || {
             let mut others = self.projects.iter().enumerate().filter(|(other, _)| *other != project);
             others.any(|(_, other)| other.unsettled > 0)
         };
-        let free = self.max_parts.saturating_sub(slots.iter().sum());
-        self.max_parts < SPARING_SLOTS || free > 1 || slots[project] == 0 || !others_at_work()
+        let free = self.max_parts.saturating_sub(self.downloads.len());
+        self.max_parts < SPARING_SLOTS || free > 1 || self.projects[project].slots == 0 || !others_at_work()
     }
 
     fn start_part(&mut self, entry: usize, key: PartKey, probes: Probes) {
@@ -139,6 +124,9 @@ impl Scheduler {
         let closed =
             self.hosts.iter().filter(|(host, gate)| !gate.is_open() && probes.host.as_ref() != Some(host));
         let waiting_hosts = closed.map(|(host, _)| host.clone()).collect();
+        // What that host says of itself is no news: its gate is open.
+        let open_host =
+            self.projects[project].store_host.clone().filter(|host| !self.hosts.contains_key(host));
         self.probing(Call::Part(entry, key.clone()), project, probes);
         let progress = Arc::new(Progress::default());
         self.progress.insert((entry, key.clone()), progress.clone());
@@ -152,14 +140,15 @@ impl Scheduler {
             access: self.projects[project].access.clone(),
             store: self.store_client.clone(),
             sink: self.sink.clone(),
-            committer: self.committer.clone(),
             transfer: self.transfer.clone(),
             stop: self.stop_downloads.child_token(),
             waiting_hosts,
+            open_host,
             progress,
             news: self.news.0.clone(),
         };
         self.downloads.spawn((entry, key.clone()), download.run());
+        self.projects[project].slots += 1;
         self.step(entry, WatchEvent::PartStarted(key));
     }
 

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Call, DISK_INTERVAL, Draining, Entry, Event, Scheduler, Ticket, Timer};
-use crate::domain::failure::{Hold, PartFailure, ViewOutcome};
-use crate::domain::part::{CommittedPart, PartKey};
+use crate::domain::failure::ViewOutcome;
 use crate::domain::report::RemoteStatus;
 use crate::domain::watch::{Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState};
 use crate::engine::children::Panicked;
@@ -23,7 +22,9 @@ impl Scheduler {
         match event {
             Event::Stop => self.drain(Draining::Signal),
             Event::Poll(entry, outcome) => self.view_ended(entry, outcome),
-            Event::Part((entry, key), outcome) => self.part_ended(entry, key, outcome),
+            Event::Downloaded(part, end) => self.download_ended(part, end),
+            Event::Synced(part, synced) => self.part_synced(part, synced),
+            Event::Group(parts, end) => self.group_ended(parts, end),
             Event::Chore((entry, chore), end) => self.chore_ended(entry, chore, end),
             Event::DiskChecked(result) => self.disk_checked(result),
             Event::News(DownloadNews::ApiAnswered { project }) => self.api_answered(project),
@@ -31,7 +32,6 @@ impl Scheduler {
             Event::News(DownloadNews::Checkpointed { entry, partial }) => {
                 self.step(entry, WatchEvent::PartCheckpointed(partial));
             }
-            Event::News(DownloadNews::BodyComplete) => {}
             Event::Store(event) => self.store_said(event),
             Event::WriteSent => {}
             Event::Tick => self.timers_due(),
@@ -55,7 +55,7 @@ impl Scheduler {
                     tracing::warn!("the deadline has passed before every export was settled");
                     self.drain(Draining::Deadline);
                 }
-                Timer::Admit | Timer::Publish | Timer::Deadline | Timer::DrainGrace => {}
+                Timer::Admit | Timer::Commits | Timer::Publish | Timer::Deadline | Timer::DrainGrace => {}
             }
         }
     }
@@ -108,29 +108,6 @@ impl Scheduler {
         } else if !to_be_asked && rejected.len() > 1 {
             self.pause_rejected_project(project);
         }
-    }
-
-    fn part_ended(
-        &mut self,
-        entry: usize,
-        key: PartKey,
-        outcome: Result<Result<CommittedPart, PartFailure>, Panicked>,
-    ) {
-        let project = self.entries[entry].project;
-        self.progress.remove(&(entry, key.clone()));
-        let outcome = outcome.unwrap_or_else(|Panicked| {
-            let cause = "the download task panicked".to_owned();
-            Err(PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt: false })
-        });
-        let faulted = matches!(outcome, Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }));
-        if let Err(PartFailure::Held(Hold::Disk { .. })) = &outcome {
-            self.demand_room(self.entries[entry].watch.declared_bytes(&key));
-        }
-        if let Err(PartFailure::Held(hold)) = &outcome {
-            self.hold(project, hold.clone());
-        }
-        self.probe_over(&Call::Part(entry, key.clone()), project, faulted);
-        self.step(entry, WatchEvent::PartEnded { key, outcome });
     }
 
     fn chore_ended(&mut self, entry: usize, chore: Chore, end: Result<ChoreEnd, Panicked>) {
@@ -299,7 +276,7 @@ impl Scheduler {
         self.next_publish = now.saturating_add(PUBLISH_INTERVAL);
         self.timers.set(Timer::Publish, self.next_publish);
         let exports = (0..self.entries.len()).map(|entry| self.export_view(entry)).collect();
-        self.snapshot.send_replace(Snapshot { exports, slots_in_use: self.slots().iter().sum() });
+        self.snapshot.send_replace(Snapshot { exports, slots_in_use: self.downloads.len() });
     }
 
     fn export_view(&self, entry: usize) -> ExportView {

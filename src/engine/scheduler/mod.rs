@@ -6,11 +6,13 @@
 //! - `mod.rs` the loop, the drain and the end
 //! - `admit.rs` what may start now: views, chores, parts
 //! - `apply.rs` what an event changes, and what a watch's commands cost
+//! - `commits.rs` from a complete body to a final name
 //! - `gates.rs` what has to wait as a whole
 //! - `disk.rs` when the disk is ill, and when it is well again
 
 mod admit;
 mod apply;
+mod commits;
 mod disk;
 mod gates;
 #[cfg(test)]
@@ -27,10 +29,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use commits::{Commits, GroupEnd};
+
 use super::access::Access;
 use super::children::{Children, Panicked};
 use super::chores::{Chore, ChoreEnd};
-use super::committer::Committer;
 use super::downloader::DownloadNews;
 use super::part_queue::PartQueue;
 use super::snapshot::Snapshot;
@@ -41,11 +44,11 @@ use crate::domain::gate::Gate;
 use crate::domain::ids::ProjectName;
 use crate::domain::moment::{Moment, Unit};
 use crate::domain::pace::Pace;
-use crate::domain::part::{CommittedPart, PartKey};
+use crate::domain::part::PartKey;
 use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
 use crate::fetch::StoreClient;
 use crate::process::lock::LateLock;
-use crate::sink::LocalSink;
+use crate::sink::{FinishedPart, LocalSink};
 use crate::store::{ProjectDigest, StoreEvent, Write};
 
 /// Longest time a drain takes before what is left is given up; leaves a second of the promised ten to the rest.
@@ -140,7 +143,10 @@ pub struct Scheduler {
     chores: VecDeque<(usize, Chore)>,
     parked_chores: Vec<(usize, Chore)>,
     polls: Children<usize, ViewOutcome>,
-    downloads: Children<(usize, PartKey), Result<CommittedPart, PartFailure>>,
+    downloads: Children<(usize, PartKey), DownloadEnd>,
+    syncs: Children<(usize, PartKey), DownloadEnd>,
+    groups: Children<Vec<(usize, PartKey)>, GroupEnd>,
+    commits: Commits,
     chores_running: Children<(usize, Chore), ChoreEnd>,
     disk_checks: Children<(), Result<(), String>>,
     /// Which gates a call under way is the probe of.
@@ -159,7 +165,6 @@ pub struct Scheduler {
     sink: LocalSink,
     download_lock: Arc<LateLock>,
     store_client: StoreClient,
-    committer: Arc<Committer>,
     transfer: Handle,
     stop_downloads: CancellationToken,
     draining: Option<Draining>,
@@ -180,6 +185,8 @@ struct Project {
     ready: VecDeque<usize>,
     /// Views under way.
     views: usize,
+    /// Parts whose bodies are on their way.
+    slots: usize,
     /// The host its last signed link pointed to.
     store_host: Option<String>,
     /// Whether a refused request waits for its verdict: does it concern its export or the project?
@@ -203,6 +210,8 @@ enum Timer {
     PartRetry(usize, PartKey),
     /// A gate or a budget may open.
     Admit,
+    /// A group of parts has gathered.
+    Commits,
     /// Parked chores are tried again.
     Chores,
     Publish,
@@ -239,10 +248,15 @@ enum Draining {
     Deadline,
 }
 
+/// How a download ended: with all its bytes, or not.
+type DownloadEnd = Result<FinishedPart, PartFailure>;
+
 enum Event {
     Stop,
     Poll(usize, Result<ViewOutcome, Panicked>),
-    Part((usize, PartKey), Result<Result<CommittedPart, PartFailure>, Panicked>),
+    Downloaded((usize, PartKey), Result<DownloadEnd, Panicked>),
+    Synced((usize, PartKey), Result<DownloadEnd, Panicked>),
+    Group(Vec<(usize, PartKey)>, Result<GroupEnd, Panicked>),
     Chore((usize, Chore), Result<ChoreEnd, Panicked>),
     DiskChecked(Result<Result<(), String>, Panicked>),
     News(DownloadNews),
@@ -276,6 +290,9 @@ impl Scheduler {
             parked_chores: Vec::new(),
             polls: Children::new(),
             downloads: Children::new(),
+            syncs: Children::new(),
+            groups: Children::new(),
+            commits: Commits::default(),
             chores_running: Children::new(),
             disk_checks: Children::new(),
             probes: HashMap::new(),
@@ -288,7 +305,6 @@ impl Scheduler {
             next_ticket: 0,
             store_events: parts.store_events,
             store_failing: false,
-            committer: Arc::new(Committer::new(parts.sink.clone(), parts.transfer.clone())),
             sink: parts.sink,
             download_lock: parts.download_lock,
             store_client: parts.store_client,
@@ -315,6 +331,8 @@ impl Scheduler {
             if self.draining.is_none() {
                 self.admit();
             }
+            self.admit_commits();
+            self.send_writes();
             self.publish();
             if let Some(outcome) = self.finished() {
                 // Whoever watches sees the end, too.
@@ -358,7 +376,9 @@ impl Scheduler {
         tokio::select! {
             () = stop.cancelled(), if self.draining.is_none() => Event::Stop,
             (entry, outcome) = self.polls.next() => Event::Poll(entry, outcome),
-            (part, outcome) = self.downloads.next() => Event::Part(part, outcome),
+            (part, end) = self.downloads.next() => Event::Downloaded(part, end),
+            (part, synced) = self.syncs.next() => Event::Synced(part, synced),
+            (parts, end) = self.groups.next() => Event::Group(parts, end),
             (chore, end) = self.chores_running.next() => Event::Chore(chore, end),
             ((), result) = self.disk_checks.next() => Event::DiskChecked(result),
             Some(news) = self.news.1.recv() => Event::News(news),
@@ -373,6 +393,16 @@ impl Scheduler {
         }
     }
 
+    /// Hands over what the queue takes, all at once: the writer makes one transaction of it.
+    fn send_writes(&mut self) {
+        while !self.outbox.is_empty()
+            && let Ok(permit) = self.writes.try_reserve()
+            && let Some(write) = self.outbox.pop_front()
+        {
+            permit.send(write);
+        }
+    }
+
     fn drain(&mut self, why: Draining) {
         self.draining = Some(why);
         self.polls.abort_all();
@@ -383,16 +413,14 @@ impl Scheduler {
 
     /// The outcome, once there is nothing left to wait for.
     fn finished(&mut self) -> Option<Outcome> {
-        let quiet = self.downloads.is_empty() && self.chores_running.is_empty() && self.unwritten == 0;
+        let parts = self.downloads.len() + self.commits.len();
+        let quiet = parts == 0 && self.chores_running.is_empty() && self.unwritten == 0;
         let grace_over = self.draining.is_some() && self.timers.due_at(&Timer::DrainGrace).is_none();
         match self.draining {
             Some(Draining::Deadline) if quiet || grace_over => Some(Outcome::DeadlinePassed),
             Some(Draining::Signal) if quiet => Some(Outcome::Drained { clean: true }),
             Some(Draining::Signal) if grace_over => {
-                tracing::warn!(
-                    parts = self.downloads.len(),
-                    "the grace is over: what is still under way is given up"
-                );
+                tracing::warn!(parts, "the grace is over: what is still under way is given up");
                 Some(Outcome::Drained { clean: false })
             }
             Some(_) => None,
@@ -450,6 +478,7 @@ fn take_over(parts: Vec<ProjectParts>) -> (Vec<Project>, Vec<Entry>) {
             rejection: Gate::default(),
             ready: VecDeque::new(),
             views: 0,
+            slots: 0,
             store_host: None,
             rejections: false,
             exports: first..entries.len(),

@@ -18,14 +18,14 @@ use crate::fetch::StorePolicy;
 use crate::transport::testing::tls;
 
 /// A scheduler whose API answers nothing: the tests bring the answers.
-struct Rig {
-    scheduler: Scheduler,
+pub(super) struct Rig {
+    pub(super) scheduler: Scheduler,
     writes: mpsc::Receiver<Write>,
     _store_events: mpsc::Sender<StoreEvent>,
     folder: TempDir,
 }
 
-fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
+pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
     let folder = tempfile::tempdir().unwrap();
     let (sink, _) = LocalSink::open(folder.path(), None, 0).unwrap();
     let download_lock = Arc::new(LateLock::new(folder.path().join("lock")));
@@ -100,7 +100,7 @@ impl Rig {
     }
 
     /// An export whose parts queue for slots.
-    fn fetching(&mut self, entry: usize, parts: u32) {
+    pub(super) fn fetching(&mut self, entry: usize, parts: u32) {
         self.viewed(entry, "SUCCESS", parts);
         self.scheduler.chores.retain(|(of, _)| *of != entry);
         self.scheduler.step(entry, WatchEvent::Prepared { adopted: Vec::new(), conflicts: Vec::new() });
@@ -194,7 +194,7 @@ async fn one_project_cannot_take_every_slot() {
     // Nobody listens there, so each attempt ends by itself.
     let (name, outcome) = rig.scheduler.downloads.next().await;
     let without_slot = if name.0 == 0 { 2 } else { 1 };
-    rig.scheduler.apply(Event::Part(name, outcome));
+    rig.scheduler.apply(Event::Downloaded(name, outcome));
     rig.scheduler.admit();
     let under_way = rig.parts_under_way();
     assert!(under_way.contains(&without_slot), "who has none comes first: {under_way:?}");
