@@ -193,10 +193,17 @@ impl Download {
         }
     }
 
-    /// Syncs the partial where the store gave a validator to continue it by. Synced also within a run: a page that the
-    /// kernel could not write would else go unnoticed once the file is closed.
+    /// Syncs the partial where the store gave a validator to continue it by; else it goes, and its room with it. Synced also
+    /// within a run: a page that the kernel could not write would else go unnoticed once the file is closed.
     async fn keep(&self, writer: Option<PartWriter>, origin: Option<BodyOrigin>) -> Option<ResumePoint> {
-        let (writer, origin) = (writer?, origin?);
+        let writer = writer?;
+        let Some(origin) = origin else {
+            let discard = move || {
+                writer.discard();
+                Ok(())
+            };
+            return self.blocking(discard).await.err().and(None);
+        };
         let kept = self.blocking(move || writer.sync_and_keep().map_err(|error| disk(&error))).await.ok()?;
         kept.map(|prefix| origin.resume_after(prefix))
     }
