@@ -121,7 +121,7 @@ impl App {
         let environment = Arc::new(environment);
         let tls = tls(&config)?;
         let clients = api_clients(&config, &environment, &tls)?;
-        let store_client = StoreClient::new(&tls, &store_policy(&config))?;
+        let store_client = StoreClient::new(&tls, &store_policy(&config));
         let state_lock = lock_state(&config.state_directory).await?;
         let mut store = Store::open(&config.state_directory).await?;
         let (sink, download_lock) = open_sink(&config, &mut store).await?;

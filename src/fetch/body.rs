@@ -4,14 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use reqwest::Response;
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::bandwidth::Debt;
 use super::pace::RateFloor;
 use crate::domain::checksum::PromisedChecksum;
 use crate::domain::resume::StrongEtag;
-use crate::transport::{TransportError, next_chunk};
+use crate::transport::TransportError;
 
 /// Where the bytes of a body belong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub struct Body {
     pub etag: Option<StrongEtag>,
     /// The host that answered, safe to show.
     pub host: String,
-    response: Response,
+    answer: Answer,
     expected_bytes: Option<u64>,
     /// Bytes of the file so far, those before a resumed range included.
     position: u64,
@@ -111,7 +111,7 @@ pub(super) struct BodyFacts {
 }
 
 impl Body {
-    pub(super) fn new(facts: BodyFacts, response: Response, patience: Patience, debt: Option<Debt>) -> Self {
+    pub(super) fn new(facts: BodyFacts, answer: Answer, patience: Patience, debt: Option<Debt>) -> Self {
         let expected_bytes = match facts.opening {
             Opening::Whole { total_bytes } => total_bytes,
             Opening::Append { total_bytes } => Some(total_bytes),
@@ -121,7 +121,7 @@ impl Body {
             promised: facts.promised,
             etag: facts.etag,
             host: facts.host,
-            response,
+            answer,
             expected_bytes,
             position: facts.position,
             json_demanded: !facts.size_declared,
@@ -154,7 +154,7 @@ impl Body {
                 (None, Some(debt)) => debt.pay_slices().await,
                 (None, None) => {}
             }
-            let judged = match wait(&mut self.response, &mut self.idle, self.stall_timeout).await {
+            let judged = match wait(&mut self.answer, &mut self.idle, self.stall_timeout).await {
                 Some(Ok(Some(chunk))) if chunk.is_empty() && self.idle < self.stall_timeout => continue,
                 Some(Ok(Some(chunk))) if !chunk.is_empty() => self.take(&chunk).map(|()| Some(chunk)),
                 Some(Ok(None)) => self.finish().map(|()| None),
@@ -219,13 +219,13 @@ impl Drop for Waiting<'_> {
 
 /// Waits for the next frame until `limit` of idle time is used up; `None` when it is.
 async fn wait(
-    response: &mut Response,
+    answer: &mut Answer,
     idle: &mut Duration,
     limit: Duration,
 ) -> Option<Result<Option<Bytes>, TransportError>> {
     let left = limit.saturating_sub(*idle);
     let _waiting = Waiting { idle, since: Instant::now() };
-    tokio::time::timeout(left, next_chunk(response)).await.ok()
+    tokio::time::timeout(left, answer.next_chunk()).await.ok()
 }
 
 #[cfg(test)]
@@ -233,8 +233,9 @@ mod tests {
     use super::super::bandwidth::SharedBucket;
     use super::*;
     use crate::domain::bandwidth::{Bandwidth, SLICE_BYTES};
-    use crate::transport::testing::{Answer, RawServer, client};
-    use crate::transport::{TransportErrorKind, send};
+    use crate::fetch::store::tests::answer_of;
+    use crate::transport::TransportErrorKind;
+    use crate::transport::testing::{Answer, RawServer};
 
     const PATIENCE: Patience =
         Patience { stall_timeout: Duration::from_secs(20), min_rate_bytes_per_second: 0 };
@@ -252,8 +253,7 @@ mod tests {
     }
 
     async fn open(server: &RawServer, facts: BodyFacts, patience: Patience) -> Body {
-        let response = send(client().get(server.url("/s3cr3t?sig=s3cr3t"))).await.unwrap();
-        Body::new(facts, response, patience, None)
+        Body::new(facts, answer_of(&server.url("/s3cr3t?sig=s3cr3t")).await, patience, None)
     }
 
     async fn drain(body: &mut Body) -> Result<Vec<u8>, BodyError> {

@@ -4,12 +4,16 @@
 //! [`crate::domain::resume`], and the bytes by `body`, which pays for them where `bandwidth` is capped. What is shown of a
 //! link is its host.
 
+mod answer;
 mod bandwidth;
 mod body;
+mod connector;
 mod hop;
 mod pace;
+mod pool;
 mod resolver;
 mod store;
+mod wire;
 
 pub use body::{Body, BodyError, Opening};
 pub use store::{FetchRefusal, StoreClient, StorePolicy};

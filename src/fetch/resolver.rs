@@ -1,35 +1,50 @@
 //! Names into addresses for the store client: a name that leads to an address it must not ask is refused as a whole.
 
+use std::error::Error;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
+use tower_service::Service;
 
 use super::hop::HopRules;
-
-/// Stands for any signed link when the environment is asked for its proxy.
-const SOME_LINK: &str = "https://signed-link.invalid/";
+use crate::transport::Unresolved;
 
 /// Resolves with the system's resolver and judges every address.
+#[derive(Clone)]
 pub(super) struct JudgingResolver(pub(super) Arc<HopRules>);
 
-/// The host of the proxy that the environment names for https, where it does.
-pub(super) fn environment_proxy_host() -> Option<String> {
-    let intercept = Matcher::from_env().intercept(&hyper::Uri::from_static(SOME_LINK))?;
-    intercept.uri().host().map(str::to_owned)
+impl JudgingResolver {
+    /// The addresses of a host.
+    ///
+    /// # Errors
+    /// [`Unresolved`], or the [`RefusedAddress`](crate::transport::RefusedAddress) that must not be asked.
+    pub(super) async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
+        // Whoever connects puts the port in.
+        let found = tokio::net::lookup_host((host, 0)).await.map_err(|_| Unresolved)?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        for address in &addresses {
+            self.0.judge_address(host, address.ip())?;
+        }
+        Ok(addresses)
+    }
 }
 
-impl Resolve for JudgingResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.0);
-        Box::pin(async move {
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            for address in &addresses {
-                rules.judge_address(name.as_str(), address.ip())?;
-            }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
+impl Service<Name> for JudgingResolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolver = self.clone();
+        Box::pin(async move { resolver.resolve(name.as_str()).await.map(Vec::into_iter) })
     }
 }
 
@@ -40,7 +55,7 @@ mod tests {
 
     async fn resolve(api: &str, allowed: &[String], proxy_host: Option<&str>) -> Result<usize, String> {
         let rules = Arc::new(HopRules::new(api.parse().unwrap(), allowed, proxy_host));
-        match JudgingResolver(rules).resolve("localhost".parse().unwrap()).await {
+        match JudgingResolver(rules).call("localhost".parse().unwrap()).await {
             Ok(addresses) => Ok(addresses.count()),
             Err(error) => Err(error.downcast_ref::<RefusedAddress>().unwrap().class.to_owned()),
         }

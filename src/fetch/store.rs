@@ -1,27 +1,37 @@
 //! The store client: from a link to an open body, over the store's own redirects, each judged anew.
+//!
+//! It speaks HTTP/1.1 through hyper itself (`wire`), not through `reqwest` as the API's client does: that is what lets a
+//! part have a read buffer of known size, and be read by the task that hashes and writes it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_RANGE, RANGE,
-    TRANSFER_ENCODING,
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderName,
+    HeaderValue, IF_RANGE, RANGE, TRANSFER_ENCODING, USER_AGENT,
 };
-use reqwest::{Client, Response, Version};
+use hyper::{Request, Version};
+use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
-use url::Url;
+use url::{Position, Url};
 
+use super::answer::Answer;
 use super::bandwidth::{Debt, SharedBucket};
 use super::body::{Body, BodyFacts, Opening, Patience};
+use super::connector::{Connector, proxy_host};
 use super::hop::HopRules;
-use super::resolver::{JudgingResolver, environment_proxy_host};
+use super::pool::{Origin, Pool};
+use super::resolver::JudgingResolver;
+use super::wire::{SendError, Wire};
 use crate::domain::bandwidth::Bandwidth;
 use crate::domain::checksum::{Coverage, promised_checksums};
 use crate::domain::resume::{Plan, ResponseHead, StrongEtag, Verdict, judge_response};
 use crate::transport::{
-    ALPN_HTTP1, ClientError, Link, MAX_HOPS, SecretUrl, SignedLink, build, client_builder, is_plain_loopback,
-    is_redirect, redirect_target, retry_after, send,
+    AGENT, ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, is_plain_loopback, is_redirect,
+    redirect_target, retry_after, with_alpn,
 };
 
 /// What fetching is bound to.
@@ -85,7 +95,8 @@ pub enum FetchRefusal {
 /// Fetches from signed links. Cheap to clone.
 #[derive(Clone)]
 pub struct StoreClient {
-    http: Client,
+    connector: Arc<Connector>,
+    pool: Pool,
     rules: Arc<HopRules>,
     headers_timeout: Duration,
     patience: Patience,
@@ -93,22 +104,21 @@ pub struct StoreClient {
 }
 
 impl StoreClient {
-    /// Builds the client.
-    ///
-    /// # Errors
-    /// When the TLS settings cannot be used.
-    pub fn new(tls: &ClientConfig, policy: &StorePolicy) -> Result<Self, ClientError> {
+    /// A client that trusts whom `tls` does.
+    #[must_use]
+    pub fn new(tls: &ClientConfig, policy: &StorePolicy) -> Self {
         let plain = is_plain_loopback(&policy.api_origin);
-        let proxy_host = if plain { None } else { environment_proxy_host() };
+        let proxies = (!plain).then(Matcher::from_env);
+        let proxy_host = proxies.as_ref().and_then(proxy_host);
         let api = policy.api_origin.clone();
         let rules = Arc::new(HopRules::new(api, &policy.allowed_hosts, proxy_host.as_deref()));
         // HTTP/1.1 gives each part a connection: over HTTP/2 all parts of a host would share one congestion window and one
         // flow-control window, and a part that waits for the disk would hold up the others.
-        let http = client_builder(tls, ALPN_HTTP1, &policy.api_origin, policy.connect_timeout)
-            .http1_only()
-            .dns_resolver(JudgingResolver(Arc::clone(&rules)));
-        Ok(Self {
-            http: build(http)?,
+        let tls = with_alpn(tls, ALPN_HTTP1);
+        let resolver = JudgingResolver(Arc::clone(&rules));
+        Self {
+            connector: Arc::new(Connector::new(resolver, tls, proxies, policy.connect_timeout)),
+            pool: Pool::default(),
             rules,
             headers_timeout: policy.headers_timeout,
             patience: Patience {
@@ -116,7 +126,7 @@ impl StoreClient {
                 min_rate_bytes_per_second: policy.min_rate_bytes_per_second,
             },
             bucket: policy.bandwidth.map(SharedBucket::new),
-        })
+        }
     }
 
     /// Opens the body behind `link` as `plan` says, and holds its head to the rules of [`crate::domain::resume`].
@@ -132,20 +142,21 @@ impl StoreClient {
         let (response, host) = match link {
             Link::Direct(answer) => {
                 let host = answer.host();
-                (answer.0, host)
+                (Answer::from(answer), host)
             }
             Link::Signed(link) => self.follow(link, plan).await?,
         };
         self.judge(response, host, plan, declared_bytes)
     }
 
-    async fn follow(&self, link: SignedLink, plan: &Plan) -> Result<(Response, String), FetchRefusal> {
+    async fn follow(&self, link: SignedLink, plan: &Plan) -> Result<(Answer, String), FetchRefusal> {
         let SignedLink { mut url, mut hops_left } = link;
         loop {
             let host = url.host();
             let fault = |words: &dyn fmt::Display| FetchRefusal::Fault { cause: format!("{host}: {words}") };
             self.rules.judge(url.expose()).map_err(|refusal| fault(&refusal))?;
-            let response = match tokio::time::timeout(self.headers_timeout, send(self.get(&url, plan))).await
+            let response = match tokio::time::timeout(self.headers_timeout, self.get(url.expose(), plan))
+                .await
             {
                 Ok(sent) => sent.map_err(|error| fault(&error))?,
                 Err(_) => return Err(fault(&format_args!("no answer within {:?}", self.headers_timeout))),
@@ -162,19 +173,35 @@ impl StoreClient {
         }
     }
 
-    fn get(&self, url: &SecretUrl, plan: &Plan) -> reqwest::RequestBuilder {
-        let request = self.http.get(url.expose().clone()).header(ACCEPT_ENCODING, "identity");
-        match plan {
-            Plan::FromStart => request,
-            Plan::Continue(point) => {
-                request.header(RANGE, format!("bytes={}-", point.bytes)).header(IF_RANGE, point.etag.as_str())
-            }
+    /// One request, on a connection that is open already where there is one.
+    pub(super) async fn get(&self, url: &Url, plan: &Plan) -> Result<Answer, TransportError> {
+        let origin = Origin::of(url);
+        let mut request = request(url, plan).ok_or_else(TransportError::no_request)?;
+        loop {
+            let (wire, reused) = match self.pool.take(&origin) {
+                Some(wire) => (wire, true),
+                None => (self.connect(url).await?, false),
+            };
+            request = match wire.send(request).await {
+                Ok((head, body)) => return Ok(Answer::new(head, body, (self.pool.clone(), origin))),
+                // The store closed it while it was idle: no request was made yet.
+                Err(SendError::Unsent(request, _)) if reused => *request,
+                Err(SendError::Unsent(_, error) | SendError::Failed(error)) => {
+                    return Err(TransportError::cut(&error));
+                }
+            };
         }
+    }
+
+    async fn connect(&self, url: &Url) -> Result<Wire, TransportError> {
+        let connected = self.connector.connect(url).await;
+        let connection = connected.map_err(|error| TransportError::connecting(&*error))?;
+        Wire::begin(connection).await.map_err(|error| TransportError::cut(&error))
     }
 
     fn judge(
         &self,
-        response: Response,
+        response: Answer,
         host: String,
         plan: &Plan,
         declared_bytes: Option<u64>,
@@ -219,8 +246,28 @@ impl fmt::Debug for StoreClient {
     }
 }
 
+/// A request for a file or the rest of it; `None` where HTTP cannot say it.
+fn request(url: &Url, plan: &Plan) -> Option<Request<Empty<Bytes>>> {
+    let host = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str()?),
+        None => url.host_str()?.to_owned(),
+    };
+    let request = Request::get(&url[Position::BeforePath..Position::AfterQuery])
+        .header(HOST, host)
+        .header(USER_AGENT, HeaderValue::from_static(AGENT))
+        .header(ACCEPT, HeaderValue::from_static("*/*"))
+        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let request = match plan {
+        Plan::FromStart => request,
+        Plan::Continue(point) => {
+            request.header(RANGE, format!("bytes={}-", point.bytes)).header(IF_RANGE, point.etag.as_str())
+        }
+    };
+    request.body(Empty::new()).ok()
+}
+
 /// The facts of an answer's head that its judgement needs.
-fn head_of(response: &Response) -> ResponseHead {
+fn head_of(response: &Answer) -> ResponseHead {
     // A repeated header is one list (RFC 9110 section 5.3); where a single value is meant, the list does not parse.
     let text = |name: HeaderName| {
         let values: Vec<_> = response
@@ -250,19 +297,19 @@ fn head_of(response: &Response) -> ResponseHead {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::checksum::Algorithm;
     use crate::domain::part::Sha256;
     use crate::domain::resume::ResumePoint;
     use crate::transport::testing::{Answer, RawServer, client, tls};
-    use crate::transport::{DirectAnswer, is_loopback_host};
+    use crate::transport::{DirectAnswer, is_loopback_host, send};
 
     /// The API that the links come from; nothing listens there.
     const API: &str = "http://127.0.0.1:1/2.11";
     const LINK: &str = "/s3cr3t-path?X-Sig=s3cr3t";
 
-    fn store(api: &str) -> StoreClient {
+    pub(in crate::fetch) fn store(api: &str) -> StoreClient {
         let policy = StorePolicy {
             api_origin: api.parse().unwrap(),
             allowed_hosts: Vec::new(),
@@ -272,7 +319,12 @@ mod tests {
             min_rate_bytes_per_second: 0,
             bandwidth: None,
         };
-        StoreClient::new(&tls(), &policy).unwrap()
+        StoreClient::new(&tls(), &policy)
+    }
+
+    /// What a store answers to a plain request for a whole file.
+    pub(in crate::fetch) async fn answer_of(url: &str) -> super::Answer {
+        store(API).get(&url.parse().unwrap(), &Plan::FromStart).await.unwrap()
     }
 
     fn signed(url: &str) -> Link {

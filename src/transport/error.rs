@@ -1,4 +1,4 @@
-//! The single conversion of a `reqwest` error into words that are safe to show.
+//! The single conversion of an HTTP client's error into words that are safe to show.
 //!
 //! The words are built from what is known about an error, never from its own `Display`: `reqwest` prints the URL, `h2` prints
 //! debug data that the server chose. Only errors whose text is fixed or is about addresses and certificates are quoted.
@@ -58,6 +58,16 @@ pub struct RefusedAddress {
     pub class: &'static str,
 }
 
+/// No connection within the time that connecting may take. Returned by a connector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("connecting timed out")]
+pub struct ConnectTimedOut;
+
+/// A host name without an address. Returned by a resolver; what the system said of it is no more than that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the host name could not be resolved")]
+pub struct Unresolved;
+
 /// `hyper-util`'s tunnel errors cannot be named, but their texts are fixed.
 const TUNNEL_ERRORS: [(&str, &str); 5] = [
     ("tunnel error: proxy authorization required", "the proxy asks for credentials"),
@@ -70,13 +80,41 @@ const TUNNEL_ERRORS: [(&str, &str); 5] = [
 impl From<reqwest::Error> for TransportError {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
-        let facts = Facts::of(&error);
-        let (kind, words) = facts.describe(&error);
+        let mut facts = Facts::of(&error);
+        facts.timeout |= error.is_timeout();
+        facts.dns |= error.is_dns();
+        facts.connect = error.is_connect();
+        facts.builder = error.is_builder();
+        facts.body = error.is_body() || error.is_decode();
+        facts.into()
+    }
+}
+
+impl TransportError {
+    /// No connection came about.
+    pub(crate) fn connecting(error: &(dyn Error + 'static)) -> Self {
+        Facts { connect: true, ..Facts::of(error) }.into()
+    }
+
+    /// A connection ended in the middle of an answer, or before it.
+    pub(crate) fn cut(error: &hyper::Error) -> Self {
+        Facts { body: true, ..Facts::of(error) }.into()
+    }
+
+    /// A URL that no request can be made of.
+    pub(crate) fn no_request() -> Self {
+        Facts { builder: true, ..Facts::default() }.into()
+    }
+}
+
+impl From<Facts> for TransportError {
+    fn from(facts: Facts) -> Self {
+        let (kind, words) = facts.describe();
         Self { kind, words: shown(&words, &[]) }
     }
 }
 
-/// What the chain of causes says, of those errors whose text may be quoted.
+/// What an error and the chain of its causes say; the texts of those errors that may be quoted.
 #[derive(Default)]
 struct Facts {
     refused: Option<String>,
@@ -84,6 +122,14 @@ struct Facts {
     tunnel: Option<&'static str>,
     io: Option<String>,
     http: Option<String>,
+    timeout: bool,
+    dns: bool,
+    /// No connection came about.
+    connect: bool,
+    /// No request could be made.
+    builder: bool,
+    /// A body was cut.
+    body: bool,
 }
 
 impl Facts {
@@ -102,6 +148,10 @@ impl Facts {
     fn note(&mut self, error: &(dyn Error + 'static)) {
         if let Some(refused) = error.downcast_ref::<RefusedAddress>() {
             self.refused = Some(refused.to_string());
+        } else if error.is::<ConnectTimedOut>() {
+            self.timeout = true;
+        } else if error.is::<Unresolved>() {
+            self.dns = true;
         } else if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             self.tls = Some(tls.to_string());
         } else if let Some(http) = error.downcast_ref::<hyper::Error>() {
@@ -117,7 +167,7 @@ impl Facts {
         }
     }
 
-    fn describe(self, error: &reqwest::Error) -> (TransportErrorKind, String) {
+    fn describe(self) -> (TransportErrorKind, String) {
         let because = |words: &str, detail: Option<String>| match detail {
             Some(detail) => format!("{words}: {detail}"),
             None => words.to_owned(),
@@ -131,20 +181,20 @@ impl Facts {
         if let Some(tls) = self.tls {
             return (TransportErrorKind::Tls, because("tls failed", Some(tls)));
         }
-        if error.is_timeout() {
-            let words = if error.is_connect() { "connecting timed out" } else { "timed out" };
+        if self.timeout {
+            let words = if self.connect { "connecting timed out" } else { "timed out" };
             return (TransportErrorKind::Timeout, words.to_owned());
         }
-        if error.is_dns() {
+        if self.dns {
             return (TransportErrorKind::Dns, "the host name could not be resolved".to_owned());
         }
-        if error.is_connect() {
+        if self.connect {
             return (TransportErrorKind::Connect, because("no connection", self.io.or(self.http)));
         }
-        if error.is_builder() {
+        if self.builder {
             return (TransportErrorKind::Other, "the request could not be made".to_owned());
         }
-        if error.is_body() || error.is_decode() || self.http.is_some() || self.io.is_some() {
+        if self.body || self.http.is_some() || self.io.is_some() {
             return (TransportErrorKind::Cut, because("the connection failed", self.io.or(self.http)));
         }
         (TransportErrorKind::Other, "the request failed".to_owned())

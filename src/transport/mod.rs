@@ -18,15 +18,15 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use rustls::ClientConfig;
 use url::Url;
 
-pub use error::{RefusedAddress, TransportError, TransportErrorKind};
+pub use error::{ConnectTimedOut, RefusedAddress, TransportError, TransportErrorKind, Unresolved};
 pub use link::{DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink};
 pub use retry_after::{parse_retry_after, retry_after};
 pub use tls::{TlsError, tls_config};
 
 /// What every request says about its sender.
-const USER_AGENT: &str = concat!("batch-export-watcher/", env!("CARGO_PKG_VERSION"));
+pub(crate) const AGENT: &str = concat!("batch-export-watcher/", env!("CARGO_PKG_VERSION"));
 /// Idle time after which the kernel asks whether the peer of a connection is still there.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+pub(crate) const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 /// HTTP/2 and HTTP/1.1, in that order, for the TLS handshake.
 pub(crate) const ALPN_HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// HTTP/1.1 alone, for the TLS handshake.
@@ -37,7 +37,7 @@ pub(crate) const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 #[error("cannot set up the http client: {0}")]
 pub struct ClientError(pub(crate) String);
 
-/// What both clients have in common: no redirects, no referer, no cookies, no retries of their own, bounded connects.
+/// What the API's clients are made with: no redirects, no referer, no cookies, no retries of their own, bounded connects.
 ///
 /// `alpn` is set here because `reqwest` leaves a preconfigured TLS configuration as it is. `api` is any URL of the API: where
 /// it is plain http on loopback, no proxy is used at all; otherwise the environment's proxies are.
@@ -47,17 +47,22 @@ pub(crate) fn client_builder(
     api: &Url,
     connect_timeout: Duration,
 ) -> ClientBuilder {
-    let mut tls = tls.clone();
-    tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let builder = Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(with_alpn(tls, alpn))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .retry(reqwest::retry::never())
         .connect_timeout(connect_timeout)
         .tcp_keepalive(TCP_KEEPALIVE)
-        .user_agent(USER_AGENT);
+        .user_agent(AGENT);
     if is_plain_loopback(api) { builder.no_proxy() } else { builder }
+}
+
+/// The TLS configuration with these protocols to offer.
+pub(crate) fn with_alpn(tls: &ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    tls
 }
 
 /// Finishes what [`client_builder`] began.

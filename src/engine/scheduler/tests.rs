@@ -74,7 +74,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         pauses: HashMap::new(),
         sink,
         download_lock,
-        store_client: StoreClient::new(&tls(), &policy).unwrap(),
+        store_client: StoreClient::new(&tls(), &policy),
         transfer: Handle::current(),
         writes: write_sender,
         store_events,

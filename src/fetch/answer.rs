@@ -1,0 +1,103 @@
+//! An answer whose body has not been read yet: the store's, or the API's own where it sent the file instead of a link.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use hyper::body::{Body as _, Bytes, Frame};
+use hyper::http::response::Parts;
+use hyper::{HeaderMap, StatusCode, Version};
+
+use super::pool::{Origin, Pool};
+use super::wire::WireBody;
+use crate::transport::{DirectAnswer, TransportError};
+
+/// The head of an answer, and its body on its way.
+pub(super) struct Answer {
+    head: Parts,
+    body: OnItsWay,
+}
+
+enum OnItsWay {
+    /// From the store. The connection goes back at the body's complete end.
+    Store { body: WireBody, home: (Pool, Origin) },
+    /// From the API.
+    Api(reqwest::Body),
+    /// All of it has come.
+    Complete,
+}
+
+impl Answer {
+    pub(super) fn new(head: Parts, body: WireBody, home: (Pool, Origin)) -> Self {
+        Self { head, body: OnItsWay::Store { body, home } }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// The length of what is left of the body, by the framing that is in force: a `Content-Length` beside chunks means
+    /// nothing.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        match &self.body {
+            OnItsWay::Store { body, .. } => body.length(),
+            OnItsWay::Api(body) => body.size_hint().exact(),
+            OnItsWay::Complete => Some(0),
+        }
+    }
+
+    /// The next bytes of the body, `None` at its complete end. Cancel-safe. Bound it with a timeout.
+    ///
+    /// # Errors
+    /// When the body was cut; the error never holds the URL.
+    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, TransportError> {
+        loop {
+            match poll_fn(|cx| self.body.poll_frame(cx)).await {
+                // Trailers are of no use to anybody.
+                Some(frame) => {
+                    if let Ok(bytes) = frame?.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+                None => {
+                    let ended = std::mem::replace(&mut self.body, OnItsWay::Complete);
+                    if let OnItsWay::Store { body, home: (pool, origin) } = ended
+                        && let Some(wire) = body.into_open_wire()
+                    {
+                        pool.put(origin, wire);
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+impl OnItsWay {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
+        Poll::Ready(match self {
+            Self::Store { body, .. } => {
+                ready!(body.poll_frame(cx)).map(|frame| frame.map_err(|error| TransportError::cut(&error)))
+            }
+            Self::Api(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(TransportError::from))
+            }
+            Self::Complete => None,
+        })
+    }
+}
+
+impl From<DirectAnswer> for Answer {
+    fn from(answer: DirectAnswer) -> Self {
+        let (head, body) = hyper::Response::<reqwest::Body>::from(answer.0).into_parts();
+        Self { head, body: OnItsWay::Api(body) }
+    }
+}
