@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Store;
@@ -10,9 +11,9 @@ use super::record::Change;
 use crate::domain::moment::Unit;
 use crate::domain::retry::RetryPolicy;
 
-/// From so many changes in a transaction on more are on their way,
+/// After a transaction of so many changes more parts are on their way,
 const BUSY_CHANGES: usize = 8;
-/// and are gathered for so long before the next one: a transaction costs a sync of the disk, whatever is in it.
+/// and are gathered for so long: a transaction costs a sync of the disk, whatever is in it.
 const GATHER: Duration = Duration::from_millis(3);
 /// Changes of one transaction at most: many parts that finish together share one fsync. As many as the queue holds.
 const BATCH_CHANGES: usize = 256;
@@ -54,6 +55,7 @@ pub async fn run_writer(
 ) -> Vec<u64> {
     let mut lost = Vec::new();
     let mut taken = Vec::with_capacity(BATCH_CHANGES);
+    let mut is_busy = false;
     loop {
         let count = tokio::select! {
             biased;
@@ -66,22 +68,34 @@ pub async fn run_writer(
         if count == 0 {
             break;
         }
+        if is_busy {
+            gather(&mut queue, &mut taken).await;
+        }
         let (batch, tickets): (Vec<Change>, Vec<u64>) =
             taken.drain(..).map(|write| (write.change, write.ticket)).unzip();
-        let is_busy = batch.len() >= BUSY_CHANGES;
+        is_busy = batch.len() >= BUSY_CHANGES;
         if write(&mut store, &batch, &events, &stop).await {
             say(&events, &stop, StoreEvent::Written(tickets)).await;
         } else {
             lost.extend(tickets);
-        }
-        if is_busy && !queue.is_closed() {
-            tokio::time::sleep(GATHER).await;
         }
     }
     if let Err(error) = store.close().await {
         tracing::warn!(%error, "the state was not closed cleanly; what was written is durable all the same");
     }
     lost
+}
+
+/// Adds the parts that come within a moment. Any other change ends that: an export waits for it.
+async fn gather(queue: &mut mpsc::Receiver<Write>, taken: &mut Vec<Write>) {
+    let until = Instant::now() + GATHER;
+    let is_part = |write: &Write| matches!(write.change, Change::PartCommitted { .. });
+    while taken.len() < BATCH_CHANGES && taken.iter().all(is_part) {
+        let more = queue.recv_many(taken, BATCH_CHANGES - taken.len());
+        if !tokio::time::timeout_at(until, more).await.is_ok_and(|count| count > 0) {
+            return;
+        }
+    }
 }
 
 /// Tries until it works or `stop` ends it; whether it worked.
