@@ -37,7 +37,7 @@ impl<K, T: Send + 'static> Children<K, T> {
     }
 
     pub(crate) fn spawn(&mut self, name: K, task: impl Future<Output = T> + Send + 'static) {
-        let id = self.tasks.spawn(task).id();
+        let id = self.tasks.spawn(Box::pin(task)).id();
         self.names.insert(id, name);
     }
 

@@ -158,7 +158,7 @@ impl Download {
             news: self.news.clone(),
             open_host: self.open_host.clone(),
         };
-        let task = AbortOnDropHandle::new(self.transfer.spawn(stream.run(writer, link, plan)));
+        let task = AbortOnDropHandle::new(self.transfer.spawn(Box::pin(stream.run(writer, link, plan))));
         task.await.map_err(|error| died(&error))
     }
 
