@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use batch_export_watcher::cli::Cli;
+use batch_export_watcher::process::descriptors::raise_limit;
 use batch_export_watcher::process::hardening::disable_core_dumps;
 use batch_export_watcher::process::runtimes::Runtimes;
 use batch_export_watcher::{cli, exit};
@@ -15,6 +16,9 @@ fn main() -> ExitCode {
     if let Err(error) = disable_core_dumps() {
         tracing::error!("core dumps cannot be switched off: {error}");
         return ExitCode::from(exit::INTERNAL);
+    }
+    if let Err(error) = raise_limit() {
+        tracing::warn!("the limit of open files cannot be raised: {error}");
     }
     let runtimes = match Runtimes::start() {
         Ok(runtimes) => runtimes,

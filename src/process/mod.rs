@@ -1,5 +1,6 @@
-//! Floor 2, the process and its surroundings: locks, signals, the service manager, logs, runtimes, core dumps.
+//! Floor 2, the process and its surroundings: locks, signals, the service manager, logs, runtimes, limits, core dumps.
 
+pub mod descriptors;
 pub mod hardening;
 pub mod lock;
 pub mod runtimes;

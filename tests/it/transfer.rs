@@ -127,6 +127,25 @@ async fn connections_to_both_origins_are_used_again() {
 }
 
 #[tokio::test]
+async fn a_small_soft_limit_of_open_files_does_not_hold_up_many_parts() {
+    const AT_ONCE: usize = 64;
+    let held =
+        |number| SimFile::generated(&format!("file_{number}"), number, 2000).on_fetch(Serving::well().held());
+    let parts: Vec<_> = (1..=64).map(held).collect();
+    let solo = Solo::finished(parts.clone()).await.with(&format!("[download]\nmax_parts = {AT_ONCE}"));
+    let watcher = solo.start_after("ulimit -S -n 48", &["--exit-when-settled"]);
+    let fetched = |seen: &[Recorded]| seen.iter().filter(|request| request.origin == Origin::Store).count();
+    solo.wait_for(|seen| fetched(seen) == AT_ONCE).await;
+    for part in &parts {
+        solo.sim.release(&part.id);
+    }
+    let output = solo.settled(watcher, 0).await;
+    assert!(!output.stderr.iter().any(|line| line.contains("will be repeated")), "{:?}", output.stderr);
+    let contents: Vec<_> = parts.iter().map(|part| &part.content).collect();
+    solo.home.assert_whole(SHOP, "export_1", &contents);
+}
+
+#[tokio::test]
 async fn from_success_to_the_manifest_it_takes_a_moment() {
     let part = SimFile::generated("file_1", 1, 1_000_000);
     let held = ViewStep::Held(Box::new(ViewStep::Success(vec![part.clone()])));

@@ -1,6 +1,7 @@
 //! The usual stage: one project, `shop`, its simulator, and a home whose watcher is told of every export.
 
 use batch_export_watcher::simulator::{Recorded, Script, SimExport, SimFile, SimProject, Simulator};
+use tokio::process::Command;
 
 use super::PATIENCE;
 use super::home::Home;
@@ -44,6 +45,21 @@ impl Solo {
     /// Starts the daemon as a service would.
     pub(crate) fn start(&self) -> Watcher {
         self.home.start(&[])
+    }
+
+    /// Starts it from a shell that says something first.
+    pub(crate) fn start_after(&self, words: &str, arguments: &[&str]) -> Watcher {
+        let plain = self.home.command("run", arguments);
+        let plain = plain.as_std();
+        let mut command = Command::new("sh");
+        command.env_clear();
+        command
+            .args(["-c", &format!("{words}; exec \"$0\" \"$@\"")])
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(self.home.path());
+        Watcher::spawn(command)
     }
 
     /// Runs it until every export is settled, and demands this exit code.
