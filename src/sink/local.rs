@@ -55,8 +55,8 @@ struct Inner {
     marker: MarkerId,
     reserve_bytes: u64,
     no_overwrite: OnceLock<NoOverwrite>,
-    /// Whether working files can do without a name.
-    unnamed: OnceLock<bool>,
+    /// Whether working files can do without a name, once that is found out.
+    unnamed: Mutex<Option<bool>>,
     in_flight: Mutex<HashSet<InFlight>>,
     /// Folders of exports whose names this run has made durable: they need not be synced again for every part, nor
     /// looked up again while a part of theirs is being written.
@@ -112,7 +112,7 @@ impl LocalSink {
                 marker,
                 reserve_bytes,
                 no_overwrite: OnceLock::new(),
-                unnamed: OnceLock::new(),
+                unnamed: Mutex::default(),
                 in_flight: Mutex::default(),
                 folders: Mutex::default(),
             }))
@@ -203,10 +203,12 @@ impl LocalSink {
 
     /// Whether working files can do without a name here; where that cannot be found out now, they have one.
     pub(super) fn takes_unnamed(&self, dir: &Dir) -> bool {
-        match self.0.unnamed.get() {
-            Some(takes) => *takes,
-            None => probe_unnamed(dir).is_ok_and(|takes| *self.0.unnamed.get_or_init(|| takes)),
+        // Parts that begin at the same time would find each other's probe in the way: one looks, the others wait for it.
+        let mut unnamed = self.0.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        if unnamed.is_none() {
+            *unnamed = probe_unnamed(dir).ok();
         }
+        unnamed.unwrap_or(false)
     }
 
     /// Whether the free space is above the reserve, also when these bytes are written.
