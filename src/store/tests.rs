@@ -291,7 +291,30 @@ async fn rename_pause(directory: &Path, from: &'static str, to: &'static str) {
 
 fn paused(ticket: u64) -> Write {
     let until = "2026-01-01T00:00:00Z".parse().unwrap();
-    Write { change: Change::Paused { scope: format!("scope-{ticket}"), until }, ticket }
+    Write { change: Change::Paused { scope: format!("scope-{ticket}"), until }, ticket, may_wait: false }
+}
+
+#[tokio::test]
+async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).await.unwrap();
+    let (writes, queue) = mpsc::channel(8);
+    let (events, mut heard) = mpsc::channel(8);
+    let mut writer = tokio::task::JoinSet::new();
+    writer.spawn(run_writer(store, queue, events, CancellationToken::new()));
+    let patient = |ticket| Write { may_wait: true, ..paused(ticket) };
+    // Each is sent when the writer has taken the one before, so that nothing but waiting brings them together.
+    for write in [patient(0), patient(1), paused(2)] {
+        writes.send(write).await.unwrap();
+        while writes.capacity() < 8 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(heard.recv().await, Some(StoreEvent::Written(vec![0, 1, 2])));
+    writes.send(patient(3)).await.unwrap();
+    assert_eq!(heard.recv().await, Some(StoreEvent::Written(vec![3])), "it waits for a moment, not for ever");
+    drop(writes);
+    assert_eq!(writer.join_next().await.unwrap().unwrap(), [0; 0]);
 }
 
 #[tokio::test]

@@ -11,10 +11,8 @@ use super::record::Change;
 use crate::domain::moment::Unit;
 use crate::domain::retry::RetryPolicy;
 
-/// After a transaction of so many changes more parts are on their way,
-const BUSY_CHANGES: usize = 8;
-/// and are gathered for so long: a transaction costs a sync of the disk, whatever is in it.
-const GATHER: Duration = Duration::from_millis(3);
+/// How long changes that may wait are gathered: a transaction costs a sync of the disk, whatever is in it.
+const GATHER: Duration = Duration::from_millis(20);
 /// Changes of one transaction at most: many parts that finish together share one fsync. As many as the queue holds.
 const BATCH_CHANGES: usize = 256;
 /// The pause after a failed transaction grows from this
@@ -29,6 +27,8 @@ pub struct Write {
     pub change: Change,
     /// Comes back in [`StoreEvent::Written`].
     pub ticket: u64,
+    /// Whether more changes are on their way, and nobody waits for this one: it may share their transaction.
+    pub may_wait: bool,
 }
 
 /// What the writer reports.
@@ -55,7 +55,6 @@ pub async fn run_writer(
 ) -> Vec<u64> {
     let mut lost = Vec::new();
     let mut taken = Vec::with_capacity(BATCH_CHANGES);
-    let mut is_busy = false;
     loop {
         let count = tokio::select! {
             biased;
@@ -68,12 +67,9 @@ pub async fn run_writer(
         if count == 0 {
             break;
         }
-        if is_busy {
-            gather(&mut queue, &mut taken).await;
-        }
+        gather(&mut queue, &mut taken).await;
         let (batch, tickets): (Vec<Change>, Vec<u64>) =
             taken.drain(..).map(|write| (write.change, write.ticket)).unzip();
-        is_busy = batch.len() >= BUSY_CHANGES;
         if write(&mut store, &batch, &events, &stop).await {
             say(&events, &stop, StoreEvent::Written(tickets)).await;
         } else {
@@ -86,11 +82,10 @@ pub async fn run_writer(
     lost
 }
 
-/// Adds the parts that come within a moment. Any other change ends that: an export waits for it.
+/// Adds what comes within a moment, as long as everything may wait.
 async fn gather(queue: &mut mpsc::Receiver<Write>, taken: &mut Vec<Write>) {
     let until = Instant::now() + GATHER;
-    let is_part = |write: &Write| matches!(write.change, Change::PartCommitted { .. });
-    while taken.len() < BATCH_CHANGES && taken.iter().all(is_part) {
+    while taken.len() < BATCH_CHANGES && taken.iter().all(|write| write.may_wait) {
         let more = queue.recv_many(taken, BATCH_CHANGES - taken.len());
         if !tokio::time::timeout_at(until, more).await.is_ok_and(|count| count > 0) {
             return;

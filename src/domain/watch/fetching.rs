@@ -107,6 +107,13 @@ impl Fetching {
         self.prepared
     }
 
+    /// Whether there are parts that are not yet durable under their names. As long as there are, nobody waits for the record
+    /// of one that is.
+    #[must_use]
+    pub fn awaits_parts(&self) -> bool {
+        self.tally.open > self.tally.recording
+    }
+
     pub(super) fn wants_view(&self) -> bool {
         self.view_wanted && self.doomed.is_none()
     }

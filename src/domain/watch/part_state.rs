@@ -54,17 +54,21 @@ pub(super) struct Tally {
     pub(super) in_flight: usize,
     /// Parts that have not reached their end.
     pub(super) open: usize,
+    /// Those of them that lack their record alone.
+    pub(super) recording: usize,
 }
 
 impl Tally {
     pub(super) fn enters(&mut self, part: &Part) {
         self.in_flight += usize::from(part.is_in_flight());
         self.open += usize::from(!part.is_terminal());
+        self.recording += usize::from(part.is_recording());
     }
 
     pub(super) fn leaves(&mut self, part: &Part) {
         self.in_flight -= usize::from(part.is_in_flight());
         self.open -= usize::from(!part.is_terminal());
+        self.recording -= usize::from(part.is_recording());
     }
 
     /// The one way in which a part of an export changes its state.
@@ -91,6 +95,10 @@ impl Part {
     /// Whether something is under way that will come back by itself and must be awaited.
     pub(super) fn is_in_flight(&self) -> bool {
         matches!(self.state, PartState::Active | PartState::Recording(_))
+    }
+
+    fn is_recording(&self) -> bool {
+        matches!(self.state, PartState::Recording(_))
     }
 
     /// Whether the part has reached its end.

@@ -240,12 +240,21 @@ impl Scheduler {
             export: self.entries[entry].watch.export().clone(),
         };
         let ticket = recorded.map(|recorded| Ticket { entry, recorded });
-        self.write(change_of(export, change), ticket);
+        let may_wait = match (&change, self.entries[entry].watch.state()) {
+            (RecordChange::PartCommitted(_), WatchState::Fetching(fetching)) => fetching.awaits_parts(),
+            _ => false,
+        };
+        self.queue_write(change_of(export, change), ticket, may_wait);
+    }
+
+    /// Queues a write that nobody is told of.
+    pub(super) fn write(&mut self, change: Change) {
+        self.queue_write(change, None, false);
     }
 
     /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a few an export; while the
     /// state cannot be written, of what keeps changing only the last word waits.
-    pub(super) fn write(&mut self, change: Change, ticket: Option<Ticket>) {
+    fn queue_write(&mut self, change: Change, ticket: Option<Ticket>, may_wait: bool) {
         if matches!(change, Change::StatusSeen { .. } | Change::PartialSynced { .. } | Change::Paused { .. })
         {
             let Self { outbox, tickets, unwritten, .. } = self;
@@ -264,7 +273,7 @@ impl Scheduler {
         if let Some(ticket) = ticket {
             self.tickets.insert(number, ticket);
         }
-        self.outbox.push_back(Write { change, ticket: number });
+        self.outbox.push_back(Write { change, ticket: number, may_wait });
     }
 
     /// Publishes the read model where somebody looks, at most every 100 ms.

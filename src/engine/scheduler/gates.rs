@@ -249,7 +249,7 @@ impl Scheduler {
         let Some(until) = until else { return };
         let left = until.saturating_sub(self.now());
         let wall = Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX);
-        self.write(Change::Paused { scope: scope.text(), until: wall }, None);
+        self.write(Change::Paused { scope: scope.text(), until: wall });
     }
 
     /// Pauses of an earlier run hold on, cut to one hour.
@@ -269,7 +269,7 @@ impl Scheduler {
         }
         for (scope, ends) in pauses {
             if *ends <= wall {
-                self.write(Change::PauseEnded { scope: scope.clone() }, None);
+                self.write(Change::PauseEnded { scope: scope.clone() });
             } else if let Some(host) = scope.strip_prefix("host:")
                 && let Some(until) = until(&PauseScope::Host(host))
             {
