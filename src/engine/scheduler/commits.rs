@@ -15,12 +15,12 @@ use crate::sink::{CommitError, FinishedPart};
 
 /// Parts that have their bytes and not their names, at once. They need no slot: a disk that is slow to sync does not leave
 /// the network idle. But it does not collect open files without end either.
-pub(super) const MAX_COMMITS: usize = 64;
-/// A group of so many is not waited for. 2,000 files of 50 KB in groups of 8, 16 and 32 took the CPU 0.28, 0.20 and 0.21 s
-/// on ext4.
-const GROUP_PARTS: usize = 16;
+pub(super) const MAX_COMMITS: usize = 192;
+/// A group of so many is not waited for. 2,000 parts of 50 KB in groups of 16, 32, 64 and 128 took this program 0.56,
+/// 0.54, 0.54 and 0.53 s, and the CPU 0.61, 0.60, 0.58 and 0.56 s.
+const GROUP_PARTS: usize = 64;
 /// How long a group gathers where the one before was one: it was made under load, and more will come.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Parts on their way from a complete body to their names.
 #[derive(Debug, Default)]
