@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,10 +18,11 @@ use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
 use crate::engine::recovery;
 use crate::engine::snapshot::Snapshot;
-use crate::engine::{Access, EngineParts, Outcome, ProjectParts, Scheduler};
+use crate::engine::{Access, EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
 use crate::exit;
 use crate::fetch::{StoreClient, StorePolicy};
 use crate::process::lock::{InstanceLock, LateLock, LockError};
+use crate::process::runtimes::TransferRuntimes;
 use crate::process::service;
 use crate::sink::{LocalSink, MarkerId, Opened, SinkError};
 use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
@@ -108,7 +108,7 @@ pub struct App {
 
 impl App {
     /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts everything together.
-    /// `transfer` is the runtime that moves bytes.
+    /// `transfer` are the runtimes that move bytes.
     ///
     /// # Errors
     /// When something it needs cannot be had; see [`StartError::exit_code`].
@@ -116,7 +116,7 @@ impl App {
         config: Config,
         environment: Environment,
         options: RunOptions,
-        transfer: Handle,
+        transfer: TransferRuntimes,
     ) -> Result<Self, StartError> {
         let environment = Arc::new(environment);
         let tls = tls(&config)?;
@@ -153,8 +153,7 @@ impl App {
             pauses: recovered.pauses,
             sink,
             download_lock: download_lock.clone(),
-            store_client,
-            transfer,
+            lanes: Lanes::new(transfer, &store_client),
             writes,
             store_events,
         });

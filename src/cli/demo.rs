@@ -6,8 +6,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 use super::run::run_until_stopped;
 use super::{Console, DemoArgs, console};
 use crate::app::RunOptions;
@@ -16,6 +14,7 @@ use crate::domain::checksum::Algorithm;
 use crate::domain::manifest::MANIFEST_FILE;
 use crate::engine::Outcome;
 use crate::exit;
+use crate::process::runtimes::TransferRuntimes;
 use crate::simulator::{
     Canned, ChecksumHeader, Script, SentChecksum, SimExport, SimFile, SimProject, Simulator, ViewStep,
 };
@@ -29,7 +28,7 @@ const BYTES_PER_SECOND: u64 = 4_000_000;
 /// The export whose manifest is shown at the end.
 const SHOWN_EXPORT: &str = "export_customers";
 
-pub(super) async fn demo(args: DemoArgs, transfer: Handle, console: Console) -> u8 {
+pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Console) -> u8 {
     let folder = args.dir.unwrap_or_else(|| {
         std::env::temp_dir().join(format!("batch-export-watcher-demo-{}", std::process::id()))
     });

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use tokio::runtime::Handle;
 
 use crate::config::{self, Config, Environment};
+use crate::process::runtimes::TransferRuntimes;
 use crate::process::telemetry::LogFormat;
 use crate::{domain, exit};
 
@@ -94,7 +94,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Runs the command and returns its exit code. `transfer` is the runtime that moves bytes.
-pub async fn execute(cli: Cli, transfer: Handle, console: Console) -> u8 {
+pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> u8 {
     let environment = Environment::from_process();
     match cli.command {
         Command::Run(args) => run::run(&args, environment, transfer, console).await,

@@ -1,6 +1,5 @@
 //! `run`: the daemon.
 
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Console, RunArgs, load, progress};
@@ -8,9 +7,15 @@ use crate::app::{App, RunOptions};
 use crate::config::{Config, Environment};
 use crate::engine::Outcome;
 use crate::exit;
+use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::StopSignals;
 
-pub(super) async fn run(args: &RunArgs, environment: Environment, transfer: Handle, console: Console) -> u8 {
+pub(super) async fn run(
+    args: &RunArgs,
+    environment: Environment,
+    transfer: TransferRuntimes,
+    console: Console,
+) -> u8 {
     let config = match load(&args.config, &environment) {
         Ok(config) => config,
         Err(code) => return code,
@@ -27,7 +32,7 @@ pub(super) async fn run_until_stopped(
     config: Config,
     environment: Environment,
     options: RunOptions,
-    transfer: Handle,
+    transfer: TransferRuntimes,
     console: Console,
 ) -> Result<Outcome, u8> {
     let signals = StopSignals::install().map_err(|error| {

@@ -9,13 +9,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::checkpoints::BodyOrigin;
+use super::lanes::Lane;
 use super::stream::{Progress, Stream, Transfer, continued, disk, transient};
 use crate::api::LinkOutcome;
 use crate::domain::failure::{Hold, PartFailure};
@@ -23,7 +23,6 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::resume::{Plan, ResumablePart, ResumePoint, is_small, plan_resume};
 use crate::domain::watch::PartOrder;
 use crate::engine::access::{Access, KeyUse};
-use crate::fetch::StoreClient;
 use crate::sink::{FinishedPart, LocalSink, PartWriter};
 use crate::transport::Link;
 
@@ -54,9 +53,8 @@ pub(crate) struct Download {
     pub(crate) order: PartOrder,
     pub(crate) key: KeyUse,
     pub(crate) access: Arc<Access>,
-    pub(crate) store: StoreClient,
     pub(crate) sink: LocalSink,
-    pub(crate) transfer: Handle,
+    pub(crate) lane: Lane,
     pub(crate) stop: CancellationToken,
     /// Hosts of stores that wait. Which one the part lies on is known once it has its link.
     pub(crate) waiting_hosts: Vec<String>,
@@ -138,7 +136,7 @@ impl Download {
         }
     }
 
-    /// One request to the store, on the transfer runtime.
+    /// One request to the store, on the part's lane.
     async fn transfer(
         &self,
         writer: Option<PartWriter>,
@@ -151,14 +149,14 @@ impl Download {
             project: self.project.clone(),
             export: self.export.clone(),
             order: self.order.clone(),
-            store: self.store.clone(),
+            store: self.lane.store.clone(),
             sink: self.sink.clone(),
             stop: self.stop.clone(),
             progress: self.progress.clone(),
             news: self.news.clone(),
             open_host: self.open_host.clone(),
         };
-        let task = AbortOnDropHandle::new(self.transfer.spawn(Box::pin(stream.run(writer, link, plan))));
+        let task = AbortOnDropHandle::new(self.lane.runtime.spawn(Box::pin(stream.run(writer, link, plan))));
         task.await.map_err(|error| died(&error))
     }
 
@@ -217,7 +215,7 @@ impl Download {
         &self,
         work: impl FnOnce() -> Result<T, PartFailure> + Send + 'static,
     ) -> Result<T, PartFailure> {
-        self.transfer.spawn_blocking(work).await.map_err(|error| died(&error))?
+        self.lane.runtime.spawn_blocking(work).await.map_err(|error| died(&error))?
     }
 }
 

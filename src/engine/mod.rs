@@ -5,6 +5,7 @@ mod checkpoints;
 mod children;
 mod chores;
 mod downloader;
+mod lanes;
 mod narrator;
 mod part_queue;
 pub mod recovery;
@@ -14,4 +15,5 @@ mod stream;
 mod timers;
 
 pub(crate) use access::Access;
+pub use lanes::Lanes;
 pub use scheduler::{EngineParts, Outcome, ProjectParts, Scheduler};

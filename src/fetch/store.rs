@@ -129,6 +129,12 @@ impl StoreClient {
         }
     }
 
+    /// The same client with connections of its own, which are at home on the runtime that reads from them.
+    #[must_use]
+    pub fn with_own_connections(&self) -> Self {
+        Self { pool: Pool::default(), ..self.clone() }
+    }
+
     /// Opens the body behind `link` as `plan` says, and holds its head to the rules of [`crate::domain::resume`].
     ///
     /// # Errors

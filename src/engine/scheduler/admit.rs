@@ -83,7 +83,11 @@ impl Scheduler {
                 chore: chore.clone(),
                 unrecorded,
             };
-            self.chores_running.spawn_blocking_on((entry, chore), &self.transfer, move || order.run());
+            self.chores_running.spawn_blocking_on(
+                (entry, chore),
+                self.lanes.for_blocking_work(),
+                move || order.run(),
+            );
         }
     }
 
@@ -138,9 +142,8 @@ impl Scheduler {
             order,
             key: key_use,
             access: self.projects[project].access.clone(),
-            store: self.store_client.clone(),
             sink: self.sink.clone(),
-            transfer: self.transfer.clone(),
+            lane: self.lanes.least_busy(),
             stop: self.stop_downloads.child_token(),
             waiting_hosts,
             open_host,

@@ -62,7 +62,7 @@ impl Scheduler {
             Ok(finished) => {
                 self.commits.under_way += 1;
                 let sync = move || finished.sync().map_err(|error| commit_failure(&error));
-                self.syncs.spawn_blocking_on(part, &self.transfer, sync);
+                self.syncs.spawn_blocking_on(part, self.lanes.for_blocking_work(), sync);
             }
             Err(failure) => self.part_ended(part, Err(failure)),
         }
@@ -102,7 +102,7 @@ impl Scheduler {
         self.commits.under_way += self.commits.ready.len();
         let (names, group): (Vec<_>, Vec<_>) = self.commits.ready.drain(..).unzip();
         let sink = self.sink.clone();
-        self.groups.spawn_blocking_on(names, &self.transfer, move || sink.commit(group));
+        self.groups.spawn_blocking_on(names, self.lanes.for_blocking_work(), move || sink.commit(group));
     }
 
     /// A group came back.

@@ -35,7 +35,7 @@ impl Scheduler {
                 self.disk.probe_started();
                 let (sink, lock, room_bytes) =
                     (self.sink.clone(), self.download_lock.clone(), self.disk_room_bytes);
-                self.disk_checks.spawn_blocking_on((), &self.transfer, move || {
+                self.disk_checks.spawn_blocking_on((), self.lanes.for_blocking_work(), move || {
                     sink.disk_check(room_bytes).map_err(|error| error.to_string())?;
                     lock.ensure().map_err(|error| error.to_string())
                 });

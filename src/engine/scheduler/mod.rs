@@ -16,7 +16,7 @@ mod commits;
 mod disk;
 mod gates;
 #[cfg(test)]
-mod tests;
+pub(in crate::engine) mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -24,7 +24,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +34,7 @@ use super::access::Access;
 use super::children::{Children, Panicked};
 use super::chores::{Chore, ChoreEnd};
 use super::downloader::DownloadNews;
+use super::lanes::Lanes;
 use super::part_queue::PartQueue;
 use super::snapshot::Snapshot;
 use super::stream::Progress;
@@ -46,7 +46,6 @@ use crate::domain::moment::{Moment, Unit};
 use crate::domain::pace::Pace;
 use crate::domain::part::PartKey;
 use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
-use crate::fetch::StoreClient;
 use crate::process::lock::LateLock;
 use crate::sink::{FinishedPart, LocalSink};
 use crate::store::{ProjectDigest, StoreEvent, Write};
@@ -76,10 +75,8 @@ pub struct EngineParts {
     pub sink: LocalSink,
     /// Keeps other instances out of there; nothing is written before it is held.
     pub download_lock: Arc<LateLock>,
-    /// The client without credentials.
-    pub store_client: StoreClient,
-    /// The runtime that moves bytes; its workers may block.
-    pub transfer: Handle,
+    /// Where bytes move.
+    pub lanes: Lanes,
     /// The queue of the state's writer.
     pub writes: mpsc::Sender<Write>,
     /// What the state's writer says.
@@ -164,8 +161,7 @@ pub struct Scheduler {
     store_failing: bool,
     sink: LocalSink,
     download_lock: Arc<LateLock>,
-    store_client: StoreClient,
-    transfer: Handle,
+    lanes: Lanes,
     stop_downloads: CancellationToken,
     draining: Option<Draining>,
     snapshot: watch::Sender<Snapshot>,
@@ -307,8 +303,7 @@ impl Scheduler {
             store_failing: false,
             sink: parts.sink,
             download_lock: parts.download_lock,
-            store_client: parts.store_client,
-            transfer: parts.transfer,
+            lanes: parts.lanes,
             stop_downloads: CancellationToken::new(),
             draining: None,
             snapshot,

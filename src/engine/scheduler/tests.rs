@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 
 use super::*;
 use crate::api::{Api, ApiSettings};
@@ -14,7 +15,8 @@ use crate::domain::gate::Admission;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::WatchEvent;
-use crate::fetch::StorePolicy;
+use crate::fetch::{StoreClient, StorePolicy};
+use crate::process::runtimes::TransferRuntimes;
 use crate::transport::testing::tls;
 
 /// A scheduler whose API answers nothing: the tests bring the answers.
@@ -35,15 +37,6 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
     let settings =
         ApiSettings { base_url: base_url.clone(), connect_timeout: timeout, request_timeout: timeout };
     let api = Api::new(&settings, &tls()).unwrap();
-    let policy = StorePolicy {
-        api_origin: base_url,
-        allowed_hosts: Vec::new(),
-        connect_timeout: timeout,
-        headers_timeout: timeout,
-        stall_timeout: timeout,
-        min_rate_bytes_per_second: 1,
-        bandwidth: None,
-    };
     let environment = Arc::new(Environment::from_pairs(std::iter::empty::<(String, String)>()));
     let project = |(index, exports): (usize, &usize)| {
         let (key, name) = (format!("project_{index}").parse().unwrap(), format!("p{index}"));
@@ -74,8 +67,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         pauses: HashMap::new(),
         sink,
         download_lock,
-        store_client: StoreClient::new(&tls(), &policy),
-        transfer: Handle::current(),
+        lanes: Lanes::new(TransferRuntimes { first: Handle::current(), others: Vec::new() }, &store_client()),
         writes: write_sender,
         store_events,
     });
@@ -330,4 +322,19 @@ async fn a_refusal_is_the_exports_own_only_when_another_one_is_answered_well_aft
     rig_of_all.scheduler.apply(rejected(1));
     assert!(!failing(&rig_of_all, 0) && !failing(&rig_of_all, 1));
     assert!(!rig_of_all.scheduler.projects[0].rejection.is_open(), "the project pauses");
+}
+
+/// A client of a store that nobody asks.
+pub(in crate::engine) fn store_client() -> StoreClient {
+    let timeout = Duration::from_secs(5);
+    let policy = StorePolicy {
+        api_origin: "http://127.0.0.1:1/2.11".parse().unwrap(),
+        allowed_hosts: Vec::new(),
+        connect_timeout: timeout,
+        headers_timeout: timeout,
+        stall_timeout: timeout,
+        min_rate_bytes_per_second: 1,
+        bandwidth: None,
+    };
+    StoreClient::new(&tls(), &policy)
 }

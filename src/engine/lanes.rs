@@ -1,0 +1,73 @@
+//! The lanes that move bytes, and which of them a part takes.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::fetch::StoreClient;
+use crate::process::runtimes::TransferRuntimes;
+
+/// Every lane; there is at least one.
+#[derive(Debug)]
+pub struct Lanes {
+    first: Lane,
+    others: Vec<Lane>,
+}
+
+/// A runtime of one thread, and connections to stores that are at home on it. While a clone lives, a part is on it.
+#[derive(Debug, Clone)]
+pub(crate) struct Lane {
+    pub(crate) runtime: Handle,
+    pub(crate) store: StoreClient,
+    parts: Arc<()>,
+}
+
+impl Lanes {
+    /// One lane on each of these runtimes.
+    #[must_use]
+    pub fn new(runtimes: TransferRuntimes, store: &StoreClient) -> Self {
+        let lane = |runtime| Lane { runtime, store: store.with_own_connections(), parts: Arc::default() };
+        Self { first: lane(runtimes.first), others: runtimes.others.into_iter().map(lane).collect() }
+    }
+
+    /// The lane with the fewest parts on it.
+    pub(crate) fn least_busy(&self) -> Lane {
+        let others = self.others.iter();
+        let lane =
+            others.fold(&self.first, |least, lane| if lane.parts() < least.parts() { lane } else { least });
+        lane.clone()
+    }
+
+    /// Where work goes that blocks and belongs to no lane: it has threads of its own.
+    pub(crate) fn for_blocking_work(&self) -> &Handle {
+        &self.first.runtime
+    }
+}
+
+impl Lane {
+    fn parts(&self) -> usize {
+        Arc::strong_count(&self.parts) - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::scheduler::tests::store_client;
+
+    #[tokio::test]
+    async fn parts_spread_evenly_and_come_back_to_what_is_free() {
+        let handle = Handle::current();
+        let lanes = Lanes::new(
+            TransferRuntimes { first: handle.clone(), others: vec![handle.clone(), handle] },
+            &store_client(),
+        );
+        let counts = || [&lanes.first, &lanes.others[0], &lanes.others[1]].map(Lane::parts);
+        let mut taken: Vec<_> = (0..6).map(|_| lanes.least_busy()).collect();
+        assert_eq!(counts(), [2, 2, 2]);
+        taken.remove(1);
+        assert_eq!(counts(), [2, 1, 2]);
+        taken.push(lanes.least_busy());
+        assert_eq!(counts(), [2, 2, 2]);
+    }
+}
