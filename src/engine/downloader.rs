@@ -4,7 +4,7 @@
 //! The part holds its slot from before the link is asked for, so that no link grows old waiting. A large part's local file is begun before its link is asked for, so that a
 //! disk that has no room for it costs the API no call; a small one's when there is a body, because then it costs a thread
 //! no wait. The link is asked on the control runtime; the request to the store, every read and every write happen on the
-//! transfer runtime, whose workers may block (`stream`).
+//! part's lane, whose thread may block (`stream`).
 
 use std::sync::Arc;
 use std::time::Duration;

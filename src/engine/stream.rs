@@ -1,4 +1,4 @@
-//! The half of a download that lives on the transfer runtime, whose workers may block: request, stream, hash and write.
+//! The half of a download that lives on a lane, whose thread may block: request, stream, hash and write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
