@@ -171,7 +171,8 @@ impl Body {
 
     fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
         let bytes = chunk.len() as u64;
-        let waited = std::mem::take(&mut self.idle);
+        // No wait for the socket is longer than the stall timeout: what is more, this thread has spent in another part's write.
+        let waited = std::mem::take(&mut self.idle).min(self.stall_timeout);
         if let Some(debt) = &mut self.debt {
             debt.add(bytes);
         }
