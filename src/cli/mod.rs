@@ -93,7 +93,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// Runs the command and returns its exit code. `transfer` is the runtime that moves bytes.
+/// Runs the command and returns its exit code. `transfer` are the runtimes that move bytes.
 pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> u8 {
     let environment = Environment::from_process();
     match cli.command {

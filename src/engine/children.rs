@@ -37,6 +37,7 @@ impl<K, T: Send + 'static> Children<K, T> {
     }
 
     pub(crate) fn spawn(&mut self, name: K, task: impl Future<Output = T> + Send + 'static) {
+        // A runtime moves a task's future more than once, and those of this program are large.
         let id = self.tasks.spawn(Box::pin(task)).id();
         self.names.insert(id, name);
     }

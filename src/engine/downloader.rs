@@ -1,10 +1,10 @@
 //! One part, from its slot to its last byte: fresh link -> request -> stream and hash -> verify. What comes after that costs
 //! the network nothing, and needs no slot (`scheduler/commits.rs`).
 //!
-//! The part holds its slot from before the link is asked for, so that no link grows old waiting. A large part's local file is begun before its link is asked for, so that a
-//! disk that has no room for it costs the API no call; a small one's when there is a body, because then it costs a thread
-//! no wait. The link is asked on the control runtime; the request to the store, every read and every write happen on the
-//! part's lane, whose thread may block (`stream`).
+//! The part holds its slot from before the link is asked for, so that no link grows old waiting. A large part's local file
+//! is begun before its link is asked for, so that a disk that has no room for it costs the API no call; a small one's when
+//! there is a body, because then it costs a thread no wait. The link is asked on the control runtime; the request to the
+//! store, every read and every write happen on the part's lane, whose thread may block (`stream`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +156,7 @@ impl Download {
             news: self.news.clone(),
             open_host: self.open_host.clone(),
         };
+        // Boxed, because a runtime moves a task's future more than once and this one is large.
         let task = AbortOnDropHandle::new(self.lane.runtime.spawn(Box::pin(stream.run(writer, link, plan))));
         task.await.map_err(|error| died(&error))
     }

@@ -1,7 +1,9 @@
-//! The HTTP plumbing that the API client and the store client share: TLS, the base client, and the one place that sends.
+//! The HTTP plumbing of both clients: one TLS configuration, redirects, retry-after, one conversion of errors; and
+//! `reqwest`, which the API's client asks with. The store's client makes its connections itself.
 //!
 //! A `reqwest` error carries the URL it failed on, and a signed URL is a secret. So [`send`] and [`next_chunk`] are the only
-//! callers of `reqwest`'s own methods, and what they return has been through [`TransportError`].
+//! callers of `reqwest`'s own methods, and what they return has been through [`TransportError`]; so has what `fetch` reads
+//! of a body that the API sent directly.
 
 mod error;
 mod link;
