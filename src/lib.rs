@@ -15,6 +15,7 @@
 //! | 2 | [`sink`] | where bytes go: a local directory, with the durable order of a part |
 //! | 2 | [`store`] | what is known across restarts: SQLite |
 //! | 2 | [`config`] | TOML in, types out, every fault with file, line and key |
+//! | 2 | [`control`] | the control socket: how the command line talks to the running daemon |
 //! | 2 | [`process`] | locks, signals, service manager, logs, runtimes, core dumps |
 //! | 1 | [`transport`] | what both HTTP clients share; the one place that sends |
 //! | 1 | [`durable`] | the one place that makes working files, renames and syncs |
@@ -29,6 +30,7 @@ pub mod transport;
 
 pub mod api;
 pub mod config;
+pub mod control;
 pub mod fetch;
 pub mod process;
 pub mod sink;

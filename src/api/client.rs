@@ -213,6 +213,12 @@ impl ApiClient {
         Ok(differs)
     }
 
+    /// Whether both use the same REST key.
+    #[must_use]
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        self.bearer().key.expose_secret() == other.bearer().key.expose_secret()
+    }
+
     /// How often the REST key has been replaced: tells whether another one is in use than before a call.
     #[must_use]
     pub fn key_generation(&self) -> u64 {

@@ -17,8 +17,7 @@ pub(super) async fn check(args: &CheckArgs, environment: &Environment) -> u8 {
 }
 
 async fn probe(config: &Config, environment: &Environment) -> u8 {
-    let clients = app::tls(config).and_then(|tls| app::api_clients(config, environment, &tls));
-    let clients = match clients {
+    let clients = match app::api_clients(config, environment) {
         Ok(clients) => clients,
         Err(error) => {
             console::complain(&error.to_string());

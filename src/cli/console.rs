@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use indicatif::MultiProgress;
 
 use super::{Cli, Command};
+use crate::exit;
 use crate::process::telemetry::{self, LogTarget};
 
 /// What of the terminal this run uses.
@@ -21,7 +22,7 @@ pub fn start_console(cli: &Cli) -> Console {
     let watched = match &cli.command {
         Command::Run(args) => args.exit_when_settled,
         Command::Demo(_) => true,
-        Command::Check(_) | Command::Retry(_) => false,
+        _ => false,
     };
     let bars = (watched && io::stderr().is_terminal()).then(MultiProgress::new);
     let target = bars.clone().map_or(LogTarget::Stderr, LogTarget::Above);
@@ -39,4 +40,10 @@ pub(super) fn complain(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = stderr.write_all(text.trim_end().as_bytes());
     let _ = stderr.write_all(b"\n");
+}
+
+/// The daemon gave an answer that does not belong to the question. Returns the exit code for that.
+pub(super) fn complain_of_version() -> u8 {
+    complain("the daemon is of another version and does not understand: restart it");
+    exit::UNFINISHED
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::run::run_until_stopped;
 use super::{Console, DemoArgs, console};
-use crate::app::RunOptions;
+use crate::app::{RunOptions, Setup};
 use crate::config::{self, Config, Environment};
 use crate::domain::checksum::Algorithm;
 use crate::domain::manifest::MANIFEST_FILE;
@@ -54,7 +54,8 @@ pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Co
     let exports = config.download.directory.clone();
     let options = RunOptions { exit_when_settled: true, deadline: Some(Duration::from_mins(2)) };
     let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
-    let outcome = run_until_stopped(config, environment, options, transfer, console).await;
+    let setup = Setup { config, environment, options, transfer, hangups: None };
+    let outcome = run_until_stopped(setup, console).await;
     simulator.stop().await;
     match outcome {
         Ok(Outcome::Settled { refused: 0, .. }) => {

@@ -4,8 +4,10 @@ mod check;
 mod console;
 mod demo;
 mod progress;
+mod reload;
 mod retry;
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Environment};
+use crate::control::{Answer, Question, ask};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::telemetry::LogFormat;
 use crate::{domain, exit};
@@ -41,8 +44,16 @@ enum Command {
     Check(CheckArgs),
     /// Set failed exports to watching again.
     Retry(RetryArgs),
+    /// Let the running daemon read its configuration again; 78 where it refuses.
+    Reload(ReloadArgs),
+    /// Say how the running daemon is.
+    Status(StatusArgs),
     /// Show the whole job against a simulated API on this machine; needs no key.
     Demo(DemoArgs),
+    /// Hang the scheduler of the running daemon, to prove the watchdog. Not in release builds.
+    #[cfg(debug_assertions)]
+    #[command(hide = true)]
+    DebugHang(ReloadArgs),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +94,21 @@ struct RetryArgs {
 }
 
 #[derive(Debug, Args)]
+struct ReloadArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Say nothing where it is well: a health probe. 0 where it answers, 75 where it does not.
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Where to put the demo's files; a new folder in the temporary directory without it.
     #[arg(long, value_name = "DIR")]
@@ -100,7 +126,11 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
         Command::Run(args) => run::run(&args, environment, transfer, console).await,
         Command::Check(args) => check::check(&args, &environment).await,
         Command::Retry(args) => retry::retry(&args, &environment).await,
+        Command::Reload(args) => reload::reload(&args, &environment).await,
+        Command::Status(args) => status::status(&args, &environment).await,
         Command::Demo(args) => demo::demo(args, transfer, console).await,
+        #[cfg(debug_assertions)]
+        Command::DebugHang(args) => reload::hang(&args, &environment).await,
     }
 }
 
@@ -114,4 +144,21 @@ fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
         tracing::warn!("{warning}");
     }
     Ok(config)
+}
+
+/// Asks the running daemon, or says why that brings no answer. Returns the exit code for that.
+async fn asked(
+    arg: &ConfigArg,
+    environment: &Environment,
+    question: &Question,
+    patience: Duration,
+) -> Result<Answer, u8> {
+    let directory = config::state_directory(&arg.config, environment);
+    let complaint = match ask(&directory, question, patience).await {
+        Ok(Answer::Unavailable { cause }) => format!("the daemon cannot do that now: {cause}"),
+        Ok(answer) => return Ok(answer),
+        Err(error) => error.to_string(),
+    };
+    console::complain(&complaint);
+    Err(exit::UNFINISHED)
 }

@@ -3,12 +3,12 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{Console, RunArgs, load, progress};
-use crate::app::{App, RunOptions};
-use crate::config::{Config, Environment};
+use crate::app::{App, RunOptions, Setup};
+use crate::config::Environment;
 use crate::engine::Outcome;
 use crate::exit;
 use crate::process::runtimes::TransferRuntimes;
-use crate::process::signals::StopSignals;
+use crate::process::signals::{Hangups, StopSignals};
 
 pub(super) async fn run(
     args: &RunArgs,
@@ -21,20 +21,22 @@ pub(super) async fn run(
         Err(code) => return code,
     };
     let options = RunOptions { exit_when_settled: args.exit_when_settled, deadline: args.deadline };
-    match run_until_stopped(config, environment, options, transfer, console).await {
+    let hangups = match Hangups::install() {
+        Ok(hangups) => Some(hangups),
+        Err(error) => {
+            tracing::error!("signals cannot be caught: {error}");
+            return exit::INTERNAL;
+        }
+    };
+    let setup = Setup { config, environment, options, transfer, hangups };
+    match run_until_stopped(setup, console).await {
         Ok(outcome) => exit_code(outcome, args.exit_when_settled),
         Err(code) => code,
     }
 }
 
 /// Builds the program and runs it until it is settled or a signal stops it.
-pub(super) async fn run_until_stopped(
-    config: Config,
-    environment: Environment,
-    options: RunOptions,
-    transfer: TransferRuntimes,
-    console: Console,
-) -> Result<Outcome, u8> {
+pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<Outcome, u8> {
     let signals = StopSignals::install().map_err(|error| {
         tracing::error!("signals cannot be caught: {error}");
         exit::INTERNAL
@@ -43,7 +45,7 @@ pub(super) async fn run_until_stopped(
     let running = async {
         // Starting may take long, where a directory hangs or many manifests are read: a signal ends that, too.
         let built = tokio::select! {
-            built = App::build(config, environment, options, transfer) => built,
+            built = App::build(setup) => built,
             () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),
         };
         let app = built.map_err(|error| {

@@ -8,9 +8,11 @@ mod endpoint;
 mod environment;
 mod fault;
 mod file;
+mod fingerprint;
 mod ids_file;
 mod project;
 mod raw;
+mod restart;
 mod secret;
 mod show;
 mod units;
@@ -30,6 +32,8 @@ use crate::domain::retry::RetryPolicy;
 pub use environment::Environment;
 pub use fault::{ConfigFaults, Fault};
 pub use file::ReadError;
+pub use fingerprint::Fingerprint;
+pub use restart::restart_faults;
 pub use secret::{KeyError, KeySource, RestKey};
 pub use units::{UnitError, parse_duration};
 
@@ -53,10 +57,40 @@ pub struct Config {
     pub download: DownloadConfig,
     /// `state.directory`: where the records live; neither the download directory nor inside it.
     pub state_directory: PathBuf,
+    /// `[reload]`
+    pub reload: ReloadConfig,
     /// `[[project]]`, at least one, in the order of the file; names and keys are unique.
     pub projects: Vec<ProjectConfig>,
     /// What is accepted, but should be looked at; each with file, line and key.
     pub warnings: Vec<String>,
+    places: Places,
+}
+
+/// The lines of what a reload may have to complain about. Where something stands is not what it says: two configurations
+/// that differ in nothing else are equal.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    download_directory: Option<usize>,
+    state_directory: Option<usize>,
+    /// Of each project.
+    names: Vec<usize>,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Places {}
+
+/// `[reload]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReloadConfig {
+    /// Whether changed files are noticed.
+    pub watch: bool,
+    /// How often they are looked at.
+    pub interval: Duration,
 }
 
 /// `[api]`
@@ -122,6 +156,8 @@ pub struct ProjectConfig {
     pub key_source: KeySource,
     /// `exports`, then what `exports_file` adds, each once.
     pub exports: Vec<ExportId>,
+    /// The file that adds exports.
+    pub exports_file: Option<PathBuf>,
 }
 
 impl Config {
@@ -130,6 +166,26 @@ impl Config {
     pub fn show(&self) -> String {
         show::render(self)
     }
+
+    /// Every file that this was read from: should one of them change, it is worth reading again.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of_project = |project: &ProjectConfig| {
+            let key = project.key_source.file();
+            [key, project.exports_file.clone()]
+        };
+        let named = self.projects.iter().flat_map(of_project).flatten();
+        std::iter::once(self.file.clone()).chain(self.api.ca_file.clone()).chain(named).collect()
+    }
+}
+
+/// Where the state is, by the configuration file or, where it does not say, by default. The file need not be right: who
+/// asks a running daemon how it is must not depend on what somebody is writing at the moment.
+#[must_use]
+pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
+    let text = file::read(path, MAX_FILE_BYTES).map(|content| content.bytes).unwrap_or_default();
+    let named = raw::state_directory(&String::from_utf8_lossy(&text));
+    validate::state_directory(path, named.as_deref(), environment)
 }
 
 /// Reads and validates the configuration file and everything it names. Blocks on the disk; changes nothing.

@@ -42,8 +42,14 @@ fn project(checker: &mut Checker<'_>, raw: &RawProject, header: Range<usize>) ->
     let name = required(checker, "project.name", raw.name.as_ref(), &header);
     let project_key = required(checker, "project.project_key", raw.project_key.as_ref(), &header);
     let key_source = key_source(checker, raw, header);
-    let exports = exports(checker, raw);
-    Some(ProjectConfig { name: name?, project_key: project_key?, key_source: key_source?, exports })
+    let (exports, exports_file) = exports(checker, raw);
+    Some(ProjectConfig {
+        name: name?,
+        project_key: project_key?,
+        key_source: key_source?,
+        exports,
+        exports_file,
+    })
 }
 
 fn required<T: std::str::FromStr>(
@@ -132,8 +138,8 @@ fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Opti
     checker.parsed(key, Some(value), parse)
 }
 
-/// `exports`, then what `exports_file` adds.
-fn exports(checker: &mut Checker<'_>, raw: &RawProject) -> Vec<ExportId> {
+/// `exports`, then what `exports_file` adds, and which file that is.
+fn exports(checker: &mut Checker<'_>, raw: &RawProject) -> (Vec<ExportId>, Option<PathBuf>) {
     const KEY: &str = "project.exports";
     checker.refuse_repetitions(KEY, raw.exports.iter());
     let mut exports: Vec<ExportId> = Vec::new();
@@ -141,18 +147,22 @@ fn exports(checker: &mut Checker<'_>, raw: &RawProject) -> Vec<ExportId> {
         let parse = |text: &str| text.parse().map_err(|error| format!("the export id {error}"));
         exports.extend(checker.parsed(KEY, Some(value), parse));
     }
-    if let Some(value) = &raw.exports_file {
-        append_exports_file(checker, value, &mut exports);
+    let file = checker.path("project.exports_file", raw.exports_file.as_ref());
+    if let (Some(value), Some(path)) = (&raw.exports_file, &file) {
+        append_exports_file(checker, value.span(), path, &mut exports);
     }
-    exports
+    (exports, file)
 }
 
-fn append_exports_file(checker: &mut Checker<'_>, value: &Text, exports: &mut Vec<ExportId>) {
-    const KEY: &str = "project.exports_file";
-    let Some(path) = checker.path(KEY, Some(value)) else { return };
-    let Listed { ids, unfinished_line, faults } = match ids_file::read(&path) {
+fn append_exports_file(
+    checker: &mut Checker<'_>,
+    span: Range<usize>,
+    path: &Path,
+    exports: &mut Vec<ExportId>,
+) {
+    let Listed { ids, unfinished_line, faults } = match ids_file::read(path) {
         Ok(listed) => listed,
-        Err(error) => return checker.fault(KEY, value.span(), error),
+        Err(error) => return checker.fault("project.exports_file", span, error),
     };
     checker.faults.extend(faults);
     let mut known: HashSet<ExportId> = exports.iter().cloned().collect();
@@ -163,7 +173,7 @@ fn append_exports_file(checker: &mut Checker<'_>, value: &Text, exports: &mut Ve
         } else {
             repetitions += 1;
             if repetitions <= SHOWN_REPETITIONS {
-                checker.warnings.push(format!("{}: {id} is listed already", at(&path, line)));
+                checker.warnings.push(format!("{}: {id} is listed already", at(path, line)));
             }
         }
     }
@@ -174,7 +184,7 @@ fn append_exports_file(checker: &mut Checker<'_>, value: &Text, exports: &mut Ve
     if let Some(line) = unfinished_line {
         let message =
             "the last line has no newline and may still be written: it counts when the file is read again";
-        checker.warnings.push(format!("{}: {message}", at(&path, line)));
+        checker.warnings.push(format!("{}: {message}", at(path, line)));
     }
 }
 

@@ -13,7 +13,7 @@ use crate::domain::text;
 pub(super) type Text = Spanned<String>;
 
 /// Every table and its keys; what a syntax fault may name without repeating something that was misplaced.
-pub(super) const TABLES: [(&str, &[&str]); 6] = [
+pub(super) const TABLES: [(&str, &[&str]); 7] = [
     ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
     ("poll", &["min_interval", "max_interval", "not_found_grace"]),
     ("retry", &["initial", "max"]),
@@ -22,6 +22,7 @@ pub(super) const TABLES: [(&str, &[&str]); 6] = [
         &["directory", "max_parts", "reserve", "stall_timeout", "min_rate", "bandwidth", "allowed_hosts"],
     ),
     ("state", &["directory"]),
+    ("reload", &["watch", "interval"]),
     (
         "project",
         &[
@@ -45,6 +46,7 @@ pub(super) struct Raw {
     pub(super) retry: RawRetry,
     pub(super) download: RawDownload,
     pub(super) state: RawState,
+    pub(super) reload: RawReload,
     pub(super) project: Vec<Spanned<RawProject>>,
 }
 
@@ -96,6 +98,14 @@ pub(super) struct RawState {
     pub(super) directory: Option<Text>,
 }
 
+/// `[reload]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawReload {
+    pub(super) watch: Option<bool>,
+    pub(super) interval: Option<Text>,
+}
+
 /// `[[project]]`; what is required is missed in validation, with every other fault.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
@@ -125,6 +135,16 @@ pub(super) fn parse(text: &str) -> Result<Raw, ShapeFault> {
     let document = DeTable::parse(text).map_err(|error| syntax_fault(text, &error))?;
     let tree = document.get_ref().clone();
     Raw::deserialize(toml::Deserializer::from(document)).map_err(|error| type_fault(&tree, &error))
+}
+
+/// `state.directory`, as far as it can be made out; the rest of the file may be as wrong as can be.
+pub(super) fn state_directory(text: &str) -> Option<String> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let DeValue::Table(state) = document.get_ref().get("state")?.get_ref() else { return None };
+    match state.get("directory")?.get_ref() {
+        DeValue::String(directory) => Some(directory.to_string()),
+        _ => None,
+    }
 }
 
 fn syntax_fault(text: &str, error: &toml::de::Error) -> ShapeFault {
@@ -193,6 +213,7 @@ fn without_values(message: &str, key: Option<&str>) -> String {
     };
     let expected = match expected {
         "a string" => "a text in quotes",
+        "a boolean" => "true or false, without quotes",
         "i64" => "a whole number",
         "a sequence" if key == Some("project") => "a list: write [[project]] with two brackets",
         "a sequence" => "a list",
@@ -235,6 +256,7 @@ mod tests {
             fields_of::<RawRetry>(),
             fields_of::<RawDownload>(),
             vec!["directory".to_owned()],
+            fields_of::<RawReload>(),
             project,
         ];
         assert_eq!(fields_of::<Raw>(), TABLES.map(|(table, _)| table));
@@ -295,6 +317,7 @@ mod tests {
             ("[project]\nname = \"a\"", 1, Some("project"), "must be a list: write [[project]]"),
             ("api = 3", 1, Some("api"), "must be a table"),
             ("[api]\nca_file = true", 2, Some("api.ca_file"), "true or false"),
+            ("[reload]\nwatch = \"yes\"", 2, Some("reload.watch"), "true or false, without quotes"),
             ("[api]\nca_file = 2020-01-01", 2, Some("api.ca_file"), "must be a text"),
         ] {
             let (at, found, said) = fault(text);
@@ -321,6 +344,17 @@ mod tests {
             assert_eq!((at, found.as_deref()), (line, key), "{text}: {said}");
             assert!(!said.contains("s3cret") && !said.contains('\n'), "{said}");
         }
+    }
+
+    #[test]
+    fn the_state_directory_is_made_out_of_a_broken_file() {
+        let directory = "[state]\ndirectory = \"/srv\"\n";
+        for broken in ["", "[poll]\nmin_interval = 10s\n", "[api]\nnonsense = 1\n", "[[project\n", "]\n"] {
+            let text = format!("{directory}{broken}");
+            assert_eq!(state_directory(&text).as_deref(), Some("/srv"), "{text}");
+        }
+        assert_eq!(state_directory("[state]\ndirectory = 1\n"), None);
+        assert_eq!(state_directory(""), None);
     }
 
     #[test]

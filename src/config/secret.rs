@@ -104,6 +104,15 @@ impl KeySource {
         }
     }
 
+    /// The file that holds the key, if one does.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Credential { name, directory } => Some(directory.join(name)),
+            Self::Env(_) => None,
+        }
+    }
+
     /// The permission bits of a key file that somebody other than its owner can read. Credentials are left out:
     /// systemd guards them by the folder and by ACLs, which show up as group bits.
     pub(super) fn mode_if_readable_by_others(&self) -> Option<u32> {

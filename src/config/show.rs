@@ -19,6 +19,7 @@ struct Shown<'a> {
     retry: ShownRetry,
     download: ShownDownload<'a>,
     state: ShownState,
+    reload: ShownReload,
     project: Vec<ShownProject<'a>>,
 }
 
@@ -63,6 +64,12 @@ struct ShownState {
 }
 
 #[derive(Serialize)]
+struct ShownReload {
+    watch: bool,
+    interval: String,
+}
+
+#[derive(Serialize)]
 struct ShownProject<'a> {
     name: &'a ProjectName,
     project_key: String,
@@ -84,7 +91,18 @@ enum ShownKeySource<'a> {
 
 /// Renders the configuration. It reads back as one, apart from the project keys, whose ellipsis is refused.
 pub(super) fn render(config: &Config) -> String {
-    let Config { file: _, api, poll, retry, download, state_directory, projects, warnings: _ } = config;
+    let Config {
+        file: _,
+        api,
+        poll,
+        retry,
+        download,
+        state_directory,
+        reload,
+        projects,
+        warnings: _,
+        places: _,
+    } = config;
     let shown = Shown {
         api: ShownApi {
             base_url: api.base_url.as_str(),
@@ -109,6 +127,7 @@ pub(super) fn render(config: &Config) -> String {
             allowed_hosts: &download.allowed_hosts,
         },
         state: ShownState { directory: text(state_directory) },
+        reload: ShownReload { watch: reload.watch, interval: format_duration(reload.interval) },
         project: projects.iter().map(shown_project).collect(),
     };
     toml::to_string_pretty(&shown).expect("plain structs of texts, numbers and lists always serialize")

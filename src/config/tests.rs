@@ -35,6 +35,7 @@ fn without_a_word_the_defaults_of_the_contract_count() {
     assert_eq!(config.download.bandwidth, None);
     assert_eq!(config.download.allowed_hosts, Vec::<String>::new());
     assert_eq!(config.state_directory, Path::new("/var/lib/batch-export-watcher/state"));
+    assert_eq!(config.reload, ReloadConfig { watch: true, interval: Duration::from_secs(5) });
     assert_eq!(config.warnings, Vec::<String>::new());
     let [project] = config.projects.as_slice() else { panic!("{:?}", config.projects) };
     assert_eq!((project.name.as_str(), project.project_key.expose()), ("shop", "project_0123456789"));
@@ -106,6 +107,9 @@ fn every_value_can_be_set() {
         allowed_hosts = ["MinIO.internal", "10.0.0.1", "FD00::1"]
         [state]
         directory = "/srv/state"
+        [reload]
+        watch = false
+        interval = "1m"
     "#;
     let config = scene.load_with_shop(text).unwrap();
     assert_eq!(config.api.base_url.as_str(), "http://localhost:8080/2.11");
@@ -123,6 +127,7 @@ fn every_value_can_be_set() {
     assert_eq!(config.download.bandwidth, Some(Bandwidth::try_new(50_000_000).unwrap()));
     assert_eq!(config.download.allowed_hosts, ["minio.internal", "10.0.0.1", "fd00::1"]);
     assert_eq!(config.state_directory, Path::new("/srv/state"));
+    assert_eq!(config.reload, ReloadConfig { watch: false, interval: Duration::from_secs(60) });
 }
 
 #[test]

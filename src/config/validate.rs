@@ -19,8 +19,11 @@ use crate::domain::retry::RetryPolicy;
 use super::checker::{Checker, Setting};
 use super::environment::Environment;
 use super::fault::Lines;
-use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawRetry, Text};
-use super::{ApiConfig, Config, ConfigFaults, DownloadConfig, PollConfig, endpoint, file, project, units};
+use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawReload, RawRetry, Text};
+use super::{
+    ApiConfig, Config, ConfigFaults, DownloadConfig, Places, PollConfig, ReloadConfig, endpoint, file,
+    project, units,
+};
 
 /// The API, by the vendor's documentation, in the version that this program was written for.
 const BASE_URL: &str = "https://api.batch.com/2.11";
@@ -36,6 +39,7 @@ const MAX_PARTS: NonZeroU32 = NonZeroU32::new(8).expect("8 is not zero");
 const RESERVE_BYTES: u64 = bytesize::GIB;
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const MIN_RATE_BYTES_PER_SECOND: u64 = bytesize::KIB;
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Where the two directories lie when neither the file nor systemd says otherwise.
 const HOME: &str = "/var/lib/batch-export-watcher";
 
@@ -60,11 +64,24 @@ pub(super) fn validate(
     let retry = retry(&mut checker, &raw.retry);
     let download = download(&mut checker, &raw.download);
     let state_directory = state(&mut checker, raw, &download.directory);
+    let reload = reload(&mut checker, &raw.reload);
     let projects = project::projects(&mut checker, &raw.project);
+    let places = places(raw, lines);
     let Checker { faults, warnings, .. } = checker;
     match ConfigFaults::of(faults, path) {
         Some(faults) => Err(faults),
-        None => Ok(Config { file, api, poll, retry, download, state_directory, projects, warnings }),
+        None => Ok(Config {
+            file,
+            api,
+            poll,
+            retry,
+            download,
+            state_directory,
+            reload,
+            projects,
+            warnings,
+            places,
+        }),
     }
 }
 
@@ -156,6 +173,24 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
     }
 }
 
+fn reload(checker: &mut Checker<'_>, raw: &RawReload) -> ReloadConfig {
+    let interval = checker.interval(&Setting {
+        key: "reload.interval",
+        value: raw.interval.as_ref(),
+        default: RELOAD_INTERVAL,
+    });
+    ReloadConfig { watch: raw.watch.unwrap_or(true), interval }
+}
+
+fn places(raw: &Raw, lines: &Lines) -> Places {
+    let line = |value: &Text| lines.line_at(value.span().start);
+    Places {
+        download_directory: raw.download.directory.as_ref().map(line),
+        state_directory: raw.state.directory.as_ref().map(line),
+        names: raw.project.iter().filter_map(|project| project.get_ref().name.as_ref()).map(line).collect(),
+    }
+}
+
 fn parse_bandwidth(text: &str) -> Result<Bandwidth, String> {
     let bytes_per_second = units::parse_rate(text).map_err(|error| error.to_string())?;
     Bandwidth::try_new(bytes_per_second).map_err(|error| error.to_string())
@@ -178,15 +213,28 @@ fn state(checker: &mut Checker<'_>, raw: &Raw, download_directory: &Path) -> Pat
     directory
 }
 
-/// A directory, or its default below `$STATE_DIRECTORY`, where systemd sets it, or else below `/var/lib`.
+/// A directory, or its default.
 fn directory(checker: &mut Checker<'_>, key: &str, value: Option<&Text>, default: &str) -> PathBuf {
-    checker.path(key, value).unwrap_or_else(|| {
-        // systemd separates several directories with colons; the first is the one of this service.
-        let list = checker.environment.get_os("STATE_DIRECTORY").unwrap_or_default().as_bytes();
-        let first = OsStr::from_bytes(list.split(|byte| *byte == b':').next().unwrap_or_default());
-        let home = if first.is_empty() { Path::new(HOME) } else { Path::new(first) };
-        checker.folder.join(home).join(default)
-    })
+    let path = checker.path(key, value);
+    path.unwrap_or_else(|| checker.folder.join(home(checker.environment)).join(default))
+}
+
+/// Where the directories lie by default: `$STATE_DIRECTORY`, where systemd sets it, or else a folder in `/var/lib`.
+fn home(environment: &Environment) -> &Path {
+    // systemd separates several directories with colons; the first is the one of this service.
+    let list = environment.get_os("STATE_DIRECTORY").unwrap_or_default().as_bytes();
+    let first = OsStr::from_bytes(list.split(|byte| *byte == b':').next().unwrap_or_default());
+    if first.is_empty() { Path::new(HOME) } else { Path::new(first) }
+}
+
+/// `state.directory` by the value that the file at `path` has for it, if any.
+pub(super) fn state_directory(path: &Path, value: Option<&str>, environment: &Environment) -> PathBuf {
+    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    match value.filter(|value| !value.is_empty()) {
+        Some(value) => folder.join(value),
+        None => folder.join(home(environment)).join("state"),
+    }
 }
 
 /// Where a path leads: links followed as far as it exists, the rest without `.` and `..`.

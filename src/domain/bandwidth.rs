@@ -33,6 +33,9 @@ pub enum BandwidthError {
 }
 
 impl Bandwidth {
+    /// More than any network brings.
+    pub const BOUNDLESS: Self = Self { bytes_per_second: u64::MAX };
+
     /// # Errors
     /// When the rate is zero or below [`MIN_BYTES_PER_SECOND`].
     pub fn try_new(bytes_per_second: u64) -> Result<Self, BandwidthError> {
@@ -78,6 +81,11 @@ impl Bucket {
     #[must_use]
     pub fn new(bandwidth: Bandwidth) -> Self {
         Self { bandwidth, settled_at: Duration::ZERO }
+    }
+
+    /// Another cap from now on. Who waits already waits as long as was said.
+    pub fn change(&mut self, bandwidth: Bandwidth) {
+        self.bandwidth = bandwidth;
     }
 
     /// Reserves `bytes` at `now`, and says how long to wait for them from then on. What is granted within any span is at
@@ -126,6 +134,15 @@ mod tests {
         assert_eq!(bucket.reserve(now, 10_000), Duration::from_millis(20), "behind the one before");
         let later = now + Duration::from_millis(20);
         assert_eq!(bucket.reserve(later, 10_000), Duration::from_millis(10));
+    }
+
+    #[test]
+    fn another_cap_counts_from_now_on() {
+        let mut bucket = Bucket::new(bandwidth(1_000_000));
+        let now = 5 * SECOND;
+        bucket.reserve(now, 100_000);
+        bucket.change(bandwidth(10_000_000));
+        assert_eq!(bucket.reserve(now, 10_000), Duration::from_millis(1));
     }
 
     #[test]

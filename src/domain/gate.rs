@@ -81,6 +81,13 @@ impl Gate {
         self.refusals == 1
     }
 
+    /// What the gate waits for has changed: if it is paused, a probe may go at once.
+    pub fn probe_now(&mut self) {
+        if let State::Paused { until } = &mut self.state {
+            *until = Duration::ZERO;
+        }
+    }
+
     /// A pause from an earlier run.
     pub fn restore(&mut self, until: Duration) {
         self.state = State::Paused { until };
@@ -130,6 +137,19 @@ mod tests {
         gate.probe_started();
         assert!(gate.opened());
         assert_eq!((gate.admission(at(33)), gate.refusals()), (Admission::Pass, 0));
+    }
+
+    #[test]
+    fn a_pause_whose_cause_has_changed_is_probed_at_once() {
+        let mut gate = Gate::default();
+        gate.probe_now();
+        assert_eq!(gate.admission(at(0)), Admission::Pass);
+        gate.refused(at(0), |_| at(10));
+        gate.probe_now();
+        assert_eq!((gate.admission(at(1)), gate.refusals()), (Admission::Probe, 1));
+        gate.probe_started();
+        gate.probe_now();
+        assert_eq!(gate.admission(at(1)), Admission::WaitForProbe);
     }
 
     #[test]

@@ -22,6 +22,12 @@ impl Pace {
         Self { cost: Duration::from_secs(1) / requests_per_second.get(), full_at: Duration::ZERO }
     }
 
+    /// The same bucket with another budget from now on.
+    #[must_use]
+    pub fn with_budget(self, requests_per_second: NonZeroU32) -> Self {
+        Self { full_at: self.full_at, ..Self::new(requests_per_second) }
+    }
+
     /// When the next call may go out; now or earlier means now.
     #[must_use]
     pub fn ready_at(&self) -> Duration {
@@ -50,6 +56,18 @@ mod tests {
         assert_eq!(pace.ready_at(), now + Duration::from_millis(100));
         pace.spend(pace.ready_at());
         assert_eq!(pace.ready_at(), now + Duration::from_millis(200));
+    }
+
+    #[test]
+    fn another_budget_forgets_nothing_that_was_spent() {
+        let mut pace = Pace::new(NonZeroU32::new(10).unwrap());
+        let now = Duration::from_secs(5);
+        for _ in 0..BURST {
+            pace.spend(now);
+        }
+        assert!(pace.with_budget(NonZeroU32::new(5).unwrap()).ready_at() < now);
+        let faster = pace.with_budget(NonZeroU32::new(1000).unwrap());
+        assert!(faster.ready_at() > now, "what was spent is paid back first");
     }
 
     proptest! {

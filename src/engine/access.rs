@@ -12,7 +12,7 @@ use crate::domain::ids::{ExportId, FileId, ProjectName};
 const KEY_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A project's client together with the source of its key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Access {
     project: ProjectName,
     client: ApiClient,
@@ -37,6 +37,11 @@ impl Access {
         environment: Arc<Environment>,
     ) -> Self {
         Self { project, client, key_source, environment }
+    }
+
+    /// Whether both use the same key.
+    pub(crate) fn has_key_of(&self, other: &Self) -> bool {
+        self.client.has_key_of(&other.client)
     }
 
     /// One view; a refused key is read again, and where that brought another one, the call is made once more.

@@ -31,7 +31,6 @@ impl<K, T: Send + 'static> Children<K, T> {
     }
 
     /// The children under way, by name.
-    #[cfg(test)]
     pub(crate) fn names(&self) -> impl Iterator<Item = &K> {
         self.names.values()
     }

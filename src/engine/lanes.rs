@@ -30,6 +30,14 @@ impl Lanes {
         Self { first: lane(runtimes.first), others: runtimes.others.into_iter().map(lane).collect() }
     }
 
+    /// Parts that begin from now on use this client; those under way keep theirs.
+    pub(crate) fn use_store(&mut self, store: &StoreClient) {
+        self.first.store = store.with_own_connections();
+        for lane in &mut self.others {
+            lane.store = store.with_own_connections();
+        }
+    }
+
     /// The lane with the fewest parts on it.
     pub(crate) fn least_busy(&self) -> Lane {
         let others = self.others.iter();

@@ -32,6 +32,17 @@ impl PartQueue {
         parts.insert(key);
     }
 
+    /// Forgets the parts of an export.
+    pub(crate) fn remove_export(&mut self, project: usize, export: usize) {
+        let Some(of_project) = self.projects.get_mut(&project) else { return };
+        of_project.parts.remove(&export);
+        of_project.turns.retain(|turn| *turn != export);
+        if of_project.parts.is_empty() {
+            self.projects.remove(&project);
+            self.turns.retain(|turn| *turn != project);
+        }
+    }
+
     /// Takes the next part of the first project in turn that is admitted; project and export then go to the end of their
     /// lines. Gives the admission back with it.
     pub(crate) fn pop<A>(
@@ -91,5 +102,22 @@ mod tests {
         assert_eq!(order, [(0, 1), (2, 4), (1, 9), (0, 2), (0, 3)]);
         assert_eq!(queue.pop(|_| Some("go")), Some((3, key(7), "go")));
         assert_eq!(queue.pop(|_| Some("go")), None);
+    }
+
+    #[test]
+    fn an_export_that_is_taken_out_takes_no_turn_and_comes_back_as_a_new_one() {
+        let mut queue = PartQueue::default();
+        queue.push(0, 0, key(1));
+        queue.push(0, 1, key(2));
+        queue.push(1, 2, key(3));
+        queue.remove_export(0, 0);
+        queue.remove_export(1, 2);
+        queue.remove_export(1, 2);
+        queue.push(1, 2, key(4));
+        let mut order = Vec::new();
+        while let Some((export, key, ())) = queue.pop(|_| Some(())) {
+            order.push((export, key.number));
+        }
+        assert_eq!(order, [(1, 2), (2, 4)]);
     }
 }

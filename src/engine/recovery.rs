@@ -1,6 +1,6 @@
 //! Boot: what the state records and what lies on disk become watches to go on with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -62,6 +62,43 @@ pub async fn recover(
     });
     forget_withdrawn_failures(store, sink, withdrawn.collect()).await?;
     Ok(Recovered { watches, pauses })
+}
+
+/// The same for exports that came while the program runs: those of these projects that are not `known` yet, as the state has
+/// them.
+///
+/// # Errors
+/// When the state cannot be read or written.
+pub async fn recover_unknown(
+    store: &mut Store,
+    sink: &LocalSink,
+    projects: &[ProjectConfig],
+    known: &HashSet<ExportKey>,
+) -> Result<HashMap<ProjectDigest, HashMap<ExportId, Watch>>, StoreError> {
+    let mut recovered = HashMap::new();
+    for project in projects {
+        let digest = ProjectDigest::of(&project.project_key);
+        let is_known =
+            |export: &ExportId| known.contains(&ExportKey { project: digest, export: export.clone() });
+        let mut unknown: HashSet<&ExportId> =
+            project.exports.iter().filter(|export| !is_known(export)).collect();
+        if unknown.is_empty() {
+            continue;
+        }
+        if !store.unrecovered(&[digest]).await?.is_empty() {
+            rebuild(store, sink, &project.name, digest).await?;
+        }
+        let mut watches = HashMap::with_capacity(unknown.len());
+        for record in store.load(&[digest]).await? {
+            let export = record.key.export.clone();
+            if unknown.remove(&export) {
+                let watch = watch(&project.name, &export, Some(record));
+                watches.insert(export, watch);
+            }
+        }
+        recovered.insert(digest, watches);
+    }
+    Ok(recovered)
 }
 
 fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>) -> Watch {

@@ -24,6 +24,17 @@ impl<K: Clone + Eq + Hash + Ord> Timers<K> {
         self.by_time.insert((at, key));
     }
 
+    /// Keeps the timers that are wanted, and calls off the others.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&K) -> bool) {
+        self.by_time.retain(|(_, key)| wanted(key));
+        self.by_key.retain(|key, _| wanted(key));
+    }
+
+    /// The timers in the order in which they are due.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Duration, K)> {
+        self.by_time.iter()
+    }
+
     /// When the next timer is due.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         self.by_time.first().map(|(at, _)| *at)
@@ -62,5 +73,9 @@ mod tests {
         assert_eq!(timers.due_at(&"a"), Some(Duration::from_secs(3)));
         assert_eq!(timers.pop_due(Duration::from_secs(9)), Some("a"));
         assert_eq!((timers.pop_due(Duration::from_secs(9)), timers.next_due()), (None, None));
+        timers.set("a", Duration::from_secs(1));
+        timers.set("b", Duration::from_secs(2));
+        timers.retain(|key| *key != "a");
+        assert_eq!((timers.due_at(&"a"), timers.next_due()), (None, Some(Duration::from_secs(2))));
     }
 }

@@ -24,6 +24,11 @@ impl SharedBucket {
         Self { bucket: Arc::new(Mutex::new(Bucket::new(bandwidth))), since: Instant::now() }
     }
 
+    /// Another cap for all bodies, also for those under way.
+    pub(super) fn change(&self, bandwidth: Bandwidth) {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).change(bandwidth);
+    }
+
     /// When `bytes` are paid for, as time since the beginning.
     fn reserve(&self, bytes: u64) -> Duration {
         let now = self.since.elapsed();

@@ -35,7 +35,7 @@ use crate::transport::{
 };
 
 /// What fetching is bound to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePolicy {
     /// Any URL of the API: links never lead back to its origin, and where it is on loopback, to loopback only.
     pub api_origin: Url,
@@ -127,6 +127,20 @@ impl StoreClient {
             },
             bucket: policy.bandwidth.map(SharedBucket::new),
         }
+    }
+
+    /// The client of another policy. The cap on bandwidth holds for both together: what is under way with this one is held
+    /// to the new cap as well, and to none where there is none any more. Only a first cap leaves it alone.
+    #[must_use]
+    pub fn successor(&self, tls: &ClientConfig, policy: &StorePolicy) -> Self {
+        let mut next = Self::new(tls, policy);
+        if let Some(bucket) = &self.bucket {
+            bucket.change(policy.bandwidth.unwrap_or(Bandwidth::BOUNDLESS));
+            if policy.bandwidth.is_some() {
+                next.bucket = Some(bucket.clone());
+            }
+        }
+        next
     }
 
     /// The same client with connections of its own, which are at home on the runtime that reads from them.

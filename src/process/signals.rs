@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first drains, the second ends the process at once.
+//! SIGTERM and SIGINT: the first drains, the second ends the process at once. SIGHUP: the configuration is read again.
 
 use std::io;
 
@@ -41,6 +41,28 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// SIGHUP, caught from the moment this is made: before that it would end the process.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Starts catching.
+    ///
+    /// # Errors
+    /// When the handler cannot be installed.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next one, or for several that came since. Cancel-safe.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The runtime ends: nothing will come any more.
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -59,6 +59,16 @@ impl Store {
             path: path.clone(),
             cause: panic.to_string(),
         })??;
+        let mut store = Self::beside(directory);
+        store.check().await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Another way into a state that this process has open already: it is neither checked nor migrated again.
+    #[must_use]
+    pub fn beside(directory: &Path) -> Self {
+        let path = directory.join(DATABASE_FILE);
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(false)
@@ -67,10 +77,7 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
-        let mut store = Self { path, options, connection: None };
-        store.check().await?;
-        store.migrate().await?;
-        Ok(store)
+        Self { path, options, connection: None }
     }
 
     /// Ends the connection; what was applied is durable already.

@@ -114,6 +114,23 @@ impl Fetching {
         self.tally.open > self.tally.recording
     }
 
+    /// See [`super::Watch::wake_commands`].
+    pub(super) fn wake_commands(&self) -> Vec<Command> {
+        let part = |(key, part): (&PartKey, &Part)| match part.state {
+            PartState::Queued if self.prepared => Some(Command::QueuePart(key.clone())),
+            PartState::Waiting => Some(Command::RetryPartAfter(key.clone(), Duration::ZERO)),
+            _ => None,
+        };
+        let mut commands: Vec<_> = self.parts.iter().filter_map(part).collect();
+        if !self.prepared {
+            commands.push(Command::Prepare);
+        }
+        if self.wants_view() {
+            commands.push(Command::ViewAfter(Duration::ZERO));
+        }
+        commands
+    }
+
     pub(super) fn wants_view(&self) -> bool {
         self.view_wanted && self.doomed.is_none()
     }

@@ -174,6 +174,8 @@ pub enum WatchEvent {
     FailureNoticeDurable,
     /// Someone asked for a failed export to be tried again.
     Retry,
+    /// `failed.json` is gone.
+    FailureNoticeRemoved,
 }
 
 /// Which record has become durable.
@@ -194,6 +196,8 @@ pub enum Recorded {
     Completed,
     /// The end of an export that failed.
     Failed,
+    /// That a failed export is watched again.
+    Watching,
 }
 
 /// What is to be done.
@@ -217,6 +221,21 @@ pub enum Command {
     RemoveFailureNotice,
     /// Tell people.
     Notify(Notice),
+}
+
+impl Command {
+    /// Whether this begins something new, rather than bring to its end what is under way.
+    #[must_use]
+    pub fn begins_work(&self) -> bool {
+        match self {
+            Self::ViewAfter(_) | Self::Prepare | Self::QueuePart(_) | Self::RetryPartAfter(..) => true,
+            Self::Record(_)
+            | Self::Seal(_)
+            | Self::WriteFailureNotice(_)
+            | Self::RemoveFailureNotice
+            | Self::Notify(_) => false,
+        }
+    }
 }
 
 /// A change to what is known across restarts.
@@ -380,6 +399,16 @@ impl Watch {
         }
     }
 
+    /// What gets an export going again whose waits and turns were called off; what is under way comes back by itself.
+    #[must_use]
+    pub fn wake_commands(&self) -> Vec<Command> {
+        match &self.state {
+            WatchState::Polling(_) => vec![Command::ViewAfter(Duration::ZERO)],
+            WatchState::Fetching(fetching) => fetching.wake_commands(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Takes one event. Total: an event that does not fit the state is ignored.
     pub fn step(&mut self, event: WatchEvent, cx: &StepContext<'_>) -> Vec<Command> {
         let mut commands = Vec::new();
@@ -408,7 +437,12 @@ impl Watch {
                 None
             }
             (WatchState::Failing { .. }, WatchEvent::Recorded(Recorded::Failed)) => Some(Transition::Settle),
-            (WatchState::Failed { kept, .. }, WatchEvent::Retry) => {
+            // The notice first: an export whose notice is still there is still failed, and can be retried once more.
+            (WatchState::Failed { .. }, WatchEvent::Retry) => {
+                commands.push(Command::RemoveFailureNotice);
+                None
+            }
+            (WatchState::Failed { kept, .. }, WatchEvent::FailureNoticeRemoved) => {
                 Some(Transition::WatchAgain(kept.clone()))
             }
             _ => None,
@@ -449,7 +483,6 @@ impl Watch {
             }
             Transition::WatchAgain(kept) => {
                 commands.push(Command::Record(RecordChange::Watching));
-                commands.push(Command::RemoveFailureNotice);
                 commands.push(Command::ViewAfter(Duration::ZERO));
                 WatchState::Polling(Polling::resumed(None, kept))
             }

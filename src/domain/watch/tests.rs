@@ -286,7 +286,19 @@ fn an_unknown_export_is_given_its_grace_to_the_second() {
     assert_eq!(d.says(WatchEvent::FailureNoticeDurable), ["record failed"]);
     assert_eq!(d.says(WatchEvent::Recorded(Recorded::Failed)), ["say failed not_found"]);
     assert!(d.watch.is_settled() && !d.watch.wants_views());
-    assert_eq!(d.says(WatchEvent::Retry), ["record watching", "remove failed.json", "view 0.0"]);
+}
+
+#[test]
+fn a_failed_export_is_watched_again_once_its_notice_is_gone() {
+    let mut d = Driver::new();
+    d.view(report("ERROR", None));
+    d.says(WatchEvent::FailureNoticeDurable);
+    d.says(WatchEvent::Recorded(Recorded::Failed));
+    assert_eq!(d.says(WatchEvent::Retry), ["remove failed.json"]);
+    assert!(d.watch.is_settled(), "a crash now leaves it failed, and it can be retried once more");
+    assert_eq!(d.says(WatchEvent::FailureNoticeRemoved), ["record watching", "view 0.0"]);
+    assert!(!d.watch.is_settled() && d.watch.wants_views());
+    assert!(d.says(WatchEvent::Recorded(Recorded::Watching)).is_empty());
 }
 
 #[test]
@@ -499,7 +511,7 @@ proptest! {
         for (which, how, number) in choices {
             d.seconds += u64::from(number) * 20;
             let pick = |set: &BTreeSet<PartKey>| set.iter().nth(usize::from(how) % set.len().max(1)).cloned();
-            let event = match which % 8 {
+            let event = match which % 9 {
                 0 | 1 if debts.view => { debts.view = false; WatchEvent::Viewed(some_view(how, number)) }
                 2 if debts.prepare => { debts.prepare = false; prepared() }
                 3 => match pick(&debts.queued) {
@@ -522,6 +534,16 @@ proptest! {
                 6 if !debts.records.is_empty() => WatchEvent::Recorded(debts.records.remove(0)),
                 7 if debts.seal => { debts.seal = false; WatchEvent::ManifestDurable }
                 7 if debts.notice => { debts.notice = false; WatchEvent::FailureNoticeDurable }
+                8 => {
+                    // Every wait and turn is called off; what is under way goes on.
+                    debts.queued.clear();
+                    debts.waiting.clear();
+                    (debts.view, debts.prepare) = (false, false);
+                    let commands = d.watch.wake_commands();
+                    debts.take(commands);
+                    prop_assert!(d.watch.is_settled() || debts.any_for(&d.watch), "asleep: {:?} {debts:?}", d.watch);
+                    continue;
+                }
                 _ => continue,
             };
             let settled = d.watch.is_settled();
@@ -541,7 +563,7 @@ proptest! {
         let mut d = Driver::new();
         for (which, how) in choices {
             let part = key(["a", "b", "c"][usize::from(how % 3)], 1 + u32::from(how % 3));
-            d.step(match which % 11 {
+            d.step(match which % 12 {
                 0 => WatchEvent::Viewed(some_view(how, u32::from(how % 5) + 1)),
                 1 => WatchEvent::RejectionConfirmed,
                 2 => WatchEvent::Prepared { adopted: vec![committed(part)], conflicts: vec![] },
@@ -552,6 +574,7 @@ proptest! {
                 7 => WatchEvent::Recorded([Recorded::Sealing, Recorded::Completed, Recorded::Failed][usize::from(how % 3)].clone()),
                 8 => WatchEvent::ManifestDurable,
                 9 => WatchEvent::FailureNoticeDurable,
+                10 => WatchEvent::FailureNoticeRemoved,
                 _ => WatchEvent::Retry,
             });
         }

@@ -24,13 +24,14 @@ const MAX_CHORES: usize = 4;
 impl Scheduler {
     pub(super) fn admit(&mut self) {
         let now = self.now();
-        let projects = self.projects.len();
-        let at_work = self.projects.iter().filter(|project| project.unsettled > 0).count();
+        let projects = self.order.len();
+        let at_work = self.projects.values().filter(|project| project.unsettled > 0).count();
         let share = (MAX_VIEWS / at_work.max(1)).max(1);
         // Where there are more projects than calls, each is the first one in turn.
         self.first_in_turn = self.first_in_turn.wrapping_add(1);
         for step in 0..projects {
-            self.admit_views((self.first_in_turn.wrapping_add(step)) % projects, share, now);
+            let turn = self.first_in_turn.wrapping_add(step) % projects;
+            self.admit_views(self.order[turn], share, now);
         }
         self.check_disk(now);
         if !self.store_failing {
@@ -114,7 +115,7 @@ impl Scheduler {
     /// few slots none is kept: there an idle one costs more than it saves.
     fn may_take_slot(&self, project: usize) -> bool {
         let others_at_work = || {
-            let mut others = self.projects.iter().enumerate().filter(|(other, _)| *other != project);
+            let mut others = self.projects.iter().filter(|(other, _)| *other != project);
             others.any(|(_, other)| other.unsettled > 0)
         };
         let free = self.max_parts.saturating_sub(self.downloads.len());
@@ -157,7 +158,7 @@ impl Scheduler {
 
     /// Bytes that prepared exports other than this one still have to find room for.
     pub(super) fn claimed_bytes(&self, but: usize) -> u64 {
-        let others = self.entries.iter().enumerate().filter(|(entry, _)| *entry != but);
+        let others = self.entries.iter().filter(|(entry, _)| *entry != but);
         others.fold(0, |sum, (entry, of)| match of.watch.state() {
             WatchState::Fetching(fetching) if fetching.is_prepared() => {
                 let allocated_bytes = |key: &PartKey| {

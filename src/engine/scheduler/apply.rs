@@ -27,14 +27,27 @@ impl Scheduler {
             Event::Group(parts, end) => self.group_ended(parts, end),
             Event::Chore((entry, chore), end) => self.chore_ended(entry, chore, end),
             Event::DiskChecked(result) => self.disk_checked(result),
-            Event::News(DownloadNews::ApiAnswered { project }) => self.api_answered(project),
-            Event::News(DownloadNews::StoreAnswered { project, host }) => self.store_answered(project, host),
-            Event::News(DownloadNews::Checkpointed { entry, partial }) => {
-                self.step(entry, WatchEvent::PartCheckpointed(partial));
-            }
+            Event::News(news) => self.heard(news),
+            Event::Control(control) => self.controlled(control),
             Event::Store(event) => self.store_said(event),
             Event::WriteSent => {}
             Event::Tick => self.timers_due(),
+        }
+    }
+
+    /// News can be older than the end of what they come from.
+    fn heard(&mut self, news: DownloadNews) {
+        match news {
+            DownloadNews::ApiAnswered { project } if self.projects.contains(project) => {
+                self.api_answered(project);
+            }
+            DownloadNews::StoreAnswered { project, host } if self.projects.contains(project) => {
+                self.store_answered(project, host);
+            }
+            DownloadNews::Checkpointed { entry, partial } if self.entries.contains(entry) => {
+                self.step(entry, WatchEvent::PartCheckpointed(partial));
+            }
+            _ => {}
         }
     }
 
@@ -55,7 +68,13 @@ impl Scheduler {
                     tracing::warn!("the deadline has passed before every export was settled");
                     self.drain(Draining::Deadline);
                 }
-                Timer::Admit | Timer::Commits | Timer::Publish | Timer::Deadline | Timer::DrainGrace => {}
+                Timer::Watchdog => self.feed_watchdog(),
+                Timer::Admit
+                | Timer::Commits
+                | Timer::Publish
+                | Timer::Deadline
+                | Timer::DrainGrace
+                | Timer::Status => {}
             }
         }
     }
@@ -89,7 +108,11 @@ impl Scheduler {
     /// ask; it concerns the project when every export gets it, and then the project pauses.
     fn judge_rejections(&mut self, project: usize, succeeded: bool) {
         let exports = self.projects[project].exports.clone();
-        let live = exports.filter(|entry| !self.entries[*entry].watch.is_settled());
+        let is_live = |entry: &usize| {
+            let Entry { watch, retiring, .. } = &self.entries[*entry];
+            !watch.is_settled() && !retiring
+        };
+        let live: Vec<_> = exports.into_iter().filter(is_live).collect();
         let (mut rejected, mut to_be_asked, mut fetching) = (Vec::new(), false, false);
         for entry in live {
             let watch = &self.entries[entry].watch;
@@ -126,7 +149,7 @@ impl Scheduler {
             Ok(ChoreEnd::Sealed) => self.step(entry, WatchEvent::ManifestDurable),
             Ok(ChoreEnd::SealConflict { cause }) => self.step(entry, WatchEvent::ManifestConflict { cause }),
             Ok(ChoreEnd::NoticeWritten) => self.step(entry, WatchEvent::FailureNoticeDurable),
-            Ok(ChoreEnd::NoticeRemoved) => {}
+            Ok(ChoreEnd::NoticeRemoved) => self.step(entry, WatchEvent::FailureNoticeRemoved),
             Ok(ChoreEnd::Disk { cause }) => {
                 let Entry { watch, chore_told, .. } = &mut self.entries[entry];
                 if told.as_ref() != Some(&cause) {
@@ -205,6 +228,9 @@ impl Scheduler {
     }
 
     pub(super) fn execute(&mut self, entry: usize, command: Command, boot: bool) {
+        if self.entries[entry].retiring && command.begins_work() {
+            return;
+        }
         match command {
             Command::ViewAfter(delay) => {
                 self.timers.set(Timer::View(entry), self.now().saturating_add(delay));
@@ -233,7 +259,8 @@ impl Scheduler {
             RecordChange::PartialSynced(part) => {
                 Some(Recorded::PartialSynced { key: part.key.clone(), bytes: part.point.bytes })
             }
-            RecordChange::StatusSeen(_) | RecordChange::Watching => None,
+            RecordChange::Watching => Some(Recorded::Watching),
+            RecordChange::StatusSeen(_) => None,
         };
         let export = ExportKey {
             project: self.projects[self.entries[entry].project].digest,
@@ -284,7 +311,8 @@ impl Scheduler {
         }
         self.next_publish = now.saturating_add(PUBLISH_INTERVAL);
         self.timers.set(Timer::Publish, self.next_publish);
-        let exports = (0..self.entries.len()).map(|entry| self.export_view(entry)).collect();
+        let in_order = self.order.iter().flat_map(|project| &self.projects[*project].exports);
+        let exports = in_order.map(|entry| self.export_view(*entry)).collect();
         self.snapshot.send_replace(Snapshot { exports, slots_in_use: self.downloads.len() });
     }
 

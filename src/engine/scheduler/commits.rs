@@ -36,6 +36,11 @@ pub(super) struct Commits {
 }
 
 impl Commits {
+    /// Parts that are ready for the next group.
+    pub(super) fn ready(&self) -> impl Iterator<Item = &(usize, PartKey)> {
+        self.ready.iter().map(|(part, _)| part)
+    }
+
     /// How many parts there are.
     pub(super) fn len(&self) -> usize {
         self.ready.len() + self.under_way

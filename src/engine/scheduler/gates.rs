@@ -218,7 +218,7 @@ impl Scheduler {
         let Self { hosts, projects, .. } = self;
         hosts.retain(|host, gate| {
             gate.paused_until().is_none_or(|until| until > now)
-                || projects.iter().any(|project| project.store_host.as_ref() == Some(host))
+                || projects.values().any(|project| project.store_host.as_ref() == Some(host))
         });
     }
 
@@ -262,7 +262,7 @@ impl Scheduler {
         if let Some(until) = until(&PauseScope::Origin) {
             self.origin.restore(until);
         }
-        for project in &mut self.projects {
+        for project in self.projects.values_mut() {
             if let Some(until) = until(&PauseScope::Project(project.digest)) {
                 project.throttle.restore(until);
             }

@@ -9,16 +9,20 @@
 //! - `commits.rs` from a complete body to a final name
 //! - `gates.rs` what has to wait as a whole
 //! - `disk.rs` when the disk is ill, and when it is well again
+//! - `reload.rs` another configuration, while everything runs
+//! - `status.rs` what whoever asks and the service manager are told
 
 mod admit;
 mod apply;
 mod commits;
 mod disk;
 mod gates;
+mod reload;
+mod status;
 #[cfg(test)]
 pub(in crate::engine) mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,10 +37,13 @@ use commits::{Commits, GroupEnd};
 use super::access::Access;
 use super::children::{Children, Panicked};
 use super::chores::{Chore, ChoreEnd};
+use super::control::Control;
 use super::downloader::DownloadNews;
 use super::lanes::Lanes;
 use super::part_queue::PartQueue;
+use super::registry::Registry;
 use super::snapshot::Snapshot;
+use super::standing::Reloads;
 use super::stream::Progress;
 use super::timers::Timers;
 use crate::domain::failure::{PartFailure, ViewOutcome};
@@ -81,6 +88,8 @@ pub struct EngineParts {
     pub writes: mpsc::Sender<Write>,
     /// What the state's writer says.
     pub store_events: mpsc::Receiver<StoreEvent>,
+    /// What is asked of it while it runs.
+    pub control: mpsc::Receiver<Control>,
 }
 
 /// One project of the configuration.
@@ -124,10 +133,12 @@ pub struct Scheduler {
     max_parts: usize,
     exit_when_settled: bool,
     started: Instant,
-    projects: Vec<Project>,
+    projects: Registry<Project>,
+    /// The projects in configuration order.
+    order: Vec<usize>,
     /// Turns over the projects, for whoever comes first.
     first_in_turn: usize,
-    entries: Vec<Entry>,
+    entries: Registry<Entry>,
     origin: Gate,
     hosts: HashMap<String, Gate>,
     disk: Gate,
@@ -159,6 +170,13 @@ pub struct Scheduler {
     next_ticket: u64,
     store_events: mpsc::Receiver<StoreEvent>,
     store_failing: bool,
+    control: mpsc::Receiver<Control>,
+    /// Exports that are configured no more, and still have something under way.
+    retiring: HashSet<usize>,
+    /// Whether a configuration is being read.
+    reloading: bool,
+    reloads: Reloads,
+    service: status::Service,
     sink: LocalSink,
     download_lock: Arc<LateLock>,
     lanes: Lanes,
@@ -169,6 +187,8 @@ pub struct Scheduler {
 }
 
 struct Project {
+    /// Whether the configuration in force has it.
+    is_configured: bool,
     name: ProjectName,
     digest: ProjectDigest,
     access: Arc<Access>,
@@ -187,13 +207,16 @@ struct Project {
     store_host: Option<String>,
     /// Whether a refused request waits for its verdict: does it concern its export or the project?
     rejections: bool,
-    exports: std::ops::Range<usize>,
+    /// The exports in configuration order.
+    exports: Vec<usize>,
     unsettled: usize,
 }
 
 struct Entry {
     watch: Watch,
     project: usize,
+    /// Whether it is configured no more: nothing is begun for it.
+    retiring: bool,
     /// Whether a view of it is queued or under way.
     view_under_way: bool,
     /// What people were told that its folder waits for.
@@ -213,6 +236,10 @@ enum Timer {
     Publish,
     Deadline,
     DrainGrace,
+    /// The service manager is told how it is going.
+    Status,
+    /// The service manager is told that the loop is alive.
+    Watchdog,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -257,6 +284,7 @@ enum Event {
     DiskChecked(Result<Result<(), String>, Panicked>),
     News(DownloadNews),
     Store(StoreEvent),
+    Control(Control),
     WriteSent,
     Tick,
 }
@@ -266,15 +294,15 @@ impl Scheduler {
     #[must_use]
     pub fn new(parts: EngineParts) -> (Self, watch::Receiver<Snapshot>) {
         let (snapshot, reader) = watch::channel(Snapshot::default());
-        let (projects, entries) = take_over(parts.projects);
         let mut scheduler = Self {
             policies: parts.policies,
             max_parts: parts.max_parts.get(),
             exit_when_settled: parts.exit_when_settled,
             started: Instant::now(),
-            projects,
+            projects: Registry::new(),
+            order: Vec::new(),
             first_in_turn: 0,
-            entries,
+            entries: Registry::new(),
             origin: Gate::default(),
             hosts: HashMap::new(),
             disk: Gate::default(),
@@ -301,6 +329,11 @@ impl Scheduler {
             next_ticket: 0,
             store_events: parts.store_events,
             store_failing: false,
+            control: parts.control,
+            retiring: HashSet::new(),
+            reloading: false,
+            reloads: Reloads::default(),
+            service: status::Service::from_environment(),
             sink: parts.sink,
             download_lock: parts.download_lock,
             lanes: parts.lanes,
@@ -309,6 +342,9 @@ impl Scheduler {
             snapshot,
             next_publish: Duration::ZERO,
         };
+        for project in parts.projects {
+            scheduler.take_over(project);
+        }
         scheduler.restore_pauses(&parts.pauses);
         if !scheduler.download_lock.is_held() {
             scheduler.doubt_disk();
@@ -329,6 +365,7 @@ impl Scheduler {
             self.admit_commits();
             self.send_writes();
             self.publish();
+            self.report();
             if let Some(outcome) = self.finished() {
                 // Whoever watches sees the end, too.
                 self.next_publish = Duration::ZERO;
@@ -337,24 +374,30 @@ impl Scheduler {
             }
             let event = self.select(&stop).await;
             self.apply(event);
+            self.forget_retired();
         }
     }
 
-    /// The first views: one of each project at once, the others spread over min(min_interval, n × 100 ms).
     fn begin(&mut self) {
-        for project in 0..self.projects.len() {
-            let exports = self.projects[project].exports.clone();
-            let live: Vec<_> =
-                exports.clone().filter(|entry| self.entries[*entry].watch.wants_views()).collect();
-            let count = u32::try_from(live.len()).unwrap_or(u32::MAX).max(1);
-            let window = self.policies.cadence.min().min(Duration::from_millis(100).saturating_mul(count));
-            for (place, entry) in (0_u32..).zip(live) {
-                self.timers.set(Timer::View(entry), window * place / count);
-            }
-            for entry in exports {
-                for command in self.entries[entry].watch.resume_commands() {
-                    self.execute(entry, command, true);
-                }
+        self.feed_watchdog();
+        for project in self.order.clone() {
+            self.begin_exports(&self.projects[project].exports.clone());
+        }
+    }
+
+    /// The first views of some exports of one project: one at once, the others spread over min(min_interval, n × 100 ms).
+    fn begin_exports(&mut self, exports: &[usize]) {
+        let wants_views = |entry: &usize| self.entries[*entry].watch.wants_views();
+        let live: Vec<_> = exports.iter().copied().filter(wants_views).collect();
+        let count = u32::try_from(live.len()).unwrap_or(u32::MAX).max(1);
+        let window = self.policies.cadence.min().min(Duration::from_millis(100).saturating_mul(count));
+        let now = self.now();
+        for (place, entry) in (0_u32..).zip(live) {
+            self.timers.set(Timer::View(entry), now.saturating_add(window * place / count));
+        }
+        for &entry in exports {
+            for command in self.entries[entry].watch.resume_commands() {
+                self.execute(entry, command, true);
             }
         }
     }
@@ -378,6 +421,7 @@ impl Scheduler {
             ((), result) = self.disk_checks.next() => Event::DiskChecked(result),
             Some(news) = self.news.1.recv() => Event::News(news),
             Some(event) = self.store_events.recv() => Event::Store(event),
+            Some(control) = self.control.recv() => Event::Control(control),
             Ok(permit) = self.writes.reserve(), if !self.outbox.is_empty() => {
                 if let Some(write) = self.outbox.pop_front() {
                     permit.send(write);
@@ -426,15 +470,31 @@ impl Scheduler {
 
     fn settled(&self) -> Option<Outcome> {
         let open = |project: &&Project| project.unsettled > 0;
-        let all_settled = self.projects.iter().filter(open).all(|p| p.key.refusals() >= REFUSED_PROBES);
+        let all_settled = self.projects.values().filter(open).all(|p| p.key.refusals() >= REFUSED_PROBES);
         all_settled.then(|| Outcome::Settled {
             failed: self
                 .entries
-                .iter()
+                .values()
                 .filter(|e| matches!(e.watch.state(), WatchState::Failed { .. }))
                 .count(),
-            refused: self.projects.iter().filter(open).count(),
+            refused: self.projects.values().filter(open).count(),
         })
+    }
+
+    /// Adds a project and one entry for each of its exports.
+    fn take_over(&mut self, parts: ProjectParts) {
+        let project = self.projects.add(Project::new(parts.name, parts.digest, parts.access, parts.pace));
+        self.order.push(project);
+        for watch in parts.watches {
+            let entry = self.add_entry(project, watch);
+            self.projects[project].exports.push(entry);
+        }
+    }
+
+    /// Adds an entry; whoever does that gives it a place among its project's exports.
+    fn add_entry(&mut self, project: usize, watch: Watch) -> usize {
+        self.projects[project].unsettled += usize::from(!watch.is_settled());
+        self.entries.add(Entry { watch, project, retiring: false, view_under_way: false, chore_told: None })
     }
 
     fn now(&self) -> Duration {
@@ -450,24 +510,14 @@ impl Scheduler {
     }
 }
 
-/// The projects, and one entry for each of their exports, in configuration order.
-fn take_over(parts: Vec<ProjectParts>) -> (Vec<Project>, Vec<Entry>) {
-    let mut projects = Vec::new();
-    let mut entries = Vec::new();
-    for (index, project) in parts.into_iter().enumerate() {
-        let first = entries.len();
-        let unsettled = project.watches.iter().filter(|watch| !watch.is_settled()).count();
-        entries.extend(project.watches.into_iter().map(|watch| Entry {
-            watch,
-            project: index,
-            view_under_way: false,
-            chore_told: None,
-        }));
-        projects.push(Project {
-            name: project.name,
-            digest: project.digest,
-            access: Arc::new(project.access),
-            pace: project.pace,
+impl Project {
+    fn new(name: ProjectName, digest: ProjectDigest, access: Access, pace: Pace) -> Self {
+        Self {
+            is_configured: true,
+            name,
+            digest,
+            access: Arc::new(access),
+            pace,
             throttle: Gate::default(),
             key: Gate::default(),
             rejection: Gate::default(),
@@ -476,9 +526,8 @@ fn take_over(parts: Vec<ProjectParts>) -> (Vec<Project>, Vec<Entry>) {
             slots: 0,
             store_host: None,
             rejections: false,
-            exports: first..entries.len(),
-            unsettled,
-        });
+            exports: Vec::new(),
+            unsettled: 0,
+        }
     }
-    (projects, entries)
 }

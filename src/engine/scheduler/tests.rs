@@ -70,6 +70,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         lanes: Lanes::new(TransferRuntimes { first: Handle::current(), others: Vec::new() }, &store_client()),
         writes: write_sender,
         store_events,
+        control: mpsc::channel(1).1,
     });
     Rig { scheduler, writes, _store_events, folder }
 }

@@ -1,37 +1,55 @@
 //! Composition root: a configuration becomes a running program, and a running program comes to an orderly end.
+//!
+//! - `mod.rs` building, running, ending
+//! - `clients.rs` the two HTTP clients and who may use them
+//! - `desk.rs` who answers what is asked over the control socket
+//! - `file_watch.rs` when the configuration's files have changed
+//! - `reload.rs` another configuration for the running program
+
+mod clients;
+mod desk;
+mod file_watch;
+mod reload;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Api, ApiClient, ApiSettings};
-use crate::config::{Config, Environment, ProjectConfig};
+use clients::Clients;
+use desk::Desk;
+use reload::Reloader;
+
+use crate::config::{Config, Environment};
+use crate::control::ControlSocket;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::pace::Pace;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
 use crate::engine::recovery;
 use crate::engine::snapshot::Snapshot;
-use crate::engine::{Access, EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
+use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
 use crate::exit;
-use crate::fetch::{StoreClient, StorePolicy};
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::service;
+use crate::process::signals::Hangups;
 use crate::sink::{LocalSink, MarkerId, Opened, SinkError};
 use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
-use crate::transport::{ClientError, TlsError, tls_config};
+use crate::transport::{ClientError, TlsError};
+
+pub use clients::api_clients;
 
 /// Writes to the state that may wait; more than the parts in flight and the exports that can change at once.
 const WRITE_QUEUE: usize = 256;
 /// Answers of the state's writer that may wait; each speaks of a whole transaction.
 const STORE_EVENT_QUEUE: usize = 64;
+/// Questions to the scheduler that may wait.
+const CONTROL_QUEUE: usize = 16;
 /// Longest wait for the state to be closed at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// File in the state directory that the running instance locks.
@@ -46,6 +64,21 @@ pub struct RunOptions {
     pub exit_when_settled: bool,
     /// Give up on that after so long.
     pub deadline: Option<Duration>,
+}
+
+/// What a program is made from.
+#[derive(Debug)]
+pub struct Setup {
+    /// The configuration that is in force first.
+    pub config: Config,
+    /// The environment, in which later ones are read, too.
+    pub environment: Environment,
+    /// How it is to end.
+    pub options: RunOptions,
+    /// The runtimes that move bytes.
+    pub transfer: TransferRuntimes,
+    /// SIGHUP, where it asks for a reload.
+    pub hangups: Option<Hangups>,
 }
 
 /// Why the program could not start.
@@ -102,26 +135,22 @@ pub struct App {
     snapshots: watch::Receiver<Snapshot>,
     writer: JoinSet<Vec<u64>>,
     stop_writer: CancellationToken,
+    /// What answers and reloads while the scheduler works.
+    services: JoinSet<()>,
     /// Held for as long as the program runs.
     _locks: (InstanceLock, Arc<LateLock>),
 }
 
 impl App {
     /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts everything together.
-    /// `transfer` are the runtimes that move bytes.
     ///
     /// # Errors
     /// When something it needs cannot be had; see [`StartError::exit_code`].
-    pub async fn build(
-        config: Config,
-        environment: Environment,
-        options: RunOptions,
-        transfer: TransferRuntimes,
-    ) -> Result<Self, StartError> {
+    pub async fn build(setup: Setup) -> Result<Self, StartError> {
+        let Setup { config, environment, options, transfer, hangups } = setup;
         let environment = Arc::new(environment);
-        let tls = tls(&config)?;
-        let clients = api_clients(&config, &environment, &tls)?;
-        let store_client = StoreClient::new(&tls, &store_policy(&config));
+        let clients = Clients::new(&config)?;
+        let accesses = clients.accesses(&config, &environment)?;
         let state_lock = lock_state(&config.state_directory).await?;
         let mut store = Store::open(&config.state_directory).await?;
         let (sink, download_lock) = open_sink(&config, &mut store).await?;
@@ -131,33 +160,37 @@ impl App {
         let (events, store_events) = mpsc::channel(STORE_EVENT_QUEUE);
         let mut writer = JoinSet::new();
         writer.spawn(run_writer(store, write_queue, events, stop_writer.clone()));
+        let (engine, control) = mpsc::channel(CONTROL_QUEUE);
         let pace = Pace::new(config.api.requests_per_second);
-        let projects = config.projects.into_iter().zip(clients).zip(recovered.watches);
-        let projects = projects.map(|((project, client), (digest, watches))| ProjectParts {
-            access: Access::new(project.name.clone(), client, project.key_source, environment.clone()),
-            name: project.name,
+        let projects = config.projects.iter().zip(accesses).zip(recovered.watches);
+        let projects = projects.map(|((project, access), (digest, watches))| ProjectParts {
+            access,
+            name: project.name.clone(),
             digest,
             pace,
             watches,
         });
         let (scheduler, snapshots) = Scheduler::new(EngineParts {
-            policies: Policies {
-                cadence: config.poll.cadence,
-                retry: config.retry,
-                not_found_grace: config.poll.not_found_grace,
-            },
+            policies: policies(&config),
             max_parts: config.download.max_parts,
             exit_when_settled: options.exit_when_settled,
             deadline: options.deadline,
             projects: projects.collect(),
             pauses: recovered.pauses,
-            sink,
+            sink: sink.clone(),
             download_lock: download_lock.clone(),
-            lanes: Lanes::new(transfer, &store_client),
+            lanes: Lanes::new(transfer, &clients.store),
             writes,
             store_events,
+            control,
         });
-        Ok(Self { scheduler, snapshots, writer, stop_writer, _locks: (state_lock, download_lock) })
+        let mut services = JoinSet::new();
+        let (reloads, requests) = mpsc::channel(CONTROL_QUEUE);
+        answer_questions(&mut services, &config.state_directory, Desk { engine: engine.clone(), reloads });
+        let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
+        services.spawn(reloader.run());
+        let _locks = (state_lock, download_lock);
+        Ok(Self { scheduler, snapshots, writer, stop_writer, services, _locks })
     }
 
     /// The read model, for whoever wants to watch.
@@ -168,7 +201,7 @@ impl App {
 
     /// Runs until the work is settled or `stop` is cancelled and everything under way has come to its end.
     pub async fn run(self, stop: CancellationToken) -> Outcome {
-        let Self { scheduler, snapshots, mut writer, stop_writer, _locks } = self;
+        let Self { scheduler, snapshots, mut writer, stop_writer, mut services, _locks } = self;
         drop(snapshots);
         service::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
@@ -189,6 +222,7 @@ impl App {
                 return Outcome::StateLost;
             }
         };
+        services.shutdown().await;
         // The scheduler is gone, and its end of the queue with it: the writer closes the state and ends.
         if tokio::time::timeout(CLOSE_TIMEOUT, writer.join_next()).await.is_err() {
             tracing::warn!("the state could not be closed in time; what it has confirmed is safe");
@@ -196,40 +230,6 @@ impl App {
         }
         outcome
     }
-}
-
-/// The one TLS configuration of both clients. Without system roots it is an error only where https is spoken.
-///
-/// # Errors
-/// When certificates are needed and cannot be read.
-pub fn tls(config: &Config) -> Result<ClientConfig, StartError> {
-    Ok(tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?)
-}
-
-/// One client a project, in configuration order, each with its key.
-///
-/// # Errors
-/// When a client cannot be built or a key cannot be read.
-pub fn api_clients(
-    config: &Config,
-    environment: &Environment,
-    tls: &ClientConfig,
-) -> Result<Vec<ApiClient>, StartError> {
-    let settings = ApiSettings {
-        base_url: config.api.base_url.clone(),
-        connect_timeout: config.api.connect_timeout,
-        request_timeout: config.api.request_timeout,
-    };
-    let api = Api::new(&settings, tls)?;
-    let client = |project: &ProjectConfig| {
-        let unusable = |cause: String| StartError::Key { project: project.name.clone(), cause };
-        let key = project
-            .key_source
-            .read(environment)
-            .map_err(|error| unusable(format!("{}: {error}", project.key_source)))?;
-        api.project(&project.project_key, key.secret()).map_err(|error| unusable(error.to_string()))
-    };
-    config.projects.iter().map(client).collect()
 }
 
 /// Sets failed exports to watching again, while no daemon runs. Returns those that were failed.
@@ -269,6 +269,20 @@ pub async fn retry(
     Ok(retried)
 }
 
+/// Listens on the control socket. A state directory that can hold none is no reason not to do the work.
+fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: Desk) {
+    match ControlSocket::listen(state_directory) {
+        Ok(socket) => {
+            services.spawn(socket.serve(move |question| desk.clone().answer(question)));
+        }
+        Err(error) => {
+            tracing::warn!(
+                "there is no control socket, `status`, `reload` and `retry` will not reach this process: {error}"
+            );
+        }
+    }
+}
+
 async fn lock_state(directory: &Path) -> Result<InstanceLock, StartError> {
     let path = directory.to_owned();
     let lock = tokio::task::spawn_blocking(move || {
@@ -304,14 +318,10 @@ async fn open_sink(config: &Config, store: &mut Store) -> Result<(LocalSink, Arc
     Ok((sink, lock))
 }
 
-fn store_policy(config: &Config) -> StorePolicy {
-    StorePolicy {
-        api_origin: config.api.base_url.clone(),
-        allowed_hosts: config.download.allowed_hosts.clone(),
-        connect_timeout: config.api.connect_timeout,
-        headers_timeout: config.api.request_timeout,
-        stall_timeout: config.download.stall_timeout,
-        min_rate_bytes_per_second: config.download.min_rate_bytes_per_second,
-        bandwidth: config.download.bandwidth,
+fn policies(config: &Config) -> Policies {
+    Policies {
+        cadence: config.poll.cadence,
+        retry: config.retry,
+        not_found_grace: config.poll.not_found_grace,
     }
 }

@@ -1,0 +1,90 @@
+//! Who answers what is asked over the control socket: the scheduler knows how it is going, the reloader reads configurations.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::reload::Verdict;
+use crate::control::{Answer, Question, Report, Retried};
+use crate::domain::ids::ExportId;
+use crate::engine::Control;
+
+/// Longest wait for the scheduler: it answers between two events, or it hangs.
+const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest wait for a reload: its files may lie on a share that hangs.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// Answers questions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Desk {
+    pub(super) engine: mpsc::Sender<Control>,
+    pub(super) reloads: mpsc::Sender<oneshot::Sender<Verdict>>,
+}
+
+impl Desk {
+    pub(super) async fn answer(self, question: Question) -> Answer {
+        match question {
+            Question::Status => self.status().await,
+            Question::Reload => self.reload().await,
+            Question::Retry { exports } => self.retry(exports).await,
+            #[cfg(debug_assertions)]
+            Question::Hang => {
+                drop(self.engine.send(Control::Hang).await);
+                Answer::NotUnderstood
+            }
+        }
+    }
+
+    async fn status(&self) -> Answer {
+        let Some(standing) = self.asked(|reply| Control::Status { reply }).await else {
+            return unavailable("the scheduler does not answer");
+        };
+        Answer::Status(Report {
+            sentence: standing.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            watching: standing.watching,
+            downloading: standing.downloading,
+            whole: standing.whole,
+            failed: standing.failed,
+            reloads_accepted: standing.reloads.accepted,
+            reloads_refused: standing.reloads.refused,
+        })
+    }
+
+    async fn retry(&self, exports: BTreeSet<ExportId>) -> Answer {
+        let Some(retried) = self.asked(|reply| Control::Retry { exports, reply }).await else {
+            return unavailable("it is stopping");
+        };
+        let retried = retried.into_iter();
+        let exports = retried.map(|(project, export)| Retried { project: project.to_string(), export });
+        Answer::Retried { exports: exports.collect() }
+    }
+
+    async fn reload(&self) -> Answer {
+        let (reply, verdict) = oneshot::channel();
+        let asked = async {
+            self.reloads.send(reply).await.ok()?;
+            verdict.await.ok()
+        };
+        match tokio::time::timeout(RELOAD_TIMEOUT, asked).await {
+            Ok(Some(Verdict::Reloaded { words, file })) => Answer::Reloaded { words, file },
+            Ok(Some(Verdict::Refused { faults })) => Answer::Refused { faults },
+            Ok(None) => unavailable("it is stopping"),
+            Err(_) => unavailable("the configuration is still being read"),
+        }
+    }
+
+    async fn asked<T>(&self, control: impl FnOnce(oneshot::Sender<T>) -> Control) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.engine.send(control(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(SCHEDULER_TIMEOUT, asked).await.ok().flatten()
+    }
+}
+
+fn unavailable(cause: &str) -> Answer {
+    Answer::Unavailable { cause: cause.to_owned() }
+}

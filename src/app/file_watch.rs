@@ -1,0 +1,59 @@
+//! When the configuration's files have changed: they are looked at now and then, which needs nothing of the file system and
+//! sees the end of every link.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::{Config, Fingerprint};
+
+/// The files of the configuration, and what they looked like.
+#[derive(Debug)]
+pub(super) struct FileWatch {
+    /// How often they are looked at; `None` where nobody wants to know.
+    interval: Option<Duration>,
+    files: Vec<PathBuf>,
+    /// What they looked like when they were read last; `None` before that is known.
+    read: Option<Fingerprint>,
+    /// What they looked like the last time.
+    seen: Option<Fingerprint>,
+}
+
+impl FileWatch {
+    /// Of files that were read before anybody looked: they count as changed once.
+    pub(super) fn new(config: &Config) -> Self {
+        let interval = config.reload.watch.then_some(config.reload.interval);
+        Self { interval, files: config.files(), read: None, seen: None }
+    }
+
+    /// Watches the files of a configuration, in place of those before.
+    pub(super) fn follow(&mut self, config: &Config) {
+        self.interval = config.reload.watch.then_some(config.reload.interval);
+        self.files = config.files();
+    }
+
+    /// What the files look like. To be asked before they are read: what changes while they are read is found afterwards.
+    pub(super) async fn look(&self) -> Option<Fingerprint> {
+        let files = self.files.clone();
+        // A file that hangs hangs here, and what works goes on meanwhile.
+        tokio::task::spawn_blocking(move || Fingerprint::of(files)).await.ok()
+    }
+
+    /// The files were read when they looked like this.
+    pub(super) fn was_read(&mut self, look: Option<Fingerprint>) {
+        self.read = look;
+    }
+
+    /// Waits until two looks in a row find the files alike, and not as they were read. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        let Some(interval) = self.interval else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(interval).await;
+            let look = self.look().await;
+            let settled = look.is_some() && look == self.seen;
+            self.seen = look;
+            if settled && self.seen != self.read {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Another configuration for the running program: read, judged and, where it is right, put in force as a whole. Whatever
+//! goes wrong, the one before goes on.
+//!
+//! SIGHUP, a changed file and a question over the control socket all come here; those that come together are one reload.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::clients::Clients;
+use super::file_watch::FileWatch;
+use super::{StartError, policies};
+use crate::config::{self, Config, ConfigFaults, Environment, restart_faults};
+use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
+use crate::domain::watch::Watch;
+use crate::engine::control::{Changes, Known, Reload, ReloadedProject};
+use crate::engine::recovery::recover_unknown;
+use crate::engine::{Access, Control};
+use crate::fetch::StoreClient;
+use crate::process::service;
+use crate::process::signals::Hangups;
+use crate::sink::LocalSink;
+use crate::store::{ProjectDigest, Store, StoreError};
+
+/// For how long requests for a reload gather: a storm of signals is one.
+const GATHER: Duration = Duration::from_millis(100);
+/// Longest wait for the configuration to be read; it may lie on a share that hangs.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What became of a reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is in force.
+    Reloaded {
+        /// What changed.
+        words: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// The one before goes on.
+    Refused {
+        /// Why, one fault a line.
+        faults: String,
+    },
+}
+
+/// Why a configuration is not put in force.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    #[error(transparent)]
+    Faults(#[from] ConfigFaults),
+    #[error(transparent)]
+    Unusable(#[from] StartError),
+    #[error("the configuration was not read within {} s", READ_TIMEOUT.as_secs())]
+    Slow,
+    #[error("the program is stopping")]
+    Stopping,
+}
+
+/// A configuration that was read and found right, and what it takes to use it.
+struct Prepared {
+    config: Config,
+    /// The clients, where they are others.
+    clients: Option<Clients>,
+    accesses: Vec<Access>,
+}
+
+/// What the state has of exports that are not known yet, and the pauses on record.
+type LookedUp = (HashMap<ProjectDigest, HashMap<ExportId, Watch>>, Vec<(String, Timestamp)>);
+
+/// Reads configurations for the running program.
+pub(super) struct Reloader {
+    /// The one in force.
+    pub(super) config: Config,
+    pub(super) clients: Clients,
+    pub(super) environment: Arc<Environment>,
+    pub(super) sink: LocalSink,
+    pub(super) engine: mpsc::Sender<Control>,
+    /// Who asks for a reload.
+    pub(super) requests: mpsc::Receiver<oneshot::Sender<Verdict>>,
+    pub(super) hangups: Option<Hangups>,
+}
+
+impl Reloader {
+    /// Reloads when there is cause to. Never returns, except when nobody can ask any more.
+    pub(super) async fn run(mut self) {
+        let mut files = FileWatch::new(&self.config);
+        loop {
+            let mut waiting = Vec::new();
+            let by_file = tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => { waiting.push(request); false }
+                    None => return,
+                },
+                () = hung_up(&mut self.hangups) => false,
+                () = files.changed() => true,
+            };
+            self.gather(&mut waiting).await;
+            let look = files.look().await;
+            let verdict = self.reload(by_file).await;
+            files.follow(&self.config);
+            files.was_read(look);
+            for request in waiting {
+                // Who asked may be gone.
+                let _ = request.send(verdict.clone());
+            }
+        }
+    }
+
+    /// What comes within a moment is the same reload.
+    async fn gather(&mut self, waiting: &mut Vec<oneshot::Sender<Verdict>>) {
+        let until = Instant::now() + GATHER;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                Some(request) = self.requests.recv() => waiting.push(request),
+                () = hung_up(&mut self.hangups) => {}
+            }
+        }
+    }
+
+    /// `by_file` tells that nobody asked for it.
+    async fn reload(&mut self, by_file: bool) -> Verdict {
+        service::reloading();
+        let outcome = self.try_reload().await;
+        let verdict = match outcome {
+            Ok(changes) => {
+                let words = words(changes);
+                match changes {
+                    None if by_file => tracing::debug!("the configuration's files say what is in force"),
+                    _ => tracing::info!("configuration reloaded: {words}"),
+                }
+                Verdict::Reloaded { words, file: self.config.file.clone() }
+            }
+            Err(error) => {
+                let faults = error.to_string();
+                for fault in faults.lines() {
+                    tracing::error!("reload refused, the configuration in force goes on: {fault}");
+                }
+                let cause = faults.lines().next().unwrap_or_default().to_owned();
+                self.tell(Control::ReloadRefused { cause }).await;
+                Verdict::Refused { faults }
+            }
+        };
+        service::ready();
+        verdict
+    }
+
+    /// `None` where what was read is in force already.
+    async fn try_reload(&mut self) -> Result<Option<Changes>, ReloadError> {
+        let known = self.ask(|reply| Control::ReloadBegun { reply }).await?;
+        let Prepared { config, clients, accesses } = self.read(known.projects.clone()).await?;
+        for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        let store = clients.as_ref().map(|clients| clients.store.clone());
+        let reload = self.prepare(&config, store, accesses, &known).await?;
+        let changes = self.ask(|reply| Control::Reload { reload: Box::new(reload), reply }).await?;
+        let unchanged = config == self.config && changes == Changes::default();
+        self.config = config;
+        if let Some(clients) = clients {
+            self.clients = clients;
+        }
+        Ok((!unchanged).then_some(changes))
+    }
+
+    /// Reads the configuration and everything it names, and judges it. `names` are those of the projects that are known.
+    async fn read(&self, names: HashMap<ProjectDigest, ProjectName>) -> Result<Prepared, ReloadError> {
+        let (current, clients) = (self.config.clone(), self.clients.clone());
+        let environment = Arc::clone(&self.environment);
+        let reading = tokio::task::spawn_blocking(move || {
+            let config = config::load(&current.file, &environment)?;
+            let name_of = |key: &ProjectKey| names.get(&ProjectDigest::of(key)).cloned();
+            if let Some(faults) = restart_faults(&current, &config, name_of) {
+                return Err(faults.into());
+            }
+            let successor = clients.successor(&current, &config)?;
+            let accesses = successor.as_ref().unwrap_or(&clients).accesses(&config, &environment)?;
+            Ok::<_, ReloadError>(Prepared { config, clients: successor, accesses })
+        });
+        match tokio::time::timeout(READ_TIMEOUT, reading).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(_)) => Err(StartError::Worker.into()),
+            Err(_) => Err(ReloadError::Slow),
+        }
+    }
+
+    /// Looks up in the state what is not known yet.
+    async fn prepare(
+        &self,
+        config: &Config,
+        store_client: Option<StoreClient>,
+        accesses: Vec<Access>,
+        known: &Known,
+    ) -> Result<Reload, ReloadError> {
+        let (mut unknown, pauses) = self.look_up(config, known).await.map_err(StartError::from)?;
+        let is_new = |scope: &str| {
+            let digest = scope.strip_prefix("project:");
+            digest.is_some_and(|digest| !known.projects.keys().any(|known| known.to_string() == digest))
+        };
+        let projects = config.projects.iter().zip(accesses).map(|(project, access)| {
+            let digest = ProjectDigest::of(&project.project_key);
+            ReloadedProject {
+                name: project.name.clone(),
+                digest,
+                access,
+                requests_per_second: config.api.requests_per_second,
+                exports: project.exports.clone(),
+                watches: unknown.remove(&digest).unwrap_or_default(),
+            }
+        });
+        Ok(Reload {
+            projects: projects.collect(),
+            policies: policies(config),
+            max_parts: config.download.max_parts,
+            store: store_client,
+            another_api: config.api.base_url != self.config.api.base_url,
+            pauses: pauses.into_iter().filter(|(scope, _)| is_new(scope)).collect(),
+        })
+    }
+
+    async fn look_up(&self, config: &Config, known: &Known) -> Result<LookedUp, StoreError> {
+        let mut store = Store::beside(&config.state_directory);
+        let unknown = recover_unknown(&mut store, &self.sink, &config.projects, &known.exports).await?;
+        let pauses = store.pauses().await?;
+        store.close().await?;
+        Ok((unknown, pauses))
+    }
+
+    async fn ask<T>(&self, control: impl FnOnce(oneshot::Sender<T>) -> Control) -> Result<T, ReloadError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(control(reply)).await;
+        answer.await.map_err(|_| ReloadError::Stopping)
+    }
+
+    async fn tell(&self, control: Control) {
+        // A scheduler that is gone drops what it is told.
+        drop(self.engine.send(control).await);
+    }
+}
+
+async fn hung_up(hangups: &mut Option<Hangups>) {
+    match hangups {
+        Some(hangups) => hangups.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn words(changes: Option<Changes>) -> String {
+    let Some(changes) = changes else { return "nothing has changed".to_owned() };
+    let Changes { exports_added, exports_removed, projects_added, projects_removed, keys_changed } = changes;
+    let counts = [
+        (exports_added, "export", "added"),
+        (exports_removed, "export", "removed"),
+        (projects_added, "project", "added"),
+        (projects_removed, "project", "removed"),
+        (keys_changed, "key", "changed"),
+    ];
+    let counted = counts.into_iter().filter(|(count, ..)| *count > 0);
+    let counted: Vec<_> = counted
+        .map(|(count, what, how)| format!("{count} {what}{} {how}", if count == 1 { "" } else { "s" }))
+        .collect();
+    if counted.is_empty() { "settings changed".to_owned() } else { counted.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_count_what_changed() {
+        assert_eq!(words(None), "nothing has changed");
+        assert_eq!(words(Some(Changes::default())), "settings changed");
+        let changes = Changes { exports_added: 2, exports_removed: 1, keys_changed: 1, ..Changes::default() };
+        assert_eq!(words(Some(changes)), "2 exports added, 1 export removed, 1 key changed");
+    }
+}

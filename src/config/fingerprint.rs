@@ -1,0 +1,74 @@
+//! Whether files have changed, by what the file system says of them. Links are followed: where a folder is swapped behind
+//! one (as Kubernetes does with a ConfigMap) the file at the end of it is another one.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+/// What some files looked like at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint(Vec<(PathBuf, Option<Look>)>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// Seconds and nanoseconds of the last change of the content, and of the inode.
+    times: [i64; 4],
+}
+
+impl Fingerprint {
+    /// Looks at the files. Blocks on the disk.
+    #[must_use]
+    pub fn of(files: Vec<PathBuf>) -> Self {
+        let look = |path: PathBuf| {
+            let look = fs::metadata(&path).ok().map(|found| Look {
+                device: found.dev(),
+                inode: found.ino(),
+                bytes: found.size(),
+                times: [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()],
+            });
+            (path, look)
+        };
+        Self(files.into_iter().map(look).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_change_of_any_file_is_seen_also_behind_a_swapped_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let append = |path: PathBuf| {
+            let mut file = File::options().create(true).append(true).open(path).unwrap();
+            file.write_all(b"text").unwrap();
+        };
+        for version in ["v1", "v2"] {
+            fs::create_dir(path(version)).unwrap();
+            append(path(version).join("c.toml"));
+        }
+        symlink("v1", path("..data")).unwrap();
+        symlink("..data/c.toml", path("c.toml")).unwrap();
+        let look = || Fingerprint::of(vec![path("c.toml"), path("key")]);
+        let before = look();
+        assert_eq!(before, look());
+        fs::remove_file(path("..data")).unwrap();
+        assert_ne!(before, look(), "gone");
+        symlink("v2", path("..data")).unwrap();
+        let swapped = look();
+        assert_ne!(before, swapped);
+        append(path("key"));
+        let appeared = look();
+        assert_ne!(swapped, appeared);
+        append(path("key"));
+        assert_ne!(appeared, look());
+    }
+}

@@ -1,0 +1,185 @@
+//! The daemon's side: a socket that its owner alone can open, few connections at a time, each with an end.
+
+use std::fs::{self, File};
+use std::future::Future;
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use super::protocol::{Answer, Question};
+use super::{MAX_LINE_BYTES, SOCKET_FILE, address};
+
+/// Connections at a time; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 8;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 16;
+/// Longest wait for a question, and for an answer to be taken.
+const TALK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a connection could not be accepted: without descriptors the next try fails as well.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {cause}")]
+pub struct ControlError {
+    path: String,
+    cause: io::Error,
+}
+
+/// The socket; its name goes when it does.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Listens in the state directory. Whoever holds the directory's lock may call this: a socket that is there already
+    /// was left by a process that is gone.
+    ///
+    /// # Errors
+    /// When the socket cannot be made; some file systems have none.
+    pub fn listen(state_directory: &Path) -> Result<Self, ControlError> {
+        let path = state_directory.join(SOCKET_FILE);
+        let failed = |cause: io::Error| ControlError { path: path.display().to_string(), cause };
+        let listener = make(state_directory, &path).map_err(failed)?;
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers until it is dropped.
+    pub async fn serve<F, A>(self, answer: F)
+    where
+        F: Fn(Question) -> A + Clone + Send + 'static,
+        A: Future<Output = Answer> + Send + 'static,
+    {
+        let mut talks = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(_) = talks.join_next() => {}
+                accepted = self.listener.accept(), if talks.len() < MAX_CONNECTIONS => match accepted {
+                    Ok((stream, _)) => {
+                        talks.spawn(talk(stream, answer.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!("the control socket cannot accept a connection: {error}");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A name that stays is taken over by the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A listening socket that nobody else can open, from the moment that it has a name.
+fn make(state_directory: &Path, path: &Path) -> io::Result<StdListener> {
+    let directory = File::open(state_directory)?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // On Linux the name gets the mode that the socket has before it is bound.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(address(&directory, path))?)?;
+    listen(&socket, BACKLOG)?;
+    Ok(StdListener::from(socket))
+}
+
+async fn talk<F, A>(stream: UnixStream, answer: F)
+where
+    F: Fn(Question) -> A,
+    A: Future<Output = Answer>,
+{
+    let (from, mut to) = stream.into_split();
+    let mut line = Vec::new();
+    let mut from = BufReader::new(from.take(MAX_LINE_BYTES));
+    match tokio::time::timeout(TALK_TIMEOUT, from.read_until(b'\n', &mut line)).await {
+        Ok(Ok(_)) if line.ends_with(b"\n") => {}
+        _ => return,
+    }
+    let answer = match serde_json::from_slice(&line) {
+        Ok(question) => answer(question).await,
+        Err(_) => Answer::NotUnderstood,
+    };
+    let Ok(mut text) = serde_json::to_vec(&answer) else { return };
+    text.push(b'\n');
+    // Who asked may be gone.
+    let _ = tokio::time::timeout(TALK_TIMEOUT, to.write_all(&text)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::{AskError, ask};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn answer(question: Question) -> Answer {
+        match question {
+            Question::Reload => Answer::Refused { faults: "c.toml:1: wrong".to_owned() },
+            _ => Answer::Unavailable { cause: "this is a test".to_owned() },
+        }
+    }
+
+    async fn asked(directory: &Path, question: &Question) -> Answer {
+        ask(directory, question, PATIENCE).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_over_a_socket_of_ones_own() {
+        let root = tempfile::tempdir().unwrap();
+        // Longer than the path of a socket may be.
+        for directory in [root.path().join("state"), root.path().join("x".repeat(200))] {
+            fs::create_dir(&directory).unwrap();
+            File::create(directory.join(SOCKET_FILE)).unwrap();
+            let socket = ControlSocket::listen(&directory).unwrap();
+            let mode = fs::metadata(directory.join(SOCKET_FILE)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o600);
+            let mut serving = JoinSet::new();
+            serving.spawn(socket.serve(answer));
+            let said = asked(&directory, &Question::Reload).await;
+            assert_eq!(said, Answer::Refused { faults: "c.toml:1: wrong".to_owned() });
+            serving.shutdown().await;
+            assert!(!directory.join(SOCKET_FILE).exists());
+            let error = ask(&directory, &Question::Status, PATIENCE).await.unwrap_err();
+            assert!(matches!(error, AskError::NoDaemon { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_said_to_be_such_and_silence_keeps_nobody_waiting() {
+        let root = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::listen(root.path()).unwrap();
+        let path = socket.path.clone();
+        let mut serving = JoinSet::new();
+        serving.spawn(socket.serve(answer));
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS - 1 {
+            silent.push(UnixStream::connect(&path).await.unwrap());
+        }
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"{\"question\":\"what\"}\n").await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "{\"answer\":\"not_understood\"}\n");
+        assert!(matches!(asked(root.path(), &Question::Status).await, Answer::Unavailable { .. }));
+    }
+}

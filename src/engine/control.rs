@@ -1,0 +1,109 @@
+//! What the scheduler can be asked from outside while it runs, and what it answers.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::access::Access;
+use super::standing::Standing;
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::watch::{Policies, Watch};
+use crate::fetch::StoreClient;
+use crate::store::{ExportKey, ProjectDigest};
+
+/// A question to the running scheduler. An asker that is gone does no harm.
+#[derive(Debug)]
+pub enum Control {
+    /// How is it going?
+    Status {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Standing>,
+    },
+    /// Set failed exports to watching again.
+    Retry {
+        /// Those that are wanted, in whatever project.
+        exports: BTreeSet<ExportId>,
+        /// Where those go that were failed.
+        reply: oneshot::Sender<Vec<(ProjectName, ExportId)>>,
+    },
+    /// The configuration is being read: until the verdict nothing that is known is forgotten.
+    ReloadBegun {
+        /// Where it goes what is known.
+        reply: oneshot::Sender<Known>,
+    },
+    /// It cannot be used: the one in force goes on.
+    ReloadRefused {
+        /// Why, in one line.
+        cause: String,
+    },
+    /// This is in force from now on.
+    Reload {
+        /// Everything that may change.
+        reload: Box<Reload>,
+        /// Where it goes what that changed.
+        reply: oneshot::Sender<Changes>,
+    },
+    /// Hang for good, to prove the watchdog.
+    #[cfg(debug_assertions)]
+    Hang,
+}
+
+/// What the scheduler knows, whether it is configured or about to be forgotten.
+#[derive(Debug)]
+pub struct Known {
+    /// The exports.
+    pub exports: HashSet<ExportKey>,
+    /// The projects, and what their folders are called.
+    pub projects: HashMap<ProjectDigest, ProjectName>,
+}
+
+/// A configuration that is to be in force.
+#[derive(Debug)]
+pub struct Reload {
+    /// The policies of every watch.
+    pub policies: Policies,
+    /// Parts in flight, all exports together.
+    pub max_parts: NonZeroUsize,
+    /// The client of parts that begin from now on, where it is another one.
+    pub store: Option<StoreClient>,
+    /// Whether the API is another one: what was learnt of the old one does not hold for it.
+    pub another_api: bool,
+    /// The projects, in configuration order.
+    pub projects: Vec<ReloadedProject>,
+    /// Pauses on record of projects that are new, by the text of their scope.
+    pub pauses: HashMap<String, Timestamp>,
+}
+
+/// One project of a configuration that is to be in force.
+#[derive(Debug)]
+pub struct ReloadedProject {
+    /// Its name.
+    pub name: ProjectName,
+    /// What it is called in the state.
+    pub digest: ProjectDigest,
+    /// Its way to the API.
+    pub(crate) access: Access,
+    /// View calls in a second.
+    pub requests_per_second: NonZeroU32,
+    /// Its exports, in configuration order.
+    pub exports: Vec<ExportId>,
+    /// Those of them that were not known, as the state has them.
+    pub watches: HashMap<ExportId, Watch>,
+}
+
+/// What a reload changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Exports that are watched from now on.
+    pub exports_added: usize,
+    /// Exports that are not watched any more.
+    pub exports_removed: usize,
+    /// Projects that came.
+    pub projects_added: usize,
+    /// Projects that went.
+    pub projects_removed: usize,
+    /// Projects with another key.
+    pub keys_changed: usize,
+}
