@@ -27,6 +27,7 @@ use url::Url;
 use crate::domain::bandwidth::Bandwidth;
 use crate::domain::cadence::Cadence;
 use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
+use crate::domain::modes::Modes;
 use crate::domain::retry::RetryPolicy;
 
 pub use environment::Environment;
@@ -130,6 +131,8 @@ pub struct PollConfig {
 pub struct DownloadConfig {
     /// Where finished exports go.
     pub directory: PathBuf,
+    /// `file_mode` and `dir_mode`.
+    pub modes: Modes,
     /// Parts in flight, all exports together.
     pub max_parts: NonZeroUsize,
     /// Free space that is never used.

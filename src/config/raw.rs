@@ -19,7 +19,17 @@ pub(super) const TABLES: [(&str, &[&str]); 7] = [
     ("retry", &["initial", "max"]),
     (
         "download",
-        &["directory", "max_parts", "reserve", "stall_timeout", "min_rate", "bandwidth", "allowed_hosts"],
+        &[
+            "directory",
+            "file_mode",
+            "dir_mode",
+            "max_parts",
+            "reserve",
+            "stall_timeout",
+            "min_rate",
+            "bandwidth",
+            "allowed_hosts",
+        ],
     ),
     ("state", &["directory"]),
     ("reload", &["watch", "interval"]),
@@ -83,6 +93,8 @@ pub(super) struct RawRetry {
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawDownload {
     pub(super) directory: Option<Text>,
+    pub(super) file_mode: Option<Text>,
+    pub(super) dir_mode: Option<Text>,
     pub(super) max_parts: Option<Spanned<i64>>,
     pub(super) reserve: Option<Text>,
     pub(super) stall_timeout: Option<Text>,
@@ -316,6 +328,12 @@ mod tests {
             ("[[project]]\nexports = [\n\"a\",\n7]", 4, Some("project.exports"), "must be a text"),
             ("[project]\nname = \"a\"", 1, Some("project"), "must be a list: write [[project]]"),
             ("api = 3", 1, Some("api"), "must be a table"),
+            (
+                "[download]\nfile_mode = 640",
+                2,
+                Some("download.file_mode"),
+                "it is a whole number and must be a text in quotes",
+            ),
             ("[api]\nca_file = true", 2, Some("api.ca_file"), "true or false"),
             ("[reload]\nwatch = \"yes\"", 2, Some("reload.watch"), "true or false, without quotes"),
             ("[api]\nca_file = 2020-01-01", 2, Some("api.ca_file"), "must be a text"),

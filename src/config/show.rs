@@ -49,6 +49,8 @@ struct ShownRetry {
 #[derive(Serialize)]
 struct ShownDownload<'a> {
     directory: String,
+    file_mode: String,
+    dir_mode: String,
     max_parts: NonZeroUsize,
     reserve: String,
     stall_timeout: String,
@@ -119,6 +121,8 @@ pub(super) fn render(config: &Config) -> String {
         retry: ShownRetry { initial: format_duration(retry.initial()), max: format_duration(retry.max()) },
         download: ShownDownload {
             directory: text(&download.directory),
+            file_mode: download.modes.file.to_string(),
+            dir_mode: download.modes.directory.to_string(),
             max_parts: download.max_parts,
             reserve: format_size(download.reserve_bytes),
             stall_timeout: format_duration(download.stall_timeout),

@@ -28,6 +28,7 @@ fn without_a_word_the_defaults_of_the_contract_count() {
     assert_eq!(config.retry.initial(), Duration::from_secs(1));
     assert_eq!(config.retry.max(), Duration::from_secs(600));
     assert_eq!(config.download.directory, Path::new("/var/lib/batch-export-watcher/exports"));
+    assert_eq!(config.download.modes, Modes::PRIVATE);
     assert_eq!(config.download.max_parts.get(), 8);
     assert_eq!(config.download.reserve_bytes, 1 << 30);
     assert_eq!(config.download.stall_timeout, Duration::from_secs(30));
@@ -99,6 +100,8 @@ fn every_value_can_be_set() {
         max = "1h"
         [download]
         directory = "out"
+        file_mode = "0640"
+        dir_mode = "750"
         max_parts = 1024
         reserve = "0B"
         stall_timeout = "7d"
@@ -121,6 +124,7 @@ fn every_value_can_be_set() {
     assert_eq!(config.poll.not_found_grace, Duration::ZERO);
     assert_eq!((config.retry.initial().as_millis(), config.retry.max().as_secs()), (20, 3600));
     assert_eq!(config.download.directory, scene.path("out"), "relative to the file's folder");
+    assert_eq!((config.download.modes.file.bits(), config.download.modes.directory.bits()), (0o640, 0o750));
     assert_eq!((config.download.max_parts.get(), config.download.reserve_bytes), (1024, 0));
     assert_eq!(config.download.stall_timeout.as_secs(), 604_800);
     assert_eq!(config.download.min_rate_bytes_per_second, 0);
@@ -205,6 +209,8 @@ reserve = "s3cret"
 min_rate = "1KiB"
 bandwidth = "50MB"
 allowed_hosts = ["https://s3cret"]
+file_mode = "0644"
+dir_mode = "s3cret"
 [api]
 base_url = "https://u:s3cret@api.batch.com/"
 requests_per_second = -1
@@ -230,17 +236,19 @@ rest_api_key_env = "s3cret"
             "c.toml:4 download.min_rate",
             "c.toml:5 download.bandwidth",
             "c.toml:6 download.allowed_hosts",
-            "c.toml:8 api.base_url",
-            "c.toml:9 api.requests_per_second",
-            "c.toml:10 api.connect_timeout",
-            "c.toml:11 api.ca_file",
-            "c.toml:12 project.project_key",
-            "c.toml:12 project",
-            "c.toml:13 project.name",
-            "c.toml:14 project.exports",
-            "c.toml:15 project.exports_file",
-            "c.toml:18 project.project_key",
-            "c.toml:19 project.rest_api_key_env",
+            "c.toml:7 download.file_mode",
+            "c.toml:8 download.dir_mode",
+            "c.toml:10 api.base_url",
+            "c.toml:11 api.requests_per_second",
+            "c.toml:12 api.connect_timeout",
+            "c.toml:13 api.ca_file",
+            "c.toml:14 project.project_key",
+            "c.toml:14 project",
+            "c.toml:15 project.name",
+            "c.toml:16 project.exports",
+            "c.toml:17 project.exports_file",
+            "c.toml:20 project.project_key",
+            "c.toml:21 project.rest_api_key_env",
         ],
         "{faults:#?}"
     );
@@ -301,6 +309,47 @@ fn a_bandwidth_that_brings_next_to_nothing_is_refused() {
         assert!(config.show().contains(&format!("\nbandwidth = \"{value}\"\n")), "{}", config.show());
     }
     assert!(!Scene::new().load_with_shop("").unwrap().show().contains("bandwidth"));
+}
+
+#[test]
+fn modes_share_with_a_group_at_most_and_only_for_reading() {
+    for (key, value, expected) in [
+        ("file_mode", "rw-r-----", "is not a mode: write three or four octal digits"),
+        ("file_mode", "0o640", "is not a mode"),
+        ("file_mode", "2640", "must not have the setuid, setgid or sticky bit"),
+        ("file_mode", "0644", "must give nothing to others"),
+        ("file_mode", "0660", "must not let the group write"),
+        ("file_mode", "0440", "must let the owner read and write"),
+        ("file_mode", "0750", "must not make files executable"),
+        ("dir_mode", "", "is not a mode"),
+        ("dir_mode", "2750", "must not have the setuid, setgid or sticky bit"),
+        ("dir_mode", "0755", "must give nothing to others"),
+        ("dir_mode", "0770", "must not let the group write"),
+        ("dir_mode", "0650", "must let the owner list, change and enter"),
+    ] {
+        let fault = fault_before_shop(&format!("[download]\n{key} = \"{value}\""));
+        assert!(fault.starts_with(&format!("c.toml:2: download.{key}: {expected}")), "{fault}");
+    }
+    let number = fault_before_shop("[download]\ndir_mode = 0750");
+    assert!(number.starts_with("c.toml:2: download.dir_mode: is not valid toml"), "{number}");
+    let shown =
+        Scene::new().load_with_shop("[download]\nfile_mode = \"640\"\ndir_mode = \"750\"").unwrap().show();
+    assert!(shown.contains("\nfile_mode = \"0640\"\ndir_mode = \"0750\"\n"), "{shown}");
+    let shown = Scene::new().load_with_shop("").unwrap().show();
+    assert!(shown.contains("\nfile_mode = \"0600\"\ndir_mode = \"0700\"\n"), "{shown}");
+}
+
+#[test]
+fn files_for_a_group_in_folders_that_it_cannot_enter_are_worth_a_warning() {
+    let warnings = |text: &str| Scene::new().load_with_shop(&format!("[download]\n{text}")).unwrap().warnings;
+    for text in ["file_mode = \"0640\"", "file_mode = \"0640\"\ndir_mode = \"0740\""] {
+        let found = warnings(text);
+        let [warning] = found.as_slice() else { panic!("{found:?}") };
+        assert!(warning.contains("c.toml:2: download.file_mode: lets the group read"), "{warning}");
+    }
+    for text in ["dir_mode = \"0750\"", "file_mode = \"0640\"\ndir_mode = \"0710\""] {
+        assert_eq!(warnings(text), Vec::<String>::new(), "{text}");
+    }
 }
 
 #[test]
@@ -382,6 +431,8 @@ min_interval = "s3cret"
 reserve = "s3cret"
 min_rate = "s3cret"
 bandwidth = "s3cret"
+file_mode = "s3cret"
+dir_mode = "s3cret"
 allowed_hosts = ["s3cret/s3cret", 's3cret:1']
 [[project]]
 name = "S3cret s3cret"

@@ -1,4 +1,5 @@
-//! Durations, sizes and rates as the configuration writes them: one whole number, one unit, nothing between them.
+//! Durations, sizes and rates as the configuration writes them: one whole number, one unit, nothing between them. And modes:
+//! octal digits.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const SIZE_UNITS: [(&str, u64); 10] = [
     ("B", 1),
 ];
 
-/// Why a text is no duration, size or rate. The text itself is not repeated.
+/// Why a text is no duration, size, rate or mode. The text itself is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not of a duration's form.
@@ -43,6 +44,9 @@ pub enum UnitError {
     /// Not of a rate's form.
     #[error("is not a rate: write a size per second, such as 1KiB/s")]
     NotARate,
+    /// Not of a mode's form.
+    #[error("is not a mode: write three or four octal digits, such as 0640")]
+    NotAMode,
 }
 
 /// Whether `text` is digits followed by one of `units`.
@@ -80,6 +84,15 @@ pub(super) fn parse_rate(text: &str) -> Result<u64, UnitError> {
         UnitError::TooLarge => error,
         _ => UnitError::NotARate,
     })
+}
+
+/// Reads the permission bits from `640` or `0640`, as `chmod` would.
+pub(super) fn parse_mode(text: &str) -> Result<u32, UnitError> {
+    let digits = text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    match text.len() {
+        3 | 4 if digits => u32::from_str_radix(text, 8).map_err(|_| UnitError::NotAMode),
+        _ => Err(UnitError::NotAMode),
+    }
 }
 
 /// Writes a duration in the largest unit that shows it exactly, so that [`parse_duration`] reads it back.
@@ -181,6 +194,36 @@ mod tests {
     }
 
     #[test]
+    fn a_mode_is_three_or_four_octal_digits() {
+        for (text, bits) in
+            [("600", 0o600), ("0600", 0o600), ("0640", 0o640), ("000", 0), ("7777", 0o7777), ("2750", 0o2750)]
+        {
+            assert_eq!(parse_mode(text), Ok(bits), "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "60",
+            "00600",
+            "0680",
+            "9",
+            "+640",
+            "-640",
+            "0o640",
+            "0x1a0",
+            " 640",
+            "640 ",
+            "6_40",
+            "u=rw",
+            "u+r",
+            "rw-r-----",
+            "٦٤٠",
+        ] {
+            assert_eq!(parse_mode(text), Err(UnitError::NotAMode), "{text:?}");
+        }
+    }
+
+    #[test]
     fn values_are_shown_in_the_largest_exact_unit() {
         let durations = [
             (0, "0s"),
@@ -215,8 +258,14 @@ mod tests {
         }
 
         #[test]
+        fn modes_read_back_what_is_shown(bits in 0_u32..=0o7777) {
+            prop_assert_eq!(parse_mode(&format!("{bits:04o}")), Ok(bits));
+            prop_assert_eq!(parse_mode(&format!("{bits:05o}")), Err(UnitError::NotAMode));
+        }
+
+        #[test]
         fn no_text_panics(text in "[0-9.]{0,25}[a-zA-Zµ ]{0,4}|\\PC{0,12}") {
-            let _ = (parse_duration(&text), parse_size(&text), parse_rate(&text));
+            let _ = (parse_duration(&text), parse_size(&text), parse_rate(&text), parse_mode(&text));
         }
     }
 }

@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::domain::bandwidth::Bandwidth;
 use crate::domain::cadence::Cadence;
+use crate::domain::modes::{DirectoryMode, FileMode, ModeError, Modes};
 use crate::domain::retry::RetryPolicy;
 
 use super::checker::{Checker, Setting};
@@ -162,6 +163,7 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
     let hosts = raw.allowed_hosts.iter();
     DownloadConfig {
         directory: directory(checker, "download.directory", raw.directory.as_ref(), "exports"),
+        modes: modes(checker, raw),
         max_parts: NonZeroUsize::try_from(max_parts).expect("a u32 fits into a usize on linux"),
         reserve_bytes: reserve.unwrap_or(RESERVE_BYTES),
         stall_timeout,
@@ -188,6 +190,28 @@ fn places(raw: &Raw, lines: &Lines) -> Places {
         download_directory: raw.download.directory.as_ref().map(line),
         state_directory: raw.state.directory.as_ref().map(line),
         names: raw.project.iter().filter_map(|project| project.get_ref().name.as_ref()).map(line).collect(),
+
+/// Each key by itself, and then what the two say together.
+fn modes(checker: &mut Checker<'_>, raw: &RawDownload) -> Modes {
+    let file = checker.parsed("download.file_mode", raw.file_mode.as_ref(), parse_mode(FileMode::try_new));
+    let directory =
+        checker.parsed("download.dir_mode", raw.dir_mode.as_ref(), parse_mode(DirectoryMode::try_new));
+    let modes = Modes { file: file.unwrap_or_default(), directory: directory.unwrap_or_default() };
+    if modes.shut_readers_out() {
+        let span = raw.file_mode.as_ref().map_or(0..0, Spanned::span);
+        let message = format!(
+            "lets the group read files in folders that it may not enter: download.dir_mode is {}",
+            modes.directory
+        );
+        checker.warn("download.file_mode", span, message);
+    }
+    modes
+}
+
+fn parse_mode<T>(judge: impl FnOnce(u32) -> Result<T, ModeError>) -> impl FnOnce(&str) -> Result<T, String> {
+    |text| {
+        let bits = units::parse_mode(text).map_err(|error| error.to_string())?;
+        judge(bits).map_err(|error| error.to_string())
     }
 }
 

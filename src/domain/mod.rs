@@ -9,6 +9,7 @@ pub mod failure;
 pub mod gate;
 pub mod ids;
 pub mod manifest;
+pub mod modes;
 pub mod moment;
 pub mod pace;
 pub mod part;

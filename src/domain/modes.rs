@@ -1,0 +1,220 @@
+//! Permission bits of what the program makes: the owner works with it, a group may read it, nobody else gets near it.
+
+use std::fmt;
+
+/// What the owner of a file needs.
+const OWNER_OF_FILE: u32 = 0o600;
+/// What the owner of a folder needs.
+const OWNER_OF_DIRECTORY: u32 = 0o700;
+/// Setuid, setgid and sticky.
+const SPECIAL: u32 = !0o777;
+const OTHERS: u32 = 0o007;
+const GROUP_WRITE: u32 = 0o020;
+const EXECUTE: u32 = 0o111;
+
+/// Modes of the files and folders of exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modes {
+    /// Of parts, finished or not, and of `manifest.json` and `failed.json`.
+    pub file: FileMode,
+    /// Of the folders of projects and exports.
+    pub directory: DirectoryMode,
+}
+
+/// The mode of a file: read and write for its owner, and for its group reading at most. Private by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileMode(u32);
+
+/// The mode of a folder: everything for its owner, and for its group listing and entering at most. Private by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryMode(u32);
+
+/// The bits make no mode for what holds personal data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ModeError {
+    /// Setuid, setgid or sticky.
+    #[error(
+        "must not have the setuid, setgid or sticky bit, which a service may not be allowed to set: make \
+         download.directory setgid instead, and what is made in it inherits its group"
+    )]
+    Special,
+    /// Something for everybody.
+    #[error("must give nothing to others, because exports are personal data: the last digit is 0")]
+    Others,
+    /// Not enough for the program itself.
+    #[error("must let the owner read and write: the owner's digit is 6")]
+    FileOwner,
+    /// Not enough for the program itself.
+    #[error("must let the owner list, change and enter: the owner's digit is 7")]
+    DirectoryOwner,
+    /// A part that can be run.
+    #[error("must not make files executable: the owner's digit is 6, the group's 4 or 0")]
+    Executable,
+    /// What is verified could be changed behind the program's back.
+    #[error("must not let the group write, because the files are verified once: the group may read them")]
+    GroupWrites,
+}
+
+impl FileMode {
+    /// The owner alone: 0600.
+    pub const PRIVATE: Self = Self(OWNER_OF_FILE);
+
+    /// # Errors
+    /// When the bits give the owner too little or anybody else too much.
+    pub fn try_new(bits: u32) -> Result<Self, ModeError> {
+        refuse_for_everything(bits)?;
+        if bits & OWNER_OF_FILE != OWNER_OF_FILE {
+            return Err(ModeError::FileOwner);
+        }
+        if bits & EXECUTE != 0 { Err(ModeError::Executable) } else { Ok(Self(bits)) }
+    }
+
+    /// The permission bits.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl DirectoryMode {
+    /// The owner alone: 0700.
+    pub const PRIVATE: Self = Self(OWNER_OF_DIRECTORY);
+
+    /// # Errors
+    /// When the bits give the owner too little or anybody else too much.
+    pub fn try_new(bits: u32) -> Result<Self, ModeError> {
+        refuse_for_everything(bits)?;
+        if bits & OWNER_OF_DIRECTORY == OWNER_OF_DIRECTORY {
+            Ok(Self(bits))
+        } else {
+            Err(ModeError::DirectoryOwner)
+        }
+    }
+
+    /// The permission bits.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl Modes {
+    /// The owner alone: 0600 and 0700.
+    pub const PRIVATE: Self = Self { file: FileMode::PRIVATE, directory: DirectoryMode::PRIVATE };
+
+    /// Whether the group may read files in folders that it may not enter.
+    #[must_use]
+    pub fn shut_readers_out(self) -> bool {
+        self.file.bits() & 0o040 != 0 && self.directory.bits() & 0o010 == 0
+    }
+}
+
+fn refuse_for_everything(bits: u32) -> Result<(), ModeError> {
+    if bits & SPECIAL != 0 {
+        Err(ModeError::Special)
+    } else if bits & OTHERS != 0 {
+        Err(ModeError::Others)
+    } else if bits & GROUP_WRITE != 0 {
+        Err(ModeError::GroupWrites)
+    } else {
+        Ok(())
+    }
+}
+
+impl Default for FileMode {
+    fn default() -> Self {
+        Self::PRIVATE
+    }
+}
+
+impl Default for DirectoryMode {
+    fn default() -> Self {
+        Self::PRIVATE
+    }
+}
+
+/// Four octal digits, as a configuration has them.
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+/// Four octal digits, as a configuration has them.
+impl fmt::Display for DirectoryMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_all_modes_there_are_only_these_are_taken() {
+        let all = || 0..=0o17777;
+        let files: Vec<u32> = all().filter(|bits| FileMode::try_new(*bits).is_ok()).collect();
+        assert_eq!(files, [0o600, 0o640]);
+        let directories: Vec<u32> = all().filter(|bits| DirectoryMode::try_new(*bits).is_ok()).collect();
+        assert_eq!(directories, [0o700, 0o710, 0o740, 0o750]);
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_too_much_or_too_little() {
+        for (bits, error) in [
+            (0o4600, ModeError::Special),
+            (0o2640, ModeError::Special),
+            (0o1600, ModeError::Special),
+            (0o644, ModeError::Others),
+            (0o604, ModeError::Others),
+            (0o660, ModeError::GroupWrites),
+            (0o620, ModeError::GroupWrites),
+            (0o000, ModeError::FileOwner),
+            (0o440, ModeError::FileOwner),
+            (0o240, ModeError::FileOwner),
+            (0o740, ModeError::Executable),
+            (0o650, ModeError::Executable),
+        ] {
+            assert_eq!(FileMode::try_new(bits), Err(error), "{bits:o}");
+        }
+        for (bits, error) in [
+            (0o2750, ModeError::Special),
+            (0o755, ModeError::Others),
+            (0o770, ModeError::GroupWrites),
+            (0o650, ModeError::DirectoryOwner),
+            (0o550, ModeError::DirectoryOwner),
+            (0o350, ModeError::DirectoryOwner),
+        ] {
+            assert_eq!(DirectoryMode::try_new(bits), Err(error), "{bits:o}");
+        }
+    }
+
+    #[test]
+    fn a_mode_is_shown_with_four_digits_and_private_without_a_word() {
+        assert_eq!(FileMode::try_new(0o640).unwrap().to_string(), "0640");
+        assert_eq!(DirectoryMode::try_new(0o750).unwrap().to_string(), "0750");
+        assert_eq!(Modes::default(), Modes::PRIVATE);
+        assert_eq!(
+            (FileMode::PRIVATE.to_string(), DirectoryMode::PRIVATE.to_string()),
+            ("0600".into(), "0700".into())
+        );
+    }
+
+    #[test]
+    fn readers_need_a_way_in() {
+        for (file, directory, shut_out) in [
+            (0o600, 0o700, false),
+            (0o640, 0o700, true),
+            (0o640, 0o740, true),
+            (0o640, 0o710, false),
+            (0o640, 0o750, false),
+        ] {
+            let modes = Modes {
+                file: FileMode::try_new(file).unwrap(),
+                directory: DirectoryMode::try_new(directory).unwrap(),
+            };
+            assert_eq!(modes.shut_readers_out(), shut_out, "{file:o} {directory:o}");
+        }
+    }
+}
