@@ -27,6 +27,7 @@ use reload::Reloader;
 use crate::config::{Config, Environment};
 use crate::control::ControlSocket;
 use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::modes::DirectoryMode;
 use crate::domain::pace::Pace;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
@@ -36,9 +37,9 @@ use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
 use crate::exit;
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
-use crate::process::service;
 use crate::process::signals::Hangups;
-use crate::sink::{LocalSink, MarkerId, Opened, SinkError};
+use crate::process::{service, umask};
+use crate::sink::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
 use crate::transport::{ClientError, TlsError};
 
@@ -148,10 +149,11 @@ impl App {
     /// When something it needs cannot be had; see [`StartError::exit_code`].
     pub async fn build(setup: Setup) -> Result<Self, StartError> {
         let Setup { config, environment, options, transfer, hangups } = setup;
+        umask::permit(config.download.modes);
         let environment = Arc::new(environment);
         let clients = Clients::new(&config)?;
         let accesses = clients.accesses(&config, &environment)?;
-        let state_lock = lock_state(&config.state_directory).await?;
+        let state_lock = lock_state(&config).await?;
         let mut store = Store::open(&config.state_directory).await?;
         let (sink, download_lock) = open_sink(&config, &mut store).await?;
         let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
@@ -240,7 +242,8 @@ pub async fn retry(
     config: &Config,
     wanted: &BTreeSet<ExportId>,
 ) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
-    let _state_lock = lock_state(&config.state_directory).await?;
+    umask::permit(config.download.modes);
+    let _state_lock = lock_state(config).await?;
     let mut store = Store::open(&config.state_directory).await?;
     let (sink, _download_lock) = open_sink(config, &mut store).await?;
     let names: HashMap<_, _> = config
@@ -283,10 +286,12 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
     }
 }
 
-async fn lock_state(directory: &Path) -> Result<InstanceLock, StartError> {
-    let path = directory.to_owned();
+/// Locks the state directory, and makes it where it is missing: for the owner alone. What leads to it may lead to the downloads
+/// as well, and is no obstacle to whoever may read those.
+async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
+    let (path, parents_mode) = (config.state_directory.clone(), config.download.modes.directory);
     let lock = tokio::task::spawn_blocking(move || {
-        Dir::create_all(&path)?;
+        Dir::create_all(&path, DirectoryMode::PRIVATE, parents_mode)?;
         Ok::<_, StartError>(InstanceLock::acquire(&path.join(STATE_LOCK))?)
     });
     lock.await.map_err(|_| StartError::Worker)?
@@ -299,9 +304,9 @@ async fn open_sink(config: &Config, store: &mut Store) -> Result<(LocalSink, Arc
     let place = directory.display().to_string();
     // A marker on record that cannot be read is as good as none: the directory's own is adopted.
     let known = store.marker(&place).await?.and_then(|marker| marker.parse::<MarkerId>().ok());
-    let reserve_bytes = config.download.reserve_bytes;
+    let settings = sink_settings(config);
     let lock = Arc::new(LateLock::new(directory.join(DOWNLOAD_LOCK)));
-    let opened = tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, reserve_bytes));
+    let opened = tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, settings));
     let (sink, opened) = opened.await.map_err(|_| StartError::Worker)??;
     if let Opened::Away(_) = opened {
         return Ok((sink, lock));
@@ -316,6 +321,10 @@ async fn open_sink(config: &Config, store: &mut Store) -> Result<(LocalSink, Arc
         taken => taken?,
     }
     Ok((sink, lock))
+}
+
+fn sink_settings(config: &Config) -> SinkSettings {
+    SinkSettings { reserve_bytes: config.download.reserve_bytes, modes: config.download.modes }
 }
 
 fn policies(config: &Config) -> Policies {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::clients::Clients;
 use super::file_watch::FileWatch;
-use super::{StartError, policies};
+use super::{StartError, policies, sink_settings};
 use crate::config::{self, Config, ConfigFaults, Environment, restart_faults};
 use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
 use crate::domain::watch::Watch;
@@ -22,8 +22,8 @@ use crate::engine::control::{Changes, Known, Reload, ReloadedProject};
 use crate::engine::recovery::recover_unknown;
 use crate::engine::{Access, Control};
 use crate::fetch::StoreClient;
-use crate::process::service;
 use crate::process::signals::Hangups;
+use crate::process::{service, umask};
 use crate::sink::LocalSink;
 use crate::store::{ProjectDigest, Store, StoreError};
 
@@ -160,6 +160,9 @@ impl Reloader {
         }
         let store = clients.as_ref().map(|clients| clients.store.clone());
         let reload = self.prepare(&config, store, accesses, &known).await?;
+        // What the file system is to allow comes before what is asked of it.
+        umask::permit(config.download.modes);
+        self.sink.reconfigure(sink_settings(&config));
         let changes = self.ask(|reply| Control::Reload { reload: Box::new(reload), reply }).await?;
         let unchanged = config == self.config && changes == Changes::default();
         self.config = config;

@@ -190,6 +190,8 @@ fn places(raw: &Raw, lines: &Lines) -> Places {
         download_directory: raw.download.directory.as_ref().map(line),
         state_directory: raw.state.directory.as_ref().map(line),
         names: raw.project.iter().filter_map(|project| project.get_ref().name.as_ref()).map(line).collect(),
+    }
+}
 
 /// Each key by itself, and then what the two say together.
 fn modes(checker: &mut Checker<'_>, raw: &RawDownload) -> Modes {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{DIRECTORY_MODE, DurableError, FILE_MODE};
+use super::DurableError;
+use crate::domain::modes::{DirectoryMode, FileMode};
 
 /// An open directory and the path it was opened by, for messages.
 #[derive(Debug)]
@@ -56,11 +57,16 @@ impl Dir {
         Self { fd, path: path.to_owned() }
     }
 
-    /// Opens a directory and makes what is missing of its path, 0700 and durable.
+    /// Opens a directory and makes what is missing of its path, durable: itself with `mode`, and with `parents_mode` what
+    /// leads to it.
     ///
     /// # Errors
     /// When a part of the path is no directory, or cannot be made or synced.
-    pub fn create_all(path: &Path) -> Result<Self, DurableError> {
+    pub fn create_all(
+        path: &Path,
+        mode: DirectoryMode,
+        parents_mode: DirectoryMode,
+    ) -> Result<Self, DurableError> {
         match Self::open(path) {
             Err(error) if error.class() == super::ErrorClass::Missing => {}
             opened => return opened,
@@ -69,8 +75,8 @@ impl Dir {
             return Self::open(path);
         };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        let parent = Self::create_all(parent)?;
-        parent.make(name)?;
+        let parent = Self::create_all(parent, parents_mode, parents_mode)?;
+        parent.make(name, mode)?;
         parent.sync()?;
         Self::open(path)
     }
@@ -94,27 +100,33 @@ impl Dir {
         }
     }
 
-    /// Opens the directory `name` in this one, made 0700 where it is missing; its name is durable on return.
+    /// Opens the directory `name` in this one, made with `mode` where it is missing; its name is durable on return.
     ///
     /// # Errors
     /// When `name` is something else than a directory, or cannot be made, opened or synced.
-    pub fn make_child(&self, name: &str) -> Result<Self, DurableError> {
-        self.make(OsStr::new(name))?;
+    pub fn make_child(&self, name: &str, mode: DirectoryMode) -> Result<Self, DurableError> {
+        self.make(OsStr::new(name), mode)?;
         // Also where it was there before: whoever made it may have died before this.
         self.sync()?;
         let missing = || DurableError::new("open folder", self.path.join(name), Errno::NOENT);
         self.child(name)?.ok_or_else(missing)
     }
 
-    fn make(&self, name: &OsStr) -> Result<(), DurableError> {
+    fn make(&self, name: &OsStr, mode: DirectoryMode) -> Result<(), DurableError> {
         let failed = |errno| DurableError::new("make folder", self.path.join(name), errno);
-        let mode = Mode::from_raw_mode(DIRECTORY_MODE);
-        match fs::mkdirat(&self.fd, name, mode) {
-            // A umask may have taken bits away. An existing folder keeps the mode that its owner gave it.
-            Ok(()) => fs::chmodat(&self.fd, name, mode, AtFlags::empty()).map_err(failed),
+        match fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode.bits())) {
+            Ok(()) => self.settle_mode(name, mode).map_err(failed),
+            // An existing folder keeps the mode that its owner gave it.
             Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed(errno)),
         }
+    }
+
+    /// Gives a folder that was just made the bits that a umask or a default ACL has kept from it.
+    fn settle_mode(&self, name: &OsStr, mode: DirectoryMode) -> rustix::io::Result<()> {
+        let found = fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let chmod = |mode| fs::chmodat(&self.fd, name, mode, AtFlags::empty());
+        correct(Mode::from_raw_mode(found.st_mode), Mode::from_raw_mode(mode.bits()), chmod)
     }
 
     /// Makes the names in this directory durable.
@@ -257,27 +269,27 @@ impl Dir {
     /// # Errors
     /// When it is there, or cannot be made or synced.
     pub fn create_empty(&self, name: &str) -> Result<(), DurableError> {
-        drop(self.create_file(name)?);
+        drop(self.create_file(name, FileMode::PRIVATE)?);
         self.sync()
     }
 
-    /// Creates the file `name`, 0600 whatever the umask, open for reading and writing; there must be none yet.
-    pub(super) fn create_file(&self, name: &str) -> Result<File, DurableError> {
+    /// Creates the file `name`, open for reading and writing; there must be none yet.
+    pub(super) fn create_file(&self, name: &str, mode: FileMode) -> Result<File, DurableError> {
         let failed = |errno| DurableError::new("create", self.path.join(name), errno);
-        let mode = Mode::from_raw_mode(FILE_MODE);
+        let mode = Mode::from_raw_mode(mode.bits());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fs::openat(&self.fd, name, flags, mode).map_err(failed)?;
-        close_to_others(&fd).map_err(failed)?;
+        settle_file_mode(&fd, mode).map_err(failed)?;
         Ok(File::from(fd))
     }
 
-    /// Creates a file without a name, 0600 whatever the umask, open for reading and writing. It is gone when it is closed.
-    pub(super) fn create_unnamed_file(&self) -> Result<File, DurableError> {
+    /// Creates a file without a name, open for reading and writing. It is gone when it is closed.
+    pub(super) fn create_unnamed_file(&self, mode: FileMode) -> Result<File, DurableError> {
         let failed = |errno| DurableError::new("create a file in", &self.path, errno);
-        let mode = Mode::from_raw_mode(FILE_MODE);
+        let mode = Mode::from_raw_mode(mode.bits());
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         let fd = fs::openat(&self.fd, ".", flags, mode).map_err(failed)?;
-        close_to_others(&fd).map_err(failed)?;
+        settle_file_mode(&fd, mode).map_err(failed)?;
         Ok(File::from(fd))
     }
 
@@ -292,15 +304,20 @@ impl Dir {
         }
     }
 
-    /// Opens the regular file `name` for reading and writing.
-    pub(super) fn open_file(&self, name: &str) -> Result<File, DurableError> {
+    /// Opens the regular file `name` for reading and writing, and gives it this mode; `None` where it is somebody else's, so
+    /// that its mode cannot be changed.
+    pub(super) fn open_file(&self, name: &str, mode: FileMode) -> Result<Option<File>, DurableError> {
         let failed = |errno| DurableError::new("open", self.path.join(name), errno);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = fs::openat(&self.fd, name, flags, Mode::empty()).map_err(failed)?;
         let stat = fs::fstat(&fd).map_err(failed)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(File::from(fd)),
-            _ => Err(failed(Errno::ISDIR)),
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(failed(Errno::ISDIR));
+        }
+        match settle_file_mode(&fd, Mode::from_raw_mode(mode.bits())) {
+            Ok(()) => Ok(Some(File::from(fd))),
+            Err(Errno::PERM) => Ok(None),
+            Err(errno) => Err(failed(errno)),
         }
     }
 
@@ -313,9 +330,26 @@ impl Dir {
 
 /// A umask may have taken bits away from a new file, or a default ACL given it some. Only then is there something to change,
 /// which would cost an update of the inode.
-fn close_to_others(file: &OwnedFd) -> rustix::io::Result<()> {
-    let mode = Mode::from_raw_mode(FILE_MODE);
+fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
     if Mode::from_raw_mode(fs::fstat(file)?.st_mode) == mode { Ok(()) } else { fs::fchmod(file, mode) }
+}
+
+/// Changes the mode of a new folder where its permission bits are not the wanted ones. In a setgid folder the kernel has made
+/// it setgid too, so that what is made in it has the same group: a change that leaves the bit out would clear it, and one
+/// that has it may be forbidden (`RestrictSUIDSGID=` of systemd says EPERM). Of the two the permissions matter more.
+fn correct(
+    found: Mode,
+    wanted: Mode,
+    chmod: impl Fn(Mode) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    if found & (Mode::RWXU | Mode::RWXG | Mode::RWXO) == wanted {
+        return Ok(());
+    }
+    let setgid = found & Mode::SGID;
+    match chmod(wanted | setgid) {
+        Err(Errno::PERM) if !setgid.is_empty() => chmod(wanted),
+        changed => changed,
+    }
 }
 
 impl AsFd for Dir {
@@ -345,11 +379,77 @@ mod tests {
     fn missing_folders_are_made_for_the_owner_alone() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b/c");
-        let dir = Dir::create_all(&path).unwrap();
-        dir.make_child("d").unwrap();
+        let dir = Dir::create_all(&path, DirectoryMode::PRIVATE, DirectoryMode::PRIVATE).unwrap();
+        dir.make_child("d", DirectoryMode::PRIVATE).unwrap();
         for made in ["a", "a/b", "a/b/c", "a/b/c/d"] {
             assert_eq!(mode(&root.path().join(made)), 0o700, "{made}");
         }
+    }
+
+    #[test]
+    fn a_folder_and_what_leads_to_it_have_the_modes_that_are_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let shared = DirectoryMode::try_new(0o750).unwrap();
+        Dir::create_all(&root.path().join("a/b"), DirectoryMode::PRIVATE, shared).unwrap();
+        let dir = Dir::create_all(&root.path().join("a/c"), shared, DirectoryMode::PRIVATE).unwrap();
+        dir.make_child("d", shared).unwrap();
+        for (made, expected) in [("a", 0o750), ("a/b", 0o700), ("a/c", 0o750), ("a/c/d", 0o750)] {
+            assert_eq!(mode(&root.path().join(made)), expected, "{made}");
+        }
+    }
+
+    #[test]
+    fn folders_below_a_setgid_one_inherit_the_bit_and_keep_it() {
+        let root = tempfile::tempdir().unwrap();
+        let set = |name: &str, bits| {
+            std::fs::set_permissions(root.path().join(name), std::fs::Permissions::from_mode(bits)).unwrap();
+        };
+        set(".", 0o2700);
+        let dir = Dir::open(root.path()).unwrap();
+        let shared = DirectoryMode::try_new(0o750).unwrap();
+        dir.make_child("a", shared).unwrap().make_child("b", shared).unwrap();
+        assert_eq!([mode(&root.path().join("a")), mode(&root.path().join("a/b"))], [0o2750, 0o2750]);
+        // As a umask of 077 would have left it.
+        set("a", 0o2700);
+        dir.settle_mode(OsStr::new("a"), shared).unwrap();
+        assert_eq!(mode(&root.path().join("a")), 0o2750);
+    }
+
+    #[test]
+    fn a_mode_is_changed_only_where_it_is_wrong_and_the_setgid_bit_given_up_only_where_it_is_forbidden() {
+        let bits = |bits| Mode::from_raw_mode(bits);
+        let changes = |found, refused: &[u32], says| {
+            let asked = std::cell::RefCell::new(Vec::new());
+            let outcome = correct(bits(found), bits(0o750), |mode| {
+                asked.borrow_mut().push(mode.as_raw_mode());
+                if refused.contains(&mode.as_raw_mode()) { Err(says) } else { Ok(()) }
+            });
+            (asked.into_inner(), outcome)
+        };
+        assert_eq!(changes(0o40750, &[], Errno::PERM), (vec![], Ok(())));
+        assert_eq!(changes(0o42750, &[], Errno::PERM), (vec![], Ok(())));
+        assert_eq!(changes(0o40700, &[], Errno::PERM), (vec![0o750], Ok(())));
+        assert_eq!(changes(0o42700, &[], Errno::PERM), (vec![0o2750], Ok(())));
+        assert_eq!(changes(0o42700, &[0o2750], Errno::PERM), (vec![0o2750, 0o750], Ok(())));
+        assert_eq!(changes(0o42700, &[0o2750], Errno::IO), (vec![0o2750], Err(Errno::IO)));
+        assert_eq!(changes(0o40700, &[0o750], Errno::PERM), (vec![0o750], Err(Errno::PERM)));
+    }
+
+    #[test]
+    fn a_file_has_the_mode_that_is_asked_for_from_its_beginning_and_when_it_is_opened_again() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let shared = FileMode::try_new(0o640).unwrap();
+        drop(dir.create_file("shared", shared).unwrap());
+        let unnamed = dir.create_unnamed_file(shared).unwrap();
+        assert!(dir.name_file(&unnamed, "unnamed").unwrap());
+        for name in ["shared", "unnamed"] {
+            assert_eq!(mode(&root.path().join(name)), 0o640, "{name}");
+        }
+        dir.open_file("shared", FileMode::PRIVATE).unwrap().unwrap();
+        assert_eq!(mode(&root.path().join("shared")), 0o600);
+        dir.create_empty("private").unwrap();
+        assert_eq!(mode(&root.path().join("private")), 0o600);
     }
 
     #[test]
@@ -358,7 +458,7 @@ mod tests {
         let path = root.path().join("shared");
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o750)).unwrap();
-        Dir::open(root.path()).unwrap().make_child("shared").unwrap();
+        Dir::open(root.path()).unwrap().make_child("shared", DirectoryMode::PRIVATE).unwrap();
         assert_eq!(mode(&path), 0o750);
     }
 
@@ -370,7 +470,11 @@ mod tests {
         let dir = Dir::open(root.path()).unwrap();
         for name in ["link", "file"] {
             assert_eq!(dir.child(name).unwrap_err().class(), ErrorClass::WrongKind, "{name}");
-            assert_eq!(dir.make_child(name).unwrap_err().class(), ErrorClass::WrongKind, "{name}");
+            assert_eq!(
+                dir.make_child(name, DirectoryMode::PRIVATE).unwrap_err().class(),
+                ErrorClass::WrongKind,
+                "{name}"
+            );
         }
     }
 
@@ -381,12 +485,12 @@ mod tests {
         std::fs::create_dir(root.path().join("folder")).unwrap();
         std::os::unix::fs::symlink("file", root.path().join("link")).unwrap();
         fs::mknodat(&dir, "pipe", FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        io::Write::write_all(&mut dir.create_file("file").unwrap(), b"12345").unwrap();
+        io::Write::write_all(&mut dir.create_file("file", FileMode::PRIVATE).unwrap(), b"12345").unwrap();
         assert!(matches!(dir.entry("file").unwrap(), Entry::Regular(_, 5)));
         assert!(matches!(dir.entry("nothing").unwrap(), Entry::Absent));
         for name in ["folder", "link", "pipe"] {
             assert!(matches!(dir.entry(name).unwrap(), Entry::Other), "{name}");
-            assert!(dir.open_file(name).is_err(), "{name}");
+            assert!(dir.open_file(name, FileMode::PRIVATE).is_err(), "{name}");
         }
         assert_eq!(dir.names().unwrap(), ["file", "folder", "link", "pipe"]);
     }

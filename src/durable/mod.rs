@@ -6,6 +6,9 @@
 //!
 //! Every name is resolved against an open directory, and symbolic links are not followed below the directory that the
 //! operator named.
+//!
+//! What is made here has exactly the mode that was asked for, whatever the umask; the group, and a folder's setgid bit, are
+//! those that the kernel takes from a setgid folder above.
 
 mod directory;
 mod error;
@@ -16,8 +19,3 @@ pub use directory::{Dir, Entry, Identity};
 pub use error::{DurableError, ErrorClass};
 pub use partial::{CommitFailure, DataSync, Named, Partial, Synced};
 pub use publish::{NoOverwrite, probe_unnamed};
-
-/// Mode of every file: the owner alone.
-const FILE_MODE: u32 = 0o600;
-/// Mode of every directory: the owner alone.
-const DIRECTORY_MODE: u32 = 0o700;

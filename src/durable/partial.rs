@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::publish::Published;
 use super::{Dir, DurableError, NoOverwrite};
+use crate::domain::modes::FileMode;
 
 /// Bytes read at a time when a file is hashed from disk.
 const READ_BYTES: usize = 256 * 1024;
@@ -91,9 +92,9 @@ impl Partial {
     ///
     /// # Errors
     /// When it cannot be created.
-    pub fn create(dir: &Arc<Dir>, name: &str) -> Result<Self, DurableError> {
+    pub fn create(dir: &Arc<Dir>, name: &str, mode: FileMode) -> Result<Self, DurableError> {
         dir.remove(name)?;
-        Ok(Self(Working::new(dir, name, true, dir.create_file(name)?)))
+        Ok(Self(Working::new(dir, name, true, dir.create_file(name, mode)?)))
     }
 
     /// Creates a working file without a name: it is gone when it is dropped, also by a crash, unless it was kept or
@@ -101,19 +102,26 @@ impl Partial {
     ///
     /// # Errors
     /// When it cannot be created.
-    pub fn create_unnamed(dir: &Arc<Dir>, name: &str) -> Result<Self, DurableError> {
-        Ok(Self(Working::new(dir, name, false, dir.create_unnamed_file()?)))
+    pub fn create_unnamed(dir: &Arc<Dir>, name: &str, mode: FileMode) -> Result<Self, DurableError> {
+        Ok(Self(Working::new(dir, name, false, dir.create_unnamed_file(mode)?)))
     }
 
-    /// Opens the working file `name` and cuts it to its first `keep_bytes`; `None` where it is missing or shorter.
+    /// Opens the working file `name`, gives it this mode and cuts it to its first `keep_bytes`; `None` where it is missing,
+    /// shorter, or somebody else's.
     ///
     /// # Errors
     /// When it is there and cannot be opened or cut.
-    pub fn reopen(dir: &Arc<Dir>, name: &str, keep_bytes: u64) -> Result<Option<Self>, DurableError> {
+    pub fn reopen(
+        dir: &Arc<Dir>,
+        name: &str,
+        keep_bytes: u64,
+        mode: FileMode,
+    ) -> Result<Option<Self>, DurableError> {
         if !dir.exists(name)? {
             return Ok(None);
         }
-        let mut partial = Self(Working::new(dir, name, true, dir.open_file(name)?));
+        let Some(file) = dir.open_file(name, mode)? else { return Ok(None) };
+        let mut partial = Self(Working::new(dir, name, true, file));
         let length = partial.0.file.metadata().map_err(|error| partial.io_error("look at", &error))?.len();
         if length < keep_bytes {
             return Ok(None);
@@ -346,7 +354,7 @@ mod tests {
     }
 
     fn synced(dir: &Arc<Dir>, bytes: &[u8]) -> Synced {
-        let mut partial = Partial::create(dir, ".work").unwrap();
+        let mut partial = Partial::create(dir, ".work", FileMode::PRIVATE).unwrap();
         partial.write(bytes).unwrap();
         partial.sync().unwrap()
     }
@@ -414,7 +422,7 @@ mod tests {
     fn a_file_without_a_name_leaves_nothing_behind_and_takes_no_name_that_is_taken() {
         let (root, dir) = dir();
         let unnamed = |bytes: &[u8]| {
-            let mut partial = Partial::create_unnamed(&dir, ".work").unwrap();
+            let mut partial = Partial::create_unnamed(&dir, ".work", FileMode::PRIVATE).unwrap();
             partial.write(bytes).unwrap();
             assert!(partial.checkpoint().is_none(), "nobody could find its bytes again");
             partial.start_writing_back();
@@ -435,7 +443,7 @@ mod tests {
             (vec!["final".to_owned()], b"whole".to_vec())
         );
         unnamed(b"12345").keep().unwrap();
-        let mut kept = Partial::reopen(&dir, ".work", 3).unwrap().unwrap();
+        let mut kept = Partial::reopen(&dir, ".work", 3, FileMode::PRIVATE).unwrap().unwrap();
         kept.write(b"x").unwrap();
         assert_eq!(std::fs::read(root.path().join(".work")).unwrap(), b"123x");
     }
@@ -444,7 +452,7 @@ mod tests {
     fn a_group_is_settled_together_or_not_at_all() {
         let (_root, dir) = dir();
         let named = |name: &str, way| {
-            let partial = Partial::create_unnamed(&dir, ".work").unwrap();
+            let partial = Partial::create_unnamed(&dir, ".work", FileMode::PRIVATE).unwrap();
             partial.sync().unwrap().name(name, way).unwrap()
         };
         Named::settle(vec![named("a", NoOverwrite::Rename), named("b", NoOverwrite::Link)]).unwrap();
@@ -461,7 +469,7 @@ mod tests {
     #[test]
     fn a_checkpoint_syncs_while_more_is_written() {
         let (root, dir) = dir();
-        let mut partial = Partial::create(&dir, ".work").unwrap();
+        let mut partial = Partial::create(&dir, ".work", FileMode::PRIVATE).unwrap();
         partial.preallocate(1 << 20).unwrap();
         partial.write(b"12345").unwrap();
         let first = partial.checkpoint().unwrap();
@@ -475,9 +483,12 @@ mod tests {
     fn a_partial_is_continued_from_where_it_is_trusted() {
         let (root, dir) = dir();
         synced(&dir, b"12345678").keep().unwrap();
-        assert!(Partial::reopen(&dir, ".work", 9).unwrap().is_none(), "shorter than recorded");
-        assert!(Partial::reopen(&dir, ".other", 1).unwrap().is_none());
-        let mut partial = Partial::reopen(&dir, ".work", 5).unwrap().unwrap();
+        assert!(
+            Partial::reopen(&dir, ".work", 9, FileMode::PRIVATE).unwrap().is_none(),
+            "shorter than recorded"
+        );
+        assert!(Partial::reopen(&dir, ".other", 1, FileMode::PRIVATE).unwrap().is_none());
+        let mut partial = Partial::reopen(&dir, ".work", 5, FileMode::PRIVATE).unwrap().unwrap();
         let mut seen = Vec::new();
         partial.read(5, &mut |bytes| seen.extend_from_slice(bytes)).unwrap();
         assert_eq!(seen, b"12345");

@@ -4,6 +4,7 @@ use rustix::fs::{self, AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Dir, DurableError, ErrorClass};
+use crate::domain::modes::FileMode;
 
 /// How a rename that never replaces a file is done here. There is no fallback to a plain rename.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +48,8 @@ impl NoOverwrite {
         for name in PROBE_NAMES {
             dir.remove(name)?;
         }
-        drop(dir.create_file(working)?);
-        drop(dir.create_file(occupied)?);
+        drop(dir.create_file(working, FileMode::PRIVATE)?);
+        drop(dir.create_file(occupied, FileMode::PRIVATE)?);
         let refuses = self.publish(dir, working, occupied);
         if !matches!(refuses, Ok(Published::Occupied)) {
             return unsupported_or(refuses);
@@ -87,7 +88,7 @@ impl NoOverwrite {
 pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
     let name = PROBE_NAMES[0];
     dir.remove(name)?;
-    let named = dir.create_unnamed_file().and_then(|file| dir.name_file(&file, name));
+    let named = dir.create_unnamed_file(FileMode::PRIVATE).and_then(|file| dir.name_file(&file, name));
     let found = dir.remove(name)?;
     match named {
         Ok(named) => Ok(named && found),

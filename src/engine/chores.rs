@@ -146,11 +146,12 @@ mod tests {
     use super::*;
     use crate::domain::part::Sha256;
     use crate::domain::resume::{ResumePoint, StrongEtag};
+    use crate::sink::SinkSettings;
 
     #[test]
     fn a_resume_point_whose_bytes_are_gone_saves_no_room() {
         let root = tempfile::tempdir().unwrap();
-        let (sink, _) = LocalSink::open(&root.path().join("exports"), None, 0).unwrap();
+        let (sink, _) = LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
         let etag = StrongEtag::parse("\"v1\"").unwrap();
         let part = PartOrder {
             key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },

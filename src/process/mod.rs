@@ -7,3 +7,4 @@ pub mod runtimes;
 pub mod service;
 pub mod signals;
 pub mod telemetry;
+pub mod umask;

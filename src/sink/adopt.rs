@@ -12,6 +12,7 @@ use super::{Mismatch, SinkError};
 use crate::domain::checksum::Check;
 use crate::domain::ids::{ExportId, FileId, ProjectName};
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE};
+use crate::domain::modes::FileMode;
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::resume::ResumablePart;
 use crate::durable::{Dir, DurableError, Entry, ErrorClass};
@@ -58,7 +59,7 @@ impl LocalSink {
         }
         remove_leftovers(&dir, &names, &kept)?;
         for (key, declared_bytes) in listed.iter().filter(|(key, _)| names.contains(&key.file_name())) {
-            match adopt(&dir, key, *declared_bytes)? {
+            match adopt(&dir, key, *declared_bytes, self.settings().modes.file)? {
                 Adoption::Ours(part) => prepared.adopted.push(part),
                 Adoption::Foreign(found) => prepared.conflicts.push((key.clone(), found)),
                 Adoption::Nothing => {}
@@ -103,7 +104,12 @@ enum Adoption {
 /// A file of ours gets its final name only after its length and every promised checksum were checked, so one that is left
 /// by a crash is adopted by its length; without a declared length the first byte has to do. A file that is not ours by
 /// owner and mode proves nothing by its length: the part is fetched, and the commit compares the contents.
-fn adopt(dir: &Dir, key: &PartKey, declared_bytes: Option<u64>) -> Result<Adoption, DurableError> {
+fn adopt(
+    dir: &Dir,
+    key: &PartKey,
+    declared_bytes: Option<u64>,
+    mode: FileMode,
+) -> Result<Adoption, DurableError> {
     let name = key.file_name();
     let (file, length) = match dir.entry(&name)? {
         Entry::Absent => return Ok(Adoption::Nothing),
@@ -114,7 +120,7 @@ fn adopt(dir: &Dir, key: &PartKey, declared_bytes: Option<u64>) -> Result<Adopti
         let found = format!("{name} is there with {length} bytes, the api declares {declared}");
         return Ok(Adoption::Foreign(found));
     }
-    if !is_ours(&file).map_err(|errno| dir.failed("look at", errno))? {
+    if !is_ours(&file, mode).map_err(|errno| dir.failed("look at", errno))? {
         return Ok(Adoption::Nothing);
     }
     let (sha256, first) = hash(dir, &name, &file, length)?;
@@ -133,11 +139,14 @@ fn adopt(dir: &Dir, key: &PartKey, declared_bytes: Option<u64>) -> Result<Adopti
     }))
 }
 
-/// Whether a file looks as this program makes them: owned by its user, and closed to everybody else.
-fn is_ours(file: &std::fs::File) -> Result<bool, Errno> {
+/// Whether a file looks as this program makes them: owned by its user, and either of exactly the configured mode or closed to
+/// everybody else, as it is where an earlier run was configured so. One that is open in any other way was made by something
+/// else of the same user, such as a copy under a usual umask.
+fn is_ours(file: &std::fs::File, mode: FileMode) -> Result<bool, Errno> {
     let stat = fstat(file)?;
-    let open_to_others = Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO);
-    Ok(stat.st_uid == geteuid().as_raw() && !open_to_others)
+    let found = Mode::from_raw_mode(stat.st_mode);
+    let looks_ours = found == Mode::from_raw_mode(mode.bits()) || !found.intersects(Mode::RWXG | Mode::RWXO);
+    Ok(stat.st_uid == geteuid().as_raw() && looks_ours)
 }
 
 /// The SHA-256 of a file on disk, and its first byte.

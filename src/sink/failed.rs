@@ -30,7 +30,9 @@ impl LocalSink {
         let dir = self.make_export_dir(&root, project, export)?;
         self.tidy(&dir, project, export)?;
         remove_ours(&dir, export, Some(bytes))?;
-        match write_named(&dir, FAILED_FILE, bytes, no_overwrite).map_err(SinkError::below)? {
+        match write_named(&dir, FAILED_FILE, bytes, self.settings().modes.file, no_overwrite)
+            .map_err(SinkError::below)?
+        {
             Named::Written => Ok(()),
             Named::Occupied if content(&dir)?.as_deref() == Some(bytes) => Ok(dir.sync()?),
             Named::Occupied => Err(foreign(&dir)),

@@ -1,8 +1,8 @@
 //! The download directory: finding it, telling it from an empty mount point, and the folders of exports in it.
 //!
 //! # Durable order of one part
-//! 0. Make the folders of project and export, fsync each parent.
-//! 1. Create the partial beside its final place, 0600 whatever the umask: a small part without a name (`O_TMPFILE`), where
+//! 0. Make the folders of project and export, with the modes of the settings whatever the umask, fsync each parent.
+//! 1. Create the partial beside its final place, with the mode that it keeps: a small part without a name (`O_TMPFILE`), where
 //!    the file system can; else `O_EXCL`, `O_NOFOLLOW`, with room reserved for all of it.
 //! 2. Append, counting and hashing. Of a large part the bytes so far are synced now and then, the first time with the
 //!    folder, and a record then says how many they are and what their SHA-256 is.
@@ -30,11 +30,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use super::SinkError;
 use super::marker::{MARKER_FILE, MAX_MARKER_BYTES, MarkerId};
 use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::modes::{FileMode, Modes};
 use crate::domain::part::PartKey;
 use crate::durable::{
     CommitFailure, Dir, DurableError, Entry, ErrorClass, NoOverwrite, Partial, probe_unnamed,
@@ -45,6 +46,15 @@ const CHECK_FILE: &str = ".batch-export-watcher.check";
 /// Written to find out whether the disk takes bytes: one block of most file systems.
 const CHECK_BYTES: [u8; 4096] = [b' '; 4096];
 
+/// What a running sink can be told to do otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SinkSettings {
+    /// Free space that is never used.
+    pub reserve_bytes: u64,
+    /// Modes of the files and folders of exports. What is there already keeps its own.
+    pub modes: Modes,
+}
+
 /// The download directory. Cheap to clone; every operation blocks, and begins by looking for the marker.
 #[derive(Debug, Clone)]
 pub struct LocalSink(Arc<Inner>);
@@ -53,7 +63,7 @@ pub struct LocalSink(Arc<Inner>);
 struct Inner {
     directory: PathBuf,
     marker: MarkerId,
-    reserve_bytes: u64,
+    settings: RwLock<SinkSettings>,
     no_overwrite: OnceLock<NoOverwrite>,
     /// Whether working files can do without a name, once that is found out.
     unnamed: Mutex<Option<bool>>,
@@ -95,8 +105,8 @@ pub(super) struct Reservation {
 
 impl LocalSink {
     /// Opens the download directory. `known` is the marker that the state has for it: where there is none, the
-    /// directory is made (0700, parents too) and marked, or its marker adopted; a known one is never made again.
-    /// `reserve_bytes` of free space are never used.
+    /// directory is made and marked, or its marker adopted; a known one is never made again. What is missing of its path
+    /// gets its mode, too: who may enter it has to get there.
     ///
     /// # Errors
     /// When a new directory cannot be made or marked, or its file system cannot do what step 5 needs. That a known
@@ -104,13 +114,13 @@ impl LocalSink {
     pub fn open(
         directory: &Path,
         known: Option<MarkerId>,
-        reserve_bytes: u64,
+        settings: SinkSettings,
     ) -> Result<(Self, Opened), SinkError> {
         let sink = |marker| {
             Self(Arc::new(Inner {
                 directory: directory.to_owned(),
                 marker,
-                reserve_bytes,
+                settings: RwLock::new(settings),
                 no_overwrite: OnceLock::new(),
                 unnamed: Mutex::default(),
                 in_flight: Mutex::default(),
@@ -118,7 +128,8 @@ impl LocalSink {
             }))
         };
         let Some(marker) = known else {
-            let root = Arc::new(Dir::create_all(directory)?);
+            let mode = settings.modes.directory;
+            let root = Arc::new(Dir::create_all(directory, mode, mode)?);
             let no_overwrite = probe(&root)?;
             let (marker, written) = mark(&root, no_overwrite)?;
             let sink = sink(marker);
@@ -144,10 +155,21 @@ impl LocalSink {
         &self.0.directory
     }
 
+    /// Other settings for this sink and all its clones, for what is begun from now on. The process's umask has to let the
+    /// modes through, or folders may lose the setgid bit that they inherit.
+    pub fn reconfigure(&self, settings: SinkSettings) {
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// A copy, so that nobody who works on the disk holds up [`LocalSink::reconfigure`].
+    pub(super) fn settings(&self) -> SinkSettings {
+        *self.0.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Free space that is never used.
     #[must_use]
     pub fn reserve_bytes(&self) -> u64 {
-        self.0.reserve_bytes
+        self.settings().reserve_bytes
     }
 
     /// Bytes that this process may still use, the reserve included.
@@ -166,7 +188,7 @@ impl LocalSink {
     pub fn disk_check(&self, room_bytes: u64) -> Result<(), SinkError> {
         let root = Arc::new(self.root()?);
         self.check_reserve(&root, room_bytes)?;
-        let mut partial = Partial::create(&root, CHECK_FILE)?;
+        let mut partial = Partial::create(&root, CHECK_FILE, FileMode::PRIVATE)?;
         match partial.write(&CHECK_BYTES) {
             Ok(()) => partial.sync()?.discard(),
             Err(error) => {
@@ -213,7 +235,7 @@ impl LocalSink {
 
     /// Whether the free space is above the reserve, also when these bytes are written.
     pub(super) fn check_reserve(&self, dir: &Dir, needed_bytes: u64) -> Result<(), SinkError> {
-        let (free_bytes, reserve_bytes) = (dir.free_bytes()?, self.0.reserve_bytes);
+        let (free_bytes, reserve_bytes) = (dir.free_bytes()?, self.reserve_bytes());
         if free_bytes > reserve_bytes.saturating_add(needed_bytes) {
             return Ok(());
         }
@@ -247,8 +269,9 @@ impl LocalSink {
             self.folders().insert(folder, Arc::downgrade(&dir));
             return Ok(dir);
         }
-        let made = root.make_child(project.as_str()).map_err(SinkError::below)?;
-        let dir = made.make_child(export.as_str()).map(Arc::new).map_err(SinkError::below)?;
+        let mode = self.settings().modes.directory;
+        let made = root.make_child(project.as_str(), mode).map_err(SinkError::below)?;
+        let dir = made.make_child(export.as_str(), mode).map(Arc::new).map_err(SinkError::below)?;
         self.folders().insert(folder, Arc::downgrade(&dir));
         Ok(dir)
     }
@@ -312,9 +335,10 @@ pub(super) fn write_named(
     dir: &Arc<Dir>,
     name: &str,
     bytes: &[u8],
+    mode: FileMode,
     no_overwrite: NoOverwrite,
 ) -> Result<Named, DurableError> {
-    let mut partial = Partial::create(dir, &working_name(name))?;
+    let mut partial = Partial::create(dir, &working_name(name), mode)?;
     if let Err(error) = partial.write(bytes) {
         partial.discard();
         return Err(error);
@@ -358,7 +382,8 @@ fn read_marker(root: &Dir) -> Result<Found, DurableError> {
 fn mark(root: &Arc<Dir>, no_overwrite: NoOverwrite) -> Result<(MarkerId, Named), SinkError> {
     if let Found::Nothing = read_marker(root)? {
         let marker = MarkerId::random().map_err(|errno| root.failed("draw a random marker for", errno))?;
-        let written = write_named(root, MARKER_FILE, marker.to_file().as_bytes(), no_overwrite)?;
+        let written =
+            write_named(root, MARKER_FILE, marker.to_file().as_bytes(), FileMode::PRIVATE, no_overwrite)?;
         if written == Named::Written {
             return Ok((marker, Named::Written));
         }

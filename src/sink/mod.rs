@@ -16,7 +16,7 @@ pub use adopt::Prepared;
 pub use commit::FinishedPart;
 pub use digest::{Digests, Mismatch};
 pub use error::{CommitError, SinkError};
-pub use local::{LocalSink, Opened};
+pub use local::{LocalSink, Opened, SinkSettings};
 pub use marker::{MARKER_FILE, MarkerId, MarkerIdError};
 pub use part_writer::{Armed, Checkpoint, PartWriter};
 pub use seal::{OnDisk, Recovered, Sealed};

@@ -97,9 +97,9 @@ impl LocalSink {
         let name = working_name(&key.file_name());
         let kept = match plan {
             Plan::FromStart => None,
-            Plan::Continue(point) => {
-                Partial::reopen(&dir, &name, point.bytes).map_err(SinkError::below)?.map(|kept| (kept, point))
-            }
+            Plan::Continue(point) => Partial::reopen(&dir, &name, point.bytes, self.settings().modes.file)
+                .map_err(SinkError::below)?
+                .map(|kept| (kept, point)),
         };
         let (partial, plan, bytes) = match kept {
             Some((partial, point)) => (partial, plan.clone(), point.bytes),
@@ -132,10 +132,11 @@ impl LocalSink {
         name: &str,
         declared_bytes: Option<u64>,
     ) -> Result<Partial, SinkError> {
+        let mode = self.settings().modes.file;
         let partial = if is_small(declared_bytes) && self.takes_unnamed(dir) {
-            Partial::create_unnamed(dir, name)
+            Partial::create_unnamed(dir, name, mode)
         } else {
-            Partial::create(dir, name)
+            Partial::create(dir, name, mode)
         };
         partial.map_err(SinkError::below)
     }

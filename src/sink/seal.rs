@@ -55,7 +55,9 @@ impl LocalSink {
         let no_overwrite = self.no_overwrite(&root)?;
         let dir = self.make_export_dir(&root, project, export)?;
         self.tidy(&dir, project, export)?;
-        match write_named(&dir, MANIFEST_FILE, bytes, no_overwrite).map_err(SinkError::below)? {
+        match write_named(&dir, MANIFEST_FILE, bytes, self.settings().modes.file, no_overwrite)
+            .map_err(SinkError::below)?
+        {
             Named::Written => Ok(Sealed::Written),
             Named::Occupied => {
                 settle(&dir, bytes)?;

@@ -1,6 +1,7 @@
 //! The sink on real files: the durable order, and every shape in which a crash can leave a folder.
 
 mod disks;
+mod modes;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +26,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let root = tempfile::tempdir().unwrap();
-    let (sink, _) = LocalSink::open(&root.path().join("exports"), None, 0).unwrap();
+    let (sink, _) = LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
     Bench { root, sink, project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() }
 }
 
@@ -485,18 +486,22 @@ fn the_failure_notice_is_ours_to_replace_and_to_remove_and_nobody_elses() {
 fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     let root = tempfile::tempdir().unwrap();
     let (path, aside) = (root.path().join("a/exports"), root.path().join("aside"));
-    let (_, Opened::Created(marker)) = LocalSink::open(&path, None, 0).unwrap() else {
+    let (_, Opened::Created(marker)) = LocalSink::open(&path, None, SinkSettings::default()).unwrap() else {
         panic!("not created")
     };
-    assert_eq!(LocalSink::open(&path, None, 0).unwrap().1, Opened::Adopted(marker), "the state was lost");
-    let (sink, opened) = LocalSink::open(&path, Some(marker), 0).unwrap();
+    assert_eq!(
+        LocalSink::open(&path, None, SinkSettings::default()).unwrap().1,
+        Opened::Adopted(marker),
+        "the state was lost"
+    );
+    let (sink, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
     assert_eq!(opened, Opened::Known);
     let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
     let mv =
         |from: &Path, to: &Path| assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success());
 
     mv(&path, &aside);
-    let (late, opened) = LocalSink::open(&path, Some(marker), 0).unwrap();
+    let (late, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
     assert!(matches!(&opened, Opened::Away(words) if words.contains("not mounted?")), "{opened:?}");
     for sink in [&sink, &late] {
         assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })));
@@ -516,7 +521,7 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "another disk");
     put(&path.join(MARKER_FILE), b"");
     assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "a damaged marker");
-    assert!(matches!(LocalSink::open(&path, None, 0), Err(SinkError::Marker { .. })));
+    assert!(matches!(LocalSink::open(&path, None, SinkSettings::default()), Err(SinkError::Marker { .. })));
     fs::remove_dir_all(&path).unwrap();
     mv(&aside, &path);
     late.disk_check(0).unwrap();

@@ -23,6 +23,7 @@ pub use error::StoreError;
 pub use record::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState};
 pub use writer::{StoreEvent, Write, run_writer};
 
+use crate::domain::modes::DirectoryMode;
 use crate::durable::{Dir, Entry};
 
 /// File name of the database in the state directory.
@@ -134,7 +135,7 @@ impl Store {
 
 /// Makes the state's folder, and the database as an empty file: SQLite itself would not make it 0600.
 fn make_place(directory: &Path) -> Result<(), StoreError> {
-    let dir = Dir::create_all(directory)?;
+    let dir = Dir::create_all(directory, DirectoryMode::PRIVATE, DirectoryMode::PRIVATE)?;
     match dir.entry(DATABASE_FILE)? {
         Entry::Regular(..) => Ok(()),
         Entry::Other => Err(StoreError::NotAFile { path: directory.join(DATABASE_FILE) }),

@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("durable", 1),
     ("api", 2),
     ("config", 2),
+    ("control", 2),
     ("fetch", 2),
     ("process", 2),
     ("sink", 2),

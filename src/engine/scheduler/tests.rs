@@ -17,6 +17,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::WatchEvent;
 use crate::fetch::{StoreClient, StorePolicy};
 use crate::process::runtimes::TransferRuntimes;
+use crate::sink::SinkSettings;
 use crate::transport::testing::tls;
 
 /// A scheduler whose API answers nothing: the tests bring the answers.
@@ -29,7 +30,7 @@ pub(super) struct Rig {
 
 pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
     let folder = tempfile::tempdir().unwrap();
-    let (sink, _) = LocalSink::open(folder.path(), None, 0).unwrap();
+    let (sink, _) = LocalSink::open(folder.path(), None, SinkSettings::default()).unwrap();
     let download_lock = Arc::new(LateLock::new(folder.path().join("lock")));
     download_lock.ensure().unwrap();
     let base_url: url::Url = "http://127.0.0.1:1/2.11".parse().unwrap();

@@ -10,7 +10,12 @@ use crate::domain::resume::{Plan, ResumePoint};
 #[test]
 fn the_reserve_is_not_touched() {
     let root = tempfile::tempdir().unwrap();
-    let (sink, _) = LocalSink::open(root.path(), None, u64::MAX).unwrap();
+    let (sink, _) = LocalSink::open(
+        root.path(),
+        None,
+        SinkSettings { reserve_bytes: u64::MAX, ..SinkSettings::default() },
+    )
+    .unwrap();
     assert!(matches!(sink.disk_check(0), Err(SinkError::Reserve { .. })));
     let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
     let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart, None).unwrap();
@@ -46,7 +51,7 @@ impl Drop for SmallDisk {
 #[test]
 fn a_full_disk_keeps_what_was_written_and_heals() {
     let Some(disk) = SmallDisk::mount("size=256k,mode=700") else { return };
-    let (sink, _) = LocalSink::open(disk.0.path(), None, 0).unwrap();
+    let (sink, _) = LocalSink::open(disk.0.path(), None, SinkSettings::default()).unwrap();
     let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
     put(&disk.0.path().join("ballast"), &[0; 100 * 1024]);
     let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart, None).unwrap();
@@ -79,7 +84,7 @@ fn a_full_disk_keeps_what_was_written_and_heals() {
 #[test]
 fn no_inodes_and_a_read_only_disk_are_the_disks_fault() {
     let Some(disk) = SmallDisk::mount("size=1m,nr_inodes=8,mode=700") else { return };
-    let (sink, opened) = LocalSink::open(disk.0.path(), None, 0).unwrap();
+    let (sink, opened) = LocalSink::open(disk.0.path(), None, SinkSettings::default()).unwrap();
     let Opened::Created(marker) = opened else { panic!("{opened:?}") };
     for number in 0..8 {
         drop(fs::File::create(disk.0.path().join(format!("ballast-{number}"))));
@@ -93,7 +98,7 @@ fn no_inodes_and_a_read_only_disk_are_the_disks_fault() {
     assert!(
         matches!(&error, SinkError::Disk(error) if error.class() == crate::durable::ErrorClass::ReadOnly)
     );
-    let (late, opened) = LocalSink::open(disk.0.path(), Some(marker), 0).unwrap();
+    let (late, opened) = LocalSink::open(disk.0.path(), Some(marker), SinkSettings::default()).unwrap();
     assert_eq!(opened, Opened::Known, "a start on a read-only disk waits for it to heal");
     remount("remount,rw");
     for number in 0..3 {
