@@ -11,6 +11,7 @@ mod holds;
 mod interruptions;
 mod lifecycle;
 mod liveness;
+mod modes;
 mod redirects;
 mod shutdown;
 mod simulator;
