@@ -16,7 +16,7 @@
 //! | 2 | [`store`] | what is known across restarts: SQLite |
 //! | 2 | [`config`] | TOML in, types out, every fault with file, line and key |
 //! | 2 | [`control`] | the control socket: how the command line talks to the running daemon |
-//! | 2 | [`process`] | locks, signals, service manager, logs, runtimes, core dumps |
+//! | 2 | [`process`] | locks, signals, service manager, logs, runtimes, umask, core dumps |
 //! | 1 | [`transport`] | what both HTTP clients share; the one place that sends |
 //! | 1 | [`durable`] | the one place that makes working files, renames and syncs |
 //! | 1 | [`exit`] | exit codes |

@@ -124,7 +124,9 @@ async fn the_group_of_a_setgid_directory_reads_and_nobody_else_does_anything() {
     let place = tempfile::tempdir().unwrap();
     set_mode(place.path(), 0o711);
     let program = place.path().join("batch-export-watcher");
-    fs::copy(env!("CARGO_BIN_EXE_batch-export-watcher"), &program).unwrap();
+    // By another process: a file that is open for writing in one that forks cannot be run for a moment.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_batch-export-watcher")).arg(&program).status();
+    assert!(copied.unwrap().success());
     set_mode(&program, 0o755);
     for umask in ["077", "000", "022"] {
         comes_home_for_the_group(&program, umask).await;
@@ -142,7 +144,7 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
     let watcher = start_as_service(&solo, program, umask);
     let folder = solo.home.export(SHOP, "export_1");
     eventually("some of a large part", || watcher.partial_bytes(&folder).contains(&1_000_000)).await;
-    let partial = fs::metadata(folder.join(".part-00002-file_2.json.partial")).unwrap();
+    let partial = fs::metadata(folder.join(".part-00002-file_2.json.partial")).expect("a partial");
     assert_eq!((partial.mode() & 0o7777, partial.gid()), (0o640, READER.gid), "umask {umask}: the partial");
     solo.sim.release("file_2");
     solo.settled(watcher, 1).await;
@@ -155,7 +157,7 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
         assert!(folder.join(name).exists(), "umask {umask}: {name} in {found:#?}");
     }
     for (path, mode) in &found {
-        let expected = match path.strip_prefix(&downloads).unwrap().components().count() {
+        let expected = match path.strip_prefix(&downloads).expect("in there").components().count() {
             // The marker and the lock are nobody's business.
             1 if path.is_file() => 0o600,
             _ if path.is_dir() => 0o2750,
@@ -169,7 +171,11 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
         let seen =
             READER.does(look, path).unwrap_or_else(|| panic!("umask {umask}: {} is shut", path.display()));
         if path.is_file() {
-            assert!(seen == fs::read(path).unwrap(), "umask {umask}: {} reads otherwise", path.display());
+            assert!(
+                seen == fs::read(path).expect("root reads it"),
+                "umask {umask}: {} reads otherwise",
+                path.display()
+            );
         }
         let harm: &[&str] = if path.is_dir() {
             &[
