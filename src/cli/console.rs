@@ -4,10 +4,12 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use indicatif::MultiProgress;
+use tracing::Level;
 
 use super::{Cli, Command};
 use crate::exit;
-use crate::process::telemetry::{self, LogTarget};
+use crate::process::journal;
+use crate::process::telemetry::{self, LogFormat, LogTarget};
 
 /// What of the terminal this run uses.
 #[derive(Debug, Clone)]
@@ -26,7 +28,8 @@ pub fn start_console(cli: &Cli) -> Console {
     };
     let bars = (watched && io::stderr().is_terminal()).then(MultiProgress::new);
     let target = bars.clone().map_or(LogTarget::Stderr, LogTarget::Above);
-    telemetry::init(cli.log_format, target, std::env::var("RUST_LOG").ok().as_deref());
+    let format = LogFormat::choose(cli.log_format, journal::takes_stderr());
+    telemetry::init(format, target, std::env::var("RUST_LOG").ok().as_deref());
     Console { bars }
 }
 
@@ -35,11 +38,15 @@ pub(super) fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-/// Prints lines to standard error as they are, for messages that are meant for whoever typed the command.
+/// Prints lines to standard error as they are, for messages that are meant for whoever typed the command; the journal is
+/// told that they are errors.
 pub(super) fn complain(text: &str) {
-    let mut stderr = io::stderr().lock();
-    let _ = stderr.write_all(text.trim_end().as_bytes());
-    let _ = stderr.write_all(b"\n");
+    let mut lines = text.trim_end().as_bytes().to_vec();
+    lines.push(b'\n');
+    if journal::takes_stderr() {
+        lines = journal::with_priority(Level::ERROR, &lines);
+    }
+    let _ = io::stderr().lock().write_all(&lines);
 }
 
 /// The daemon gave an answer that does not belong to the question. Returns the exit code for that.

@@ -31,9 +31,10 @@ const DEFAULT_CONFIG: &str = "/etc/batch-export-watcher/config.toml";
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How log lines on standard error look.
-    #[arg(long, value_enum, global = true, default_value = "text")]
-    log_format: LogFormat,
+    /// How the log is written: text and json go to standard error; without this option it is journald where standard
+    /// error is systemd's journal, and text elsewhere.
+    #[arg(long, value_enum, global = true)]
+    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 
 pub mod descriptors;
 pub mod hardening;
+pub mod journal;
 pub mod lock;
 pub mod runtimes;
 pub mod service;

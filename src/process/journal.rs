@@ -1,0 +1,131 @@
+//! The journal of systemd: whether standard error leads there, and log events as entries with fields of their own.
+//!
+//! Entries go to the journal's socket one by one, by its path, so that a journal that is restarted is found again. While
+//! its queue is full the sender waits, as one that writes lines to the journal's stream does.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::fstat;
+use tracing::Level;
+use tracing_journald::{Layer, Priority, PriorityMappings};
+
+/// The facility "daemon" of syslog, which is what systemd gives to the lines of a service.
+const DAEMON: &str = "3";
+
+/// An open file as `$JOURNAL_STREAM` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stream {
+    device: u64,
+    inode: u64,
+}
+
+impl Stream {
+    /// Reads `device:inode`, both decimal.
+    fn parse(text: &str) -> Option<Self> {
+        let (device, inode) = text.split_once(':')?;
+        Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+    }
+
+    fn of(file: impl AsFd) -> io::Result<Self> {
+        let stat = fstat(file)?;
+        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
+/// Whether the journal takes what is written to standard error.
+#[must_use]
+pub fn takes_stderr() -> bool {
+    std::env::var("JOURNAL_STREAM").is_ok_and(|named| names(&named, io::stderr()))
+}
+
+/// The variable alone proves nothing: whoever is started with another standard error inherits it.
+fn names(journal_stream: &str, file: impl AsFd) -> bool {
+    Stream::parse(journal_stream)
+        .is_some_and(|named| Stream::of(file).is_ok_and(|descriptor| named == descriptor))
+}
+
+/// Makes an entry of each event, or tells why the journal cannot be reached. Our fields keep their names, in upper case.
+pub(super) fn layer() -> io::Result<Layer> {
+    let priorities = PriorityMappings {
+        error: priority(Level::ERROR),
+        warn: priority(Level::WARN),
+        info: priority(Level::INFO),
+        debug: priority(Level::DEBUG),
+        trace: priority(Level::TRACE),
+    };
+    let layer = Layer::new()?
+        .with_field_prefix(None)
+        .with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned())
+        .with_custom_fields([("SYSLOG_FACILITY", DAEMON)])
+        .with_priority_mappings(priorities);
+    Ok(layer)
+}
+
+/// Puts `<N>` before each line, by which the journal knows the priority of a line from its stream.
+#[must_use]
+pub fn with_priority(level: Level, text: &[u8]) -> Vec<u8> {
+    let prefix = [b'<', priority(level) as u8, b'>'];
+    text.split_inclusive(|byte| *byte == b'\n').flat_map(|line| [&prefix, line].concat()).collect()
+}
+
+fn priority(level: Level) -> Priority {
+    match level {
+        Level::ERROR => Priority::Error,
+        Level::WARN => Priority::Warning,
+        Level::INFO => Priority::Informational,
+        Level::DEBUG | Level::TRACE => Priority::Debug,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_is_two_decimal_numbers() {
+        assert_eq!(Stream::parse("8:24713"), Some(Stream { device: 8, inode: 24713 }));
+        let largest = format!("{0}:{0}", u64::MAX);
+        assert_eq!(Stream::parse(&largest), Some(Stream { device: u64::MAX, inode: u64::MAX }));
+        for nonsense in [
+            "",
+            ":",
+            "8",
+            "8:",
+            ":8",
+            "8:9:10",
+            "8;9",
+            " 8:9",
+            "8:9\n",
+            "-8:9",
+            "0x8:9",
+            "8:18446744073709551616",
+        ] {
+            assert_eq!(Stream::parse(nonsense), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn the_stream_has_to_be_the_very_file() {
+        let (one, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let metadata = one.metadata().unwrap();
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        let named = format!("{device}:{inode}");
+        assert!(names(&named, &one));
+        assert!(!names(&named, &other));
+        assert!(!names(&format!("{}:{inode}", device + 1), &one));
+        assert!(!names(&format!("{device}:{}", inode + 1), &one));
+        assert!(!names("", &one));
+    }
+
+    #[test]
+    fn every_line_has_its_priority() {
+        assert_eq!(with_priority(Level::ERROR, b"one\ntwo\n"), b"<3>one\n<3>two\n");
+        let levels = [Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+        let prefixed = levels.map(|level| with_priority(level, b"word"));
+        assert_eq!(prefixed, [b"<4>word", b"<6>word", b"<7>word", b"<7>word"]);
+        assert_eq!(with_priority(Level::INFO, b""), b"");
+    }
+}
