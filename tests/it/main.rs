@@ -9,6 +9,7 @@ mod disk;
 mod happy;
 mod holds;
 mod interruptions;
+mod journald;
 mod lifecycle;
 mod liveness;
 mod modes;

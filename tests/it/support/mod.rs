@@ -4,6 +4,7 @@ pub(crate) mod fault_proxy;
 pub(crate) mod fuse;
 pub(crate) mod home;
 pub(crate) mod http;
+pub(crate) mod journal;
 pub(crate) mod observer;
 pub(crate) mod process;
 pub(crate) mod scene;
