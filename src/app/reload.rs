@@ -143,7 +143,8 @@ impl Reloader {
                     tracing::error!("reload refused, the configuration in force goes on: {fault}");
                 }
                 let cause = faults.lines().next().unwrap_or_default().to_owned();
-                self.tell(Control::ReloadRefused { cause }).await;
+                // The service manager hears why before it hears that it is over.
+                drop(self.ask(|reply| Control::ReloadRefused { cause, reply }).await);
                 Verdict::Refused { faults }
             }
         };
@@ -237,13 +238,9 @@ impl Reloader {
 
     async fn ask<T>(&self, control: impl FnOnce(oneshot::Sender<T>) -> Control) -> Result<T, ReloadError> {
         let (reply, answer) = oneshot::channel();
-        self.tell(control(reply)).await;
-        answer.await.map_err(|_| ReloadError::Stopping)
-    }
-
-    async fn tell(&self, control: Control) {
         // A scheduler that is gone drops what it is told.
-        drop(self.engine.send(control).await);
+        drop(self.engine.send(control(reply)).await);
+        answer.await.map_err(|_| ReloadError::Stopping)
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Control {
     ReloadRefused {
         /// Why, in one line.
         cause: String,
+        /// Hears that this is known.
+        reply: oneshot::Sender<()>,
     },
     /// This is in force from now on.
     Reload {

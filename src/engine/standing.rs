@@ -14,6 +14,8 @@ pub struct Standing {
     pub whole: usize,
     /// Exports that failed.
     pub failed: usize,
+    /// Whether a poll is under way.
+    pub polling: bool,
     /// How long until the next poll; `None` where none is due.
     pub next_poll: Option<Duration>,
     /// What everything or a project waits for, in words.
@@ -53,7 +55,9 @@ impl fmt::Display for Standing {
                 write!(f, ", {count} {word}")?;
             }
         }
-        if let Some(wait) = self.next_poll.filter(|_| !self.draining) {
+        if self.polling && !self.draining {
+            f.write_str(", polling now")?;
+        } else if let Some(wait) = self.next_poll.filter(|_| !self.draining) {
             write!(f, ", next poll in {}", rounded(wait))?;
         }
         for wait in &self.waits {
@@ -90,6 +94,8 @@ mod tests {
             ..Standing::default()
         };
         assert_eq!(standing.to_string(), "watching 12 exports, 2 downloading, next poll in 8 s");
+        let standing = Standing { polling: true, ..standing };
+        assert_eq!(standing.to_string(), "watching 12 exports, 2 downloading, polling now");
         let refusal = Some("c.toml:3: api.base_url: is not a url".to_owned());
         let standing = Standing {
             watching: 1,

@@ -14,6 +14,8 @@ mod lifecycle;
 mod liveness;
 mod modes;
 mod redirects;
+mod reload;
+mod service;
 mod shutdown;
 mod simulator;
 mod slow_disk;

@@ -1,6 +1,5 @@
 //! Signals, locks, deadlines, exit codes: how a run ends, and who else may run.
 
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use batch_export_watcher::exit;
@@ -225,33 +224,5 @@ async fn a_crashed_instance_leaves_no_lock_behind() {
     let mut watcher = solo.start();
     watcher.wait_for_log(|line| line.contains("\"running\"")).await;
     watcher.signal(Signal::TERM);
-    assert_eq!(ended(&mut watcher).await.0, i32::from(exit::DONE));
-}
-
-/// The next words for the service manager.
-async fn told(socket: &tokio::net::UnixDatagram) -> String {
-    let mut buffer = [0; 512];
-    let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
-    let length = received.expect("a word in time").expect("a datagram");
-    String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
-}
-
-#[tokio::test]
-async fn the_service_manager_hears_of_the_start_and_of_the_stop() {
-    let solo = Solo::new(vec![pending("export_1")]).await;
-    let path = solo.home.path().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let socket = tokio::net::UnixDatagram::from_std(socket).unwrap();
-    let mut command = solo.home.command("run", &[]);
-    command.env("NOTIFY_SOCKET", &path);
-    let mut watcher = Watcher::spawn(command);
-    assert_eq!(told(&socket).await, "READY=1");
-    assert!(solo.home.path().join("state/lock").exists(), "the lock comes first");
-    let mut second = solo.home.command("run", &[]);
-    second.env("NOTIFY_SOCKET", &path);
-    assert_eq!(Watcher::spawn(second).wait().await.0, i32::from(exit::UNFINISHED));
-    watcher.signal(Signal::TERM);
-    assert_eq!(told(&socket).await, "STOPPING=1", "and nothing from the instance that was refused");
     assert_eq!(ended(&mut watcher).await.0, i32::from(exit::DONE));
 }

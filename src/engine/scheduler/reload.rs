@@ -29,10 +29,12 @@ impl Scheduler {
                 self.reloading = true;
                 let _ = reply.send(self.known());
             }
-            Control::ReloadRefused { cause } => {
+            Control::ReloadRefused { cause, reply } => {
                 self.reloading = false;
                 self.reloads.refused += 1;
                 self.reloads.refusal = Some(cause);
+                self.tell_status();
+                let _ = reply.send(());
             }
             Control::Reload { reload, reply } => {
                 self.reloading = false;

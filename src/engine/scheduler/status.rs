@@ -82,6 +82,7 @@ impl Scheduler {
             downloading: downloading.len(),
             whole,
             failed,
+            polling: !self.polls.is_empty(),
             next_poll: next_poll.map(|(at, _)| at.saturating_sub(now)),
             waits: self.waits(now),
             draining: self.draining.is_some(),

@@ -1,0 +1,348 @@
+//! Another configuration while the daemon runs: what is new starts, what is gone stops, nothing in flight is cut, and a file
+//! with a fault changes nothing.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use batch_export_watcher::exit;
+use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
+use rustix::process::Signal;
+
+use super::support::process::{Output, Watcher};
+use super::support::scene::{project_key, scene, seen, told};
+use super::support::solo::{PROJECT_KEY, SHOP, Solo};
+use super::support::{eventually, move_to};
+
+/// Only who asks is heard.
+const BY_HAND: &str = "[reload]\nwatch = false";
+/// Changed files are noticed at once.
+const WATCHED: &str = "[reload]\ninterval = \"20ms\"";
+
+fn file(id: &str) -> SimFile {
+    SimFile::generated(id, 1, 100_000)
+}
+
+fn second_file(id: &str) -> SimFile {
+    SimFile::generated(id, 2, 100_000)
+}
+
+fn held(file: SimFile) -> SimFile {
+    file.on_fetch(Serving::well().held())
+}
+
+fn pending(id: &str) -> SimExport {
+    SimExport::new(id, vec![ViewStep::status("RUNNING")])
+}
+
+async fn ran(solo: &Solo, subcommand: &str, arguments: &[&str]) -> (i32, Output) {
+    Watcher::spawn(solo.home.command(subcommand, arguments)).wait().await
+}
+
+/// Reloads, and says in which words it was done.
+async fn reload(solo: &Solo) -> String {
+    let (code, output) = ran(solo, "reload", &[]).await;
+    assert_eq!((code, output.stdout.len()), (0, 1), "{output:?}");
+    output.stdout[0].clone()
+}
+
+async fn running(solo: &Solo) -> Watcher {
+    let watcher = solo.start();
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    watcher
+}
+
+#[tokio::test]
+async fn exports_that_come_start_and_exports_that_go_stop() {
+    let exports =
+        vec![pending("export_1"), pending("export_2"), SimExport::finished("export_3", vec![file("file_3")])];
+    let mut solo = Solo::new(exports).await.with(BY_HAND);
+    solo.home.set_exports(SHOP, &["export_1", "export_2"]);
+    let watcher = running(&solo).await;
+    solo.wait_for(|seen| seen.iter().any(|view| view.is_view_of("export_1"))).await;
+    solo.home.set_exports(SHOP, &["export_3", "export_2"]);
+    solo.home.write_config();
+    watcher.signal(Signal::HUP);
+    watcher
+        .wait_for_log(|line| line.contains("configuration reloaded: 1 export added, 1 export removed"))
+        .await;
+    let asked = solo.views("export_1").len();
+    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_3").await;
+    solo.home.assert_whole(SHOP, "export_3", &[&file("any").content]);
+    let polls = solo.views("export_2").len();
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_2")).count() >= polls + 5).await;
+    assert!(solo.views("export_1").len() <= asked + 1, "it is asked for no more");
+    let (_, output) = ran(&solo, "status", &[]).await;
+    assert!(output.stdout[0].starts_with("watching 1 export, 1 whole"), "{output:?}");
+}
+
+#[tokio::test]
+async fn what_is_in_flight_comes_to_its_end_and_nothing_more_is_begun() {
+    let files = vec![held(file("file_1")), second_file("file_2")];
+    let mut solo = Solo::finished(files).await.with(BY_HAND).with("[download]\nmax_parts = 1");
+    let watcher = running(&solo).await;
+    solo.wait_for_fetches("file_1", 1).await;
+    solo.home.set_exports(SHOP, &[]);
+    assert_eq!(reload(&solo).await, "configuration reloaded: 1 export removed");
+    solo.sim.release("file_1");
+    watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == 1).await;
+    assert!(solo.links("file_2").is_empty(), "a part of an export that is gone was begun");
+    // Until it is forgotten it is counted.
+    let mut sentence = String::new();
+    while sentence != "nothing left to watch" {
+        sentence = ran(&solo, "status", &[]).await.1.stdout.remove(0);
+    }
+    solo.home.set_exports(SHOP, &["export_1"]);
+    assert_eq!(reload(&solo).await, "configuration reloaded: 1 export added");
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file("any").content, &second_file("any").content]);
+    assert_eq!((solo.fetches("file_1").len(), solo.fetches("file_2").len()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_export_that_comes_back_while_it_retires_goes_on_where_it_is() {
+    let files = vec![held(file("file_1")), second_file("file_2")];
+    let mut solo = Solo::finished(files).await.with(BY_HAND).with("[download]\nmax_parts = 1");
+    let watcher = running(&solo).await;
+    solo.wait_for_fetches("file_1", 1).await;
+    solo.home.set_exports(SHOP, &[]);
+    reload(&solo).await;
+    solo.home.set_exports(SHOP, &["export_1"]);
+    assert_eq!(reload(&solo).await, "configuration reloaded: 1 export added");
+    let views = solo.views("export_1").len();
+    solo.sim.release("file_1");
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file("any").content, &second_file("any").content]);
+    assert_eq!((solo.fetches("file_1").len(), solo.fetches("file_2").len()), (1, 1));
+    assert_eq!(solo.views("export_1").len(), views, "what was known is not asked for again");
+}
+
+#[tokio::test]
+async fn a_file_with_a_fault_changes_nothing_and_is_told_with_file_line_and_key() {
+    let mut solo = Solo::new(vec![pending("export_1"), pending("export_2")]).await.with(BY_HAND);
+    let watcher = running(&solo).await;
+    solo.home.set_exports(SHOP, &["export_2"]);
+    solo.home.merge("[poll]\nmax_interval = \"5 seconds\"");
+    let (code, output) = ran(&solo, "reload", &[]).await;
+    assert_eq!(code, i32::from(exit::CONFIGURATION), "{output:?}");
+    let text = fs::read_to_string(solo.home.config_path()).unwrap();
+    let line = 1 + text.lines().position(|line| line.starts_with("max_interval")).unwrap();
+    let place = format!("config.toml:{line}: poll.max_interval: ");
+    assert!(output.stderr[0].contains(&place), "{output:?}");
+    let log = watcher.wait_for_log(|line| line.contains("reload refused")).await;
+    assert!(log.contains(&place), "{log}");
+    let polls = solo.views("export_1").len();
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() >= polls + 2).await;
+    let (code, output) = ran(&solo, "status", &[]).await;
+    assert_eq!(code, 0);
+    assert!(
+        output.stdout[0].contains("the last reload was refused: ") && output.stdout[0].contains(&place),
+        "{output:?}"
+    );
+    solo.home.merge("[poll]\nmax_interval = \"5s\"");
+    assert_eq!(reload(&solo).await, "configuration reloaded: 1 export removed");
+    assert!(!ran(&solo, "status", &[]).await.1.stdout[0].contains("refused"));
+}
+
+#[tokio::test]
+async fn what_takes_a_restart_is_refused_whole() {
+    let mut solo = Solo::new(vec![pending("export_1")]).await.with(BY_HAND);
+    let _watcher = running(&solo).await;
+    solo.home.merge("[download]\ndirectory = \"elsewhere\"");
+    let (code, output) = ran(&solo, "reload", &[]).await;
+    assert_eq!(code, i32::from(exit::CONFIGURATION));
+    assert!(
+        output.stderr[0].contains("download.directory: another download directory takes a restart"),
+        "{output:?}"
+    );
+    assert!(!solo.home.path().join("elsewhere").exists());
+}
+
+#[tokio::test]
+async fn a_storm_of_signals_is_one_reload() {
+    let mut solo = Solo::new(vec![pending("export_1"), pending("export_2")]).await.with(BY_HAND);
+    solo.home.set_exports(SHOP, &["export_1"]);
+    let watcher = running(&solo).await;
+    solo.home.set_exports(SHOP, &["export_1", "export_2"]);
+    solo.home.write_config();
+    for _ in 0..100 {
+        watcher.signal(Signal::HUP);
+    }
+    watcher.wait_for_log(|line| line.contains("configuration reloaded: 1 export added")).await;
+    assert_eq!(reload(&solo).await, "configuration reloaded: nothing has changed");
+    let reloads = told(&watcher.output(), "INFO", "configuration reloaded");
+    assert_eq!(reloads.len(), 2, "the storm's, and the one that was asked for: {reloads:#?}");
+}
+
+#[tokio::test]
+async fn changed_limits_apply_to_what_waits_already() {
+    let exports = vec![
+        pending("export_1"),
+        SimExport::finished("export_2", vec![held(file("file_1")), held(second_file("file_2"))]),
+    ];
+    let slow = "[poll]\nmin_interval = \"1h\"\nmax_interval = \"1h\"\n[download]\nmax_parts = 1";
+    let mut solo = Solo::new(exports).await.with(BY_HAND).with(slow);
+    let watcher = running(&solo).await;
+    solo.wait_for_fetches("file_1", 1).await;
+    solo.wait_for(|seen| seen.iter().any(|view| view.is_view_of("export_1") && view.ended_at.is_some()))
+        .await;
+    let fast = "[poll]\nmin_interval = \"20ms\"\nmax_interval = \"50ms\"\n[download]\nmax_parts = 2\nfile_mode = \"0640\"";
+    solo.home.merge(fast);
+    assert_eq!(reload(&solo).await, "configuration reloaded: settings changed");
+    solo.wait_for_fetches("file_2", 1).await;
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() >= 3).await;
+    solo.sim.release("file_1");
+    solo.sim.release("file_2");
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    assert_eq!(solo.fetches("file_1").len(), 1, "nothing in flight is cut");
+    assert_eq!(solo.home.tree()["shop/export_2/manifest.json"], 0o640);
+}
+
+#[tokio::test]
+async fn a_changed_key_file_is_noticed_and_ends_the_pause_of_its_project() {
+    let solo = Solo::new(vec![pending("export_1")]).await.with(WATCHED).with("[retry]\nmax = \"1h\"");
+    let watcher = running(&solo).await;
+    solo.sim.rotate_key(PROJECT_KEY, "another-key-of-the-shop").unwrap();
+    watcher.wait_for_log(|line| line.contains("the api refuses the rest api key")).await;
+    solo.home.write_key(SHOP, "another-key-of-the-shop");
+    watcher.wait_for_log(|line| line.contains("configuration reloaded: 1 key changed")).await;
+    watcher.wait_for_log(|line| line.contains("the rest api key is accepted again")).await;
+    let log = watcher.output().stderr.join("\n");
+    assert!(!log.contains("another-key"), "{log}");
+}
+
+#[tokio::test]
+async fn ids_that_are_appended_and_files_that_are_swapped_behind_a_link_are_noticed() {
+    let finished =
+        |number: u32| SimExport::finished(&format!("export_{number}"), vec![file(&format!("file_{number}"))]);
+    let mut solo = Solo::new((1..=3).map(finished).collect()).await.with(WATCHED);
+    solo.home.set_exports(SHOP, &[]);
+    for (version, ids) in [("v1", "export_1\n"), ("v2", "export_1\nexport_2\nexport_3\n")] {
+        fs::create_dir(solo.home.path().join(version)).unwrap();
+        solo.home.write(&format!("{version}/ids.txt"), ids);
+    }
+    let path = |name: &str| solo.home.path().join(name);
+    symlink("v1", path("..data")).unwrap();
+    symlink("..data/ids.txt", path("ids.txt")).unwrap();
+    let mut command = solo.home.command("run", &[]);
+    let text = fs::read_to_string(solo.home.config_path()).unwrap();
+    solo.home.write("config.toml", &text.replace("exports = []", "exports_file = \"ids.txt\""));
+    command.kill_on_drop(true);
+    let watcher = Watcher::spawn(command);
+    let whole = async |export: &str| {
+        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+    };
+    whole("export_1").await;
+    solo.home.write("v1/ids.txt", "export_1\nexport_2\n");
+    whole("export_2").await;
+    symlink("v2", path("..data_tmp")).unwrap();
+    move_to(path("..data_tmp"), path("..data"));
+    whole("export_3").await;
+    let (code, _) = ran_as_it_is(&solo, "status").await;
+    assert_eq!(code, 0);
+}
+
+/// As `ran`, with the configuration as it lies there.
+async fn ran_as_it_is(solo: &Solo, subcommand: &str) -> (i32, Output) {
+    let text = fs::read_to_string(solo.home.config_path()).expect("a configuration");
+    let command = solo.home.command(subcommand, &[]);
+    solo.home.write("config.toml", &text);
+    Watcher::spawn(command).wait().await
+}
+
+#[tokio::test]
+async fn a_broken_file_is_tried_once_and_its_next_version_again() {
+    let mut solo = Solo::new(vec![pending("export_1"), pending("export_2")]).await.with(WATCHED);
+    solo.home.set_exports(SHOP, &["export_1"]);
+    let watcher = running(&solo).await;
+    solo.home.write("config.toml", "[[project");
+    watcher.wait_for_log(|line| line.contains("reload refused") && line.contains("config.toml:1")).await;
+    let polls = solo.views("export_1").len();
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() >= polls + 5).await;
+    assert_eq!(told(&watcher.output(), "ERROR", "reload refused").len(), 1, "once is enough");
+    solo.home.set_exports(SHOP, &["export_1", "export_2"]);
+    solo.home.write_config();
+    watcher.wait_for_log(|line| line.contains("configuration reloaded: 1 export added")).await;
+}
+
+#[tokio::test]
+async fn a_running_daemon_takes_a_retry_at_once() {
+    let solo = Solo::new(vec![SimExport::failing("export_1"), pending("export_2")]).await.with(BY_HAND);
+    let watcher = running(&solo).await;
+    watcher.wait_for_log(|line| line.contains("export failed")).await;
+    let notice = solo.home.export(SHOP, "export_1").join("failed.json");
+    assert!(notice.exists());
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file("file_1")])]).unwrap();
+    let (code, output) = ran(&solo, "retry", &["export_1", "export_2"]).await;
+    assert_eq!(code, i32::from(exit::EXPORTS_FAILED), "{output:?}");
+    assert_eq!(output.stdout, ["shop/export_1: watched again"]);
+    assert!(output.stderr[0].starts_with("export_2 is no failed export"), "{output:?}");
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    assert!(!notice.exists());
+    solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
+}
+
+#[tokio::test]
+async fn a_failed_export_that_is_taken_out_and_put_back_is_watched_again() {
+    let mut solo = Solo::new(vec![SimExport::failing("export_1")]).await.with(BY_HAND);
+    let watcher = running(&solo).await;
+    watcher.wait_for_log(|line| line.contains("export failed")).await;
+    let notice = solo.home.export(SHOP, "export_1").join("failed.json");
+    solo.home.set_exports(SHOP, &[]);
+    reload(&solo).await;
+    eventually("the notice is gone", || !notice.exists()).await;
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file("file_1")])]).unwrap();
+    solo.home.set_exports(SHOP, &["export_1"]);
+    reload(&solo).await;
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
+}
+
+#[tokio::test]
+async fn what_is_whole_stays_known_when_it_comes_back() {
+    let mut solo = Solo::finished(vec![file("file_1")]).await.with(BY_HAND);
+    let watcher = running(&solo).await;
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    solo.home.set_exports(SHOP, &[]);
+    reload(&solo).await;
+    let asked = solo.sim.requests().len();
+    solo.home.set_exports(SHOP, &["export_1"]);
+    reload(&solo).await;
+    assert_eq!(ran(&solo, "status", &[]).await.1.stdout, ["nothing left to watch, 1 whole"]);
+    assert_eq!(solo.sim.requests().len(), asked);
+}
+
+#[tokio::test]
+async fn projects_come_and_go() {
+    let finished = |name: &str| {
+        vec![SimExport::finished(&format!("export_{name}"), vec![file(&format!("file_{name}"))])]
+    };
+    let (sim, home) = scene(vec![("a", finished("a")), ("b", vec![pending("export_b")])]).await;
+    let home = home.with(BY_HAND);
+    let watcher = home.start(&[]);
+    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_a").await;
+    seen(&sim, |seen| seen.iter().any(|view| view.is_view_of("export_b"))).await;
+    let both = fs::read_to_string(home.config_path()).unwrap();
+    let (head, projects) = both.split_once("[[project]]").unwrap();
+    let of = |name: &str| {
+        let project =
+            projects.split("[[project]]").find(|project| project.contains(&format!("name = \"{name}\"")));
+        format!("[[project]]{}", project.unwrap())
+    };
+    let third = of("b").replace("name = \"b\"", "name = \"c\"").replace(&project_key("b"), "project_of_c");
+    home.write("config.toml", &format!("{head}{}{}", of("a"), third.replace("export_b", "export_c")));
+    watcher.signal(Signal::HUP);
+    watcher
+        .wait_for_log(|line| {
+            line.contains("1 export added, 1 export removed, 1 project added, 1 project removed")
+        })
+        .await;
+    seen(&sim, |seen| seen.iter().any(|view| view.is_view_of("export_c"))).await;
+    home.write("config.toml", &both.replace("name = \"b\"", "name = \"bee\""));
+    watcher.signal(Signal::HUP);
+    eventually("the second reload", || told(&watcher.output(), "INFO", "configuration reloaded").len() == 2)
+        .await;
+    home.write("config.toml", &both);
+    watcher.signal(Signal::HUP);
+    let refused = watcher.wait_for_log(|line| line.contains("reload refused")).await;
+    assert!(refused.contains("project.name: renaming bee takes a restart"), "{refused}");
+}
