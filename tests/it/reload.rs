@@ -346,3 +346,46 @@ async fn projects_come_and_go() {
     let refused = watcher.wait_for_log(|line| line.contains("reload refused")).await;
     assert!(refused.contains("project.name: renaming bee takes a restart"), "{refused}");
 }
+
+/// Exports come and go at random while they are fetched; at the end all are configured.
+#[tokio::test]
+async fn reloads_at_random_lose_nothing_and_fetch_nothing_twice() {
+    const EXPORTS: usize = 8;
+    const RELOADS: usize = 24;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let id = |number: usize| format!("export_{number}");
+    let files = |number: usize| -> Vec<SimFile> {
+        let part = |part: u64| {
+            SimFile::generated(&format!("file_{number}_{part}"), part, 60_000).with_bytes_per_second(600_000)
+        };
+        (1..=3).map(part).collect()
+    };
+    let exports = (0..EXPORTS).map(|number| SimExport::finished(&id(number), files(number))).collect();
+    let mut solo = Solo::new(exports).await.with(BY_HAND).with("[download]\nmax_parts = 3");
+    let ids: Vec<String> = (0..EXPORTS).map(id).collect();
+    solo.home.set_exports(SHOP, &[]);
+    let watcher = running(&solo).await;
+    for _ in 0..RELOADS {
+        let mut some: Vec<&str> = ids.iter().map(String::as_str).filter(|_| random.bool()).collect();
+        random.shuffle(&mut some);
+        solo.home.set_exports(SHOP, &some);
+        reload(&solo).await;
+    }
+    solo.home.set_exports(SHOP, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    reload(&solo).await;
+    for (number, export) in ids.iter().enumerate() {
+        eventually(&format!("seed {seed}: {export} is whole"), || {
+            solo.home.try_manifest(SHOP, export).is_some()
+        })
+        .await;
+        let files = files(number);
+        solo.home.assert_whole(SHOP, export, &files.iter().map(|file| &file.content).collect::<Vec<_>>());
+        for file in files {
+            let fetched = solo.fetches(&file.id).len();
+            assert_eq!(fetched, 1, "seed {seed}: {} was fetched {fetched} times", file.id);
+        }
+    }
+    let log = watcher.output().stderr.join("\n");
+    assert!(!log.contains("panicked") && !log.contains("will be repeated"), "seed {seed}: {log}");
+}
