@@ -4,7 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::config::{Config, Fingerprint};
+
+/// Longest wait for a look; on a share that hangs it takes as long as it takes, and nobody waits for it.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The files of the configuration, and what they looked like.
 #[derive(Debug)]
@@ -16,13 +21,15 @@ pub(super) struct FileWatch {
     read: Option<Fingerprint>,
     /// What they looked like the last time.
     seen: Option<Fingerprint>,
+    /// The look under way: a share that hangs gets one thread and no more.
+    looking: Option<JoinHandle<Fingerprint>>,
 }
 
 impl FileWatch {
     /// Of files that were read before anybody looked: they count as changed once.
     pub(super) fn new(config: &Config) -> Self {
         let interval = config.reload.watch.then_some(config.reload.interval);
-        Self { interval, files: config.files(), read: None, seen: None }
+        Self { interval, files: config.files(), read: None, seen: None, looking: None }
     }
 
     /// Watches the files of a configuration, in place of those before.
@@ -32,10 +39,16 @@ impl FileWatch {
     }
 
     /// What the files look like. To be asked before they are read: what changes while they are read is found afterwards.
-    pub(super) async fn look(&self) -> Option<Fingerprint> {
-        let files = self.files.clone();
-        // A file that hangs hangs here, and what works goes on meanwhile.
-        tokio::task::spawn_blocking(move || Fingerprint::of(files)).await.ok()
+    /// `None` where that cannot be found out in time. Cancel-safe.
+    pub(super) async fn look(&mut self) -> Option<Fingerprint> {
+        let files = &self.files;
+        let looking = self.looking.get_or_insert_with(|| {
+            let files = files.clone();
+            tokio::task::spawn_blocking(move || Fingerprint::of(files))
+        });
+        let found = tokio::time::timeout(LOOK_TIMEOUT, looking).await.ok()?;
+        self.looking = None;
+        found.ok()
     }
 
     /// The files were read when they looked like this.
