@@ -5,6 +5,7 @@ mod bodies;
 mod configuration;
 mod credentials;
 mod demo;
+mod deployment;
 mod disk;
 mod happy;
 mod holds;
