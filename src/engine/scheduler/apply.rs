@@ -181,6 +181,9 @@ impl Scheduler {
     }
 
     fn park(&mut self, entry: usize, chore: Chore) {
+        if self.entries[entry].retiring && chore == Chore::Prepare {
+            return;
+        }
         self.parked_chores.push((entry, chore));
         if self.timers.due_at(&Timer::Chores).is_none() {
             self.timers.set(Timer::Chores, self.now().saturating_add(DISK_INTERVAL));

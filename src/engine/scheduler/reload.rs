@@ -271,3 +271,85 @@ impl Scheduler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Event;
+    use super::super::tests::{Rig, rig};
+    use super::*;
+    use crate::domain::failure::ViewOutcome;
+    use crate::engine::chores::ChoreEnd;
+
+    impl Rig {
+        /// Takes the exports out of the configuration, and forgets what can be forgotten.
+        fn take_out(&mut self, exports: &[usize]) {
+            self.scheduler.retire(exports);
+            self.scheduler.forget_retired();
+        }
+
+        fn known(&self) -> Vec<usize> {
+            self.scheduler.entries.iter().map(|(entry, _)| entry).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_waits_is_forgotten_at_once_with_everything_that_names_it() {
+        let mut rig = rig(&[3], 8);
+        rig.scheduler.begin();
+        rig.fetching(1, 4);
+        rig.scheduler.timers.set(Timer::View(2), Duration::ZERO);
+        rig.scheduler.apply(Event::Tick);
+        assert_eq!(rig.scheduler.projects[0].ready.len(), 2);
+        rig.take_out(&[0, 1, 2]);
+        assert_eq!(rig.known(), Vec::<usize>::new());
+        assert!(rig.scheduler.projects[0].ready.is_empty() && rig.scheduler.projects[0].exports.is_empty());
+        assert_eq!(rig.scheduler.projects[0].unsettled, 0);
+        let of_exports = |timer: &Timer| matches!(timer, Timer::View(_) | Timer::PartRetry(..));
+        assert_eq!(rig.scheduler.timers.iter().filter(|(_, timer)| of_exports(timer)).count(), 0);
+        rig.scheduler.admit();
+        assert!(rig.scheduler.downloads.is_empty() && rig.scheduler.polls.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_view_under_way_comes_back_once_more_and_begins_nothing() {
+        let mut rig = rig(&[1], 8);
+        rig.scheduler.begin();
+        rig.scheduler.apply(Event::Tick);
+        rig.scheduler.admit();
+        assert_eq!(rig.scheduler.polls.len(), 1);
+        rig.take_out(&[0]);
+        assert_eq!(rig.known(), [0], "its view is under way");
+        let (entry, _) = rig.scheduler.polls.next().await;
+        rig.scheduler.apply(Event::Poll(entry, Ok(ViewOutcome::Fault("gone".to_owned()))));
+        assert!(rig.scheduler.timers.due_at(&Timer::View(0)).is_none());
+        rig.scheduler.forget_retired();
+        assert_eq!(rig.known(), Vec::<usize>::new());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_has_no_room_is_not_waited_for_any_more() {
+        let mut rig = rig(&[1], 8);
+        rig.viewed(0, "SUCCESS", 1);
+        let chore = rig.scheduler.chores.pop_front().unwrap();
+        rig.scheduler.retire(&[0]);
+        let (adopted, conflicts) = (Vec::new(), Vec::new());
+        let end = ChoreEnd::Prepared { adopted, conflicts, needed_bytes: 10, free_bytes: 0 };
+        rig.scheduler.apply(Event::Chore(chore, Ok(end)));
+        assert!(rig.scheduler.parked_chores.is_empty());
+    }
+
+    #[tokio::test]
+    async fn while_a_configuration_is_read_nothing_is_forgotten() {
+        let mut rig = rig(&[1], 8);
+        let (reply, known) = tokio::sync::oneshot::channel();
+        rig.scheduler.controlled(Control::ReloadBegun { reply });
+        assert_eq!(known.await.unwrap().exports.len(), 1);
+        rig.take_out(&[0]);
+        assert_eq!(rig.known(), [0]);
+        let (reply, _) = tokio::sync::oneshot::channel();
+        rig.scheduler.controlled(Control::ReloadRefused { cause: "wrong".to_owned(), reply });
+        rig.scheduler.forget_retired();
+        assert_eq!(rig.known(), Vec::<usize>::new());
+        assert_eq!(rig.scheduler.standing().reloads.refusal.as_deref(), Some("wrong"));
+    }
+}

@@ -78,7 +78,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
 
 impl Rig {
     /// The API reports this status, and this many files.
-    fn viewed(&mut self, entry: usize, status: &str, files: u32) {
+    pub(super) fn viewed(&mut self, entry: usize, status: &str, files: u32) {
         let file = |number| PartListing {
             file_id: format!("file_{entry}_{number}").parse().unwrap(),
             number: Some(number),
