@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 systemd-sysusers batch-export-watcher.conf
 # Whoever has changed owner or mode since is left alone: only the first installation sets them.
 if [ "$1" = 1 ]; then
