@@ -19,7 +19,7 @@ config=/etc/batch-export-watcher/config.toml
 key_file=/etc/batch-export-watcher/batch-rest-key
 drop_in=/etc/systemd/system/$unit.d/test.conf
 # Where consumers of this group find the exports.
-exports=/srv/exports
+exports=/srv/batch-exports
 consumers=consumers
 
 build() {
@@ -286,6 +286,15 @@ test_wrong_configuration() {
     check "the journal names file and key" within 10 journal_has "$config:[0-9]*: download.max_parts"
 }
 
+# The commands for administrators, as README.md has them.
+test_check() {
+    section "check"
+    check "the configuration and the key can be tried beside the service" inside systemd-run --quiet --wait --pipe \
+        -p User=batch-export-watcher -p StateDirectory=batch-export-watcher -p "LoadCredential=batch-rest-key:$key_file" \
+        "$program" check --probe
+    check_is "it says" "# project shop: the api accepts the key" "$(tail -1 "$work/output")"
+}
+
 test_retry() {
     section "retry"
     inside systemctl reset-failed "$unit"
@@ -300,6 +309,16 @@ test_retry() {
 
 # It fails again, as scripted.
 retried() { [ "$(inside journalctl -u "$unit" -o cat --no-pager EXPORT=export_broken | grep -c failed)" -ge 2 ]; }
+
+# A directory that ProtectHome= hides, under another name.
+test_bound_directory() {
+    section "a download directory below /home"
+    inside install -d -o batch-export-watcher -g "$consumers" -m 2750 /home/exports
+    write_drop_in BindPaths=/home/exports:/srv/bound
+    inside sed -i 's|^directory = .*|directory = "/srv/bound"|' "$config"
+    check "the service starts" inside systemctl restart "$unit"
+    check "and has marked it as its own" inside test -e /home/exports/.batch-export-watcher
+}
 
 need_machine
 build
@@ -321,4 +340,6 @@ test_reload
 test_watchdog
 test_wrong_configuration
 test_retry
+test_check
+test_bound_directory
 finish
