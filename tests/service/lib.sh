@@ -13,6 +13,7 @@ root_packages=systemd,systemd-sysv,dbus,ca-certificates,man-db,bash-completion
 
 failures=0
 skipped=0
+finished=
 work=
 machine=bew-service-$$
 nspawn_pid=
@@ -164,6 +165,13 @@ journal() { inside journalctl -u "$unit" -o cat --no-pager; }
 cleanup() {
     local status=$?
     trap - EXIT
+    case $finished$status in
+        yes* | 77 | 130 | 143) ;;
+        *)
+            printf 'FAILED: a step between the checks, with status %s\n' "$status"
+            status=1
+            ;;
+    esac
     if [ -n "$leader" ]; then
         # systemctl poweroff, by a signal to its PID 1.
         kill -s RTMIN+4 "$leader" 2>/dev/null || true
@@ -189,6 +197,7 @@ remove_control_group() {
 
 # The end of a test.
 finish() {
+    finished=yes
     printf '\n%s failed, %s skipped\n' "$failures" "$skipped"
     [ "$failures" = 0 ]
 }
