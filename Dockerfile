@@ -10,6 +10,7 @@ ARG CARGO_NET_OFFLINE=false
 WORKDIR /src
 # The dependencies first, against empty programs: they are built again only when a manifest or the lock file changes.
 COPY Cargo.toml Cargo.lock ./
+COPY xtask/Cargo.toml xtask/
 RUN for manifest in Cargo.toml */Cargo.toml; do \
         if [ -e "$manifest" ]; then \
             sources=$(dirname "$manifest")/src && mkdir "$sources" \
