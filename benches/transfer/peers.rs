@@ -195,6 +195,8 @@ pub(crate) fn our_config(api_base_url: &str, export: &str, in_flight: usize) -> 
         reserve = "0B"
         [state]
         directory = "state"
+        [server]
+        listen = "off"
         [[project]]
         name = "{PROJECT}"
         project_key = "project_of_the_bench"

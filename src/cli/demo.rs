@@ -111,6 +111,8 @@ directory = "exports"
 reserve = "64MiB"
 [state]
 directory = "state"
+[server]
+listen = "127.0.0.1:0"
 [[project]]
 name = "shop"
 project_key = "{DEMO_PROJECT}"

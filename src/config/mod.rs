@@ -14,10 +14,12 @@ mod project;
 mod raw;
 mod restart;
 mod secret;
+mod server;
 mod show;
 mod units;
 mod validate;
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,6 +62,8 @@ pub struct Config {
     pub state_directory: PathBuf,
     /// `[reload]`
     pub reload: ReloadConfig,
+    /// `[server]`
+    pub server: ServerConfig,
     /// `[[project]]`, at least one, in the order of the file; names and keys are unique.
     pub projects: Vec<ProjectConfig>,
     /// What is accepted, but should be looked at; each with file, line and key.
@@ -73,6 +77,8 @@ pub struct Config {
 struct Places {
     download_directory: Option<usize>,
     state_directory: Option<usize>,
+    server_listen: Option<usize>,
+    server_allowed_hosts: Option<usize>,
     /// Of each project.
     names: Vec<usize>,
 }
@@ -92,6 +98,15 @@ pub struct ReloadConfig {
     pub watch: bool,
     /// How often they are looked at.
     pub interval: Duration,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where the status page listens; `None` where it is off. With other than a loopback address there are `allowed_hosts`.
+    pub listen: Option<SocketAddr>,
+    /// Hosts that it may be asked for by besides those of loopback, spelled as [`DownloadConfig::allowed_hosts`].
+    pub allowed_hosts: Vec<String>,
 }
 
 /// `[api]`
@@ -168,6 +183,12 @@ impl Config {
     #[must_use]
     pub fn show(&self) -> String {
         show::render(self)
+    }
+
+    /// Whether the file itself says where the status page listens.
+    #[must_use]
+    pub fn says_where_to_listen(&self) -> bool {
+        self.places.server_listen.is_some()
     }
 
     /// Every file that this was read from: should one of them change, it is worth reading again.

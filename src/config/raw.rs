@@ -13,7 +13,7 @@ use crate::domain::text;
 pub(super) type Text = Spanned<String>;
 
 /// Every table and its keys; what a syntax fault may name without repeating something that was misplaced.
-pub(super) const TABLES: [(&str, &[&str]); 7] = [
+pub(super) const TABLES: [(&str, &[&str]); 8] = [
     ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
     ("poll", &["min_interval", "max_interval", "not_found_grace"]),
     ("retry", &["initial", "max"]),
@@ -33,6 +33,7 @@ pub(super) const TABLES: [(&str, &[&str]); 7] = [
     ),
     ("state", &["directory"]),
     ("reload", &["watch", "interval"]),
+    ("server", &["listen", "allowed_hosts"]),
     (
         "project",
         &[
@@ -57,6 +58,7 @@ pub(super) struct Raw {
     pub(super) download: RawDownload,
     pub(super) state: RawState,
     pub(super) reload: RawReload,
+    pub(super) server: RawServer,
     pub(super) project: Vec<Spanned<RawProject>>,
 }
 
@@ -116,6 +118,14 @@ pub(super) struct RawState {
 pub(super) struct RawReload {
     pub(super) watch: Option<bool>,
     pub(super) interval: Option<Text>,
+}
+
+/// `[server]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawServer {
+    pub(super) listen: Option<Text>,
+    pub(super) allowed_hosts: Vec<Text>,
 }
 
 /// `[[project]]`; what is required is missed in validation, with every other fault.
@@ -269,6 +279,7 @@ mod tests {
             fields_of::<RawDownload>(),
             vec!["directory".to_owned()],
             fields_of::<RawReload>(),
+            fields_of::<RawServer>(),
             project,
         ];
         assert_eq!(fields_of::<Raw>(), TABLES.map(|(table, _)| table));

@@ -5,7 +5,7 @@ use crate::domain::ids::{ProjectKey, ProjectName};
 use super::{Config, ConfigFaults, Fault};
 
 /// What of `next` could only take effect with a restart, if anything: the directories are locked and hold what is under
-/// way, and so do the folders of projects. `name_of` says what a project that is worked on is called.
+/// way, and so do the folders of projects; the status page is bound once. `name_of` says what a project that is worked on is called.
 #[must_use]
 pub fn restart_faults(
     current: &Config,
@@ -22,6 +22,12 @@ pub fn restart_faults(
     }
     if current.state_directory != next.state_directory {
         fault(next.places.state_directory, "state.directory", "another state directory");
+    }
+    if current.server.listen != next.server.listen {
+        fault(next.places.server_listen, "server.listen", "another address of the status page");
+    }
+    if current.server.allowed_hosts != next.server.allowed_hosts {
+        fault(next.places.server_allowed_hosts, "server.allowed_hosts", "another list of hosts");
     }
     for (project, line) in next.projects.iter().zip(&next.places.names) {
         if let Some(name) = name_of(&project.project_key).filter(|name| *name != project.name) {
@@ -57,5 +63,11 @@ mod tests {
         assert!(found[0].starts_with("c.toml:2: project.name: renaming shop takes a restart"), "{found:?}");
         assert!(found[1].starts_with("c.toml:6: download.directory: "), "{found:?}");
         assert!(found[2].starts_with("c.toml:8: state.directory: "), "{found:?}");
+        let server =
+            "[server]\nlisten = \"[::1]:1\"\nallowed_hosts = [\"a\"]\n[download]\ndirectory = \"a\"\n";
+        let found = faults(&format!("{project}{server}"));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("c.toml:6: server.listen: another address"), "{found:?}");
+        assert!(found[1].starts_with("c.toml:7: server.allowed_hosts: another list"), "{found:?}");
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::domain::ids::{ExportId, ProjectName};
 
 use super::secret::KeySource;
+use super::server::OFF;
 use super::units::{format_duration, format_rate, format_size};
 use super::{Config, ProjectConfig};
 
@@ -20,6 +21,7 @@ struct Shown<'a> {
     download: ShownDownload<'a>,
     state: ShownState,
     reload: ShownReload,
+    server: ShownServer<'a>,
     project: Vec<ShownProject<'a>>,
 }
 
@@ -66,6 +68,12 @@ struct ShownState {
 }
 
 #[derive(Serialize)]
+struct ShownServer<'a> {
+    listen: String,
+    allowed_hosts: &'a [String],
+}
+
+#[derive(Serialize)]
 struct ShownReload {
     watch: bool,
     interval: String,
@@ -101,6 +109,7 @@ pub(super) fn render(config: &Config) -> String {
         download,
         state_directory,
         reload,
+        server,
         projects,
         warnings: _,
         places: _,
@@ -132,6 +141,10 @@ pub(super) fn render(config: &Config) -> String {
         },
         state: ShownState { directory: text(state_directory) },
         reload: ShownReload { watch: reload.watch, interval: format_duration(reload.interval) },
+        server: ShownServer {
+            listen: server.listen.map_or_else(|| OFF.to_owned(), |address| address.to_string()),
+            allowed_hosts: &server.allowed_hosts,
+        },
         project: projects.iter().map(shown_project).collect(),
     };
     toml::to_string_pretty(&shown).expect("plain structs of texts, numbers and lists always serialize")

@@ -37,6 +37,9 @@ fn without_a_word_the_defaults_of_the_contract_count() {
     assert_eq!(config.download.allowed_hosts, Vec::<String>::new());
     assert_eq!(config.state_directory, Path::new("/var/lib/batch-export-watcher/state"));
     assert_eq!(config.reload, ReloadConfig { watch: true, interval: Duration::from_secs(5) });
+    let listen = Some("127.0.0.1:9847".parse().unwrap());
+    assert_eq!(config.server, ServerConfig { listen, allowed_hosts: Vec::new() });
+    assert!(!config.says_where_to_listen());
     assert_eq!(config.warnings, Vec::<String>::new());
     let [project] = config.projects.as_slice() else { panic!("{:?}", config.projects) };
     assert_eq!((project.name.as_str(), project.project_key.expose()), ("shop", "project_0123456789"));
@@ -113,6 +116,9 @@ fn every_value_can_be_set() {
         [reload]
         watch = false
         interval = "1m"
+        [server]
+        listen = "0.0.0.0:80"
+        allowed_hosts = ["Watcher.internal", "10.0.0.7"]
     "#;
     let config = scene.load_with_shop(text).unwrap();
     assert_eq!(config.api.base_url.as_str(), "http://localhost:8080/2.11");
@@ -132,6 +138,9 @@ fn every_value_can_be_set() {
     assert_eq!(config.download.allowed_hosts, ["minio.internal", "10.0.0.1", "fd00::1"]);
     assert_eq!(config.state_directory, Path::new("/srv/state"));
     assert_eq!(config.reload, ReloadConfig { watch: false, interval: Duration::from_secs(60) });
+    assert_eq!(config.server.listen, Some("0.0.0.0:80".parse().unwrap()));
+    assert_eq!(config.server.allowed_hosts, ["watcher.internal", "10.0.0.7"]);
+    assert!(config.says_where_to_listen());
 }
 
 #[test]

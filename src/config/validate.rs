@@ -23,7 +23,7 @@ use super::fault::Lines;
 use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawReload, RawRetry, Text};
 use super::{
     ApiConfig, Config, ConfigFaults, DownloadConfig, Places, PollConfig, ReloadConfig, endpoint, file,
-    project, units,
+    project, server, units,
 };
 
 /// The API, by the vendor's documentation, in the version that this program was written for.
@@ -66,6 +66,7 @@ pub(super) fn validate(
     let download = download(&mut checker, &raw.download);
     let state_directory = state(&mut checker, raw, &download.directory);
     let reload = reload(&mut checker, &raw.reload);
+    let server = server::server(&mut checker, &raw.server);
     let projects = project::projects(&mut checker, &raw.project);
     let places = places(raw, lines);
     let Checker { faults, warnings, .. } = checker;
@@ -79,6 +80,7 @@ pub(super) fn validate(
             download,
             state_directory,
             reload,
+            server,
             projects,
             warnings,
             places,
@@ -189,6 +191,8 @@ fn places(raw: &Raw, lines: &Lines) -> Places {
     Places {
         download_directory: raw.download.directory.as_ref().map(line),
         state_directory: raw.state.directory.as_ref().map(line),
+        server_listen: raw.server.listen.as_ref().map(line),
+        server_allowed_hosts: raw.server.allowed_hosts.first().map(line),
         names: raw.project.iter().filter_map(|project| project.get_ref().name.as_ref()).map(line).collect(),
     }
 }

@@ -28,6 +28,8 @@ const FAST: &str = r#"
     reserve = "1MiB"
     [state]
     directory = "state"
+    [server]
+    listen = "off"
 "#;
 
 /// The folder; removed when dropped.
@@ -77,6 +79,11 @@ impl Home {
     /// As [`Home::with`], for a later reload.
     pub(crate) fn merge(&mut self, toml: &str) {
         overlay(&mut self.config, toml.parse().expect("the test's own TOML"));
+    }
+
+    /// Takes a table out of the configuration.
+    pub(crate) fn remove(&mut self, table: &str) {
+        self.config.remove(table);
     }
 
     /// Configures other exports for a project, for a later reload.

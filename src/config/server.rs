@@ -1,0 +1,71 @@
+//! `[server]`: where the status page listens, and by which names it may be asked for.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use toml::Spanned;
+
+use super::ServerConfig;
+use super::checker::Checker;
+use super::endpoint::parse_host;
+use super::raw::{RawServer, Text};
+
+/// On this machine alone, on a port that nobody else is known for.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9847);
+/// The value of `server.listen` for no page at all.
+pub(super) const OFF: &str = "off";
+
+pub(super) fn server(checker: &mut Checker<'_>, raw: &RawServer) -> ServerConfig {
+    const KEY: &str = "server.listen";
+    let listen = checker.parsed(KEY, raw.listen.as_ref(), parse_listen).unwrap_or(Some(LISTEN));
+    let parse_host = |host: &Text| checker.parsed("server.allowed_hosts", Some(host), parse_host);
+    let allowed_hosts: Vec<_> = raw.allowed_hosts.iter().filter_map(parse_host).collect();
+    if listen.is_some_and(|address| !address.ip().is_loopback()) && raw.allowed_hosts.is_empty() {
+        let message = "can be reached from other machines: name the hosts that it is asked for by in server.allowed_hosts, \
+                       such as [\"watcher.internal\"]";
+        checker.fault(KEY, raw.listen.as_ref().map_or(0..0, Spanned::span), message);
+    }
+    ServerConfig { listen, allowed_hosts }
+}
+
+fn parse_listen(text: &str) -> Result<Option<SocketAddr>, &'static str> {
+    if text == OFF {
+        return Ok(None);
+    }
+    let address = text.parse::<SocketAddr>();
+    address.map(Some).map_err(|_| "must be an ip address with a port, such as 127.0.0.1:9847, or off")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::Scene;
+    use super::*;
+
+    #[test]
+    fn an_address_with_a_port_or_off() {
+        assert_eq!(parse_listen("off"), Ok(None));
+        assert_eq!(parse_listen("[::1]:0"), Ok(Some("[::1]:0".parse().unwrap())));
+        assert_eq!(parse_listen("127.0.0.1:9847"), Ok(Some(LISTEN)));
+        for text in ["", "on", "localhost:80", "127.0.0.1", ":80", "127.0.0.1:65536", "http://127.0.0.1:80"] {
+            assert!(parse_listen(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn who_listens_to_others_says_by_which_names() {
+        let scene = Scene::new();
+        let found = |text: &str| scene.load_with_shop(text).map(|config| config.server);
+        for listen in ["0.0.0.0:9847", "[::]:1", "10.0.0.7:80"] {
+            let faults = found(&format!("[server]\nlisten = \"{listen}\"\n")).unwrap_err().to_string();
+            assert!(
+                faults.contains("c.toml:2: server.listen: can be reached from other machines"),
+                "{faults}"
+            );
+        }
+        let text =
+            "[server]\nlisten = \"0.0.0.0:80\"\nallowed_hosts = [\"Watcher.Internal\", \"10.0.0.7\"]\n";
+        let allowed_hosts = vec!["watcher.internal".to_owned(), "10.0.0.7".to_owned()];
+        assert_eq!(found(text).unwrap().allowed_hosts, allowed_hosts);
+        let faults = found("[server]\nallowed_hosts = [\"a:80\"]\n").unwrap_err().to_string();
+        assert!(faults.contains("c.toml:2: server.allowed_hosts: is not a host"), "{faults}");
+    }
+}
