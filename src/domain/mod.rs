@@ -13,6 +13,7 @@ pub mod modes;
 pub mod moment;
 pub mod pace;
 pub mod part;
+pub mod rate;
 pub mod report;
 pub mod resume;
 pub mod retry;

@@ -39,6 +39,11 @@ impl Access {
         Self { project, client, key_source, environment }
     }
 
+    /// Where the key is read from.
+    pub(crate) fn key_source(&self) -> &KeySource {
+        &self.key_source
+    }
+
     /// Whether both use the same key.
     pub(crate) fn has_key_of(&self, other: &Self) -> bool {
         self.client.has_key_of(&other.client)

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::access::Access;
+use super::overview::Overview;
 use super::standing::Standing;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::watch::{Policies, Watch};
@@ -20,6 +21,11 @@ pub enum Control {
     Status {
         /// Where the answer goes.
         reply: oneshot::Sender<Standing>,
+    },
+    /// How is everything?
+    Overview {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Box<Overview>>,
     },
     /// Set failed exports to watching again.
     Retry {

@@ -8,6 +8,7 @@ pub mod control;
 mod downloader;
 mod lanes;
 mod narrator;
+pub mod overview;
 mod part_queue;
 pub mod recovery;
 mod registry;

@@ -80,6 +80,12 @@ impl Tally {
 }
 
 impl Part {
+    /// Bytes that an earlier attempt has left, and the next one goes on from.
+    #[must_use]
+    pub fn resumable_bytes(&self) -> u64 {
+        self.resume.as_ref().map_or(0, |point| point.bytes)
+    }
+
     pub(super) fn queued(declared_bytes: Option<u64>, resume: Option<ResumePoint>) -> Self {
         Self { declared_bytes, state: PartState::Queued, failures: 0, told: None, gone_before: false, resume }
     }

@@ -1,5 +1,6 @@
 //! What an event changes, and what the commands of a watch cost. Sync: nothing here waits.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -215,10 +216,14 @@ impl Scheduler {
     pub(super) fn step(&mut self, entry: usize, event: WatchEvent) {
         let moment = self.moment();
         let cx = StepContext { now: moment, jitter: Self::jitter(), policies: &self.policies };
-        let watch = &mut self.entries[entry].watch;
+        let Entry { watch, shown, .. } = &mut self.entries[entry];
+        let phase = discriminant(watch.state());
         let settled_before = watch.is_settled();
         let commands = watch.step(event, &cx);
         let settled = watch.is_settled();
+        if discriminant(watch.state()) != phase {
+            shown.moved(moment.wall);
+        }
         let unsettled = &mut self.projects[self.entries[entry].project].unsettled;
         match (settled_before, settled) {
             (false, true) => *unsettled -= 1,

@@ -9,6 +9,7 @@
 //! - `commits.rs` from a complete body to a final name
 //! - `gates.rs` what has to wait as a whole
 //! - `disk.rs` when the disk is ill, and when it is well again
+//! - `overview.rs` what the status page is told
 //! - `reload.rs` another configuration, while everything runs
 //! - `status.rs` what whoever asks and the service manager are told
 
@@ -17,6 +18,7 @@ mod apply;
 mod commits;
 mod disk;
 mod gates;
+mod overview;
 mod reload;
 mod status;
 #[cfg(test)]
@@ -133,6 +135,7 @@ pub struct Scheduler {
     max_parts: usize,
     exit_when_settled: bool,
     started: Instant,
+    started_at: Timestamp,
     projects: Registry<Project>,
     /// The projects in configuration order.
     order: Vec<usize>,
@@ -221,6 +224,7 @@ struct Entry {
     view_under_way: bool,
     /// What people were told that its folder waits for.
     chore_told: Option<String>,
+    shown: overview::Shown,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -299,6 +303,7 @@ impl Scheduler {
             max_parts: parts.max_parts.get(),
             exit_when_settled: parts.exit_when_settled,
             started: Instant::now(),
+            started_at: Timestamp::now(),
             projects: Registry::new(),
             order: Vec::new(),
             first_in_turn: 0,
@@ -494,7 +499,15 @@ impl Scheduler {
     /// Adds an entry; whoever does that gives it a place among its project's exports.
     fn add_entry(&mut self, project: usize, watch: Watch) -> usize {
         self.projects[project].unsettled += usize::from(!watch.is_settled());
-        self.entries.add(Entry { watch, project, retiring: false, view_under_way: false, chore_told: None })
+        let shown = overview::Shown::of(&watch);
+        self.entries.add(Entry {
+            watch,
+            project,
+            retiring: false,
+            view_under_way: false,
+            chore_told: None,
+            shown,
+        })
     }
 
     fn now(&self) -> Duration {

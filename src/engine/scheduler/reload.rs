@@ -24,6 +24,11 @@ impl Scheduler {
             Control::Retry { .. } | Control::Reload { .. } if self.draining.is_some() => {}
             // Who asked may be gone; that changes nothing.
             Control::Status { reply } => _ = reply.send(self.standing()),
+            // Those who look come every second: the service manager need not hear of it.
+            Control::Overview { reply } => {
+                let _ = reply.send(Box::new(self.overview()));
+                return;
+            }
             Control::Retry { exports, reply } => _ = reply.send(self.retry(&exports)),
             Control::ReloadBegun { reply } => {
                 self.reloading = true;
