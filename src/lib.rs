@@ -6,8 +6,9 @@
 //!
 //! | floor | room | reason to exist |
 //! | --- | --- | --- |
-//! | 5 | [`cli`] | the command line, one file a command |
-//! | 4 | [`app`] | composition root: a configuration becomes a running program |
+//! | 6 | [`cli`] | the command line, one file a command |
+//! | 5 | [`app`] | composition root: a configuration becomes a running program |
+//! | 4 | [`web`] | the status server: page, JSON and probes, read-only |
 //! | 3 | [`engine`] | the scheduler, single owner of every watch, and the children that poll and download |
 //! | 3 | [`simulator`] | a Batch API and an object store on loopback, for `demo`, tests and benches |
 //! | 2 | [`api`] | the Batch API and nothing else; the only room with credentials |
@@ -38,6 +39,8 @@ pub mod store;
 
 pub mod engine;
 pub mod simulator;
+
+pub mod web;
 
 pub mod app;
 

@@ -12,6 +12,8 @@ mod file_watch;
 mod reload;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,7 @@ use crate::process::{service, umask};
 use crate::sink::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
 use crate::transport::{ClientError, TlsError};
+use crate::web::StatusServer;
 
 pub use clients::api_clients;
 
@@ -111,6 +114,14 @@ pub enum StartError {
         /// What is wrong, without the key.
         cause: String,
     },
+    /// The status page cannot listen where the configuration says.
+    #[error("server.listen: the status page cannot listen at {address}: {cause}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        cause: io::Error,
+    },
     /// A worker died while it was starting.
     #[error("a worker ended unexpectedly while the program was starting")]
     Worker,
@@ -122,9 +133,12 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Held { .. }) => exit::UNFINISHED,
-            Self::Lock(_) | Self::Sink(_) | Self::Tls(_) | Self::Key { .. } | Self::Directory(_) => {
-                exit::CONFIGURATION
-            }
+            Self::Lock(_)
+            | Self::Sink(_)
+            | Self::Tls(_)
+            | Self::Key { .. }
+            | Self::Directory(_)
+            | Self::Listen { .. } => exit::CONFIGURATION,
             Self::Store(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
         }
     }
@@ -154,6 +168,7 @@ impl App {
         let clients = Clients::new(&config)?;
         let accesses = clients.accesses(&config, &environment)?;
         let state_lock = lock_state(&config).await?;
+        let status_server = status_server(&config).await?;
         let mut store = Store::open(&config.state_directory).await?;
         let (sink, download_lock) = open_sink(&config, &mut store).await?;
         let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
@@ -189,6 +204,9 @@ impl App {
         let mut services = JoinSet::new();
         let (reloads, requests) = mpsc::channel(CONTROL_QUEUE);
         answer_questions(&mut services, &config.state_directory, Desk { engine: engine.clone(), reloads });
+        if let Some(server) = status_server {
+            services.spawn(server.serve(engine.clone()));
+        }
         let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
         services.spawn(reloader.run());
         let _locks = (state_lock, download_lock);
@@ -282,6 +300,25 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
             tracing::warn!(
                 "there is no control socket, `status`, `reload` and `retry` will not reach this process: {error}"
             );
+        }
+    }
+}
+
+/// Binds the status page. Where it listens by default somebody else may, such as another instance of this program: that is
+/// no reason not to do the work.
+async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartError> {
+    let Some(address) = config.server.listen else { return Ok(None) };
+    match StatusServer::bind(address, &config.server.allowed_hosts).await {
+        Ok(server) => {
+            tracing::info!("status page at http://{}", server.address());
+            Ok(Some(server))
+        }
+        Err(cause) if config.says_where_to_listen() => Err(StartError::Listen { address, cause }),
+        Err(cause) => {
+            tracing::warn!(
+                "there is no status page, {address} cannot be listened at (server.listen): {cause}"
+            );
+            Ok(None)
         }
     }
 }

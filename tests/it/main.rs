@@ -25,3 +25,4 @@ mod tidy;
 mod tls;
 mod transfer;
 mod views;
+mod web;

@@ -19,9 +19,10 @@ const FLOORS: &[(&str, u32)] = &[
     ("store", 2),
     ("engine", 3),
     ("simulator", 3),
-    ("app", 4),
-    ("cli", 5),
-    ("main", 6),
+    ("web", 4),
+    ("app", 5),
+    ("cli", 6),
+    ("main", 7),
 ];
 
 /// A file longer than this has more than one reason to exist.

@@ -1,0 +1,70 @@
+//! Server-sent events: the whole snapshot at once, and again while something changes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use futures::stream::unfold;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until};
+
+use super::source::{Made, Source};
+
+/// How often it is looked whether something has changed.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Longest silence: what stands between may close a connection that says nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A reader of events.
+struct Reader {
+    source: Arc<Source>,
+    /// What it was told last, and when.
+    told: Option<(Arc<Made>, Instant)>,
+    next_look: Instant,
+    /// Its place among the streams.
+    _turn: OwnedSemaphorePermit,
+}
+
+/// The events for one more reader.
+pub(super) fn body(source: Arc<Source>, turn: OwnedSemaphorePermit) -> Body {
+    let reader = Reader { source, told: None, next_look: Instant::now(), _turn: turn };
+    Body::from_stream(unfold(reader, |mut reader| async {
+        let words = reader.next().await;
+        Some((Ok::<_, Infallible>(words), reader))
+    }))
+}
+
+impl Reader {
+    async fn next(&mut self) -> Bytes {
+        let began = Instant::now();
+        loop {
+            sleep_until(self.next_look).await;
+            self.next_look = Instant::now() + INTERVAL;
+            let made = self.source.latest().await;
+            let silent_since = self.told.as_ref().map_or(began, |(_, at)| *at);
+            match made {
+                Some(made) if self.is_news(&made) || silent_since.elapsed() >= KEEP_ALIVE => {
+                    let first = self.told.is_none();
+                    let words = event(&made.json, first);
+                    self.told = Some((made, Instant::now()));
+                    return words;
+                }
+                None if began.elapsed() >= KEEP_ALIVE => {
+                    return Bytes::from_static(b": the scheduler does not answer\n\n");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn is_news(&self, made: &Arc<Made>) -> bool {
+        self.told.as_ref().is_none_or(|(told, _)| told.document != made.document)
+    }
+}
+
+/// One event; the JSON has no line ends.
+fn event(json: &[u8], first: bool) -> Bytes {
+    let retry: &[u8] = if first { b"retry: 2000\n" } else { b"" };
+    [retry, b"event: snapshot\ndata: ", json, b"\n\n"].concat().into()
+}

@@ -1,0 +1,95 @@
+//! The names that the server may be asked for by. A page of a stranger can make a browser ask it under the stranger's own
+//! name, once that name leads here (DNS rebinding); then the browser would let the page read the answer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The names of loopback, and those that the configuration adds.
+#[derive(Debug, Clone)]
+pub(super) struct Hosts {
+    allowed: Arc<[String]>,
+}
+
+impl Hosts {
+    /// `allowed` in the spelling of the configuration.
+    pub(super) fn new(allowed: &[String]) -> Self {
+        Self { allowed: allowed.into() }
+    }
+
+    /// Whether a `Host` header names one of them, with any port or none.
+    pub(super) fn admit(&self, header: &str) -> bool {
+        let Some(host) = without_port(header) else { return false };
+        let address = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(host) => match host.parse::<Ipv6Addr>() {
+                Ok(address) => Some(IpAddr::V6(address)),
+                Err(_) => return false,
+            },
+            None => host.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+        };
+        let name = address.map_or_else(|| host.to_ascii_lowercase(), |address| address.to_string());
+        name == "localhost"
+            || address.is_some_and(|address| address.is_loopback())
+            || self.allowed.contains(&name)
+    }
+}
+
+/// The host of `host[:port]`; an IPv6 address keeps its brackets.
+fn without_port(header: &str) -> Option<&str> {
+    let end = match header.rfind(']') {
+        Some(end) => end + 1,
+        None => header.find(':').unwrap_or(header.len()),
+    };
+    let (host, port) = header.split_at_checked(end)?;
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    (fits && !host.is_empty()).then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_and_what_is_allowed_by_any_port() {
+        let hosts = Hosts::new(&["watcher.internal".to_owned(), "10.0.0.7".to_owned(), "fd00::1".to_owned()]);
+        for good in [
+            "localhost",
+            "LocalHost:1",
+            "127.0.0.1",
+            "127.9.9.9:9847",
+            "[::1]",
+            "[0:0::1]:80",
+            "watcher.internal",
+            "Watcher.Internal:443",
+            "10.0.0.7:80",
+            "[FD00:0::1]:80",
+        ] {
+            assert!(hosts.admit(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":80",
+            "evil.example",
+            "localhost.evil.example",
+            "evil.example:9847",
+            "localhost:",
+            "localhost:80:80",
+            "localhost:a",
+            "localhost@evil.example",
+            "localhost/",
+            "128.0.0.1",
+            "127.1",
+            "2130706433",
+            "10.0.0.8",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[::2]",
+            "[localhost]",
+            "[::ffff:127.0.0.1]",
+            "fd00::1",
+        ] {
+            assert!(!hosts.admit(bad), "{bad}");
+        }
+    }
+}

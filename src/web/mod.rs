@@ -1,0 +1,152 @@
+//! Floor 4, the status server: read-only, for people and for probes. It sees the engine's read model and nothing else.
+//!
+//! Nothing is made while nobody looks, and what is made serves everybody who asks within a quarter of a second. Whoever
+//! connects gets bounded patience: few connections, each with an end.
+//!
+//! - `mod.rs` binding, and the routes
+//! - `document.rs` the JSON
+//! - `source.rs` the scheduler's answer, shared
+//! - `events.rs` the stream of snapshots
+//! - `guard.rs` what every request has to pass, and the headers of every answer
+//! - `hosts.rs` the names that it may be asked for by
+//! - `server.rs` connections
+//! - `stall.rs` writes that come to an end
+
+mod document;
+mod events;
+mod guard;
+mod hosts;
+mod server;
+mod source;
+mod stall;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+
+use hosts::Hosts;
+use source::Source;
+
+use crate::engine::Control;
+
+/// Streams of events at a time.
+const MAX_STREAMS: usize = 16;
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// The status server, bound and not yet serving.
+#[derive(Debug)]
+pub struct StatusServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    hosts: Hosts,
+}
+
+/// What the routes share.
+#[derive(Debug, Clone)]
+struct Shared {
+    source: Arc<Source>,
+    streams: Arc<Semaphore>,
+}
+
+impl StatusServer {
+    /// Binds the address; port 0 picks a free one. `allowed_hosts` are spelled as the configuration spells them.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub async fn bind(address: SocketAddr, allowed_hosts: &[String]) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, hosts: Hosts::new(allowed_hosts) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves what the scheduler answers, until it is dropped.
+    pub async fn serve(self, engine: mpsc::Sender<Control>) {
+        let shared =
+            Shared { source: Arc::new(Source::new(engine)), streams: Arc::new(Semaphore::new(MAX_STREAMS)) };
+        server::serve(self.listener, guard::guarded(routes(shared), self.hosts)).await;
+    }
+}
+
+fn routes(shared: Shared) -> Router {
+    Router::new()
+        .route("/", get(|| asset(HTML, include_str!("assets/index.html"))))
+        .route("/style.css", get(|| asset(CSS, include_str!("assets/style.css"))))
+        .route("/app.js", get(|| asset(SCRIPT, include_str!("assets/app.js"))))
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/events", get(stream))
+        .fallback(|| async { plain(StatusCode::NOT_FOUND, "there is nothing here; the page is at /\n") })
+        .with_state(shared)
+}
+
+async fn asset(content_type: &'static str, text: &'static str) -> Response {
+    typed(content_type, text)
+}
+
+async fn live(State(shared): State<Shared>) -> Response {
+    match shared.source.latest().await {
+        Some(_) => plain(StatusCode::OK, "ok\n"),
+        None => silent(),
+    }
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    match shared.source.latest().await {
+        Some(made) if made.document.draining => plain(StatusCode::SERVICE_UNAVAILABLE, "it is stopping\n"),
+        Some(_) => plain(StatusCode::OK, "ok\n"),
+        None => silent(),
+    }
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    match shared.source.latest().await {
+        Some(made) => typed(JSON, made.json.clone()),
+        None => silent(),
+    }
+}
+
+async fn stream(State(shared): State<Shared>) -> Response {
+    match shared.streams.clone().try_acquire_owned() {
+        Ok(turn) => typed("text/event-stream", events::body(shared.source, turn)),
+        Err(_) => {
+            let words = "there are as many streams as there may be; close one, or ask /api/v1/status\n";
+            let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, words);
+            answer.headers_mut().insert(RETRY_AFTER, const { axum::http::HeaderValue::from_static("10") });
+            answer
+        }
+    }
+}
+
+fn silent() -> Response {
+    plain(StatusCode::SERVICE_UNAVAILABLE, "the scheduler does not answer\n")
+}
+
+fn typed(content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
+    let headers: [(HeaderName, &str); 1] = [(CONTENT_TYPE, content_type)];
+    (headers, body.into()).into_response()
+}
+
+fn plain(status: StatusCode, words: &'static str) -> Response {
+    (status, typed(TEXT, words)).into_response()
+}

@@ -1,0 +1,55 @@
+//! Connections: few at a time, each with an end.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::stall::Impatient;
+
+/// Connections at a time; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// Longest wait for the head of a request: of the first, and of the next one over the same connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of a head.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Most headers of a request.
+const MAX_HEADERS: usize = 64;
+/// The pause after a connection could not be accepted: without descriptors the next try fails as well.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Answers until it is dropped.
+pub(super) async fn serve(listener: TcpListener, routes: Router) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(talk(stream, routes.clone()));
+                }
+                Err(error) => {
+                    tracing::debug!("the status page cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+async fn talk(stream: TcpStream, routes: Router) {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS);
+    let connection =
+        builder.serve_connection(TokioIo::new(Impatient::new(stream)), TowerToHyperService::new(routes));
+    // Who asked may be gone, or say nothing.
+    let _ = connection.await;
+}

@@ -1,0 +1,120 @@
+//! The scheduler's answer, made once for all who ask at about the same time.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use std::sync::Arc;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::document::{Document, Stamped};
+use crate::engine::Control;
+use crate::engine::overview::Overview;
+
+/// For how long an answer is as good as a new one.
+const FRESH: Duration = Duration::from_millis(250);
+/// Longest wait for the scheduler: it answers between two events, or it hangs.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What everybody is told.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// All but the time.
+    pub(super) document: Document,
+    /// The same with the time, as JSON.
+    pub(super) json: Bytes,
+}
+
+/// Where answers come from.
+#[derive(Debug)]
+pub(super) struct Source {
+    engine: mpsc::Sender<Control>,
+    /// The last answer, or that there was none. Held while the scheduler is asked: whoever comes then waits for that.
+    last: Mutex<Option<(Instant, Option<Arc<Made>>)>>,
+}
+
+impl Source {
+    pub(super) fn new(engine: mpsc::Sender<Control>) -> Self {
+        Self { engine, last: Mutex::new(None) }
+    }
+
+    /// How everything is; `None` where the scheduler does not say so in time.
+    pub(super) async fn latest(&self) -> Option<Arc<Made>> {
+        let mut last = self.last.lock().await;
+        if let Some((at, made)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return made.clone();
+        }
+        let overview = tokio::time::timeout(PATIENCE, self.ask()).await.ok().flatten();
+        let made = overview.and_then(|overview| make(&overview)).map(Arc::new);
+        *last = Some((Instant::now(), made.clone()));
+        made
+    }
+
+    async fn ask(&self) -> Option<Box<Overview>> {
+        let (reply, answer) = oneshot::channel();
+        self.engine.send(Control::Overview { reply }).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+fn make(overview: &Overview) -> Option<Made> {
+    let document = Document::of(overview);
+    let json = serde_json::to_vec(&Stamped::new(&document, overview.now)).ok()?;
+    Some(Made { document, json: json.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::engine::standing::Standing;
+
+    fn overview() -> Box<Overview> {
+        Box::new(Overview {
+            started_at: Timestamp::UNIX_EPOCH,
+            now: Timestamp::UNIX_EPOCH,
+            standing: Standing::default(),
+            slots_in_use: 0,
+            slots_max: 8,
+            disk_ill: false,
+            origin: None,
+            projects: Vec::new(),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_are_one_question() {
+        let (engine, mut questions) = mpsc::channel(16);
+        let source = Source::new(engine);
+        let scheduler = async {
+            let mut asked = 0;
+            while let Ok(Some(Control::Overview { reply })) =
+                tokio::time::timeout(Duration::from_secs(1), questions.recv()).await
+            {
+                asked += 1;
+                let _ = reply.send(overview());
+            }
+            asked
+        };
+        let readers = async {
+            let (first, second) = tokio::join!(source.latest(), source.latest());
+            assert!(Arc::ptr_eq(&first.unwrap(), &second.unwrap()));
+            tokio::time::sleep(FRESH).await;
+            assert!(source.latest().await.is_some());
+        };
+        assert_eq!(tokio::join!(scheduler, readers).0, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scheduler_that_hangs_is_waited_for_once() {
+        let (engine, _questions) = mpsc::channel(16);
+        let source = Source::new(engine);
+        let began = Instant::now();
+        let (first, second) = tokio::join!(source.latest(), source.latest());
+        assert!(first.is_none() && second.is_none());
+        assert_eq!(began.elapsed(), PATIENCE);
+    }
+}
