@@ -1,4 +1,4 @@
-//! The JSON of the status, key by key as `docs/status-api.md` promises it. New keys may come, none is renamed.
+//! The JSON of the status, key by key as README.md promises it. New keys may come, none is renamed.
 
 use jiff::Timestamp;
 use serde::Serialize;
