@@ -119,7 +119,7 @@ async fn every_route_answers_with_its_type_and_the_headers_that_protect_it() {
     for (path, status, content_type, words) in [
         ("/", 200, "text/html; charset=utf-8", "<html"),
         ("/style.css", 200, "text/css; charset=utf-8", "{"),
-        ("/app.js", 200, "text/javascript; charset=utf-8", "/api/v1/events"),
+        ("/app.js", 200, "text/javascript; charset=utf-8", "api/v1/events"),
         ("/livez", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/readyz", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/api/v1/status", 200, "application/json", "{"),
