@@ -115,7 +115,7 @@ pub struct ExportOverview {
     pub id: ExportId,
     /// Where it stands.
     pub state: ExportState,
-    /// The API's last word, while it is asked.
+    /// The API's last word, as far as it is known; an export that is fetched or whole had SUCCESS.
     pub remote_status: Option<Arc<str>>,
     /// When it came to stand there, as far as this run knows.
     pub since: Timestamp,

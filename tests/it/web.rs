@@ -218,6 +218,7 @@ async fn parts_move_and_events_tell_it() {
     assert!(rates.iter().any(|rate| (200_000..4_000_000).contains(rate)), "{rates:?}");
     assert_eq!(whole["bytes"], json!({"done": 4_000_000, "total": 4_000_000}));
     assert_eq!(whole["parts"], json!({"done": 1, "total": 1}));
+    assert_eq!(whole["remote_status"], "SUCCESS");
 }
 
 #[tokio::test]
@@ -225,7 +226,10 @@ async fn a_failure_comes_with_advice() {
     let page = Page::of(vec![SimExport::failing("export_1")]).await;
     let status = page.status(|status| export(status)["state"] == "failed").await;
     let failure = &export(&status)["failure"];
-    assert_eq!(failure["kind"], "remote_error");
+    assert_eq!(
+        (&failure["kind"], &export(&status)["remote_status"]),
+        (&json!("remote_error"), &json!("ERROR"))
+    );
     assert!(failure["cause"].is_string() && failure["at"].is_string(), "{failure}");
     assert_eq!(failure["advice"], "start the export again in Batch, and replace the id in the configuration");
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
 use super::{Entry, Project, Scheduler, Timer};
+use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::gate::Gate;
 use crate::domain::rate::Rate;
 use crate::domain::report::RemoteStatus;
@@ -72,16 +73,21 @@ impl Scheduler {
         };
         let due = self.timers.due_at(&Timer::View(number));
         let Entry { watch, shown, .. } = &mut self.entries[number];
+        let success: Option<Arc<str>> = Some(RemoteStatus::Success.as_str().into());
         let (state, remote_status, failure) = match watch.state() {
             WatchState::Polling(polling) => {
                 let seen = polling.seen().map(RemoteStatus::as_str).map(Arc::from);
                 (ExportState::Polling, seen, None)
             }
-            WatchState::Fetching(_) => (ExportState::Fetching, None, None),
-            WatchState::Sealing { .. } => (ExportState::Sealing, None, None),
-            WatchState::Completed { .. } => (ExportState::Whole, None, None),
-            WatchState::Failing { failure, .. } => (ExportState::Failing, None, Some(failure.clone())),
-            WatchState::Failed { failure, .. } => (ExportState::Failed, None, Some(failure.clone())),
+            WatchState::Fetching(_) => (ExportState::Fetching, success.clone(), None),
+            WatchState::Sealing { .. } => (ExportState::Sealing, success.clone(), None),
+            WatchState::Completed { .. } => (ExportState::Whole, success.clone(), None),
+            WatchState::Failing { failure, .. } => {
+                (ExportState::Failing, last_word(failure), Some(failure.clone()))
+            }
+            WatchState::Failed { failure, .. } => {
+                (ExportState::Failed, last_word(failure), Some(failure.clone()))
+            }
         };
         let bytes_per_second = match state {
             ExportState::Fetching => shown.rate.observe(progress.bytes_done, clock.since_start),
@@ -149,6 +155,11 @@ impl Clock {
 }
 
 /// How far an export is that fetches nothing.
+/// The API's last word on an export that failed, where the failure tells it.
+fn last_word(failure: &Failure) -> Option<Arc<str>> {
+    (failure.kind == FailureKind::RemoteError).then(|| RemoteStatus::Error.as_str().into())
+}
+
 fn progress_of(state: &WatchState) -> Progress {
     match state {
         WatchState::Polling(_) | WatchState::Fetching(_) => Progress::default(),
