@@ -84,7 +84,12 @@ impl Stage {
     /// Holds the waits between all views of an export so far against the promise. A machine that is itself late is not
     /// the program's fault.
     fn assert_on_time(&self, export: &str) {
-        let gaps = gaps(&self.solo.sim.requests(), |request| request.is_view_of(export));
+        self.assert_on_time_after(0, export);
+    }
+
+    /// As [`Stage::assert_on_time`], without the first `known` requests.
+    fn assert_on_time_after(&self, known: usize, export: &str) {
+        let gaps = gaps(&self.solo.sim.requests()[known..], |request| request.is_view_of(export));
         let longest = gaps.iter().max().expect("two views");
         let late = self.machine.latest();
         assert!(
@@ -235,8 +240,10 @@ async fn polls_go_on_while(operations: &[Operation], hanging: usize) {
         stage.finish(id, &files(id, 1..=2, 100_000));
     }
     stage.wait_until_hanging(hanging).await;
+    // Before that the stage itself is busy: it makes the contents of all files.
+    let known = stage.solo.sim.requests().len();
     stage.wait_for_views(RUNNING, VIEWS).await;
-    stage.assert_on_time(RUNNING);
+    stage.assert_on_time_after(known, RUNNING);
     stage.disk.release();
     for id in ids {
         stage.assert_whole(&watcher, id, &files(id, 1..=2, 100_000)).await;
