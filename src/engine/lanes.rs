@@ -32,6 +32,7 @@ impl Lanes {
 
     /// Parts that begin from now on use this client; those under way keep theirs.
     pub(crate) fn use_store(&mut self, store: &StoreClient) {
+        store.take_over();
         self.first.store = store.with_own_connections();
         for lane in &mut self.others {
             lane.store = store.with_own_connections();

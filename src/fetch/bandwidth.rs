@@ -30,7 +30,7 @@ impl SharedBucket {
     }
 
     /// When `bytes` are paid for, as time since the beginning.
-    fn reserve(&self, bytes: u64) -> Duration {
+    pub(super) fn reserve(&self, bytes: u64) -> Duration {
         let now = self.since.elapsed();
         // The arithmetic is total: a poisoned lock cannot be, and would hold a sound bucket.
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);

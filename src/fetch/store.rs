@@ -101,6 +101,8 @@ pub struct StoreClient {
     headers_timeout: Duration,
     patience: Patience,
     bucket: Option<SharedBucket>,
+    /// The cap that the bodies of the client before are held to, once this one is in force.
+    inherited: Option<(SharedBucket, Bandwidth)>,
 }
 
 impl StoreClient {
@@ -126,21 +128,29 @@ impl StoreClient {
                 min_rate_bytes_per_second: policy.min_rate_bytes_per_second,
             },
             bucket: policy.bandwidth.map(SharedBucket::new),
+            inherited: None,
         }
     }
 
-    /// The client of another policy. The cap on bandwidth holds for both together: what is under way with this one is held
-    /// to the new cap as well, and to none where there is none any more. Only a first cap leaves it alone.
+    /// The client of another policy; nothing changes before [`StoreClient::take_over`].
     #[must_use]
     pub fn successor(&self, tls: &ClientConfig, policy: &StorePolicy) -> Self {
         let mut next = Self::new(tls, policy);
         if let Some(bucket) = &self.bucket {
-            bucket.change(policy.bandwidth.unwrap_or(Bandwidth::BOUNDLESS));
+            next.inherited = Some((bucket.clone(), policy.bandwidth.unwrap_or(Bandwidth::BOUNDLESS)));
             if policy.bandwidth.is_some() {
                 next.bucket = Some(bucket.clone());
             }
         }
         next
+    }
+
+    /// This client is in force. Its cap on bandwidth holds for it and the client before together: what is under way with that
+    /// one is held to the new cap as well, and to none where there is none any more. Only a first cap leaves it alone.
+    pub fn take_over(&self) {
+        if let Some((bucket, bandwidth)) = &self.inherited {
+            bucket.change(*bandwidth);
+        }
     }
 
     /// The same client with connections of its own, which are at home on the runtime that reads from them.
@@ -329,8 +339,8 @@ pub(super) mod tests {
     const API: &str = "http://127.0.0.1:1/2.11";
     const LINK: &str = "/s3cr3t-path?X-Sig=s3cr3t";
 
-    pub(in crate::fetch) fn store(api: &str) -> StoreClient {
-        let policy = StorePolicy {
+    fn policy(api: &str) -> StorePolicy {
+        StorePolicy {
             api_origin: api.parse().unwrap(),
             allowed_hosts: Vec::new(),
             connect_timeout: Duration::from_secs(5),
@@ -338,8 +348,32 @@ pub(super) mod tests {
             stall_timeout: Duration::from_secs(5),
             min_rate_bytes_per_second: 0,
             bandwidth: None,
+        }
+    }
+
+    pub(in crate::fetch) fn store(api: &str) -> StoreClient {
+        StoreClient::new(&tls(), &policy(api))
+    }
+
+    #[tokio::test]
+    async fn a_cap_changes_when_its_client_is_in_force_and_not_before() {
+        let capped = |rate| StorePolicy { bandwidth: Some(Bandwidth::try_new(rate).unwrap()), ..policy(API) };
+        let first = StoreClient::new(&tls(), &capped(100_000));
+        let bucket = first.bucket.clone().unwrap();
+        // Beyond what may come at once, so that each byte takes its time.
+        bucket.reserve(1_000_000);
+        let time_of_a_megabyte = || {
+            let before = bucket.reserve(0);
+            bucket.reserve(1_000_000) - before
         };
-        StoreClient::new(&tls(), &policy)
+        let second = first.successor(&tls(), &capped(1_000_000));
+        assert_eq!(time_of_a_megabyte().as_secs(), 10, "one that is not in force yet changes nothing");
+        second.take_over();
+        assert_eq!(time_of_a_megabyte().as_secs(), 1);
+        let third = second.successor(&tls(), &policy(API));
+        third.take_over();
+        assert!(third.bucket.is_none());
+        assert_eq!(time_of_a_megabyte().as_secs(), 0, "no cap is left for what is under way");
     }
 
     /// What a store answers to a plain request for a whole file.
