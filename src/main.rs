@@ -14,16 +14,16 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let console = cli::start_console(&cli);
     if let Err(error) = disable_core_dumps() {
-        tracing::error!("core dumps cannot be switched off: {error}");
+        tracing::error!(event = "start_failed", cause = %error, "core dumps cannot be switched off: {error}");
         return ExitCode::from(exit::INTERNAL);
     }
     if let Err(error) = raise_limit() {
-        tracing::warn!("the limit of open files cannot be raised: {error}");
+        tracing::warn!(event = "file_limit_low", cause = %error, "the limit of open files cannot be raised: {error}");
     }
     let runtimes = match Runtimes::start() {
         Ok(runtimes) => runtimes,
         Err(error) => {
-            tracing::error!("threads cannot be started: {error}");
+            tracing::error!(event = "start_failed", cause = %error, "threads cannot be started: {error}");
             return ExitCode::from(exit::INTERNAL);
         }
     };

@@ -224,7 +224,7 @@ impl App {
         let Self { scheduler, snapshots, mut writer, stop_writer, mut services, _locks } = self;
         drop(snapshots);
         service::ready();
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
+        tracing::info!(event = "daemon_started", version = env!("CARGO_PKG_VERSION"), "running");
         let told = stop.clone();
         let tell = async move {
             told.cancelled().await;
@@ -238,14 +238,20 @@ impl App {
             outcome = scheduler.run(stop) => outcome,
             // It ends by itself only after the scheduler.
             _ = writer.join_next() => {
-                tracing::error!("internal error: the task that writes the state has ended");
+                tracing::error!(
+                    event = "state_writer_ended",
+                    "internal error: the task that writes the state has ended"
+                );
                 return Outcome::StateLost;
             }
         };
         services.shutdown().await;
         // The scheduler is gone, and its end of the queue with it: the writer closes the state and ends.
         if tokio::time::timeout(CLOSE_TIMEOUT, writer.join_next()).await.is_err() {
-            tracing::warn!("the state could not be closed in time; what it has confirmed is safe");
+            tracing::warn!(
+                event = "state_close_late",
+                "the state could not be closed in time; what it has confirmed is safe"
+            );
             stop_writer.cancel();
         }
         outcome
@@ -278,7 +284,7 @@ pub async fn retry(
         let removed = tokio::task::spawn_blocking(move || sink.remove_failed(&name, &id)).await;
         match removed.map_err(|_| StartError::Worker)? {
             Err(error) if error.is_conflict() => {
-                tracing::warn!(%project, %export, "the notice of the failure stays: {error}");
+                tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the notice of the failure stays: {error}");
             }
             removed => removed?,
         }
@@ -298,6 +304,8 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
         }
         Err(error) => {
             tracing::warn!(
+                event = "control_socket_missing",
+                cause = %error,
                 "there is no control socket, `status`, `reload` and `retry` will not reach this process: {error}"
             );
         }
@@ -310,12 +318,16 @@ async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartErr
     let Some(address) = config.server.listen else { return Ok(None) };
     match StatusServer::bind(address, &config.server.allowed_hosts).await {
         Ok(server) => {
-            tracing::info!("status page at http://{}", server.address());
+            let address = server.address();
+            tracing::info!(event = "page_started", %address, "status page at http://{address}");
             Ok(Some(server))
         }
         Err(cause) if config.says_where_to_listen() => Err(StartError::Listen { address, cause }),
         Err(cause) => {
             tracing::warn!(
+                event = "page_missing",
+                %address,
+                %cause,
                 "there is no status page, {address} cannot be listened at (server.listen): {cause}"
             );
             Ok(None)

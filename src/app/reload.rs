@@ -131,16 +131,38 @@ impl Reloader {
         let verdict = match outcome {
             Ok(changes) => {
                 let words = words(changes);
+                let Changes {
+                    exports_added,
+                    exports_removed,
+                    projects_added,
+                    projects_removed,
+                    keys_changed,
+                } = changes.unwrap_or_default();
                 match changes {
-                    None if by_file => tracing::debug!("the configuration's files say what is in force"),
-                    _ => tracing::info!("configuration reloaded: {words}"),
+                    None if by_file => tracing::debug!(
+                        event = "reload_unneeded",
+                        "the configuration's files say what is in force"
+                    ),
+                    _ => tracing::info!(
+                        event = "reload_done",
+                        exports_added,
+                        exports_removed,
+                        projects_added,
+                        projects_removed,
+                        keys_changed,
+                        "configuration reloaded: {words}"
+                    ),
                 }
                 Verdict::Reloaded { words, file: self.config.file.clone() }
             }
             Err(error) => {
                 let faults = error.to_string();
                 for fault in faults.lines() {
-                    tracing::error!("reload refused, the configuration in force goes on: {fault}");
+                    tracing::error!(
+                        event = "reload_refused",
+                        cause = fault,
+                        "reload refused, the configuration in force goes on: {fault}"
+                    );
                 }
                 let cause = faults.lines().next().unwrap_or_default().to_owned();
                 // The service manager hears why before it hears that it is over.
@@ -157,7 +179,7 @@ impl Reloader {
         let known = self.ask(|reply| Control::ReloadBegun { reply }).await?;
         let Prepared { config, clients, accesses } = self.read(known.projects.clone()).await?;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
-            tracing::warn!("{warning}");
+            tracing::warn!(event = "configuration_doubtful", cause = warning, "{warning}");
         }
         let store = clients.as_ref().map(|clients| clients.store.clone());
         let reload = self.prepare(&config, store, accesses, &known).await?;

@@ -35,7 +35,7 @@ pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Co
     let simulator = match Simulator::start(script()).await {
         Ok(simulator) => simulator,
         Err(error) => {
-            tracing::error!("the simulated api cannot listen on loopback: {error}");
+            tracing::error!(event = "start_failed", cause = %error, "the simulated api cannot listen on loopback: {error}");
             return exit::INTERNAL;
         }
     };

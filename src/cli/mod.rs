@@ -142,7 +142,7 @@ fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
         exit::CONFIGURATION
     })?;
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration_doubtful", cause = warning, "{warning}");
     }
     Ok(config)
 }

@@ -24,7 +24,7 @@ pub(super) async fn run(
     let hangups = match Hangups::install() {
         Ok(hangups) => Some(hangups),
         Err(error) => {
-            tracing::error!("signals cannot be caught: {error}");
+            tracing::error!(event = "start_failed", cause = %error, "signals cannot be caught: {error}");
             return exit::INTERNAL;
         }
     };
@@ -38,7 +38,7 @@ pub(super) async fn run(
 /// Builds the program and runs it until it is settled or a signal stops it.
 pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<Outcome, u8> {
     let signals = StopSignals::install().map_err(|error| {
-        tracing::error!("signals cannot be caught: {error}");
+        tracing::error!(event = "start_failed", cause = %error, "signals cannot be caught: {error}");
         exit::INTERNAL
     })?;
     let stop = CancellationToken::new();
@@ -49,7 +49,7 @@ pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<
             () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),
         };
         let app = built.map_err(|error| {
-            tracing::error!("{error}");
+            tracing::error!(event = "start_failed", cause = %error, "{error}");
             error.exit_code()
         })?;
         let drawing = console.bars.map(|bars| progress::draw(bars, app.snapshots()));

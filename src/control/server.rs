@@ -69,7 +69,7 @@ impl ControlSocket {
                         talks.spawn(talk(stream, answer.clone()));
                     }
                     Err(error) => {
-                        tracing::warn!("the control socket cannot accept a connection: {error}");
+                        tracing::warn!(event = "control_connection_refused", cause = %error, "the control socket cannot accept a connection: {error}");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

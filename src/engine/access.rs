@@ -91,14 +91,15 @@ impl Access {
         match tokio::time::timeout(KEY_READ_TIMEOUT, read).await {
             Ok(Ok(Ok(key))) => {
                 if let Err(error) = self.client.replace_key(key.secret()) {
-                    tracing::warn!(project = %self.project, "the rest api key cannot be used: {error}");
+                    tracing::warn!(event = "key_unusable", project = %self.project, cause = %error, "the rest api key cannot be used: {error}");
                 }
             }
             Ok(Ok(Err(error))) => {
-                tracing::warn!(project = %self.project, "the rest api key cannot be read again from {}: {error}", self.key_source);
+                tracing::warn!(event = "key_unreadable", project = %self.project, source = %self.key_source, cause = %error, "the rest api key cannot be read again from {}: {error}", self.key_source);
             }
             Ok(Err(_)) | Err(_) => {
-                tracing::warn!(project = %self.project, "the rest api key cannot be read again: no answer in time");
+                let cause = "no answer in time";
+                tracing::warn!(event = "key_unreadable", project = %self.project, source = %self.key_source, cause, "the rest api key cannot be read again from {}: {cause}", self.key_source);
             }
         }
     }

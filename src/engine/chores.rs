@@ -92,7 +92,7 @@ impl ChoreOrder {
             Chore::Seal { .. } => ChoreEnd::SealConflict { cause },
             Chore::WriteNotice(_) => {
                 let (project, export) = (&self.project, &self.export);
-                tracing::warn!(%project, %export, "failed.json cannot be written: {cause}");
+                tracing::warn!(event = "notice_unwritable", %project, %export, cause, "failed.json cannot be written: {cause}");
                 ChoreEnd::NoticeWritten
             }
             Chore::RemoveNotice => ChoreEnd::NoticeRemoved,
@@ -135,7 +135,7 @@ impl ChoreOrder {
             == Recovered::Taken
         {
             let (project, export) = (&self.project, &self.export);
-            tracing::info!(%project, %export, "sealed by an earlier run, and taken by its consumer since");
+            tracing::info!(event = "export_taken", %project, %export, "sealed by an earlier run, and taken by its consumer since");
         }
         Ok(ChoreEnd::Sealed)
     }

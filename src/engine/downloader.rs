@@ -80,17 +80,20 @@ impl Download {
             writer = Some(begun);
         }
         let mut refusal = String::new();
-        for _ in 0..LINKS_PER_ATTEMPT {
+        for attempt in 1..=LINKS_PER_ATTEMPT {
             let link = match self.link().await {
                 Ok(link) => link,
                 Err(PartFailure::Stopped { .. }) => return Err(self.stopped(writer, continued(&plan)).await),
                 Err(failure) => return Err(keep_for_resume(&plan, failure)),
             };
+            if attempt > 1 {
+                tracing::debug!(event = "link_refreshed", project = %self.project, export = %self.export, part = self.order.key.number, file = %self.order.key.file_id, cause = refusal, "the store is asked again with a fresh link: {refusal}");
+            }
             match self.transfer(writer, link, plan.clone()).await? {
                 Transfer::Complete(finished) => return Ok(finished),
                 Transfer::LinkRefused { writer: back, cause } => (writer, refusal) = (back, cause),
                 Transfer::StartOver { writer: back, reason } => {
-                    tracing::debug!(project = %self.project, export = %self.export, part = self.order.key.number, "partial dropped: {reason}");
+                    tracing::debug!(event = "partial_dropped", project = %self.project, export = %self.export, part = self.order.key.number, file = %self.order.key.file_id, cause = reason, "partial dropped: {reason}");
                     (writer, plan) = (Some(self.restart(back).await?), Plan::FromStart);
                     refusal = reason;
                 }

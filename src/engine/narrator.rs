@@ -1,38 +1,127 @@
-//! What people are told of an export: one line a change, silence while nothing changes.
+//! What people are told of an export: one line a change, silence while nothing changes. Every event and its fields are listed in
+//! `docs/log-events.md`; `tests/it/log_events.rs` holds the code to that.
+//!
+//! What happens once for an export is told at `info`, what happens once for each of its parts at `debug`: an export may have
+//! thousands.
 
-use crate::domain::watch::{Notice, Watch};
+use crate::domain::part::{CommittedPart, PartKey};
+use crate::domain::report::RemoteStatus;
+use crate::domain::watch::{Notice, Watch, WatchState};
 
 /// Logs one notice with the fields that every line about an export carries.
 pub(crate) fn narrate(watch: &Watch, notice: &Notice) {
     let (project, export) = (watch.project(), watch.export());
     match notice {
         Notice::StatusChanged { from, to } => {
-            let from = from.as_ref().map_or("unknown", |status| status.as_str());
-            tracing::info!(%project, %export, from, to = to.as_str(), "status changed");
+            let from = from.as_ref().map_or("unknown", RemoteStatus::as_str);
+            tracing::info!(event = "status_changed", %project, %export, from, to = to.as_str(), "status changed");
         }
         Notice::PollFailing { cause } => {
-            tracing::warn!(%project, %export, "poll failed, will be repeated: {cause}");
+            tracing::warn!(event = "poll_failed", %project, %export, cause, "poll failed, will be repeated: {cause}");
         }
-        Notice::PollRecovered => tracing::info!(%project, %export, "polls work again"),
-        Notice::Surprise { words } => tracing::warn!(%project, %export, "{words}"),
-        Notice::PartFailing { key, cause } => {
-            tracing::warn!(%project, %export, part = key.number, file = %key.file_id, "part failed, will be repeated: {cause}");
+        Notice::PollRecovered => {
+            tracing::info!(event = "poll_recovered", %project, %export, "polls work again");
         }
-        Notice::PartAbandoned { key, cause } => {
-            tracing::error!(%project, %export, part = key.number, file = %key.file_id, "part given up: {cause}");
+        Notice::Surprise { words } => {
+            tracing::warn!(event = "answer_odd", %project, %export, cause = words, "{words}");
         }
-        Notice::PartCheckpointed { key, bytes } => {
-            tracing::debug!(%project, %export, part = key.number, file = %key.file_id, bytes, "checkpoint");
+        Notice::PartsListed { parts, bytes, committed, partials } => {
+            tracing::info!(event = "parts_listed", %project, %export, parts, bytes, committed, partials, "parts listed");
+        }
+        Notice::PartFailing { key: PartKey { number, file_id }, cause } => {
+            tracing::warn!(event = "part_failed", %project, %export, part = number, file = %file_id, cause, "part failed, will be repeated: {cause}");
+        }
+        Notice::PartAbandoned { key: PartKey { number, file_id }, cause } => {
+            tracing::error!(event = "part_abandoned", %project, %export, part = number, file = %file_id, cause, "part given up: {cause}");
+        }
+        Notice::PartCheckpointed { key: PartKey { number, file_id }, bytes } => {
+            tracing::debug!(event = "part_checkpointed", %project, %export, part = number, file = %file_id, bytes, "checkpoint");
         }
         Notice::PartCommitted(part) => {
-            tracing::info!(%project, %export, part = part.key.number, file = %part.key.file_id, bytes = part.bytes, sha256 = %part.sha256, "part committed");
+            let CommittedPart { key: PartKey { number, file_id }, bytes, sha256, .. } = part;
+            tracing::debug!(event = "part_committed", %project, %export, part = number, file = %file_id, bytes, %sha256, "part committed");
+        }
+        Notice::ExportSealed(totals) => {
+            tracing::info!(event = "export_sealed", %project, %export, parts = totals.parts, bytes = totals.bytes, "manifest.json written");
         }
         Notice::ExportCompleted(totals) => {
-            tracing::info!(%project, %export, parts = totals.parts, bytes = totals.bytes, "export whole");
+            tracing::info!(event = "export_completed", %project, %export, parts = totals.parts, bytes = totals.bytes, "export whole");
         }
         Notice::ExportFailed(failure) => {
             let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
-            tracing::error!(%project, %export, kind, error_code, "export failed: {}; to try again, run: batch-export-watcher retry {export}", failure.cause);
+            let cause = &failure.cause;
+            tracing::error!(event = "export_failed", %project, %export, kind, error_code, cause, "export failed: {cause}; to try again, run: batch-export-watcher retry {export}");
+        }
+        Notice::FailureForgotten => {
+            tracing::info!(event = "failure_forgotten", %project, %export, "the failure is forgotten");
         }
     }
+}
+
+/// The first word about an export: what is known of it when the program begins to watch it.
+pub(crate) fn introduce(watch: &Watch) {
+    let (project, export) = (watch.project(), watch.export());
+    match watch.state() {
+        WatchState::Polling(polling) if polling.is_new() => {
+            tracing::info!(event = "export_watched", %project, %export, "watching the export");
+        }
+        WatchState::Polling(polling) => {
+            let status = polling.seen().map(RemoteStatus::as_str);
+            let kept = polling.kept();
+            let (committed, partials) = (kept.committed.len(), kept.partials.len());
+            tracing::info!(event = "export_recovered", %project, %export, status, committed, partials, "going on where an earlier run stopped");
+        }
+        WatchState::Sealing { totals, .. } => {
+            tracing::info!(event = "seal_recovered", %project, %export, parts = totals.parts, bytes = totals.bytes, "every part is here, manifest.json comes next");
+        }
+        WatchState::Completed { totals, .. } => {
+            tracing::debug!(event = "completion_recovered", %project, %export, parts = totals.parts, bytes = totals.bytes, "the export is whole since an earlier run");
+        }
+        WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => {
+            let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
+            let (cause, failed_at) = (&failure.cause, failure.at);
+            tracing::warn!(event = "failure_recovered", %project, %export, kind, error_code, %failed_at, cause, "failed on {failed_at} and stays so: {cause}; to try again, run: batch-export-watcher retry {export}");
+        }
+        // Recovery leaves none like that.
+        WatchState::Fetching(_) => {}
+    }
+}
+
+/// The folder is made and looked at.
+pub(crate) fn prepared(watch: &Watch, adopted: &[CommittedPart]) {
+    let (project, export, adopted) = (watch.project(), watch.export(), adopted.len());
+    tracing::debug!(event = "folder_prepared", %project, %export, adopted, "folder ready");
+    if adopted > 0 {
+        tracing::info!(event = "parts_adopted", %project, %export, parts = adopted, "finished files without a record are taken over");
+    }
+}
+
+/// A part got a slot.
+pub(crate) fn part_started(watch: &Watch, key: &PartKey) {
+    let (project, export) = (watch.project(), watch.export());
+    tracing::debug!(event = "part_started", %project, %export, part = key.number, file = %key.file_id, "part started");
+}
+
+/// Somebody asked for a failed export to be tried again.
+pub(crate) fn retried(watch: &Watch) {
+    let (project, export) = (watch.project(), watch.export());
+    tracing::info!(event = "export_retried", %project, %export, "the failed export will be tried again, as was asked");
+}
+
+/// The configuration has the export no more.
+pub(crate) fn removed(watch: &Watch) {
+    let (project, export) = (watch.project(), watch.export());
+    tracing::info!(event = "export_removed", %project, %export, "configured no more, nothing new begins for the export");
+}
+
+/// The configuration has an export again that was on its way out.
+pub(crate) fn restored(watch: &Watch) {
+    let (project, export) = (watch.project(), watch.export());
+    tracing::info!(event = "export_restored", %project, %export, "configured again, the export goes on where it is");
+}
+
+/// Nothing is under way any more for an export that is configured no more.
+pub(crate) fn forgotten(watch: &Watch) {
+    let (project, export) = (watch.project(), watch.export());
+    tracing::debug!(event = "export_forgotten", %project, %export, "nothing is under way for the removed export any more");
 }

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 
 use crate::config::ProjectConfig;
-use crate::domain::failure::Failure;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
@@ -118,7 +117,7 @@ fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>)
                 }
                 // Its parts are on record one by one: the listing is asked for again, and the manifest made anew.
                 Err(error) => {
-                    tracing::error!(%project, %export, "the manifest on record cannot be read, the export is asked for again: {error}");
+                    tracing::error!(event = "manifest_unreadable", %project, %export, cause = %error, "the manifest on record cannot be read, the export is asked for again: {error}");
                     WatchState::Polling(Polling::resumed(record.remote_status, kept))
                 }
             }
@@ -126,11 +125,7 @@ fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>)
         RecordedState::Completed { parts, bytes, at } => {
             WatchState::Completed { totals: Totals { parts, bytes }, at }
         }
-        RecordedState::Failed(failure) => {
-            let Failure { cause, at, .. } = &failure;
-            tracing::warn!(%project, %export, "failed on {at} and stays so: {cause}; to try again, run: batch-export-watcher retry {export}");
-            WatchState::Failed { failure, kept }
-        }
+        RecordedState::Failed(failure) => WatchState::Failed { failure, kept },
     };
     Watch::with_state(project.clone(), export.clone(), state)
 }
@@ -149,11 +144,17 @@ async fn forget_withdrawn_failures(
     let remove = move || -> Vec<ExportKey> {
         let removed =
             withdrawn.into_iter().filter(|(project, key)| notice_is_gone(&sink, project, &key.export));
-        removed.map(|(_, key)| key).collect()
+        removed.map(forgotten).collect()
     };
     let forgotten = tokio::task::spawn_blocking(remove).await.unwrap_or_default();
     let changes: Vec<_> = forgotten.into_iter().map(|export| Change::Watching { export }).collect();
     store.apply(&changes).await
+}
+
+fn forgotten((project, key): (ProjectName, ExportKey)) -> ExportKey {
+    let export = &key.export;
+    tracing::info!(event = "failure_forgotten", %project, %export, "the failure is forgotten, the export is configured no more");
+    key
 }
 
 /// Blocks.
@@ -162,7 +163,7 @@ fn notice_is_gone(sink: &LocalSink, project: &ProjectName, export: &ExportId) ->
         // A stranger's file at that name says nothing about this export.
         Ok(()) | Err(SinkError::Conflict { .. }) => true,
         Err(error) => {
-            tracing::warn!(%project, %export, "the notice of a failure that is configured no more cannot be removed: {error}");
+            tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the notice of a failure that is configured no more cannot be removed: {error}");
             false
         }
     }
@@ -196,7 +197,7 @@ async fn rebuild(
         store.apply(batch).await?;
     }
     if exports > 0 {
-        tracing::info!(%project, exports, "the state did not know the project; finished exports were found on disk");
+        tracing::info!(event = "state_rebuilt", %project, exports, "the state did not know the project; finished exports were found on disk");
     }
     Ok(())
 }
@@ -206,7 +207,7 @@ fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Tot
     let scan = match sink.scan_manifests(project) {
         Ok(scan) => scan,
         Err(error) => {
-            tracing::warn!(%project, "finished exports cannot be looked for: {error}");
+            tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "finished exports cannot be looked for: {error}");
             return (Vec::new(), false);
         }
     };
@@ -219,12 +220,12 @@ fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Tot
                 found.push((export, totals, manifest.sealed_at));
             }
             Ok((export, OnDisk::Rejected(cause))) => {
-                tracing::warn!(%project, %export, "a manifest on disk is not believed: {cause}");
+                tracing::warn!(event = "manifest_rejected", %project, %export, %cause, "a manifest on disk is not believed: {cause}");
             }
             Ok((_, OnDisk::Absent)) => {}
             Err(error) => {
                 to_its_end = false;
-                tracing::warn!(%project, "a finished export cannot be read: {error}");
+                tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "a finished export cannot be read: {error}");
             }
         }
     }

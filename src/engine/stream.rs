@@ -96,7 +96,12 @@ impl Stream {
             None => self.begin(),
         };
         match begun.and_then(|writer| ready(writer, &body)) {
-            Ok((writer, Armed::Ready)) => self.copy(writer, body).await,
+            Ok((writer, Armed::Ready)) => {
+                if writer.bytes() > 0 {
+                    tracing::debug!(event = "part_resumed", project = %self.project, export = %self.export, part = self.order.key.number, file = %self.order.key.file_id, bytes = writer.bytes(), "part goes on behind the bytes that are here");
+                }
+                self.copy(writer, body).await
+            }
             Ok((writer, Armed::OtherBytes)) => {
                 let reason = "the partial is not what its record says".to_owned();
                 Transfer::StartOver { writer, reason }

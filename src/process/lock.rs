@@ -79,7 +79,7 @@ impl InstanceLock {
         }
         // The lock is the flock; a disk too full for the note about its holder must not keep the program from starting.
         if let Err(error) = note(&mut file) {
-            tracing::debug!(path = %path.display(), %error, "the lock is taken, its holder could not be noted");
+            tracing::debug!(event = "lock_holder_unnoted", path = %path.display(), cause = %error, "the lock is taken, its holder could not be noted: {error}");
         }
         Ok(Self { _file: file })
     }

@@ -8,4 +8,5 @@ pub mod runtimes;
 pub mod service;
 pub mod signals;
 pub mod telemetry;
+mod text_fields;
 pub mod umask;

@@ -13,7 +13,9 @@ pub fn ready() {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::debug!("the clock cannot be read: {error}"),
+        Err(error) => {
+            tracing::debug!(event = "clock_unreadable", cause = %error, "the clock cannot be read: {error}")
+        }
     }
 }
 
@@ -49,6 +51,6 @@ pub fn watchdog_interval() -> Option<Duration> {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("the service manager could not be told: {error}");
+        tracing::debug!(event = "service_manager_unreachable", cause = %error, "the service manager could not be told: {error}");
     }
 }

@@ -26,10 +26,10 @@ impl StopSignals {
     /// Cancels `stop` at the first signal and ends the process at the second. Never returns.
     pub async fn watch(mut self, stop: CancellationToken) {
         let name = self.next().await;
-        tracing::info!(signal = name, "stopping");
+        tracing::info!(event = "stop_requested", signal = name, "stopping");
         stop.cancel();
         let name = self.next().await;
-        tracing::warn!(signal = name, "second signal, ending at once");
+        tracing::warn!(event = "stop_forced", signal = name, "second signal, ending at once");
         #[expect(
             clippy::disallowed_methods,
             reason = "the second signal ends the process at once, by contract"

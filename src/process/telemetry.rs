@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::journal;
+use super::text_fields::TextFields;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -65,10 +66,10 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
     let _ = tracing_subscriber::registry().with(layer.with_filter(ours_or_warnings(wanted))).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "internal error: a task panicked");
+        tracing::error!(event = "task_panicked", place, "internal error: a task panicked");
     }));
     if let Some(error) = unreachable {
-        tracing::warn!("the journal cannot be reached, the log goes to standard error: {error}");
+        tracing::warn!(event = "journal_unreachable", cause = %error, "the journal cannot be reached, the log goes to standard error: {error}");
     }
 }
 
@@ -77,7 +78,7 @@ type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 fn text(target: LogTarget) -> BoxedLayer {
     let writer = StderrWriter { target, priorities: journal::takes_stderr() };
     let layer = fmt::layer().with_writer(writer).with_ansi(console_wants_color());
-    layer.log_internal_errors(false).with_target(false).boxed()
+    layer.log_internal_errors(false).with_target(false).fmt_fields(TextFields).boxed()
 }
 
 fn json(target: LogTarget) -> BoxedLayer {

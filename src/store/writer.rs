@@ -77,7 +77,7 @@ pub async fn run_writer(
         }
     }
     if let Err(error) = store.close().await {
-        tracing::warn!(%error, "the state was not closed cleanly; what was written is durable all the same");
+        tracing::warn!(event = "state_close_failed", cause = %error, "the state was not closed cleanly, what was written is durable all the same: {error}");
     }
     lost
 }

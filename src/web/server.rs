@@ -33,7 +33,7 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
                     connections.spawn(talk(stream, routes.clone()));
                 }
                 Err(error) => {
-                    tracing::debug!("the status page cannot accept a connection: {error}");
+                    tracing::debug!(event = "page_connection_refused", cause = %error, "the status page cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

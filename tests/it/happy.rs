@@ -87,11 +87,13 @@ async fn the_log_has_one_line_a_change_with_its_fields_and_nothing_else() {
     let told: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap_or_default()).collect();
     let expected = [
         "running",
+        "watching the export",
         "status changed",
         "status changed",
         "status changed",
         "status changed",
-        "part committed",
+        "parts listed",
+        "manifest.json written",
         "export whole",
     ];
     assert_eq!(told, expected, "{:#?}", output.stderr);
@@ -102,7 +104,7 @@ async fn the_log_has_one_line_a_change_with_its_fields_and_nothing_else() {
             "{line}"
         );
     }
-    assert_eq!(lines[5]["part"], 1, "{}", lines[5]);
+    assert_eq!(lines[6]["parts"], 1, "{}", lines[6]);
     assert!(output.stdout.is_empty());
 }
 

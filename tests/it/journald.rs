@@ -63,8 +63,8 @@ async fn a_whole_job_is_told_in_fields_and_without_secrets() {
 
     let committed = journal.wait_for(says("part committed")).await;
     assert_eq!(
-        fields(&committed, ["MESSAGE", "PRIORITY", "PROJECT", "EXPORT", "PART", "FILE", "BYTES"]),
-        ["part committed", "6", "shop", "export_1", "1", "file_1", "1000"]
+        fields(&committed, ["MESSAGE", "EVENT", "PRIORITY", "PROJECT", "EXPORT", "PART", "FILE", "BYTES"]),
+        ["part committed", "part_committed", "7", "shop", "export_1", "1", "file_1", "1000"]
     );
     let sha256 = SimFile::generated("file_1", 1, BYTES).content.sha256().to_string();
     assert_eq!(committed.field("SHA256"), sha256);
@@ -162,7 +162,7 @@ async fn without_a_journal_the_log_is_text_with_one_word_about_it() {
         let about = |line: &&String| line.contains("the journal cannot be reached");
         assert_eq!(stderr.iter().filter(about).count(), 1, "{stderr:#?}");
         assert!(about(&&stderr[0]) && stderr[0].contains("WARN"), "{stderr:#?}");
-        let failed = stderr.iter().find(|line| line.contains("export failed: ")).expect("an error");
+        let failed = stderr.iter().find(|line| line.contains("export failed; ")).expect("an error");
         assert!(failed.starts_with(&format!("{error}20")), "{failed}");
     }
 }

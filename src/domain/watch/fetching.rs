@@ -63,6 +63,7 @@ impl Fetching {
         for part in kept.committed.into_values() {
             fetching.add(part.key.clone(), Part::committed(part));
         }
+        commands.push(Command::Notify(fetching.listed()));
         if let Some(words) = oddity {
             commands.push(Command::Notify(Notice::Surprise { words }));
         }
@@ -213,6 +214,17 @@ impl Fetching {
         Some(Transition::Seal { facts: std::mem::take(&mut self.facts), parts })
     }
 
+    /// What is known of the files, for people.
+    fn listed(&self) -> Notice {
+        let (mut bytes, mut committed, mut partials) = (0_u64, 0, 0);
+        for part in self.parts.values() {
+            bytes = bytes.saturating_add(part.declared_bytes.unwrap_or(0));
+            committed += u64::from(matches!(part.state, PartState::Committed(_) | PartState::Recording(_)));
+            partials += u64::from(part.resume.is_some());
+        }
+        Notice::PartsListed { parts: self.parts.len() as u64, bytes, committed, partials }
+    }
+
     fn is_active(&self, key: &PartKey) -> bool {
         self.parts.get(key).is_some_and(|part| part.state == PartState::Active)
     }
@@ -301,7 +313,11 @@ impl Fetching {
     /// A view while parts are on their way: new parts join, parts that were missing get their verdict.
     fn relisted(&mut self, files: Vec<PartListing>, commands: &mut Vec<Command>) {
         let listed: BTreeSet<_> = files.iter().map(|file| file.file_id.clone()).collect();
+        let known = self.parts.len();
         self.merge(files, &mut Kept::default(), commands);
+        if self.parts.len() > known {
+            commands.push(Command::Notify(self.listed()));
+        }
         let waiting: Vec<_> = self
             .parts
             .iter()

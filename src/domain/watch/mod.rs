@@ -284,6 +284,17 @@ pub enum Notice {
         /// What.
         words: String,
     },
+    /// The files of a finished export are known.
+    PartsListed {
+        /// How many.
+        parts: u64,
+        /// Their declared bytes together.
+        bytes: u64,
+        /// Parts of them that are on disk and recorded already.
+        committed: u64,
+        /// Parts of them that an earlier attempt left half done.
+        partials: u64,
+    },
     /// An attempt at a part failed and will be repeated; said once until the cause changes.
     PartFailing {
         /// Which part.
@@ -307,10 +318,14 @@ pub enum Notice {
     },
     /// A part is on disk and recorded.
     PartCommitted(CommittedPart),
+    /// `manifest.json` is in its place.
+    ExportSealed(Totals),
     /// The export is whole.
     ExportCompleted(Totals),
     /// The export failed for good.
     ExportFailed(Failure),
+    /// The notice of the failure is gone; the export is as if it had never failed.
+    FailureForgotten,
 }
 
 /// What a part needs to be worked on.
@@ -420,6 +435,7 @@ impl Watch {
                 None
             }
             (WatchState::Sealing { totals, .. }, WatchEvent::ManifestDurable) => {
+                commands.push(Command::Notify(Notice::ExportSealed(*totals)));
                 commands.push(Command::Record(RecordChange::Completed { totals: *totals, at: cx.now.wall }));
                 None
             }
@@ -482,6 +498,7 @@ impl Watch {
                 }
             }
             Transition::WatchAgain(kept) => {
+                commands.push(Command::Notify(Notice::FailureForgotten));
                 commands.push(Command::Record(RecordChange::Watching));
                 commands.push(Command::ViewAfter(Duration::ZERO));
                 WatchState::Polling(Polling::resumed(None, kept))

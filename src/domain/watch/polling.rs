@@ -35,6 +35,18 @@ impl Polling {
         self.seen.as_ref()
     }
 
+    /// Whether nothing is known of the export yet.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.seen.is_none() && self.kept.committed.is_empty() && self.kept.partials.is_empty()
+    }
+
+    /// What earlier work left.
+    #[must_use]
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// Whether the API refused the request and it is not yet known whether that concerns this export alone.
     #[must_use]
     pub fn is_rejected(&self) -> bool {

@@ -72,12 +72,15 @@ fn brief(command: &Command) -> String {
             Notice::PollFailing { .. } => "say failing".into(),
             Notice::PollRecovered => "say recovered".into(),
             Notice::Surprise { .. } => "say surprise".into(),
+            Notice::PartsListed { parts, committed, .. } => format!("say {committed} of {parts}"),
             Notice::PartFailing { key, .. } => format!("say failing {}", key.file_id),
             Notice::PartAbandoned { key, .. } => format!("say abandoned {}", key.file_id),
             Notice::PartCheckpointed { key, bytes } => format!("say {} at {bytes}", key.file_id),
             Notice::PartCommitted(part) => format!("say committed {}", part.key.file_id),
+            Notice::ExportSealed(totals) => format!("say sealed {}", totals.parts),
             Notice::ExportCompleted(totals) => format!("say whole {}/{}", totals.parts, totals.bytes),
             Notice::ExportFailed(failure) => format!("say failed {}", failure.kind.as_str()),
+            Notice::FailureForgotten => "say forgotten".into(),
         },
     }
 }
@@ -213,7 +216,8 @@ fn the_happy_path_from_created_to_whole() {
         ["record RUNNING", "say RUNNING", "view 10.0"],
         "nothing is fetched yet"
     );
-    assert_eq!(d.view(success(&[("a", 1), ("b", 2)])), ["record SUCCESS", "say SUCCESS", "prepare"]);
+    let listed = success(&[("a", 1), ("b", 2)]);
+    assert_eq!(d.view(listed), ["record SUCCESS", "say SUCCESS", "say 0 of 2", "prepare"]);
     assert_eq!(d.says(prepared()), ["queue a", "queue b"]);
     for id in [("a", 1), ("b", 2)] {
         d.step(WatchEvent::PartStarted(key(id.0, id.1)));
@@ -227,7 +231,7 @@ fn the_happy_path_from_created_to_whole() {
         ["say committed b", "record sealing"]
     );
     assert_eq!(d.says(WatchEvent::Recorded(Recorded::Sealing)), ["seal"]);
-    assert_eq!(d.says(WatchEvent::ManifestDurable), ["record completed"]);
+    assert_eq!(d.says(WatchEvent::ManifestDurable), ["say sealed 2", "record completed"]);
     assert_eq!(d.says(WatchEvent::Recorded(Recorded::Completed)), ["say whole 2/20"]);
     assert!(d.watch.is_settled());
 }
@@ -236,19 +240,15 @@ fn the_happy_path_from_created_to_whole() {
 fn what_one_view_leads_to_while_polling() {
     let fault = || ViewOutcome::Fault("cut".into());
     let held = || ViewOutcome::Held(Hold::Throttled { retry_after: None });
+    let (hole, twice) = (success(&[("a", 1), ("c", 3)]), success(&[("a", 1), ("c", 1)]));
+    let empty = success(&[]);
     for (outcome, expected) in [
         (report("ERROR", None), vec!["record ERROR", "say ERROR", "failed.json remote_error"]),
         (report("PAUSED", None), vec!["record PAUSED", "say PAUSED", "say surprise", "view 300.0"]),
         (report("SUCCESS", None), vec!["record SUCCESS", "say SUCCESS", "say failing", "view 0.8"]),
-        (
-            report("SUCCESS", Some(vec![])),
-            vec!["record SUCCESS", "say SUCCESS", "say surprise", "view 10.0", "prepare"],
-        ),
-        (
-            success(&[("a", 1), ("c", 3)]),
-            vec!["record SUCCESS", "say SUCCESS", "say surprise", "view 10.0", "prepare"],
-        ),
-        (success(&[("a", 1), ("c", 1)]), vec!["record SUCCESS", "say SUCCESS", "say surprise", "prepare"]),
+        (empty, vec!["record SUCCESS", "say SUCCESS", "say 0 of 0", "say surprise", "view 10.0", "prepare"]),
+        (hole, vec!["record SUCCESS", "say SUCCESS", "say 0 of 2", "say surprise", "view 10.0", "prepare"]),
+        (twice, vec!["record SUCCESS", "say SUCCESS", "say 0 of 2", "say surprise", "prepare"]),
         (ViewOutcome::NotFound(refusal("X")), vec!["say failing", "view 10.0"]),
         (ViewOutcome::Rejected(refusal("X")), vec!["say failing", "view 0.8"]),
         (fault(), vec!["say failing", "view 0.8"]),
@@ -296,7 +296,7 @@ fn a_failed_export_is_watched_again_once_its_notice_is_gone() {
     d.says(WatchEvent::Recorded(Recorded::Failed));
     assert_eq!(d.says(WatchEvent::Retry), ["remove failed.json"]);
     assert!(d.watch.is_settled(), "a crash now leaves it failed, and it can be retried once more");
-    assert_eq!(d.says(WatchEvent::FailureNoticeRemoved), ["record watching", "view 0.0"]);
+    assert_eq!(d.says(WatchEvent::FailureNoticeRemoved), ["say forgotten", "record watching", "view 0.0"]);
     assert!(!d.watch.is_settled() && d.watch.wants_views());
     assert!(d.says(WatchEvent::Recorded(Recorded::Watching)).is_empty());
 }
@@ -347,7 +347,7 @@ fn a_missing_file_of_a_forgotten_export_means_expired_and_keeps_what_is_there() 
 fn a_delisted_missing_file_is_left_out_and_a_new_one_is_fetched() {
     let (mut d, a) = fetching();
     d.step(ended(&a, Err(gone())));
-    assert_eq!(d.view(success(&[("b", 2)])), ["queue b", "say surprise"]);
+    assert_eq!(d.view(success(&[("b", 2)])), ["queue b", "say 0 of 2", "say surprise"]);
     d.step(WatchEvent::PartStarted(key("b", 2)));
     d.step(ended(&key("b", 2), Ok(committed(key("b", 2)))));
     let said = d.says(WatchEvent::Recorded(Recorded::PartCommitted(key("b", 2))));
@@ -397,7 +397,7 @@ fn parts_of_an_earlier_run_are_not_asked_for_again() {
         "export_1".parse().unwrap(),
         WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), kept)),
     );
-    assert_eq!(d.view(success(&[("a", 1), ("b", 2)])), ["prepare"]);
+    assert_eq!(d.view(success(&[("a", 1), ("b", 2)])), ["say 1 of 2", "prepare"]);
     assert_eq!(d.says(prepared()), ["queue b"]);
 }
 

@@ -11,6 +11,7 @@ use crate::domain::watch::{WatchEvent, WatchState};
 use crate::engine::access::KeyUse;
 use crate::engine::chores::ChoreOrder;
 use crate::engine::downloader::Download;
+use crate::engine::narrator::part_started;
 use crate::engine::stream::Progress;
 
 /// View calls under way at once, all projects together: bounds sockets and answers in memory. Each project that is still
@@ -153,6 +154,7 @@ impl Scheduler {
         };
         self.downloads.spawn((entry, key.clone()), download.run());
         self.projects[project].slots += 1;
+        part_started(&self.entries[entry].watch, &key);
         self.step(entry, WatchEvent::PartStarted(key));
     }
 

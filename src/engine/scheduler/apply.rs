@@ -11,7 +11,7 @@ use crate::domain::watch::{Command, PartState, RecordChange, Recorded, StepConte
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::downloader::DownloadNews;
-use crate::engine::narrator::narrate;
+use crate::engine::narrator::{narrate, prepared};
 use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
 use crate::store::{Change, ExportKey, StoreEvent, Write};
 
@@ -66,7 +66,10 @@ impl Scheduler {
                 Timer::PartRetry(entry, key) => self.step(entry, WatchEvent::PartRetryDue(key)),
                 Timer::Chores => self.chores.extend(std::mem::take(&mut self.parked_chores)),
                 Timer::Deadline if self.draining.is_none() => {
-                    tracing::warn!("the deadline has passed before every export was settled");
+                    tracing::warn!(
+                        event = "deadline_passed",
+                        "the deadline has passed before every export was settled"
+                    );
                     self.drain(Draining::Deadline);
                 }
                 Timer::Watchdog => self.feed_watchdog(),
@@ -144,7 +147,7 @@ impl Scheduler {
                     return self.wait_for_room(entry, chore, told.as_deref(), needed_with_others, free_bytes);
                 }
                 let watch = &self.entries[entry].watch;
-                tracing::debug!(project = %watch.project(), export = %watch.export(), adopted = adopted.len(), "folder ready");
+                prepared(watch, &adopted);
                 self.step(entry, WatchEvent::Prepared { adopted, conflicts });
             }
             Ok(ChoreEnd::Sealed) => self.step(entry, WatchEvent::ManifestDurable),
@@ -154,7 +157,7 @@ impl Scheduler {
             Ok(ChoreEnd::Disk { cause }) => {
                 let Entry { watch, chore_told, .. } = &mut self.entries[entry];
                 if told.as_ref() != Some(&cause) {
-                    tracing::warn!(project = %watch.project(), export = %watch.export(), "the export's folder cannot be used, will be tried again: {cause}");
+                    tracing::warn!(event = "folder_unusable", project = %watch.project(), export = %watch.export(), cause, "the export's folder cannot be used, will be tried again: {cause}");
                 }
                 *chore_told = Some(cause);
                 self.doubt_disk();
@@ -175,7 +178,7 @@ impl Scheduler {
         let words = "not enough room beside the reserve; the export waits before its first byte";
         let Entry { watch, chore_told, .. } = &mut self.entries[entry];
         if told != Some(words) {
-            tracing::warn!(project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "{words}");
+            tracing::warn!(event = "room_short", project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "{words}");
         }
         *chore_told = Some(words.to_owned());
         self.park(entry, chore);
@@ -203,11 +206,15 @@ impl Scheduler {
             }
             StoreEvent::Failing { cause } => {
                 self.store_failing = true;
-                tracing::error!("the state cannot be written, downloads wait: {cause}");
+                tracing::error!(
+                    event = "state_failed",
+                    cause,
+                    "the state cannot be written, downloads wait: {cause}"
+                );
             }
             StoreEvent::Healthy => {
                 self.store_failing = false;
-                tracing::info!("the state can be written again; downloads go on");
+                tracing::info!(event = "state_recovered", "the state can be written again; downloads go on");
             }
         }
     }

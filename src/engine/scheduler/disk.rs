@@ -49,14 +49,14 @@ impl Scheduler {
                 self.disk.opened();
                 self.disk_room_bytes = 0;
                 if std::mem::take(&mut self.disk_ill) {
-                    tracing::info!("the disk is well again; downloads go on");
+                    tracing::info!(event = "disk_recovered", "the disk is well again; downloads go on");
                 }
             }
             Err(cause) => {
                 let now = self.now();
                 self.disk.refused(now, |_| DISK_INTERVAL);
                 if !std::mem::replace(&mut self.disk_ill, true) {
-                    tracing::error!("downloads wait for the disk: {cause}");
+                    tracing::error!(event = "disk_failed", cause, "downloads wait for the disk: {cause}");
                 }
             }
         }

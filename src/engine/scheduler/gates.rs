@@ -129,13 +129,13 @@ impl Scheduler {
     pub(super) fn api_answered(&mut self, project: usize) {
         let project = &mut self.projects[project];
         if project.key.opened() {
-            tracing::info!(project = %project.name, "the rest api key is accepted again");
+            tracing::info!(event = "key_accepted", project = %project.name, "the rest api key is accepted again");
         }
         if project.throttle.opened() {
-            tracing::info!(project = %project.name, "the api takes requests again");
+            tracing::info!(event = "project_resumed", project = %project.name, "the api takes requests again");
         }
         if self.origin.opened() {
-            tracing::info!("the api is available again");
+            tracing::info!(event = "api_resumed", "the api is available again");
         }
     }
 
@@ -144,7 +144,7 @@ impl Scheduler {
         if let Some(gate) = self.hosts.get_mut(&host)
             && gate.opened()
         {
-            tracing::info!(host, "the store takes requests again");
+            tracing::info!(event = "store_resumed", host, "the store takes requests again");
             self.hosts.remove(&host);
         }
         self.projects[project].store_host = Some(host);
@@ -163,7 +163,7 @@ impl Scheduler {
                 let gates = &mut self.projects[project];
                 if gates.throttle.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(&gates.throttle, now);
-                    tracing::warn!(project = %gates.name, seconds, "the api asks for fewer requests (429); the project waits");
+                    tracing::warn!(event = "project_throttled", project = %gates.name, seconds, "the api asks for fewer requests (429); the project waits");
                 }
                 if retry_after.is_some() {
                     let (digest, until) = (gates.digest, gates.throttle.paused_until());
@@ -173,7 +173,11 @@ impl Scheduler {
             Hold::Unavailable { retry_after } => {
                 if self.origin.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(&self.origin, now);
-                    tracing::warn!(seconds, "the api is unavailable (503); every project waits");
+                    tracing::warn!(
+                        event = "api_unavailable",
+                        seconds,
+                        "the api is unavailable (503); every project waits"
+                    );
                 }
                 if retry_after.is_some() {
                     self.remember_pause(&PauseScope::Origin, self.origin.paused_until());
@@ -182,6 +186,7 @@ impl Scheduler {
             Hold::RouteNotFound => {
                 if self.origin.refused(now, |n| retry.delay(n, jitter)) {
                     tracing::error!(
+                        event = "route_not_found",
                         "the api does not know the route that was asked for: check base_url in [api]; every project waits"
                     );
                 }
@@ -191,7 +196,7 @@ impl Scheduler {
                 let gates = &mut self.projects[project];
                 if gates.key.refused(now, |_| spread(retry.max(), jitter)) {
                     let seconds = seconds_left(&gates.key, now);
-                    tracing::error!(project = %gates.name, status, seconds, "the api refuses the rest api key; the project waits, and the key is read again before the next try");
+                    tracing::error!(event = "key_refused", project = %gates.name, http_status = status, seconds, "the api refuses the rest api key; the project waits, and the key is read again before the next try");
                 }
             }
             Hold::StoreWaits { host } => self.projects[project].store_host = Some(host),
@@ -200,7 +205,12 @@ impl Scheduler {
                 let gate = self.hosts.entry(host.clone()).or_default();
                 if gate.refused(now, wait(retry_after)) {
                     let seconds = seconds_left(gate, now);
-                    tracing::warn!(host, seconds, "the store asks for fewer requests; its parts wait");
+                    tracing::warn!(
+                        event = "store_throttled",
+                        host,
+                        seconds,
+                        "the store asks for fewer requests; its parts wait"
+                    );
                 }
                 let until = gate.paused_until();
                 if retry_after.is_some() {
@@ -227,7 +237,7 @@ impl Scheduler {
         let (now, jitter, max) = (self.now(), Self::jitter(), self.policies.retry.max());
         let gates = &mut self.projects[project];
         if gates.rejection.refused(now, |_| spread(max, jitter)) {
-            tracing::error!(project = %gates.name, "the api refuses the request for every export of the project: check project_key and base_url; the project waits");
+            tracing::error!(event = "project_rejected", project = %gates.name, "the api refuses the request for every export of the project: check project_key and base_url; the project waits");
         }
     }
 
@@ -238,7 +248,7 @@ impl Scheduler {
             return;
         }
         if gates.rejection.opened() {
-            tracing::info!(project = %gates.name, "the api no longer refuses the request for every export of the project");
+            tracing::info!(event = "project_accepted", project = %gates.name, "the api no longer refuses the request for every export of the project");
         }
         for entry in gates.exports.clone() {
             self.step(entry, WatchEvent::RejectionWithdrawn);

@@ -42,6 +42,7 @@ use super::chores::{Chore, ChoreEnd};
 use super::control::Control;
 use super::downloader::DownloadNews;
 use super::lanes::Lanes;
+use super::narrator::introduce;
 use super::part_queue::PartQueue;
 use super::registry::Registry;
 use super::snapshot::Snapshot;
@@ -401,6 +402,7 @@ impl Scheduler {
             self.timers.set(Timer::View(entry), now.saturating_add(window * place / count));
         }
         for &entry in exports {
+            introduce(&self.entries[entry].watch);
             for command in self.entries[entry].watch.resume_commands() {
                 self.execute(entry, command, true);
             }
@@ -452,7 +454,7 @@ impl Scheduler {
         self.polls.abort_all();
         self.stop_downloads.cancel();
         self.timers.set(Timer::DrainGrace, self.now().saturating_add(DRAIN_GRACE));
-        tracing::info!(parts = self.downloads.len(), "draining: no new work");
+        tracing::info!(event = "drain_started", parts = self.downloads.len(), "draining: no new work");
     }
 
     /// The outcome, once there is nothing left to wait for.
@@ -464,7 +466,11 @@ impl Scheduler {
             Some(Draining::Deadline) if quiet || grace_over => Some(Outcome::DeadlinePassed),
             Some(Draining::Signal) if quiet => Some(Outcome::Drained { clean: true }),
             Some(Draining::Signal) if grace_over => {
-                tracing::warn!(parts, "the grace is over: what is still under way is given up");
+                tracing::warn!(
+                    event = "drain_cut",
+                    parts,
+                    "the grace is over: what is still under way is given up"
+                );
                 Some(Outcome::Drained { clean: false })
             }
             Some(_) => None,

@@ -15,6 +15,7 @@ use crate::domain::pace::Pace;
 use crate::domain::watch::{Command, Watch, WatchEvent, WatchState};
 use crate::engine::chores::Chore;
 use crate::engine::control::{Changes, Control, Known, Reload, ReloadedProject};
+use crate::engine::narrator;
 use crate::store::ExportKey;
 
 impl Scheduler {
@@ -72,6 +73,7 @@ impl Scheduler {
         };
         let found: Vec<usize> = self.entries.iter().filter(failed).map(|(entry, _)| entry).collect();
         for entry in &found {
+            narrator::retried(&self.entries[*entry].watch);
             self.retry_failed(*entry);
         }
         let name = |entry: usize| {
@@ -199,6 +201,7 @@ impl Scheduler {
         self.chores.retain(stays);
         self.parked_chores.retain(stays);
         for &entry in &fresh {
+            narrator::removed(&self.entries[entry].watch);
             let project = self.entries[entry].project;
             let waits_for_view = self.projects[project].ready.contains(&entry);
             self.projects[project].ready.retain(|waiting| *waiting != entry);
@@ -214,6 +217,7 @@ impl Scheduler {
     /// An export that began to retire is configured again.
     fn wake(&mut self, entry: usize) {
         self.retiring.remove(&entry);
+        narrator::restored(&self.entries[entry].watch);
         for command in self.entries[entry].watch.wake_commands() {
             let is_prepare = |(of, chore): &&(usize, Chore)| *of == entry && *chore == Chore::Prepare;
             let prepares = matches!(command, Command::Prepare)
@@ -241,6 +245,7 @@ impl Scheduler {
             }
             self.retiring.remove(&entry);
             let Some(Entry { watch, project, .. }) = self.entries.remove(entry) else { continue };
+            narrator::forgotten(&watch);
             let of = &mut self.projects[project];
             of.exports.retain(|export| *export != entry);
             of.unsettled -= usize::from(!watch.is_settled());

@@ -1,0 +1,149 @@
+//! The text log's sentence and fields: `sentence name=value name="value with spaces"`, always on one line.
+
+use std::fmt::{self, Debug, Write as _};
+
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+
+/// Writes the sentence first and each field after it. A cause that has its field is not said in the sentence, too.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TextFields;
+
+impl<'writer> FormatFields<'writer> for TextFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = Collected::default();
+        fields.record(&mut line);
+        let Collected { sentence, fields } = line;
+        let cause = fields.iter().find(|(name, _)| *name == "cause").map(|(_, cause)| format!(": {cause}"));
+        let sentence = cause.map_or_else(|| sentence.clone(), |cause| sentence.replacen(&cause, "", 1));
+        write!(writer, "{}", OneLine(&sentence))?;
+        let separators = std::iter::once(if sentence.is_empty() { "" } else { " " });
+        let separators = separators.chain(std::iter::repeat(" "));
+        for ((name, value), separator) in fields.iter().zip(separators) {
+            if writer.has_ansi_escapes() {
+                write!(writer, "{separator}\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{}", Value(value))?;
+            } else {
+                write!(writer, "{separator}{name}={}", Value(value))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Collected {
+    sentence: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Visit for Collected {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.sentence),
+            name => self.fields.push((name, value.to_owned())),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+/// Text without control characters: they could move the cursor, or begin another line.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| {
+            if character.is_control() {
+                write!(f, "{}", character.escape_default())
+            } else {
+                f.write_char(character)
+            }
+        })
+    }
+}
+
+/// A value as it is where that is one word, else in quotes.
+struct Value<'a>(&'a str);
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
+        if !self.0.is_empty() && self.0.bytes().all(is_plain) {
+            f.write_str(self.0)
+        } else {
+            write!(f, "{:?}", self.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = fmt::layer().with_writer(move || writer.clone()).with_ansi(false).without_time();
+        let layer = layer.with_target(false).fmt_fields(TextFields);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_sentence_comes_first_and_then_each_field_in_its_order() {
+        let line = written(|| {
+            tracing::info!(
+                event = "part_committed",
+                export = %"export_1",
+                bytes = 7_u64,
+                words = "two words",
+                none = "",
+                absent = Option::<&str>::None,
+                equation = "a=b",
+                "part committed"
+            );
+        });
+        let fields =
+            r#"event=part_committed export=export_1 bytes=7 words="two words" none="" equation="a=b""#;
+        assert_eq!(line, format!(" INFO part committed {fields}\n"));
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = "no answer";
+        let line = written(|| tracing::warn!(event = "poll_failed", cause, "poll failed: {cause}; again"));
+        assert_eq!(line, " WARN poll failed; again event=poll_failed cause=\"no answer\"\n");
+        let line = written(|| tracing::warn!(event = "answer_odd", cause, "{cause}"));
+        assert_eq!(line, " WARN no answer event=answer_odd cause=\"no answer\"\n");
+    }
+
+    #[test]
+    fn nothing_begins_another_line_or_moves_the_cursor() {
+        let line = written(|| tracing::warn!(cause = "a\n\x1b[2Jb", "one\ntwo\x1b[2J"));
+        assert_eq!(line, " WARN one\\ntwo\\u{1b}[2J cause=\"a\\n\\u{1b}[2Jb\"\n");
+    }
+}
