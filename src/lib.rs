@@ -21,12 +21,14 @@
 //! | 1 | [`transport`] | what both HTTP clients share; the one place that sends |
 //! | 1 | [`durable`] | the one place that makes working files, renames and syncs |
 //! | 1 | [`exit`] | exit codes |
+//! | 1 | [`meters`] | what is counted, for Prometheus |
 //! | 0 | [`domain`] | decisions as total functions: no I/O, no clock, no dice |
 
 pub mod domain;
 
 pub mod durable;
 pub mod exit;
+pub mod meters;
 pub mod transport;
 
 pub mod api;

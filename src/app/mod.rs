@@ -37,6 +37,7 @@ use crate::engine::recovery;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
 use crate::exit;
+use crate::meters::Meters;
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
@@ -44,7 +45,7 @@ use crate::process::{service, umask};
 use crate::sink::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
 use crate::transport::{ClientError, TlsError};
-use crate::web::StatusServer;
+use crate::web::{Sources, StatusServer};
 
 pub use clients::api_clients;
 
@@ -187,6 +188,7 @@ impl App {
             pace,
             watches,
         });
+        let (meters, blocking) = (Meters::default(), transfer.first.clone());
         let (scheduler, snapshots) = Scheduler::new(EngineParts {
             policies: policies(&config),
             max_parts: config.download.max_parts,
@@ -200,12 +202,14 @@ impl App {
             writes,
             store_events,
             control,
+            meters: meters.clone(),
         });
         let mut services = JoinSet::new();
         let (reloads, requests) = mpsc::channel(CONTROL_QUEUE);
         answer_questions(&mut services, &config.state_directory, Desk { engine: engine.clone(), reloads });
         if let Some(server) = status_server {
-            services.spawn(server.serve(engine.clone()));
+            let (engine, sink) = (engine.clone(), sink.clone());
+            services.spawn(server.serve(Sources { engine, meters, sink, blocking }));
         }
         let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
         services.spawn(reloader.run());

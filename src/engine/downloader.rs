@@ -23,6 +23,7 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::resume::{Plan, ResumablePart, ResumePoint, is_small, plan_resume};
 use crate::domain::watch::PartOrder;
 use crate::engine::access::{Access, KeyUse};
+use crate::meters::Meters;
 use crate::sink::{FinishedPart, LocalSink, PartWriter};
 use crate::transport::Link;
 
@@ -62,6 +63,7 @@ pub(crate) struct Download {
     pub(crate) open_host: Option<String>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) news: mpsc::Sender<DownloadNews>,
+    pub(crate) meters: Meters,
 }
 
 impl Download {
@@ -80,7 +82,11 @@ impl Download {
             writer = Some(begun);
         }
         let mut refusal = String::new();
+        let mut was_refused = false;
         for attempt in 1..=LINKS_PER_ATTEMPT {
+            if std::mem::take(&mut was_refused) {
+                self.meters.link_refreshed();
+            }
             let link = match self.link().await {
                 Ok(link) => link,
                 Err(PartFailure::Stopped { .. }) => return Err(self.stopped(writer, continued(&plan)).await),
@@ -91,7 +97,9 @@ impl Download {
             }
             match self.transfer(writer, link, plan.clone()).await? {
                 Transfer::Complete(finished) => return Ok(finished),
-                Transfer::LinkRefused { writer: back, cause } => (writer, refusal) = (back, cause),
+                Transfer::LinkRefused { writer: back, cause } => {
+                    (writer, refusal, was_refused) = (back, cause, true);
+                }
                 Transfer::StartOver { writer: back, reason } => {
                     tracing::debug!(event = "partial_dropped", project = %self.project, export = %self.export, part = self.order.key.number, file = %self.order.key.file_id, cause = reason, "partial dropped: {reason}");
                     (writer, plan) = (Some(self.restart(back).await?), Plan::FromStart);

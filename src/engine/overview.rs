@@ -24,6 +24,10 @@ pub struct Overview {
     pub slots_max: usize,
     /// Whether downloads wait for the disk.
     pub disk_ill: bool,
+    /// Whether downloads wait because the state cannot be written.
+    pub state_failing: bool,
+    /// Whether parts wait for a store that asks for fewer requests.
+    pub stores_wait: bool,
     /// What every project waits for.
     pub origin: Option<Pause>,
     /// The projects, in configuration order.
@@ -35,6 +39,8 @@ pub struct Overview {
 pub struct ProjectOverview {
     /// Its name.
     pub name: ProjectName,
+    /// When an export of it became whole last, in this run or an earlier one.
+    pub last_success: Option<Timestamp>,
     /// What it waits for.
     pub pauses: Vec<Pause>,
     /// Its exports, in configuration order.

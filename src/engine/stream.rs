@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::{BodyOrigin, Checkpoints};
@@ -13,17 +14,32 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::resume::Plan;
 use crate::domain::watch::PartOrder;
 use crate::fetch::{Body, BodyError, FetchRefusal, Opening, StoreClient};
+use crate::meters::ByteCounter;
 use crate::sink::{Armed, CommitError, FinishedPart, LocalSink, PartWriter, SinkError};
 use crate::transport::Link;
 
 /// How far a download has come, for whoever watches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Progress {
     bytes: AtomicU64,
     allocated_bytes: AtomicU64,
+    /// When the part got its slot.
+    began: Instant,
+    received: ByteCounter,
 }
 
 impl Progress {
+    /// Of a part that has just got its slot; what it receives is counted there.
+    pub(crate) fn new(received: ByteCounter) -> Self {
+        let (bytes, allocated_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { bytes, allocated_bytes, began: Instant::now(), received }
+    }
+
+    /// When the part got its slot.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Bytes in the partial.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -128,7 +144,10 @@ impl Stream {
                 chunk = body.next_chunk() => chunk,
             };
             let written = match chunk {
-                Ok(Some(chunk)) => writer.write(&chunk),
+                Ok(Some(chunk)) => {
+                    self.progress.received.add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+                    writer.write(&chunk)
+                }
                 Ok(None) => break Ended::Complete,
                 Err(error) => break Ended::Cut(error),
             };

@@ -9,15 +9,19 @@
 //! - `events.rs` the stream of snapshots
 //! - `guard.rs` what every request has to pass, and the headers of every answer
 //! - `hosts.rs` the names that it may be asked for by
+//! - `metrics.rs` what Prometheus scrapes; `accept.rs` in which format, `space.rs` how much room the disk has
 //! - `server.rs` connections
 //! - `stall.rs` writes that come to an end
 
+mod accept;
 mod document;
 mod events;
 mod guard;
 mod hosts;
+mod metrics;
 mod server;
 mod source;
+mod space;
 mod stall;
 
 use std::io;
@@ -31,12 +35,16 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use hosts::Hosts;
 use source::Source;
+use space::Space;
 
 use crate::engine::Control;
+use crate::meters::Meters;
+use crate::sink::LocalSink;
 
 /// Streams of events at a time.
 const MAX_STREAMS: usize = 16;
@@ -55,10 +63,25 @@ pub struct StatusServer {
     hosts: Hosts,
 }
 
+/// What the answers are made from.
+#[derive(Debug)]
+pub struct Sources {
+    /// How to ask the scheduler.
+    pub engine: mpsc::Sender<Control>,
+    /// What was counted.
+    pub meters: Meters,
+    /// Where the exports land.
+    pub sink: LocalSink,
+    /// Where work goes that blocks.
+    pub blocking: Handle,
+}
+
 /// What the routes share.
 #[derive(Debug, Clone)]
 struct Shared {
     source: Arc<Source>,
+    meters: Meters,
+    space: Arc<Space>,
     streams: Arc<Semaphore>,
 }
 
@@ -80,9 +103,13 @@ impl StatusServer {
     }
 
     /// Serves what the scheduler answers, until it is dropped.
-    pub async fn serve(self, engine: mpsc::Sender<Control>) {
-        let shared =
-            Shared { source: Arc::new(Source::new(engine)), streams: Arc::new(Semaphore::new(MAX_STREAMS)) };
+    pub async fn serve(self, sources: Sources) {
+        let shared = Shared {
+            source: Arc::new(Source::new(sources.engine)),
+            meters: sources.meters,
+            space: Arc::new(Space::new(sources.sink, sources.blocking)),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        };
         server::serve(self.listener, guard::guarded(routes(shared), self.hosts)).await;
     }
 }
@@ -92,6 +119,7 @@ fn routes(shared: Shared) -> Router {
         .route("/", get(|| asset(HTML, include_str!("assets/index.html"))))
         .route("/style.css", get(|| asset(CSS, include_str!("assets/style.css"))))
         .route("/app.js", get(|| asset(SCRIPT, include_str!("assets/app.js"))))
+        .route("/metrics", get(metrics::metrics))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/api/v1/status", get(status))

@@ -23,6 +23,8 @@ pub(super) struct Made {
     pub(super) document: Document,
     /// The same with the time, as JSON.
     pub(super) json: Bytes,
+    /// What it was made from.
+    pub(super) overview: Box<Overview>,
 }
 
 /// Where answers come from.
@@ -47,7 +49,7 @@ impl Source {
             return made.clone();
         }
         let overview = tokio::time::timeout(PATIENCE, self.ask()).await.ok().flatten();
-        let made = overview.and_then(|overview| make(&overview)).map(Arc::new);
+        let made = overview.and_then(make).map(Arc::new);
         *last = Some((Instant::now(), made.clone()));
         made
     }
@@ -59,10 +61,10 @@ impl Source {
     }
 }
 
-fn make(overview: &Overview) -> Option<Made> {
-    let document = Document::of(overview);
+fn make(overview: Box<Overview>) -> Option<Made> {
+    let document = Document::of(&overview);
     let json = serde_json::to_vec(&Stamped::new(&document, overview.now)).ok()?;
-    Some(Made { document, json: json.into() })
+    Some(Made { document, json: json.into(), overview })
 }
 
 #[cfg(test)]
@@ -80,6 +82,8 @@ mod tests {
             slots_in_use: 0,
             slots_max: 8,
             disk_ill: false,
+            state_failing: false,
+            stores_wait: false,
             origin: None,
             projects: Vec::new(),
         })

@@ -10,6 +10,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("exit", 1),
     ("transport", 1),
     ("durable", 1),
+    ("meters", 1),
     ("api", 2),
     ("config", 2),
     ("control", 2),

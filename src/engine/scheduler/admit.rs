@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::commits::MAX_COMMITS;
 use super::gates::Closed;
 use super::{Call, Probes, Scheduler};
@@ -66,7 +68,13 @@ impl Scheduler {
             self.probing(Call::View(entry), project, probes);
             let access = self.projects[project].access.clone();
             let export = self.entries[entry].watch.export().clone();
-            self.polls.spawn(entry, async move { access.view(&export, key).await });
+            let meters = self.meters.clone();
+            self.polls.spawn(entry, async move {
+                let began = Instant::now();
+                let outcome = access.view(&export, key).await;
+                meters.poll_took(began.elapsed());
+                outcome
+            });
         }
     }
 
@@ -134,7 +142,7 @@ impl Scheduler {
         let open_host =
             self.projects[project].store_host.clone().filter(|host| !self.hosts.contains_key(host));
         self.probing(Call::Part(entry, key.clone()), project, probes);
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress::new(self.meters.received(&self.projects[project].name)));
         self.progress.insert((entry, key.clone()), progress.clone());
         let download = Download {
             entry,
@@ -151,6 +159,7 @@ impl Scheduler {
             open_host,
             progress,
             news: self.news.0.clone(),
+            meters: self.meters.clone(),
         };
         self.downloads.spawn((entry, key.clone()), download.run());
         self.projects[project].slots += 1;

@@ -13,6 +13,7 @@ use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::downloader::DownloadNews;
 use crate::engine::narrator::{narrate, prepared};
 use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
+use crate::meters::{PauseCause, PollOutcome, RetryCause, Work};
 use crate::store::{Change, ExportKey, StoreEvent, Write};
 
 /// Shortest time between two snapshots.
@@ -89,6 +90,10 @@ impl Scheduler {
         self.projects[project].views = self.projects[project].views.saturating_sub(1);
         let outcome =
             outcome.unwrap_or_else(|Panicked| ViewOutcome::Fault("the poll task panicked".to_owned()));
+        self.meters.polled(PollOutcome::of(&outcome));
+        if let Some(cause) = RetryCause::of_poll(&outcome) {
+            self.meters.retried(Work::Poll, cause);
+        }
         let faulted = matches!(outcome, ViewOutcome::Fault(_));
         match &outcome {
             ViewOutcome::Held(hold) => self.hold(project, hold.clone()),
@@ -205,7 +210,9 @@ impl Scheduler {
                 }
             }
             StoreEvent::Failing { cause } => {
-                self.store_failing = true;
+                if !std::mem::replace(&mut self.store_failing, true) {
+                    self.meters.paused(None, PauseCause::State);
+                }
                 tracing::error!(
                     event = "state_failed",
                     cause,
@@ -231,10 +238,13 @@ impl Scheduler {
         if discriminant(watch.state()) != phase {
             shown.moved(moment.wall);
         }
-        let unsettled = &mut self.projects[self.entries[entry].project].unsettled;
+        let project = &mut self.projects[self.entries[entry].project];
         match (settled_before, settled) {
-            (false, true) => *unsettled -= 1,
-            (true, false) => *unsettled += 1,
+            (false, true) => {
+                project.unsettled -= 1;
+                project.succeeded(self.entries[entry].watch.state());
+            }
+            (true, false) => project.unsettled += 1,
             _ => {}
         }
         for command in commands {

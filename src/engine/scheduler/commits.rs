@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::{DownloadEnd, Scheduler, Timer};
 use crate::domain::failure::{Hold, PartFailure};
 use crate::domain::part::{CommittedPart, PartKey};
-use crate::domain::watch::WatchEvent;
+use crate::domain::watch::{PartState, WatchEvent, WatchState};
 use crate::engine::children::Panicked;
 use crate::engine::stream::{commit_failure, transient};
+use crate::meters::{RetryCause, Work};
 use crate::sink::{CommitError, FinishedPart};
 
 /// Parts that have their bytes and not their names, at once. They need no slot: a disk that is slow to sync does not leave
@@ -136,11 +137,28 @@ impl Scheduler {
 
     /// A part's attempt is over: its file is durable under its name, or not.
     fn part_ended(&mut self, (entry, key): (usize, PartKey), outcome: Result<CommittedPart, PartFailure>) {
-        self.progress.remove(&(entry, key.clone()));
+        let progress = self.progress.remove(&(entry, key.clone()));
         if let Err(PartFailure::Held(Hold::Disk { .. })) = &outcome {
             self.demand_room(self.entries[entry].watch.declared_bytes(&key));
         }
-        self.step(entry, WatchEvent::PartEnded { key, outcome });
+        let retry = outcome.as_ref().err().and_then(RetryCause::of_part);
+        if let (Ok(_), Some(progress)) = (&outcome, progress) {
+            let project = &self.projects[self.entries[entry].project].name;
+            self.meters.part_downloaded(project, progress.began().elapsed());
+        }
+        self.step(entry, WatchEvent::PartEnded { key: key.clone(), outcome });
+        if let Some(cause) = retry
+            && self.is_to_be_fetched(entry, &key)
+        {
+            self.meters.retried(Work::Part, cause);
+        }
+    }
+
+    /// Whether a part has still to come, and is not given up.
+    fn is_to_be_fetched(&self, entry: usize, key: &PartKey) -> bool {
+        let WatchState::Fetching(fetching) = self.entries[entry].watch.state() else { return false };
+        let part = fetching.parts().find(|(of, _)| *of == key);
+        part.is_some_and(|(_, part)| !matches!(part.state, PartState::Abandoned { .. }))
     }
 }
 
@@ -150,7 +168,6 @@ mod tests {
     use super::super::tests::{Rig, rig};
     use super::*;
     use crate::domain::resume::Plan;
-    use crate::domain::watch::{PartState, WatchState};
 
     impl Rig {
         /// A part of the export that has all its bytes.

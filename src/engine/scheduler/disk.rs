@@ -9,6 +9,7 @@ use crate::domain::gate::Admission;
 use crate::domain::resume::CHECKPOINT_BYTES;
 use crate::engine::children::Panicked;
 use crate::engine::scheduler::gates::Closed;
+use crate::meters::PauseCause;
 
 impl Scheduler {
     /// Some work could not use the disk: nothing new is written until it has been looked at.
@@ -56,6 +57,7 @@ impl Scheduler {
                 let now = self.now();
                 self.disk.refused(now, |_| DISK_INTERVAL);
                 if !std::mem::replace(&mut self.disk_ill, true) {
+                    self.meters.paused(None, PauseCause::Disk);
                     tracing::error!(event = "disk_failed", cause, "downloads wait for the disk: {cause}");
                 }
             }

@@ -11,6 +11,7 @@ use crate::domain::failure::Hold;
 use crate::domain::gate::{Admission, Gate};
 use crate::domain::retry::RETRY_AFTER_CAP;
 use crate::domain::watch::WatchEvent;
+use crate::meters::PauseCause;
 use crate::store::{Change, ProjectDigest};
 
 /// Whose `Retry-After` a record is about; the text is its key in the state.
@@ -162,6 +163,7 @@ impl Scheduler {
                 self.origin.opened();
                 let gates = &mut self.projects[project];
                 if gates.throttle.refused(now, wait(retry_after)) {
+                    self.meters.paused(Some(&gates.name), PauseCause::Throttled);
                     let seconds = seconds_left(&gates.throttle, now);
                     tracing::warn!(event = "project_throttled", project = %gates.name, seconds, "the api asks for fewer requests (429); the project waits");
                 }
@@ -172,6 +174,7 @@ impl Scheduler {
             }
             Hold::Unavailable { retry_after } => {
                 if self.origin.refused(now, wait(retry_after)) {
+                    self.meters.paused(None, PauseCause::Unavailable);
                     let seconds = seconds_left(&self.origin, now);
                     tracing::warn!(
                         event = "api_unavailable",
@@ -185,6 +188,7 @@ impl Scheduler {
             }
             Hold::RouteNotFound => {
                 if self.origin.refused(now, |n| retry.delay(n, jitter)) {
+                    self.meters.paused(None, PauseCause::Unavailable);
                     tracing::error!(
                         event = "route_not_found",
                         "the api does not know the route that was asked for: check base_url in [api]; every project waits"
@@ -195,6 +199,7 @@ impl Scheduler {
                 self.origin.opened();
                 let gates = &mut self.projects[project];
                 if gates.key.refused(now, |_| spread(retry.max(), jitter)) {
+                    self.meters.paused(Some(&gates.name), PauseCause::Unauthorized);
                     let seconds = seconds_left(&gates.key, now);
                     tracing::error!(event = "key_refused", project = %gates.name, http_status = status, seconds, "the api refuses the rest api key; the project waits, and the key is read again before the next try");
                 }
@@ -204,6 +209,7 @@ impl Scheduler {
                 self.forget_idle_hosts();
                 let gate = self.hosts.entry(host.clone()).or_default();
                 if gate.refused(now, wait(retry_after)) {
+                    self.meters.paused(None, PauseCause::StoreBusy);
                     let seconds = seconds_left(gate, now);
                     tracing::warn!(
                         event = "store_throttled",
@@ -237,6 +243,7 @@ impl Scheduler {
         let (now, jitter, max) = (self.now(), Self::jitter(), self.policies.retry.max());
         let gates = &mut self.projects[project];
         if gates.rejection.refused(now, |_| spread(max, jitter)) {
+            self.meters.paused(Some(&gates.name), PauseCause::Rejected);
             tracing::error!(event = "project_rejected", project = %gates.name, "the api refuses the request for every export of the project: check project_key and base_url; the project waits");
         }
     }

@@ -56,6 +56,7 @@ use crate::domain::moment::{Moment, Unit};
 use crate::domain::pace::Pace;
 use crate::domain::part::PartKey;
 use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
+use crate::meters::Meters;
 use crate::process::lock::LateLock;
 use crate::sink::{FinishedPart, LocalSink};
 use crate::store::{ProjectDigest, StoreEvent, Write};
@@ -93,6 +94,8 @@ pub struct EngineParts {
     pub store_events: mpsc::Receiver<StoreEvent>,
     /// What is asked of it while it runs.
     pub control: mpsc::Receiver<Control>,
+    /// Where it counts what happens.
+    pub meters: Meters,
 }
 
 /// One project of the configuration.
@@ -180,6 +183,7 @@ pub struct Scheduler {
     /// Whether a configuration is being read.
     reloading: bool,
     reloads: Reloads,
+    meters: Meters,
     service: status::Service,
     sink: LocalSink,
     download_lock: Arc<LateLock>,
@@ -214,6 +218,8 @@ struct Project {
     /// The exports in configuration order.
     exports: Vec<usize>,
     unsettled: usize,
+    /// When an export of it became whole last.
+    last_success: Option<Timestamp>,
 }
 
 struct Entry {
@@ -339,6 +345,7 @@ impl Scheduler {
             retiring: HashSet::new(),
             reloading: false,
             reloads: Reloads::default(),
+            meters: parts.meters,
             service: status::Service::from_environment(),
             sink: parts.sink,
             download_lock: parts.download_lock,
@@ -494,6 +501,7 @@ impl Scheduler {
 
     /// Adds a project and one entry for each of its exports.
     fn take_over(&mut self, parts: ProjectParts) {
+        self.meters.project_came(&parts.name);
         let project = self.projects.add(Project::new(parts.name, parts.digest, parts.access, parts.pace));
         self.order.push(project);
         for watch in parts.watches {
@@ -505,6 +513,7 @@ impl Scheduler {
     /// Adds an entry; whoever does that gives it a place among its project's exports.
     fn add_entry(&mut self, project: usize, watch: Watch) -> usize {
         self.projects[project].unsettled += usize::from(!watch.is_settled());
+        self.projects[project].succeeded(watch.state());
         let shown = overview::Shown::of(&watch);
         self.entries.add(Entry {
             watch,
@@ -530,6 +539,13 @@ impl Scheduler {
 }
 
 impl Project {
+    /// Remembers when an export became whole, if it is that.
+    fn succeeded(&mut self, state: &WatchState) {
+        if let WatchState::Completed { at, .. } = state {
+            self.last_success = self.last_success.max(Some(*at));
+        }
+    }
+
     fn new(name: ProjectName, digest: ProjectDigest, access: Access, pace: Pace) -> Self {
         Self {
             is_configured: true,
@@ -547,6 +563,7 @@ impl Project {
             rejections: false,
             exports: Vec::new(),
             unsettled: 0,
+            last_success: None,
         }
     }
 }

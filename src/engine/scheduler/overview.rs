@@ -50,6 +50,7 @@ impl Scheduler {
             let project = &self.projects[project];
             projects.push(ProjectOverview {
                 name: project.name.clone(),
+                last_success: project.last_success,
                 pauses: pauses(project, clock),
                 exports,
             });
@@ -61,6 +62,8 @@ impl Scheduler {
             slots_in_use: self.downloads.len(),
             slots_max: self.max_parts,
             disk_ill: self.disk_ill,
+            state_failing: self.store_failing,
+            stores_wait: self.hosts.values().any(|gate| is_waited_for(gate, clock)),
             origin: pause(&self.origin, PauseReason::Unavailable, clock),
             projects,
         }
@@ -186,6 +189,11 @@ fn pauses(project: &Project, clock: Clock) -> Vec<Pause> {
         (&project.throttle, PauseReason::Throttled),
     ];
     gates.into_iter().filter_map(|(gate, reason)| pause(gate, reason, clock)).collect()
+}
+
+/// Whether a store's pause is not over, or it is found out whether it is. Where no part is left, nobody finds out.
+fn is_waited_for(gate: &Gate, clock: Clock) -> bool {
+    !gate.is_open() && gate.paused_until().is_none_or(|until| until > clock.since_start)
 }
 
 fn pause(gate: &Gate, reason: PauseReason, clock: Clock) -> Option<Pause> {

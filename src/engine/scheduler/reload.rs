@@ -16,6 +16,7 @@ use crate::domain::watch::{Command, Watch, WatchEvent, WatchState};
 use crate::engine::chores::Chore;
 use crate::engine::control::{Changes, Control, Known, Reload, ReloadedProject};
 use crate::engine::narrator;
+use crate::meters::Verdict;
 use crate::store::ExportKey;
 
 impl Scheduler {
@@ -38,6 +39,7 @@ impl Scheduler {
             Control::ReloadRefused { cause, reply } => {
                 self.reloading = false;
                 self.reloads.refused += 1;
+                self.meters.reloaded(Verdict::Refused);
                 self.reloads.refusal = Some(cause);
                 self.tell_status();
                 let _ = reply.send(());
@@ -45,6 +47,7 @@ impl Scheduler {
             Control::Reload { reload, reply } => {
                 self.reloading = false;
                 self.reloads.accepted += 1;
+                self.meters.reloaded(Verdict::Accepted);
                 self.reloads.refusal = None;
                 let _ = reply.send(self.reload(*reload));
             }
@@ -110,6 +113,7 @@ impl Scheduler {
                 Some(number) => number,
                 None => {
                     changes.projects_added += 1;
+                    self.meters.project_came(&project.name);
                     let pace = Pace::new(project.requests_per_second);
                     let access = project.access.clone();
                     self.projects.add(Project::new(project.name.clone(), project.digest, access, pace))
@@ -128,6 +132,14 @@ impl Scheduler {
             order.push(number);
         }
         self.order = order;
+        // Those with exports go when their exports do.
+        let is_empty = |number: &usize| {
+            let project = &self.projects[*number];
+            !project.is_configured && project.exports.is_empty()
+        };
+        for number in self.order.iter().copied().filter(is_empty).collect::<Vec<_>>() {
+            self.forget_project(number);
+        }
         self.restore_pauses(&reload.pauses);
         self.shorten_waits();
         changes
@@ -250,9 +262,17 @@ impl Scheduler {
             of.exports.retain(|export| *export != entry);
             of.unsettled -= usize::from(!watch.is_settled());
             if of.exports.is_empty() && !of.is_configured {
-                self.projects.remove(project);
-                self.order.retain(|number| *number != project);
+                self.forget_project(project);
             }
+        }
+    }
+
+    /// Forgets a project that has no export left, and its counters, unless another one has its name by now.
+    fn forget_project(&mut self, number: usize) {
+        self.order.retain(|known| *known != number);
+        let Some(Project { name, .. }) = self.projects.remove(number) else { return };
+        if self.projects.values().all(|project| project.name != name) {
+            self.meters.project_went(&name);
         }
     }
 

@@ -72,6 +72,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         writes: write_sender,
         store_events,
         control: mpsc::channel(1).1,
+        meters: Meters::default(),
     });
     Rig { scheduler, writes, _store_events, folder }
 }

@@ -1,0 +1,261 @@
+//! Floor 1, what is counted: every metric's name, unit, help and labels, in Prometheus' terms.
+//!
+//! What happens is counted where it happens, through [`Meters`]. What is a matter of the moment is made for each scrape
+//! from the read model, through [`Moment`]: nothing of it can be stale. There is no label for an export.
+//!
+//! - `mod.rs` what is counted
+//! - `moment.rs` what is so at the moment
+//! - `labels.rs` labels and their values
+//! - `exposition.rs` the two text formats
+
+mod exposition;
+mod labels;
+mod moment;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+pub use exposition::Format;
+pub use labels::{ExportState, PauseCause, PollOutcome, RetryCause, Verdict, Work};
+pub use moment::{Facts, Moment};
+
+use crate::domain::ids::ProjectName;
+use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project};
+
+/// What every name begins with.
+const PREFIX: &str = "batch_export_watcher";
+/// Bounds in seconds for a poll: an answer at once, up to the longest `request_timeout` that makes sense.
+const POLL_SECONDS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Bounds in seconds for a part: 50 KB from a store nearby, up to gigabytes over a slow line.
+const PART_SECONDS: [f64; 14] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
+
+/// The counters of this run. A clone counts into the same ones.
+#[derive(Debug, Clone)]
+pub struct Meters(Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted {
+    registry: Registry,
+    polls: Family<OfOutcome, Counter>,
+    poll_seconds: Histogram,
+    parts: Family<OfProject, Counter>,
+    bytes: Family<OfProject, Counter>,
+    part_seconds: Histogram,
+    retries: Family<OfRetry, Counter>,
+    link_refreshes: Counter,
+    pauses: Family<OfPause, Counter>,
+    reloads: Family<OfVerdict, Counter>,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        let counted = Counted {
+            registry: Registry::with_prefix(PREFIX),
+            polls: Family::default(),
+            poll_seconds: Histogram::new(POLL_SECONDS),
+            parts: Family::default(),
+            bytes: Family::default(),
+            part_seconds: Histogram::new(PART_SECONDS),
+            retries: Family::default(),
+            link_refreshes: Counter::default(),
+            pauses: Family::default(),
+            reloads: Family::default(),
+        };
+        let counted = counted.registered();
+        counted.begin();
+        Self(Arc::new(counted))
+    }
+}
+
+impl Counted {
+    fn registered(mut self) -> Self {
+        let to = &mut self.registry;
+        to.register(
+            "build",
+            "The program that runs",
+            Info::new(OfBuild { version: env!("CARGO_PKG_VERSION") }),
+        );
+        to.register("polls", "Polls that came back, by outcome", self.polls.clone());
+        let help = "How long a poll took until its answer was there";
+        to.register_with_unit("poll_duration", help, Unit::Seconds, self.poll_seconds.clone());
+        to.register("parts_downloaded", "Parts that are durable under their names", self.parts.clone());
+        let help = "Bytes of parts that came from stores, also those that were not kept";
+        to.register_with_unit("downloaded", help, Unit::Bytes, self.bytes.clone());
+        let help = "How long a part took from its slot until it was durable under its name";
+        to.register_with_unit("part_duration", help, Unit::Seconds, self.part_seconds.clone());
+        let help = "Polls and parts that have to be done again, by cause";
+        to.register("retries", help, self.retries.clone());
+        let help = "Fresh signed links that were asked for at once because the store refused the one before";
+        to.register("link_refreshes", help, self.link_refreshes.clone());
+        to.register("pauses", "Pauses that began, by cause", self.pauses.clone());
+        to.register("reloads", "Reloads of the configuration, by verdict", self.reloads.clone());
+        self
+    }
+
+    /// Everything that can occur without a project is there from the start: a rate over what comes into being with its
+    /// first event would miss that event.
+    fn begin(&self) {
+        for &outcome in PollOutcome::ALL {
+            drop(self.polls.get_or_create(&OfOutcome { outcome }));
+        }
+        for &cause in RetryCause::OF_POLLS {
+            drop(self.retries.get_or_create(&OfRetry { work: Work::Poll, cause }));
+        }
+        for &cause in RetryCause::ALL {
+            drop(self.retries.get_or_create(&OfRetry { work: Work::Part, cause }));
+        }
+        for &cause in PauseCause::OF_ALL {
+            drop(self.pauses.get_or_create(&OfPause { project: None, cause }));
+        }
+        for &verdict in Verdict::ALL {
+            drop(self.reloads.get_or_create(&OfVerdict { verdict }));
+        }
+    }
+}
+
+impl Meters {
+    /// From now on this project has counters.
+    pub fn project_came(&self, name: &ProjectName) {
+        drop(self.0.parts.get_or_create(&of_project(name)));
+        drop(self.0.bytes.get_or_create(&of_project(name)));
+        for &cause in PauseCause::OF_PROJECTS {
+            drop(self.0.pauses.get_or_create(&of_pause(Some(name), cause)));
+        }
+    }
+
+    /// A project is no more: what reloads bring and take must not fill the memory of who scrapes.
+    pub fn project_went(&self, name: &ProjectName) {
+        self.0.parts.remove(&of_project(name));
+        self.0.bytes.remove(&of_project(name));
+        for &cause in PauseCause::OF_PROJECTS {
+            self.0.pauses.remove(&of_pause(Some(name), cause));
+        }
+    }
+
+    /// A poll came out so.
+    pub fn polled(&self, outcome: PollOutcome) {
+        self.0.polls.get_or_create(&OfOutcome { outcome }).inc();
+    }
+
+    /// A poll's answer took so long.
+    pub fn poll_took(&self, duration: Duration) {
+        self.0.poll_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// Where the bytes of a project's parts are counted while they come.
+    #[must_use]
+    pub fn received(&self, project: &ProjectName) -> ByteCounter {
+        ByteCounter(self.0.bytes.get_or_create_owned(&of_project(project)))
+    }
+
+    /// A part is durable.
+    pub fn part_downloaded(&self, project: &ProjectName, duration: Duration) {
+        self.0.parts.get_or_create(&of_project(project)).inc();
+        self.0.part_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// Something has to be done again.
+    pub fn retried(&self, work: Work, cause: RetryCause) {
+        self.0.retries.get_or_create(&OfRetry { work, cause }).inc();
+    }
+
+    /// A fresh link was asked for because the store refused the one before.
+    pub fn link_refreshed(&self) {
+        self.0.link_refreshes.inc();
+    }
+
+    /// A pause has begun; `project` where it is one project's own.
+    pub fn paused(&self, project: Option<&ProjectName>, cause: PauseCause) {
+        self.0.pauses.get_or_create(&of_pause(project, cause)).inc();
+    }
+
+    /// A reload came out so.
+    pub fn reloaded(&self, verdict: Verdict) {
+        self.0.reloads.get_or_create(&OfVerdict { verdict }).inc();
+    }
+
+    /// Everything that was counted, and what is so at the moment, as text.
+    ///
+    /// # Errors
+    /// Never, where a string takes what is written to it.
+    pub fn expose(&self, moment: &Moment, format: Format) -> Result<String, std::fmt::Error> {
+        exposition::expose(&[&self.0.registry, &moment.registry()], format)
+    }
+}
+
+/// Counts bytes while they come. Costs one addition.
+#[derive(Debug, Clone, Default)]
+pub struct ByteCounter(Counter);
+
+impl ByteCounter {
+    /// So many more came.
+    pub fn add(&self, bytes: u64) {
+        self.0.inc_by(bytes);
+    }
+}
+
+fn of_project(name: &ProjectName) -> OfProject {
+    OfProject { project: Project(name.clone()) }
+}
+
+fn of_pause(project: Option<&ProjectName>, cause: PauseCause) -> OfPause {
+    OfPause { project: project.cloned().map(Project), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(meters: &Meters) -> String {
+        meters.expose(&Moment::default(), Format::Text).unwrap()
+    }
+
+    #[test]
+    fn what_can_occur_is_there_before_it_occurs() {
+        let meters = Meters::default();
+        let before = text(&meters);
+        for &cause in PauseCause::OF_ALL {
+            meters.paused(None, cause);
+        }
+        for &outcome in PollOutcome::ALL {
+            meters.polled(outcome);
+        }
+        for &verdict in Verdict::ALL {
+            meters.reloaded(verdict);
+        }
+        for &cause in RetryCause::ALL {
+            meters.retried(Work::Part, cause);
+        }
+        assert_eq!(text(&meters).lines().count(), before.lines().count(), "{before}");
+    }
+
+    #[test]
+    fn a_project_that_goes_takes_its_series_with_it() {
+        let meters = Meters::default();
+        let before = text(&meters);
+        let shop: ProjectName = "shop".parse().unwrap();
+        meters.project_came(&shop);
+        let with = text(&meters);
+        for line in [
+            "batch_export_watcher_parts_downloaded_total{project=\"shop\"} 0",
+            "batch_export_watcher_downloaded_bytes_total{project=\"shop\"} 0",
+            "batch_export_watcher_pauses_total{project=\"shop\",cause=\"unauthorized\"} 0",
+        ] {
+            assert!(with.lines().any(|found| found == line), "{line} is not in\n{with}");
+        }
+        meters.project_went(&shop);
+        let mut after: Vec<_> = text(&meters).lines().map(str::to_owned).collect();
+        let mut expected: Vec<_> = before.lines().map(str::to_owned).collect();
+        after.sort();
+        expected.sort();
+        // A family that is empty is not exposed.
+        assert_eq!(after, expected);
+    }
+}

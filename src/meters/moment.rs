@@ -1,0 +1,167 @@
+//! What is so at the moment: gauges that are made for one scrape, from what the read model says.
+
+use jiff::Timestamp;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::labels::{ExportState, OfPause, OfProject, OfState, PauseCause, Project};
+use super::{PREFIX, of_pause, of_project};
+use crate::domain::ids::ProjectName;
+
+/// A gauge that can tell fractions of a second.
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// What is so of the program as a whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts {
+    /// Parts in flight.
+    pub slots_in_use: usize,
+    /// Most parts in flight.
+    pub slots_max: usize,
+    /// Bytes that may still be used on the download directory's file system; `None` where it does not say so in time.
+    pub free_bytes: Option<u64>,
+    /// Bytes that are never to be used.
+    pub reserve_bytes: u64,
+    /// Whether the last reload took effect, or there was none.
+    pub reload_accepted: bool,
+    /// When the program started.
+    pub started_at: Timestamp,
+}
+
+/// The gauges of one scrape.
+#[derive(Debug, Default)]
+pub struct Moment {
+    facts: Facts,
+    exports: Family<OfState, Gauge>,
+    oldest_seconds: Family<OfState, Seconds>,
+    last_success: Family<OfProject, Seconds>,
+    paused: Family<OfPause, Gauge>,
+}
+
+impl Moment {
+    /// Without projects so far.
+    #[must_use]
+    pub fn new(facts: Facts) -> Self {
+        Self { facts, ..Self::default() }
+    }
+
+    /// A project, so that all its gauges are there.
+    pub fn project(&self, name: &ProjectName) {
+        for &state in ExportState::ALL {
+            drop(self.exports.get_or_create(&of_state(name, state)));
+        }
+        for &state in ExportState::PASSING {
+            drop(self.oldest_seconds.get_or_create(&of_state(name, state)));
+        }
+        for &cause in PauseCause::OF_PROJECTS {
+            self.pause(Some(name), cause, false);
+        }
+    }
+
+    /// One of its exports, and for how long it stands where it stands.
+    pub fn export(&self, project: &ProjectName, state: ExportState, seconds: f64) {
+        let labels = of_state(project, state);
+        self.exports.get_or_create(&labels).inc();
+        if ExportState::PASSING.contains(&state) {
+            let oldest = self.oldest_seconds.get_or_create(&labels);
+            oldest.set(oldest.get().max(seconds));
+        }
+    }
+
+    /// When an export of the project became whole last.
+    pub fn success(&self, project: &ProjectName, at: Timestamp) {
+        let seconds = at.as_duration().as_secs_f64();
+        let last = self.last_success.get_or_create(&of_project(project));
+        last.set(last.get().max(seconds));
+    }
+
+    /// Whether something waits as a whole.
+    pub fn pause(&self, project: Option<&ProjectName>, cause: PauseCause, waits: bool) {
+        let paused = self.paused.get_or_create(&of_pause(project, cause));
+        paused.set(paused.get().max(i64::from(waits)));
+    }
+
+    /// All of it, with names, units and help.
+    pub(super) fn registry(&self) -> Registry {
+        let (mut to, facts) = (Registry::with_prefix(PREFIX), self.facts);
+        to.register("exports", "Exports by the state that they are in", self.exports.clone());
+        let help = "For how long the oldest export is in this state, as far as this run knows; 0 where there is none";
+        to.register_with_unit("oldest_export", help, Unit::Seconds, self.oldest_seconds.clone());
+        let help = "When an export became whole last, in seconds since 1970; missing where none ever did";
+        to.register_with_unit("last_success_timestamp", help, Unit::Seconds, self.last_success.clone());
+        let help = "1 while something waits as a whole: a project, or without that label all";
+        to.register("paused", help, self.paused.clone());
+        to.register("slots_in_use", "Parts in flight", gauge(facts.slots_in_use));
+        to.register("slots_max", "Most parts in flight", gauge(facts.slots_max));
+        if let Some(free) = facts.free_bytes {
+            let help = "Bytes that may still be used where the exports land, the reserve included; \
+                        missing while the disk does not answer";
+            to.register_with_unit("disk_free", help, Unit::Bytes, gauge(free));
+        }
+        let help = "Bytes where the exports land that are never to be used";
+        to.register_with_unit("disk_reserve", help, Unit::Bytes, gauge(facts.reserve_bytes));
+        let help = "1 where the last reload took effect or there was none, 0 where it was refused";
+        to.register("last_reload_successful", help, gauge(u8::from(facts.reload_accepted)));
+        let help = "When the program started, in seconds since 1970";
+        let started = ConstGauge::new(facts.started_at.as_duration().as_secs_f64());
+        to.register_with_unit("start_time", help, Unit::Seconds, started);
+        to
+    }
+}
+
+/// A count as a gauge; none of ours goes beyond what an `i64` can tell.
+fn gauge(count: impl TryInto<i64>) -> ConstGauge<i64> {
+    ConstGauge::new(count.try_into().unwrap_or(i64::MAX))
+}
+
+fn of_state(project: &ProjectName, state: ExportState) -> OfState {
+    OfState { project: Project(project.clone()), state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meters::{Format, Meters};
+
+    fn lines(moment: &Moment) -> Vec<String> {
+        let text = Meters::default().expose(moment, Format::Text).unwrap();
+        text.lines()
+            .filter_map(|line| line.strip_prefix("batch_export_watcher_"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn the_oldest_export_of_each_state_counts_and_the_others_are_zero() {
+        let shop: ProjectName = "shop".parse().unwrap();
+        let moment = Moment::default();
+        moment.project(&shop);
+        moment.export(&shop, ExportState::Polling, 2.5);
+        moment.export(&shop, ExportState::Polling, 7.5);
+        moment.export(&shop, ExportState::Whole, 1000.0);
+        let lines = lines(&moment);
+        for line in [
+            "exports{project=\"shop\",state=\"polling\"} 2",
+            "exports{project=\"shop\",state=\"whole\"} 1",
+            "exports{project=\"shop\",state=\"failed\"} 0",
+            "oldest_export_seconds{project=\"shop\",state=\"polling\"} 7.5",
+            "paused{project=\"shop\",cause=\"rejected\"} 0",
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{line} is not in {lines:#?}");
+        }
+        assert!(!lines.iter().any(|line| line.contains("oldest") && line.contains("whole")), "{lines:#?}");
+    }
+
+    #[test]
+    fn what_is_not_known_is_missing_and_not_zero() {
+        let moment = Moment::default();
+        let known = |lines: &[String], name: &str| lines.iter().any(|line| line.starts_with(name));
+        let without = lines(&moment);
+        assert!(!known(&without, "disk_free_bytes") && !known(&without, "last_success"), "{without:#?}");
+        moment.success(&"shop".parse().unwrap(), Timestamp::from_second(1_700_000_000).unwrap());
+        let with = lines(&Moment { facts: Facts { free_bytes: Some(5), ..Facts::default() }, ..moment });
+        assert!(known(&with, "disk_free_bytes 5"), "{with:#?}");
+        assert!(known(&with, "last_success_timestamp_seconds{project=\"shop\"} 1700000000"), "{with:#?}");
+    }
+}

@@ -1,0 +1,75 @@
+//! `/metrics`: what was counted, and what the read model says at the moment, for Prometheus.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+
+use super::{Shared, accept, plain, silent, typed};
+use crate::engine::overview::{self, Overview, PauseReason};
+use crate::meters::{ExportState, Facts, Moment, PauseCause};
+
+pub(super) async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let (made, free_bytes) = tokio::join!(shared.source.latest(), shared.space.free_bytes());
+    let Some(made) = made else { return silent() };
+    let moment = moment(&made.overview, free_bytes, shared.space.reserve_bytes());
+    let format = accept::format(&headers);
+    match shared.meters.expose(&moment, format) {
+        Ok(text) => typed(format.content_type(), text),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n"),
+    }
+}
+
+/// What the read model says, as gauges.
+fn moment(overview: &Overview, free_bytes: Option<u64>, reserve_bytes: u64) -> Moment {
+    let moment = Moment::new(Facts {
+        slots_in_use: overview.slots_in_use,
+        slots_max: overview.slots_max,
+        reload_accepted: overview.standing.reloads.refusal.is_none(),
+        started_at: overview.started_at,
+        free_bytes,
+        reserve_bytes,
+    });
+    for project in &overview.projects {
+        moment.project(&project.name);
+        for export in &project.exports {
+            // A clock that was set back does not make ages negative.
+            let seconds = overview.now.duration_since(export.since).as_secs_f64().max(0.0);
+            moment.export(&project.name, state(export.state), seconds);
+        }
+        for pause in &project.pauses {
+            moment.pause(Some(&project.name), cause(&pause.reason), true);
+        }
+        if let Some(at) = project.last_success {
+            moment.success(&project.name, at);
+        }
+    }
+    for (cause, waits) in [
+        (PauseCause::Unavailable, overview.origin.is_some()),
+        (PauseCause::StoreBusy, overview.stores_wait),
+        (PauseCause::Disk, overview.disk_ill),
+        (PauseCause::State, overview.state_failing),
+    ] {
+        moment.pause(None, cause, waits);
+    }
+    moment
+}
+
+fn state(state: overview::ExportState) -> ExportState {
+    match state {
+        overview::ExportState::Polling => ExportState::Polling,
+        overview::ExportState::Fetching => ExportState::Fetching,
+        overview::ExportState::Sealing => ExportState::Sealing,
+        overview::ExportState::Whole => ExportState::Whole,
+        overview::ExportState::Failing => ExportState::Failing,
+        overview::ExportState::Failed => ExportState::Failed,
+    }
+}
+
+fn cause(reason: &PauseReason) -> PauseCause {
+    match reason {
+        PauseReason::Unavailable => PauseCause::Unavailable,
+        PauseReason::Unauthorized { .. } => PauseCause::Unauthorized,
+        PauseReason::Throttled => PauseCause::Throttled,
+        PauseReason::Rejected => PauseCause::Rejected,
+    }
+}

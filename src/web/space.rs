@@ -1,0 +1,107 @@
+//! How much room the disk has, asked so that a disk that hangs holds up no answer, and costs one thread at most.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::sink::LocalSink;
+
+/// For how long an answer is as good as a new one.
+const FRESH: Duration = Duration::from_millis(250);
+/// Longest wait for the disk; a scheduler is waited for longer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The room where the exports land.
+#[derive(Debug)]
+pub(super) struct Space {
+    sink: LocalSink,
+    /// Where work goes that blocks.
+    blocking: Handle,
+    /// Held while the disk is asked: whoever comes then waits for that answer.
+    look: Mutex<Look>,
+}
+
+#[derive(Debug, Default)]
+struct Look {
+    /// One look at most.
+    under_way: JoinSet<Option<u64>>,
+    /// The last answer, or that there was none.
+    last: Option<(Instant, Option<u64>)>,
+}
+
+impl Space {
+    pub(super) fn new(sink: LocalSink, blocking: Handle) -> Self {
+        Self { sink, blocking, look: Mutex::default() }
+    }
+
+    /// Bytes that are never to be used.
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        self.sink.reserve_bytes()
+    }
+
+    /// Bytes that may still be used, the reserve included; `None` where the disk does not say so in time.
+    pub(super) async fn free_bytes(&self) -> Option<u64> {
+        let sink = self.sink.clone();
+        self.ask(move || sink.free_bytes().ok()).await
+    }
+
+    async fn ask(&self, disk: impl FnOnce() -> Option<u64> + Send + 'static) -> Option<u64> {
+        let mut look = self.look.lock().await;
+        if let Some((at, free)) = look.last
+            && at.elapsed() < FRESH
+        {
+            return free;
+        }
+        let until = Instant::now() + PATIENCE;
+        // What a look tells that has hung is old: another one follows.
+        let is_free = timeout_at(until, async { while look.under_way.join_next().await.is_some() {} }).await;
+        let mut free = None;
+        if is_free.is_ok() {
+            look.under_way.spawn_blocking_on(disk, &self.blocking);
+            if let Ok(Some(Ok(answer))) = timeout_at(until, look.under_way.join_next()).await {
+                free = answer;
+            }
+        }
+        look.last = Some((Instant::now(), free));
+        free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::sink::SinkSettings;
+
+    fn space(folder: &std::path::Path) -> Space {
+        let (sink, _) = LocalSink::open(folder, None, SinkSettings::default()).unwrap();
+        Space::new(sink, Handle::current())
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_answers_says_how_much_there_is() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(space(folder.path()).free_bytes().await.unwrap() > 0);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_waited_for_once_by_one_thread_and_believed_again_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = space(folder.path());
+        let (release, hangs) = mpsc::sync_channel::<()>(0);
+        let began = Instant::now();
+        let hanging = move || hangs.recv().ok().map(|()| 1);
+        let (first, second) = tokio::join!(space.ask(hanging), space.ask(|| panic!("a second look")));
+        assert_eq!((first, second), (None, None));
+        assert!((PATIENCE..2 * PATIENCE).contains(&began.elapsed()), "{:?}", began.elapsed());
+        tokio::time::sleep(FRESH).await;
+        assert_eq!(space.ask(|| panic!("a second look")).await, None);
+        release.send(()).unwrap();
+        tokio::time::sleep(FRESH).await;
+        assert_eq!(space.ask(|| Some(2)).await, Some(2), "not the old answer");
+    }
+}
