@@ -13,6 +13,7 @@ mod interruptions;
 mod journald;
 mod lifecycle;
 mod liveness;
+mod metrics;
 mod modes;
 mod redirects;
 mod reload;

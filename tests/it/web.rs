@@ -123,6 +123,7 @@ async fn every_route_answers_with_its_type_and_the_headers_that_protect_it() {
         ("/livez", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/readyz", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/api/v1/status", 200, "application/json", "{"),
+        ("/metrics", 200, "application/openmetrics-text; version=1.0.0; charset=utf-8", "# EOF\n"),
         ("/nothing", 404, "text/plain; charset=utf-8", "there is nothing here"),
     ] {
         let answer = page.get(path).await;
@@ -264,7 +265,8 @@ async fn no_answer_holds_a_secret() {
     let page =
         Page::of(vec![SimExport::finished("export_1", vec![slow]), SimExport::failing("export_2")]).await;
     page.status(|status| export(status)["active_parts"][0]["bytes"].as_u64() > Some(0)).await;
-    for path in ["/", "/style.css", "/app.js", "/livez", "/readyz", "/api/v1/status", "/nothing"] {
+    for path in ["/", "/style.css", "/app.js", "/livez", "/readyz", "/api/v1/status", "/metrics", "/nothing"]
+    {
         let text = page.get(path).await.text();
         for secret in ["key-of-the-shop", PROJECT_KEY, "signature", "expires=", "/blob/"] {
             assert!(!text.contains(secret), "{path} holds {secret}");

@@ -8,6 +8,7 @@ pub(crate) mod journal;
 pub(crate) mod observer;
 pub(crate) mod process;
 pub(crate) mod scene;
+pub(crate) mod scrape;
 mod selftest;
 pub(crate) mod solo;
 pub(crate) mod tls_front;
