@@ -14,7 +14,7 @@ pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => {
-            tracing::debug!(event = "clock_unreadable", cause = %error, "the clock cannot be read: {error}")
+            tracing::debug!(event = "clock_unreadable", cause = %error, "the clock cannot be read: {error}");
         }
     }
 }
