@@ -56,7 +56,7 @@ USER 65532:65532
 # Everything that is written: exports/ and state/.
 VOLUME ["/var/lib/batch-export-watcher"]
 STOPSIGNAL SIGTERM
-# Ends with 75 after five seconds without an answer. Recovery at the start may take its time.
+# Ends with 1 after five seconds without an answer. Recovery at the start may take its time.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["/usr/bin/batch-export-watcher", "status", "--check"]
 ENTRYPOINT ["/usr/bin/batch-export-watcher"]

@@ -4,6 +4,8 @@
 pub const DONE: u8 = 0;
 /// Settled, and at least one export failed.
 pub const EXPORTS_FAILED: u8 = 1;
+/// Of `status --check`: no daemon answers.
+pub const UNHEALTHY: u8 = 1;
 /// The command line is wrong.
 pub const USAGE: u8 = 2;
 /// A fault of this program or of the machine it runs on (`EX_SOFTWARE` of sysexits.h).

@@ -6,9 +6,10 @@
 //!
 //! | floor | room | reason to exist |
 //! | --- | --- | --- |
-//! | 6 | [`cli`] | the command line, one file a command |
-//! | 5 | [`app`] | composition root: a configuration becomes a running program |
-//! | 4 | [`web`] | the status server: page, JSON and probes, read-only |
+//! | 7 | [`cli`] | the command line, one file a command |
+//! | 6 | [`app`] | composition root: a configuration becomes a running program |
+//! | 5 | [`web`] | the status server: page, JSON and probes, read-only |
+//! | 4 | [`status`] | the status document: how everything is, as JSON and as a table |
 //! | 3 | [`engine`] | the scheduler, single owner of every watch, and the children that poll and download |
 //! | 3 | [`simulator`] | a Batch API and an object store on loopback, for `demo`, tests and benches |
 //! | 2 | [`api`] | the Batch API and nothing else; the only room with credentials |
@@ -41,6 +42,8 @@ pub mod store;
 
 pub mod engine;
 pub mod simulator;
+
+pub mod status;
 
 pub mod web;
 

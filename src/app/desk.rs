@@ -1,6 +1,7 @@
 //! Who answers what is asked over the control socket: the scheduler knows how it is going, the reloader reads configurations.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -9,6 +10,7 @@ use super::reload::Verdict;
 use crate::control::{Answer, Question, Report, Retried};
 use crate::domain::ids::ExportId;
 use crate::engine::Control;
+use crate::status::Stamped;
 
 /// Longest wait for the scheduler: it answers between two events, or it hangs.
 const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(4);
@@ -20,14 +22,18 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
 pub(super) struct Desk {
     pub(super) engine: mpsc::Sender<Control>,
     pub(super) reloads: mpsc::Sender<oneshot::Sender<Verdict>>,
+    /// The configuration that this program reads.
+    pub(super) config_file: PathBuf,
 }
 
 impl Desk {
     pub(super) async fn answer(self, question: Question) -> Answer {
         match question {
             Question::Status => self.status().await,
+            Question::Document => self.document().await,
             Question::Reload => self.reload().await,
             Question::Retry { exports } => self.retry(exports).await,
+            Question::Forget { .. } => Answer::NotUnderstood,
             #[cfg(debug_assertions)]
             Question::Hang => {
                 drop(self.engine.send(Control::Hang).await);
@@ -50,6 +56,16 @@ impl Desk {
             reloads_accepted: standing.reloads.accepted,
             reloads_refused: standing.reloads.refused,
         })
+    }
+
+    async fn document(&self) -> Answer {
+        let Some(overview) = self.asked(|reply| Control::Overview { reply }).await else {
+            return unavailable("the scheduler does not answer");
+        };
+        match serde_json::to_value(Stamped::of(&overview, &self.config_file)) {
+            Ok(document) => Answer::Document { document },
+            Err(error) => unavailable(&error.to_string()),
+        }
     }
 
     async fn retry(&self, exports: BTreeSet<ExportId>) -> Answer {

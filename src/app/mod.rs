@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,8 @@ use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
 use crate::process::{service, umask};
 use crate::sink::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
-use crate::store::{Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
+use crate::status::{self, Stamped};
+use crate::store::{self, Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
 use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
@@ -206,10 +208,11 @@ impl App {
         });
         let mut services = JoinSet::new();
         let (reloads, requests) = mpsc::channel(CONTROL_QUEUE);
-        answer_questions(&mut services, &config.state_directory, Desk { engine: engine.clone(), reloads });
+        let desk = Desk { engine: engine.clone(), reloads, config_file: config.file.clone() };
+        answer_questions(&mut services, &config.state_directory, desk);
         if let Some(server) = status_server {
-            let (engine, sink) = (engine.clone(), sink.clone());
-            services.spawn(server.serve(Sources { engine, meters, sink, blocking }));
+            let (engine, sink, config_file) = (engine.clone(), sink.clone(), config.file.clone());
+            services.spawn(server.serve(Sources { engine, config_file, meters, sink, blocking }));
         }
         let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
         services.spawn(reloader.run());
@@ -298,6 +301,17 @@ pub async fn retry(
     }
     store.close().await?;
     Ok(retried)
+}
+
+/// How everything is where no daemon runs, as the state has it. Nothing is made, changed or locked for that.
+///
+/// # Errors
+/// When the state cannot be read.
+pub async fn recorded_status(config: &Config) -> Result<Stamped, StartError> {
+    let digests: Vec<_> =
+        config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
+    let seen = store::look(&config.state_directory, &digests).await?;
+    Ok(status::recorded(config, seen, Timestamp::now()))
 }
 
 /// Listens on the control socket. A state directory that can hold none is no reason not to do the work.

@@ -38,6 +38,14 @@ pub(super) fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
+/// Columns and rows of the terminal on standard output; those of an old one where it does not say.
+pub(super) fn size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (80, 24),
+    }
+}
+
 /// Prints lines to standard error as they are, for messages that are meant for whoever typed the command; the journal is
 /// told that they are errors.
 pub(super) fn complain(text: &str) {

@@ -8,6 +8,7 @@ mod reload;
 mod retry;
 mod run;
 mod status;
+mod status_watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,9 +22,6 @@ use crate::process::telemetry::LogFormat;
 use crate::{domain, exit};
 
 pub use console::{Console, start_console};
-
-/// Where the configuration is looked for without `-c`.
-const DEFAULT_CONFIG: &str = "/etc/batch-export-watcher/config.toml";
 
 /// Watches export requests of the Batch.com API and brings the finished files home.
 #[derive(Debug, Parser)]
@@ -47,7 +45,7 @@ enum Command {
     Retry(RetryArgs),
     /// Let the running daemon read its configuration again; 78 where it refuses.
     Reload(ReloadArgs),
-    /// Say how the running daemon is.
+    /// Show how everything is: from the running daemon, or from what the state has where none runs.
     Status(StatusArgs),
     /// Show the whole job against a simulated API on this machine; needs no key.
     Demo(DemoArgs),
@@ -60,7 +58,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigArg {
     /// The configuration file.
-    #[arg(short, long, value_name = "FILE", env = "BATCH_EXPORT_WATCHER_CONFIG", default_value = DEFAULT_CONFIG)]
+    #[arg(short, long, value_name = "FILE", env = "BATCH_EXPORT_WATCHER_CONFIG", default_value = config::DEFAULT_FILE)]
     config: PathBuf,
 }
 
@@ -104,8 +102,14 @@ struct ReloadArgs {
 struct StatusArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// Say nothing where it is well: a health probe. 0 where it answers, 75 where it does not.
+    /// Print the document of the status page as JSON.
     #[arg(long)]
+    json: bool,
+    /// Draw the table again each second, until Ctrl-C; with --json print one document a line.
+    #[arg(long)]
+    watch: bool,
+    /// A health probe that says nothing where all is well: 0 where the daemon answers within five seconds, else 1.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
     check: bool,
 }
 

@@ -1,24 +1,122 @@
-//! `status`: how the running daemon is; with `--check` as a health probe.
+//! `status`: how everything is, from the running daemon or from what the state has; `--check` is a health probe.
 
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-use super::{StatusArgs, asked, console};
-use crate::config::Environment;
-use crate::control::{Answer, Question};
+use super::{ConfigArg, StatusArgs, asked, console, status_watch};
+use crate::app;
+use crate::config::{self, Environment};
+use crate::control::{Answer, AskError, Question, ask};
 use crate::exit;
+use crate::status::{Look, Stamped, table};
 
 /// Longest wait for an answer; probes of container engines give up after 5 to 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Without a terminal.
+const COLUMNS: usize = 80;
+
+/// Why there is no document.
+#[derive(Debug)]
+pub(super) enum Silence {
+    /// The daemon answers in short only: its sentence.
+    Older(String),
+    /// In words, with the exit code for that.
+    Words(String, u8),
+}
 
 pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
-    match asked(&args.config, environment, &Question::Status, PATIENCE).await {
-        Ok(Answer::Status(report)) => {
-            if !args.check {
-                console::print(&format!("{}\n", report.sentence));
-            }
+    if args.check {
+        return check(&args.config, environment).await;
+    }
+    if args.watch {
+        return status_watch::watch(args, environment).await;
+    }
+    match look(&args.config, environment).await {
+        Ok(status) if args.json => {
+            console::print(&json(&status));
             exit::DONE
         }
-        Ok(_) => console::complain_of_version(),
-        Err(code) => code,
+        Ok(status) => {
+            let text: String = table(&status, terminal_look()).into_iter().map(|line| line + "\n").collect();
+            console::print(&text);
+            exit::DONE
+        }
+        Err(Silence::Older(sentence)) if !args.json => {
+            console::print(&format!("{sentence}\n"));
+            console::complain("the daemon is of an older version and tells no more: restart it");
+            exit::DONE
+        }
+        Err(Silence::Older(_)) => console::complain_of_version(),
+        Err(Silence::Words(words, code)) => {
+            console::complain(&words);
+            code
+        }
     }
+}
+
+/// The health probe: a daemon that does not answer is all there is to say.
+async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
+    match asked(config, environment, &Question::Status, PATIENCE).await {
+        Ok(Answer::Status(_)) => exit::DONE,
+        Ok(_) => {
+            console::complain_of_version();
+            exit::UNHEALTHY
+        }
+        Err(_) => exit::UNHEALTHY,
+    }
+}
+
+/// The document of the running daemon, or of what the state has.
+pub(super) async fn look(config: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
+    match from_daemon(config, environment).await? {
+        Some(status) => Ok(status),
+        None => from_state(config, environment).await,
+    }
+}
+
+/// `None` where no daemon runs.
+async fn from_daemon(arg: &ConfigArg, environment: &Environment) -> Result<Option<Stamped>, Silence> {
+    let directory = config::state_directory(&arg.config, environment);
+    let unfinished = |words: String| Silence::Words(words, exit::UNFINISHED);
+    match ask(&directory, &Question::Document, PATIENCE).await {
+        Ok(Answer::Document { document }) => match serde_json::from_value(document) {
+            Ok(status) => Ok(Some(status)),
+            Err(error) => {
+                Err(unfinished(format!("the daemon's answer is not understood ({error}): restart it")))
+            }
+        },
+        Ok(Answer::Unavailable { cause }) => {
+            Err(unfinished(format!("the daemon cannot do that now: {cause}")))
+        }
+        Ok(_) => match ask(&directory, &Question::Status, PATIENCE).await {
+            Ok(Answer::Status(report)) => Err(Silence::Older(report.sentence)),
+            Ok(_) => Err(unfinished(
+                "the daemon is of another version and does not understand: restart it".to_owned(),
+            )),
+            Err(error) => Err(unfinished(error.to_string())),
+        },
+        Err(AskError::NoDaemon { .. }) => Ok(None),
+        Err(error) => Err(unfinished(error.to_string())),
+    }
+}
+
+async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
+    let config = config::load(&arg.config, environment)
+        .map_err(|faults| Silence::Words(faults.to_string(), exit::CONFIGURATION))?;
+    app::recorded_status(&config).await.map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
+}
+
+/// The document on one line.
+pub(super) fn json(status: &Stamped) -> String {
+    // Strings, numbers and lists of them: there is nothing that could not be written.
+    serde_json::to_string(status).unwrap_or_default() + "\n"
+}
+
+/// How a table looks on standard output.
+pub(super) fn terminal_look() -> Look {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_terminal = io::stdout().is_terminal();
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let columns = if is_terminal { console::size().0 } else { COLUMNS };
+    Look { columns, colours: is_terminal && !dumb && !is_set("NO_COLOR") }
 }

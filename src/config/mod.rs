@@ -42,6 +42,8 @@ pub use units::{UnitError, parse_duration};
 
 use fault::Lines;
 
+/// Where the configuration is looked for where nobody says where it is.
+pub const DEFAULT_FILE: &str = "/etc/batch-export-watcher/config.toml";
 /// Most bytes of a configuration file that are read: room for more than a hundred thousand export IDs.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 
 use super::protocol::{Answer, Question};
-use super::{MAX_LINE_BYTES, SOCKET_FILE, address};
+use super::{MAX_ANSWER_BYTES, SOCKET_FILE, address};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ async fn talk(state_directory: &Path, path: &Path, question: &Question) -> Resul
     text.push(b'\n');
     to.write_all(&text).await.map_err(broken)?;
     let mut line = Vec::new();
-    BufReader::new(from.take(MAX_LINE_BYTES)).read_until(b'\n', &mut line).await.map_err(broken)?;
+    BufReader::new(from.take(MAX_ANSWER_BYTES)).read_until(b'\n', &mut line).await.map_err(broken)?;
     if line.is_empty() {
         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
     }

@@ -10,13 +10,15 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 pub use client::{AskError, ask};
-pub use protocol::{Answer, Question, Report, Retried};
+pub use protocol::{Answer, Forgotten, Question, Report, Retried};
 pub use server::{ControlError, ControlSocket};
 
 /// File name of the socket in the state directory.
 const SOCKET_FILE: &str = "control.sock";
-/// Longest line of either side: faults of a configuration, or a list of exports.
-const MAX_LINE_BYTES: u64 = 1 << 20;
+/// Longest question: a list of exports.
+const MAX_QUESTION_BYTES: u64 = 1 << 20;
+/// Longest answer: the status document of many thousand exports.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
 /// Longest path of a socket that the system takes, without its final NUL (unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 

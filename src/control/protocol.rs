@@ -12,12 +12,19 @@ use crate::domain::ids::ExportId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "question", rename_all = "snake_case")]
 pub enum Question {
-    /// How is it going?
+    /// How is it going, in short?
     Status,
+    /// How is everything?
+    Document,
     /// Read the configuration again, and say what came of it.
     Reload,
     /// Set failed exports to watching again.
     Retry {
+        /// Those that are wanted.
+        exports: BTreeSet<ExportId>,
+    },
+    /// Drop what is known of exports, and what is half done.
+    Forget {
         /// Those that are wanted.
         exports: BTreeSet<ExportId>,
     },
@@ -32,6 +39,11 @@ pub enum Question {
 pub enum Answer {
     /// How it is going.
     Status(Report),
+    /// How everything is.
+    Document {
+        /// The status document.
+        document: serde_json::Value,
+    },
     /// The configuration is in force.
     Reloaded {
         /// What changed, in words.
@@ -48,6 +60,11 @@ pub enum Answer {
     Retried {
         /// The exports with their projects.
         exports: Vec<Retried>,
+    },
+    /// These are forgotten; those that are configured begin anew.
+    Forgotten {
+        /// The exports with their projects.
+        exports: Vec<Forgotten>,
     },
     /// The daemon cannot do that now.
     Unavailable {
@@ -88,6 +105,18 @@ pub struct Retried {
     pub export: ExportId,
 }
 
+/// An export that was forgotten, or was not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Its project.
+    pub project: String,
+    /// Its ID.
+    pub export: ExportId,
+    /// Why it was not; `None` where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hindrance: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +125,9 @@ mod tests {
     fn the_words_on_the_wire_stay_as_they_are() {
         let line = |question: &Question| serde_json::to_string(question).unwrap();
         assert_eq!(line(&Question::Status), r#"{"question":"status"}"#);
+        assert_eq!(line(&Question::Document), r#"{"question":"document"}"#);
+        let forget = Question::Forget { exports: BTreeSet::from(["export_1".parse().unwrap()]) };
+        assert_eq!(line(&forget), r#"{"question":"forget","exports":["export_1"]}"#);
         assert_eq!(line(&Question::Reload), r#"{"question":"reload"}"#);
         let retry = Question::Retry { exports: BTreeSet::from(["export_1".parse().unwrap()]) };
         assert_eq!(line(&retry), r#"{"question":"retry","exports":["export_1"]}"#);

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::protocol::{Answer, Question};
-use super::{MAX_LINE_BYTES, SOCKET_FILE, address};
+use super::{MAX_QUESTION_BYTES, SOCKET_FILE, address};
 
 /// Connections at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 8;
@@ -108,7 +108,7 @@ where
 {
     let (from, mut to) = stream.into_split();
     let mut line = Vec::new();
-    let mut from = BufReader::new(from.take(MAX_LINE_BYTES));
+    let mut from = BufReader::new(from.take(MAX_QUESTION_BYTES));
     match tokio::time::timeout(TALK_TIMEOUT, from.read_until(b'\n', &mut line)).await {
         Ok(Ok(_)) if line.ends_with(b"\n") => {}
         _ => return,
@@ -162,6 +162,18 @@ mod tests {
             let error = ask(&directory, &Question::Status, PATIENCE).await.unwrap_err();
             assert!(matches!(error, AskError::NoDaemon { .. }), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_be_much_longer_than_a_question() {
+        let root = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::listen(root.path()).unwrap();
+        let document = serde_json::Value::from("x".repeat(5_000_000));
+        let long = Answer::Document { document };
+        let mut serving = JoinSet::new();
+        let answer = long.clone();
+        serving.spawn(socket.serve(move |_| std::future::ready(answer.clone())));
+        assert!(asked(root.path(), &Question::Document).await == long);
     }
 
     #[tokio::test]

@@ -16,15 +16,27 @@ pub fn shown(text: &str, secrets: &[&str]) -> String {
             out.push('…');
             break;
         }
-        // Beyond control characters: the bidirectional overrides and line separators that can disguise a log line.
-        let disguises = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        if character.is_control() || disguises {
-            out.extend(character.escape_unicode());
-        } else {
-            out.push(character);
-        }
+        push_escaped(&mut out, character);
     }
     out
+}
+
+/// A text with its control characters escaped.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    text.chars().for_each(|character| push_escaped(&mut out, character));
+    out
+}
+
+fn push_escaped(out: &mut String, character: char) {
+    // Beyond control characters: the bidirectional overrides and line separators that can disguise a log line.
+    let disguises = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    if character.is_control() || disguises {
+        out.extend(character.escape_unicode());
+    } else {
+        out.push(character);
+    }
 }
 
 #[cfg(test)]

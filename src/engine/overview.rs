@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::standing::Standing;
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::Failure;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::part::PartKey;
 
@@ -176,21 +176,4 @@ pub struct ActivePart {
     pub bytes: u64,
     /// Its length, where the API declared one.
     pub total: Option<u64>,
-}
-
-/// What a person can do about a failure of this export.
-#[must_use]
-pub fn advice(kind: FailureKind, export: &ExportId) -> String {
-    let again = "start the export again in Batch, and replace the id in the configuration";
-    match kind {
-        FailureKind::RemoteError | FailureKind::PartGone => again.to_owned(),
-        FailureKind::Expired => format!("Batch has forgotten the export: {again}"),
-        FailureKind::NotFound => {
-            format!("check the id and the project's project_key, then: batch-export-watcher retry {export}")
-        }
-        FailureKind::Rejected => format!("check the id, then: batch-export-watcher retry {export}"),
-        FailureKind::Conflict => {
-            format!("move the foreign file away, then: batch-export-watcher retry {export}")
-        }
-    }
 }

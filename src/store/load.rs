@@ -70,11 +70,7 @@ impl Store {
     /// When the database fails.
     pub async fn pauses(&mut self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         let connection = self.connection().await?;
-        let rows =
-            sqlx::query("SELECT scope, until_at FROM pause ORDER BY scope").fetch_all(connection).await;
-        let pauses = rows.and_then(|rows| {
-            rows.iter().map(|row| Ok((row.try_get("scope")?, parsed(row, "until_at")?))).collect()
-        });
+        let pauses = pauses(connection).await;
         self.settled("read", pauses).await
     }
 
@@ -112,15 +108,23 @@ async fn load_all(
     let mut transaction = connection.begin().await?;
     let mut records = Vec::new();
     for project in projects {
-        records.extend(load_project(&mut transaction, *project).await?);
+        records.extend(load_some(&mut transaction, *project, true).await?);
     }
     transaction.commit().await?;
     Ok(records)
 }
 
-async fn load_project(
+/// The pauses on record.
+pub(super) async fn pauses(on: &mut SqliteConnection) -> Result<Vec<(String, Timestamp)>, sqlx::Error> {
+    let rows = sqlx::query("SELECT scope, until_at FROM pause ORDER BY scope").fetch_all(on).await?;
+    rows.iter().map(|row| Ok((row.try_get("scope")?, parsed(row, "until_at")?))).collect()
+}
+
+/// Everything known of one project's exports, with or without the partials.
+pub(super) async fn load_some(
     on: &mut SqliteConnection,
     project: ProjectDigest,
+    with_partials: bool,
 ) -> Result<Vec<ExportRecord>, sqlx::Error> {
     let digest = project.to_string();
     let mut exports: BTreeMap<String, ExportRecord> = BTreeMap::new();
@@ -146,6 +150,9 @@ async fn load_project(
         if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
             record.parts.push(part(row)?);
         }
+    }
+    if !with_partials {
+        return Ok(exports.into_values().collect());
     }
     let rows = sqlx::query("SELECT * FROM partial WHERE project = $1 ORDER BY export_id, number, file_id")
         .bind(&digest)

@@ -7,6 +7,7 @@
 mod apply;
 mod error;
 mod load;
+mod read_only;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
 pub use error::StoreError;
+pub use read_only::{Seen, look};
 pub use record::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState};
 pub use writer::{StoreEvent, Write, run_writer};
 

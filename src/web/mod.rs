@@ -1,10 +1,9 @@
-//! Floor 4, the status server: read-only, for people and for probes. It sees the engine's read model and nothing else.
+//! Floor 5, the status server: read-only, for people and for probes. It sees the engine's read model and nothing else.
 //!
 //! Nothing is made while nobody looks, and what is made serves everybody who asks within a quarter of a second. Whoever
 //! connects gets bounded patience: few connections, each with an end.
 //!
 //! - `mod.rs` binding, and the routes
-//! - `document.rs` the JSON
 //! - `source.rs` the scheduler's answer, shared
 //! - `events.rs` the stream of snapshots
 //! - `guard.rs` what every request has to pass, and the headers of every answer
@@ -14,7 +13,6 @@
 //! - `stall.rs` writes that come to an end
 
 mod accept;
-mod document;
 mod events;
 mod guard;
 mod hosts;
@@ -26,6 +24,7 @@ mod stall;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -68,6 +67,8 @@ pub struct StatusServer {
 pub struct Sources {
     /// How to ask the scheduler.
     pub engine: mpsc::Sender<Control>,
+    /// The configuration that the daemon reads.
+    pub config_file: PathBuf,
     /// What was counted.
     pub meters: Meters,
     /// Where the exports land.
@@ -105,7 +106,7 @@ impl StatusServer {
     /// Serves what the scheduler answers, until it is dropped.
     pub async fn serve(self, sources: Sources) {
         let shared = Shared {
-            source: Arc::new(Source::new(sources.engine)),
+            source: Arc::new(Source::new(sources.engine, sources.config_file)),
             meters: sources.meters,
             space: Arc::new(Space::new(sources.sink, sources.blocking)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),

@@ -1,5 +1,6 @@
 //! The scheduler's answer, made once for all who ask at about the same time.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -7,9 +8,9 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::document::{Document, Stamped};
 use crate::engine::Control;
 use crate::engine::overview::Overview;
+use crate::status::{Document, Stamped};
 
 /// For how long an answer is as good as a new one.
 const FRESH: Duration = Duration::from_millis(250);
@@ -31,13 +32,15 @@ pub(super) struct Made {
 #[derive(Debug)]
 pub(super) struct Source {
     engine: mpsc::Sender<Control>,
+    /// The configuration that the daemon reads.
+    config_file: PathBuf,
     /// The last answer, or that there was none. Held while the scheduler is asked: whoever comes then waits for that.
     last: Mutex<Option<(Instant, Option<Arc<Made>>)>>,
 }
 
 impl Source {
-    pub(super) fn new(engine: mpsc::Sender<Control>) -> Self {
-        Self { engine, last: Mutex::new(None) }
+    pub(super) fn new(engine: mpsc::Sender<Control>, config_file: PathBuf) -> Self {
+        Self { engine, config_file, last: Mutex::new(None) }
     }
 
     /// How everything is; `None` where the scheduler does not say so in time.
@@ -49,7 +52,7 @@ impl Source {
             return made.clone();
         }
         let overview = tokio::time::timeout(PATIENCE, self.ask()).await.ok().flatten();
-        let made = overview.and_then(make).map(Arc::new);
+        let made = overview.and_then(|overview| make(overview, &self.config_file)).map(Arc::new);
         *last = Some((Instant::now(), made.clone()));
         made
     }
@@ -61,10 +64,10 @@ impl Source {
     }
 }
 
-fn make(overview: Box<Overview>) -> Option<Made> {
-    let document = Document::of(&overview);
-    let json = serde_json::to_vec(&Stamped::new(&document, overview.now)).ok()?;
-    Some(Made { document, json: json.into(), overview })
+fn make(overview: Box<Overview>, config_file: &Path) -> Option<Made> {
+    let stamped = Stamped::of(&overview, config_file);
+    let json = serde_json::to_vec(&stamped).ok()?;
+    Some(Made { document: stamped.document().clone(), json: json.into(), overview })
 }
 
 #[cfg(test)]
@@ -92,7 +95,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_who_ask_are_one_question() {
         let (engine, mut questions) = mpsc::channel(16);
-        let source = Source::new(engine);
+        let source = Source::new(engine, "/c.toml".into());
         let scheduler = async {
             let mut asked = 0;
             while let Ok(Some(Control::Overview { reply })) =
@@ -115,7 +118,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_scheduler_that_hangs_is_waited_for_once() {
         let (engine, _questions) = mpsc::channel(16);
-        let source = Source::new(engine);
+        let source = Source::new(engine, "/c.toml".into());
         let began = Instant::now();
         let (first, second) = tokio::join!(source.latest(), source.latest());
         assert!(first.is_none() && second.is_none());

@@ -21,6 +21,7 @@ mod service;
 mod shutdown;
 mod simulator;
 mod slow_disk;
+mod status;
 mod support;
 mod tidy;
 mod tls;

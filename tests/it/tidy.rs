@@ -20,10 +20,11 @@ const FLOORS: &[(&str, u32)] = &[
     ("store", 2),
     ("engine", 3),
     ("simulator", 3),
-    ("web", 4),
-    ("app", 5),
-    ("cli", 6),
-    ("main", 7),
+    ("status", 4),
+    ("web", 5),
+    ("app", 6),
+    ("cli", 7),
+    ("main", 8),
 ];
 
 /// A file longer than this has more than one reason to exist.

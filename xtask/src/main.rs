@@ -113,7 +113,10 @@ fn debian_changelog() -> io::Result<String> {
 fn closing_sections() -> String {
     let codes = [
         (exit::DONE, "Drained after a signal, or settled with every export whole."),
-        (exit::EXPORTS_FAILED, "Settled, at least one export failed."),
+        (
+            exit::EXPORTS_FAILED,
+            "Settled, at least one export failed. Of \\fIstatus \\-\\-check\\fR: no daemon answers.",
+        ),
         (exit::USAGE, "The command line is wrong."),
         (exit::INTERNAL, "Internal error."),
         (exit::UNFINISHED, "Unfinished: try again later."),

@@ -1,0 +1,169 @@
+//! `status --watch`: the table again and again on a terminal, or one document a line for programs.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+use super::status::{Silence, json, look, terminal_look};
+use super::{StatusArgs, console};
+use crate::config::Environment;
+use crate::exit;
+use crate::status::{Stamped, table};
+
+/// How often the table is drawn.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Another screen, so that what was on the terminal comes back; no cursor; lines end where the terminal ends.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+/// What ends the watch, and what has it drawn at once.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    resize: Signal,
+}
+
+enum Woken {
+    Tick,
+    Ended,
+}
+
+/// The terminal as it is while the table is on it.
+struct Screen;
+
+pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
+    if !args.json && !io::stdout().is_terminal() {
+        console::complain(
+            "--watch draws on a terminal, and there is none: add --json for one document a line",
+        );
+        return exit::USAGE;
+    }
+    let signals = Signals::install();
+    let mut signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            console::complain(&format!("signals cannot be caught: {error}"));
+            return exit::INTERNAL;
+        }
+    };
+    // What is wrong at once is said where it can be read.
+    let first = match look(&args.config, environment).await {
+        Err(Silence::Words(words, exit::CONFIGURATION)) => {
+            console::complain(&words);
+            return exit::CONFIGURATION;
+        }
+        first => first,
+    };
+    let screen = (!args.json).then(Screen::enter);
+    let mut last = first;
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        let shown = match &screen {
+            Some(screen) => screen.draw(&last),
+            None => tell(&last),
+        };
+        // Nobody reads any more.
+        if shown.is_err() {
+            return exit::DONE;
+        }
+        if let Woken::Ended = signals.next(&mut ticks).await {
+            return exit::DONE;
+        }
+        let looking = look(&args.config, environment);
+        last = tokio::select! {
+            looked = looking => looked,
+            () = signals.ended() => return exit::DONE,
+        };
+    }
+}
+
+/// One document a line; where there is none, why not goes to standard error.
+fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
+    match looked {
+        Ok(status) => {
+            let mut out = io::stdout().lock();
+            out.write_all(json(status).as_bytes())?;
+            out.flush()
+        }
+        Err(silence) => {
+            console::complain(&words(silence));
+            Ok(())
+        }
+    }
+}
+
+fn words(silence: &Silence) -> String {
+    match silence {
+        Silence::Older(sentence) => {
+            format!("{sentence}\nthe daemon is of an older version and tells no more: restart it")
+        }
+        Silence::Words(words, _) => words.clone(),
+    }
+}
+
+impl Screen {
+    fn enter() -> Self {
+        console::print(ENTER);
+        Self
+    }
+
+    /// Draws over what is there, line by line, so that nothing flickers.
+    fn draw(&self, looked: &Result<Stamped, Silence>) -> io::Result<()> {
+        let mut lines = match looked {
+            Ok(status) => table(status, terminal_look()),
+            Err(silence) => words(silence).lines().map(str::to_owned).collect(),
+        };
+        let (_, rows) = console::size();
+        if lines.len() > rows && rows > 1 {
+            let hidden = lines.len() - (rows - 1);
+            lines.truncate(rows - 1);
+            lines.push(format!(
+                "… {hidden} more lines: make the terminal higher, or use status without --watch"
+            ));
+        }
+        let text = lines.join("\x1b[K\r\n");
+        let mut out = io::stdout().lock();
+        out.write_all(format!("\x1b[H{text}\x1b[K\x1b[J").as_bytes())?;
+        out.flush()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        console::print(LEAVE);
+    }
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            resize: signal(SignalKind::window_change())?,
+        })
+    }
+
+    async fn next(&mut self, ticks: &mut tokio::time::Interval) -> Woken {
+        tokio::select! {
+            _ = ticks.tick() => Woken::Tick,
+            _ = self.resize.recv() => Woken::Tick,
+            _ = self.terminate.recv() => Woken::Ended,
+            _ = self.interrupt.recv() => Woken::Ended,
+            _ = self.hangup.recv() => Woken::Ended,
+        }
+    }
+
+    async fn ended(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The status document as text: a table that fits the width it is given, whatever stands in the document.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::document::{Document, Export, Failed, Project, STATE, Stamped, Waits};
+use super::text::{shortened, size, time, to_the_left, to_the_right, width, wrapped};
+use crate::domain::text::escaped;
+
+/// The narrowest table; a terminal that is narrower breaks its lines.
+const MIN_WIDTH: usize = 80;
+/// More than that would only pull the columns apart.
+const MAX_WIDTH: usize = 160;
+const STATE_COLUMNS: usize = 10;
+const AGE_COLUMNS: usize = 7;
+const PARTS_COLUMNS: usize = 11;
+const BYTES_COLUMNS: usize = 11;
+const NEXT_COLUMNS: usize = 14;
+/// Two before the ID and one before each of the others.
+const GAPS: usize = 7;
+
+/// How the table is to look.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// Columns that there are.
+    pub columns: usize,
+    /// Whether colours are understood and wanted.
+    pub colours: bool,
+}
+
+/// The table, one line an element.
+#[must_use]
+pub fn table(status: &Stamped, look: Look) -> Vec<String> {
+    let columns = look.columns.clamp(MIN_WIDTH, MAX_WIDTH);
+    let now = status.now.parse().unwrap_or_else(|_| Timestamp::now());
+    let mut table = Table { lines: Vec::new(), now, columns, colours: look.colours };
+    table.head(&status.document);
+    for project in &status.document.projects {
+        table.project(project);
+    }
+    table.lines
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colour {
+    Plain,
+    Bold,
+    Dim,
+    Good,
+    Busy,
+    Bad,
+    Warning,
+}
+
+impl Colour {
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Bold => Some("1"),
+            Self::Dim => Some("2"),
+            Self::Good => Some("32"),
+            Self::Busy => Some("36"),
+            Self::Bad => Some("31"),
+            Self::Warning => Some("33"),
+        }
+    }
+}
+
+struct Table {
+    lines: Vec<String>,
+    now: Timestamp,
+    columns: usize,
+    colours: bool,
+}
+
+impl Table {
+    fn head(&mut self, document: &Document) {
+        let Document { source, version, config_file, started_at, .. } = document;
+        // What a project or all of them wait for has a place of its own below.
+        let told_below =
+            |words: &&str| words.starts_with("project ") || words.starts_with("the api is unavailable");
+        let mut sentence = document.sentence.split("; ");
+        self.paragraph("", sentence.next().unwrap_or_default(), Colour::Bold);
+        for words in sentence.filter(|words| !told_below(words)) {
+            self.paragraph("", words, Colour::Warning);
+        }
+        let mut facts = vec![format!("batch-export-watcher {version}"), config_file.clone()];
+        if source == STATE {
+            facts.push("no daemon runs, this is what the state has".to_owned());
+        } else if let Some(age) = self.since(started_at.as_deref()) {
+            facts.push(format!("up {}", time(age)));
+        }
+        if document.bytes_per_second > 0 {
+            facts.push(format!("{}/s", size(document.bytes_per_second)));
+        }
+        facts.retain(|fact| !fact.is_empty());
+        self.paragraph("", &facts.join(", "), Colour::Dim);
+        if let Some(origin) = &document.origin {
+            self.pause("", origin);
+        }
+    }
+
+    fn project(&mut self, project: &Project) {
+        self.lines.push(String::new());
+        self.paragraph("", &project.name, Colour::Bold);
+        for pause in &project.pauses {
+            self.pause("  ", pause);
+        }
+        if project.exports.is_empty() {
+            self.paragraph("  ", "no exports", Colour::Dim);
+            return;
+        }
+        self.row("EXPORT", ("STATE", Colour::Dim), ["FOR", "PARTS", "BYTES", "NEXT"], Colour::Dim);
+        for export in &project.exports {
+            self.export(export);
+        }
+    }
+
+    fn export(&mut self, export: &Export) {
+        let (state, colour) = state(export);
+        let age = self.since(export.since.as_deref()).map(time).unwrap_or_default();
+        let parts = match export.parts.total {
+            Some(0) => String::new(),
+            Some(total) => format!("{}/{total}", export.parts.done),
+            None => format!("{}/?", export.parts.done),
+        };
+        let bytes = match (export.bytes.done, export.bytes.total) {
+            (0, None) => String::new(),
+            (done, Some(total)) if total == done => size(done),
+            (done, Some(total)) => format!("{}/{}", size(done), size(total)),
+            (done, None) => size(done),
+        };
+        self.row(&export.id, (&state, colour), [&age, &parts, &bytes, &self.next(export)], Colour::Plain);
+        if let Some(failure) = &export.failure {
+            self.failure(failure);
+        }
+    }
+
+    /// What comes next: the rate and the time left, or the next poll.
+    fn next(&self, export: &Export) -> String {
+        let rate = export.bytes_per_second;
+        if rate > 0 {
+            let left = export.bytes.total.map(|total| total.saturating_sub(export.bytes.done) / rate);
+            let left = left.map(|left| format!(" {}", time(Duration::from_secs(left)))).unwrap_or_default();
+            return format!("{}/s{left}", size(rate));
+        }
+        match export.next_poll_at.as_deref().and_then(|at| at.parse::<Timestamp>().ok()) {
+            Some(at) if at > self.now => format!("in {}", time(self.until(at))),
+            Some(_) => "now".to_owned(),
+            None => String::new(),
+        }
+    }
+
+    fn failure(&mut self, failure: &Failed) {
+        let code = failure.code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
+        self.paragraph("    ", &format!("{}{code}", failure.cause), Colour::Bad);
+        match failure.command.as_deref().filter(|command| failure.advice.ends_with(command)) {
+            Some(command) => {
+                let words = &failure.advice[..failure.advice.len() - command.len()];
+                self.paragraph("    ", words, Colour::Plain);
+                self.command(command);
+            }
+            None => self.paragraph("    ", &failure.advice, Colour::Plain),
+        }
+    }
+
+    /// A command over as many lines as it takes, so that a shell still takes it for one.
+    fn command(&mut self, command: &str) {
+        let indent = "    ";
+        let command = escaped(command);
+        let mut lines = wrapped(&command, self.columns - indent.len() - 2);
+        let last = lines.pop();
+        for line in lines {
+            self.lines.push(format!("{indent}{line} \\"));
+        }
+        self.lines.extend(last.map(|line| format!("{indent}{line}")));
+    }
+
+    fn pause(&mut self, indent: &str, pause: &Waits) {
+        let until = pause.until.as_deref().and_then(|until| until.parse::<Timestamp>().ok());
+        let goes_on = match until {
+            Some(until) if until > self.now => {
+                format!("next try in {}, at {until:.0}", time(self.until(until)))
+            }
+            Some(_) | None => "asking now whether it is over".to_owned(),
+        };
+        self.paragraph(indent, &format!("{}: {goes_on}", pause.words), Colour::Warning);
+        self.paragraph(&format!("{indent}  "), &pause.advice, Colour::Plain);
+    }
+
+    fn paragraph(&mut self, indent: &str, text: &str, colour: Colour) {
+        for line in wrapped(&escaped(text), self.columns - indent.len()) {
+            let line = self.painted(&line, colour);
+            self.lines.push(format!("{indent}{line}"));
+        }
+    }
+
+    fn row(&mut self, id: &str, (state, state_colour): (&str, Colour), cells: [&str; 4], colour: Colour) {
+        let fixed = STATE_COLUMNS + AGE_COLUMNS + PARTS_COLUMNS + BYTES_COLUMNS + NEXT_COLUMNS + GAPS;
+        let id_columns = self.columns - fixed;
+        let id = to_the_left(&shortened(&escaped(id), id_columns), id_columns);
+        let state = to_the_left(&shortened(&escaped(state), STATE_COLUMNS), STATE_COLUMNS);
+        let columns = [AGE_COLUMNS, PARTS_COLUMNS, BYTES_COLUMNS, NEXT_COLUMNS];
+        let cells = cells.iter().zip(columns);
+        let cells: String = cells
+            .map(|(cell, columns)| format!(" {}", to_the_right(&shortened(cell, columns), columns)))
+            .collect();
+        let (id, state) = (self.painted(&id, colour), self.painted(&state, state_colour));
+        let cells = self.painted(cells.trim_end(), colour);
+        self.lines.push(format!("  {id} {state}{cells}").trim_end().to_owned());
+    }
+
+    fn painted(&self, text: &str, colour: Colour) -> String {
+        match colour.code().filter(|_| self.colours && width(text) > 0) {
+            Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
+            None => text.to_owned(),
+        }
+    }
+
+    fn since(&self, at: Option<&str>) -> Option<Duration> {
+        let at: Timestamp = at?.parse().ok()?;
+        Some(Duration::try_from(self.now.duration_since(at)).unwrap_or_default())
+    }
+
+    /// Rounded up: what is still to come is never over.
+    fn until(&self, at: Timestamp) -> Duration {
+        let left = Duration::try_from(at.duration_since(self.now)).unwrap_or_default();
+        Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
+    }
+}
+
+/// The state in a word: while the API is asked, that is the API's.
+fn state(export: &Export) -> (String, Colour) {
+    let remote = export.remote_status.as_deref();
+    match export.state.as_str() {
+        "new" => ("not asked".to_owned(), Colour::Dim),
+        "polling" => (remote.unwrap_or("asking").to_owned(), Colour::Plain),
+        state @ ("fetching" | "sealing") => (state.to_owned(), Colour::Busy),
+        state @ "whole" => (state.to_owned(), Colour::Good),
+        state @ ("failing" | "failed") => (state.to_owned(), Colour::Bad),
+        state => (state.to_owned(), Colour::Plain),
+    }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,0 +1,116 @@
+//! The table against documents: how it looks, and that nothing in a document can break it.
+
+use proptest::prelude::*;
+
+use super::super::document::{Bytes, Parts};
+use super::*;
+
+const PLAIN: Look = Look { columns: 80, colours: false };
+
+fn document() -> Stamped {
+    let json = r#"{
+        "now": "2026-01-02T03:04:05Z", "source": "daemon", "version": "0.1.0",
+        "config_file": "/srv/watcher/config.toml", "started_at": "2026-01-02T00:04:05Z",
+        "sentence": "watching 4 exports, 1 downloading, 1 failed, next poll in 8 s; downloads wait for the disk; project shop: the api asks for fewer requests, next try in 55 s; the last reload was refused: /srv/watcher/config.toml:3: poll.max_interval: is no duration", "bytes_per_second": 2097152,
+        "disk": {"ill": true}, "a key of tomorrow": [1],
+        "reloads": {"accepted": 1, "refused": 1, "last_refusal": "/srv/watcher/config.toml:3: poll.max_interval: is no duration"},
+        "projects": [{
+            "name": "shop",
+            "pauses": [{"reason": "throttled", "words": "the api asks for fewer requests",
+                        "advice": "nothing to do, it goes on by itself", "until": "2026-01-02T03:05:00Z"}],
+            "exports": [
+                {"id": "export_nvctr8tgdjf7", "state": "polling", "remote_status": "RUNNING",
+                 "since": "2026-01-02T03:00:00Z", "next_poll_at": "2026-01-02T03:04:12.500Z",
+                 "parts": {"done": 0, "total": 0}, "bytes": {"done": 0, "total": null}},
+                {"id": "export_with_an_id_of_sixty_four_characters", "state": "fetching", "remote_status": "SUCCESS",
+                 "since": "2026-01-02T03:04:00Z", "parts": {"done": 1, "total": 12},
+                 "bytes": {"done": 10485760, "total": 524288000}, "bytes_per_second": 2097152},
+                {"id": "export_2", "state": "whole", "remote_status": "SUCCESS", "since": "2025-12-30T03:04:00Z",
+                 "parts": {"done": 3, "total": 3}, "bytes": {"done": 1234, "total": 1234}},
+                {"id": "export_3", "state": "failed", "since": "2026-01-02T02:04:00Z",
+                 "parts": {"done": 1, "total": 1}, "bytes": {"done": 7, "total": null},
+                 "failure": {"kind": "rejected", "cause": "the api refuses the request", "code": "INVALID_ID",
+                    "advice": "check the id, then: batch-export-watcher retry -c /srv/watcher/config.toml export_3",
+                    "command": "batch-export-watcher retry -c /srv/watcher/config.toml export_3"}}
+            ]
+        }, {"name": "other"}]
+    }"#;
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn a_person_can_read_the_table() {
+    let lines = table(&document(), PLAIN);
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    assert_eq!(text, include_str!("table_golden.txt"));
+    assert!(lines.iter().all(|line| width(line) <= 80), "{text}");
+}
+
+#[test]
+fn colours_are_the_same_words() {
+    let coloured = table(&document(), Look { colours: true, ..PLAIN });
+    let stripped: Vec<_> = coloured.iter().map(|line| without_colours(line)).collect();
+    assert_ne!(stripped, coloured);
+    assert_eq!(stripped, table(&document(), PLAIN));
+}
+
+#[test]
+fn a_wider_terminal_shows_the_whole_id() {
+    let lines = table(&document(), Look { columns: 120, ..PLAIN });
+    assert!(
+        lines.iter().any(|line| line.contains("export_with_an_id_of_sixty_four_characters")),
+        "{lines:#?}"
+    );
+}
+
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once('m').map_or(part, |(_, rest)| rest))
+}
+
+prop_compose! {
+    fn some_export()(
+        (id, state, status) in (".{0,80}", "polling|fetching|new|\\PC{0,20}", proptest::option::of(".{0,40}")),
+        (since, next) in (proptest::option::of("2026-01-02T03:0[0-9]:05Z|.{0,9}"), proptest::option::of("2026-01-02T03:0[0-9]:05Z")),
+        (done, total, bytes, bytes_total, rate) in
+            (any::<u64>(), any::<Option<u64>>(), any::<u64>(), any::<Option<u64>>(), any::<u64>()),
+        failure in proptest::option::of((".{0,300}", proptest::option::of(".{0,20}"), ".{0,200}", ".{0,120}")),
+    ) -> Export {
+        Export {
+            id, state, remote_status: status, since, next_poll_at: next,
+            parts: Parts { done, total }, bytes: Bytes { done: bytes, total: bytes_total },
+            bytes_per_second: rate, active_parts: Vec::new(),
+            failure: failure.map(|(cause, code, advice, command)| Failed {
+                cause, code, advice: format!("{advice}{command}"), command: Some(command), ..Failed::default()
+            }),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_document_breaks_the_table(
+        (sentence, config_file, refusal) in (".{0,200}", ".{0,150}", proptest::option::of(".{0,200}")),
+        (name, words, advice, until) in (".{0,100}", ".{0,100}", ".{0,100}", "2026-01-02T03:0[0-9]:05Z|.{0,9}"),
+        exports in proptest::collection::vec(some_export(), 0..5),
+        (columns, rate) in (0..200_usize, any::<u64>()),
+    ) {
+        let pause = Waits { words, advice, until: Some(until), ..Waits::default() };
+        let project = Project { name, pauses: vec![pause.clone()], exports };
+        let mut status = Stamped { now: "2026-01-02T03:04:05Z".to_owned(), ..Stamped::default() };
+        status.document = Document { sentence, config_file, origin: Some(pause), projects: vec![project],
+            bytes_per_second: rate, ..Document::default() };
+        status.document.reloads.last_refusal = refusal;
+        let plain = table(&status, Look { columns, colours: false });
+        for line in &plain {
+            prop_assert!(width(line) <= columns.clamp(80, 160), "{line:?}");
+            prop_assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+        let coloured = table(&status, Look { columns, colours: true });
+        let stripped: Vec<_> = coloured.iter().map(|line| without_colours(line)).collect();
+        prop_assert_eq!(stripped, plain);
+        let json = serde_json::to_string(&status).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Stamped>(&json).unwrap(), status);
+    }
+}

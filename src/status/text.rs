@@ -1,0 +1,140 @@
+//! Texts of a certain width on a terminal, and numbers as short as people read them.
+
+use std::time::Duration;
+
+use unicode_width::UnicodeWidthChar as _;
+
+/// Columns that a text takes.
+pub(super) fn width(text: &str) -> usize {
+    text.chars().map(char_width).sum()
+}
+
+fn char_width(character: char) -> usize {
+    character.width().unwrap_or(0)
+}
+
+/// The text, or its beginning and its end with `…` between, in at most so many columns.
+pub(super) fn shortened(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let left = columns.saturating_sub(1);
+    let end = taken(text.chars().rev(), left / 2);
+    let begin = taken(text.chars(), left - end.iter().copied().map(char_width).sum::<usize>());
+    let ellipsis = (columns > 0).then_some('…');
+    begin.into_iter().chain(ellipsis).chain(end.into_iter().rev()).collect()
+}
+
+fn taken(characters: impl Iterator<Item = char>, columns: usize) -> Vec<char> {
+    let mut left = columns;
+    let fits = |character: &char| match left.checked_sub(char_width(*character)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    characters.take_while(fits).collect()
+}
+
+/// Filled up with spaces on the right.
+pub(super) fn to_the_left(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+/// Filled up with spaces on the left.
+pub(super) fn to_the_right(text: &str, columns: usize) -> String {
+    format!("{}{text}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+/// Lines of at most so many columns, broken at spaces; a word that is longer is broken where it has to be.
+pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    // A character may take two.
+    let columns = columns.max(2);
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        let gap = usize::from(!line.is_empty());
+        if width(&line) + gap + width(word) > columns && !line.is_empty() {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for character in word.chars() {
+            if width(&line) + char_width(character) > columns {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(character);
+        }
+    }
+    if !line.is_empty() {
+        lines.push(line);
+    }
+    lines
+}
+
+/// A number of bytes in at most five columns, in powers of 1024.
+pub(super) fn size(bytes: u64) -> String {
+    let (mut whole, mut rest) = (bytes, 0);
+    let mut units = ["B", "K", "M", "G", "T", "P", "E"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while whole >= 1024
+        && let Some(next) = units.next()
+    {
+        (whole, rest) = (whole / 1024, whole % 1024);
+        unit = next;
+    }
+    if whole >= 10 || unit == "B" {
+        format!("{whole}{unit}")
+    } else {
+        format!("{whole}.{}{unit}", rest * 10 / 1024)
+    }
+}
+
+/// A time in at most six columns.
+pub(super) fn time(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds @ 172_800..86_400_000 => format!("{} d", seconds / 86_400),
+        _ => ">999 d".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_shortened_in_the_middle() {
+        assert_eq!(shortened("export_1", 8), "export_1");
+        assert_eq!(shortened("export_123456", 8), "expo…456");
+        assert_eq!(shortened("漢字漢字", 5), "漢…字");
+        assert_eq!(shortened("abc", 1), "…");
+        assert_eq!(shortened("abc", 0), "");
+    }
+
+    #[test]
+    fn lines_are_broken_at_spaces_and_long_words_anywhere() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("a bcdefghij k", 4), ["a", "bcde", "fghi", "j k"]);
+        assert_eq!(wrapped("漢字漢", 5), ["漢字", "漢"]);
+        assert_eq!(wrapped(" ", 5), Vec::<String>::new());
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let sizes = [(0, "0B"), (1023, "1023B"), (1024, "1.0K"), (10 * 1024 - 1, "9.9K"), (10 << 20, "10M")];
+        for (bytes, words) in sizes {
+            assert_eq!(size(bytes), words);
+        }
+        assert_eq!(size(u64::MAX), "15E");
+        assert_eq!(size((1 << 40) - 1), "1023G");
+        let times = [(119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"), (172_800, "2 d")];
+        for (seconds, words) in times {
+            assert_eq!(time(Duration::from_secs(seconds)), words);
+        }
+    }
+}
