@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::reload::Verdict;
-use crate::control::{Answer, Question, Report, Retried};
+use super::forget::ForgetOutcome;
+use super::reload::{Request, Verdict};
+use crate::control::{Answer, Forgotten, Question, Report, Retried};
 use crate::domain::ids::ExportId;
 use crate::engine::Control;
 use crate::status::Stamped;
 
 /// Longest wait for the scheduler: it answers between two events, or it hangs.
 const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest wait until exports are forgotten: what is under way for them comes to its end first.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(25);
 /// Longest wait for a reload: its files may lie on a share that hangs.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
 
@@ -21,7 +24,7 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
 #[derive(Debug, Clone)]
 pub(super) struct Desk {
     pub(super) engine: mpsc::Sender<Control>,
-    pub(super) reloads: mpsc::Sender<oneshot::Sender<Verdict>>,
+    pub(super) reloads: mpsc::Sender<Request>,
     /// The configuration that this program reads.
     pub(super) config_file: PathBuf,
 }
@@ -33,7 +36,7 @@ impl Desk {
             Question::Document => self.document().await,
             Question::Reload => self.reload().await,
             Question::Retry { exports } => self.retry(exports).await,
-            Question::Forget { .. } => Answer::NotUnderstood,
+            Question::Forget { exports } => self.forget(exports).await,
             #[cfg(debug_assertions)]
             Question::Hang => {
                 drop(self.engine.send(Control::Hang).await);
@@ -77,10 +80,29 @@ impl Desk {
         Answer::Retried { exports: exports.collect() }
     }
 
+    async fn forget(&self, exports: BTreeSet<ExportId>) -> Answer {
+        let (reply, outcome) = oneshot::channel();
+        let asked = async {
+            self.reloads.send(Request::Forget { exports, reply }).await.ok()?;
+            outcome.await.ok()
+        };
+        let told = |ForgetOutcome { project, export, hindrance }: ForgetOutcome| Forgotten {
+            project: project.to_string(),
+            export,
+            hindrance,
+        };
+        match tokio::time::timeout(FORGET_TIMEOUT, asked).await {
+            Ok(Some(Ok(outcomes))) => Answer::Forgotten { exports: outcomes.into_iter().map(told).collect() },
+            Ok(Some(Err(cause))) => unavailable(&cause),
+            Ok(None) => unavailable("it is stopping"),
+            Err(_) => unavailable("the disk does not answer"),
+        }
+    }
+
     async fn reload(&self) -> Answer {
         let (reply, verdict) = oneshot::channel();
         let asked = async {
-            self.reloads.send(reply).await.ok()?;
+            self.reloads.send(Request::Reload(reply)).await.ok()?;
             verdict.await.ok()
         };
         match tokio::time::timeout(RELOAD_TIMEOUT, asked).await {

@@ -4,11 +4,13 @@
 //! - `clients.rs` the two HTTP clients and who may use them
 //! - `desk.rs` who answers what is asked over the control socket
 //! - `file_watch.rs` when the configuration's files have changed
+//! - `forget.rs` exports that are forgotten
 //! - `reload.rs` another configuration for the running program
 
 mod clients;
 mod desk;
 mod file_watch;
+mod forget;
 mod reload;
 
 use std::collections::{BTreeSet, HashMap};
@@ -50,6 +52,7 @@ use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
 pub use clients::api_clients;
+pub use forget::ForgetOutcome;
 
 /// Writes to the state that may wait; more than the parts in flight and the exports that can change at once.
 const WRITE_QUEUE: usize = 256;
@@ -303,6 +306,20 @@ pub async fn retry(
     Ok(retried)
 }
 
+/// Drops what is known of exports, and what is half done of them, while no daemon runs. Finished files stay.
+///
+/// # Errors
+/// When another instance runs, or the state cannot be used.
+pub async fn forget(config: &Config, wanted: &BTreeSet<ExportId>) -> Result<Vec<ForgetOutcome>, StartError> {
+    umask::permit(config.download.modes);
+    let _state_lock = lock_state(config).await?;
+    let mut store = Store::open(&config.state_directory).await?;
+    let (sink, _download_lock) = open_sink(config, &mut store).await?;
+    let outcomes = forget::forget_records(&mut store, &sink, &config.projects, wanted, Vec::new()).await?;
+    store.close().await?;
+    Ok(outcomes)
+}
+
 /// How everything is where no daemon runs, as the state has it. Nothing is made, changed or locked for that.
 ///
 /// # Errors
@@ -324,7 +341,7 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
             tracing::warn!(
                 event = "control_socket_missing",
                 cause = %error,
-                "there is no control socket, `status`, `reload` and `retry` will not reach this process: {error}"
+                "there is no control socket, `status`, `reload`, `retry` and `forget` will not reach this process: {error}"
             );
         }
     }

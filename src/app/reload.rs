@@ -3,7 +3,7 @@
 //!
 //! SIGHUP, a changed file and a question over the control socket all come here; those that come together are one reload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,41 @@ use tokio::time::Instant;
 
 use super::clients::Clients;
 use super::file_watch::FileWatch;
+use super::forget::{ForgetOutcome, forget_records};
 use super::{StartError, policies, sink_settings};
 use crate::config::{self, Config, ConfigFaults, Environment, restart_faults};
 use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
 use crate::domain::watch::Watch;
-use crate::engine::control::{Changes, Known, Reload, ReloadedProject};
+use crate::engine::control::{Begun, Changes, Known, Reload, ReloadedProject};
 use crate::engine::recovery::recover_unknown;
 use crate::engine::{Access, Control};
 use crate::fetch::StoreClient;
 use crate::process::signals::Hangups;
 use crate::process::{service, umask};
 use crate::sink::LocalSink;
-use crate::store::{ProjectDigest, Store, StoreError};
+use crate::store::{ExportKey, ProjectDigest, Store, StoreError};
 
 /// For how long requests for a reload gather: a storm of signals is one.
 const GATHER: Duration = Duration::from_millis(100);
 /// Longest wait for the configuration to be read; it may lie on a share that hangs.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest wait until nothing is under way for exports that are to be forgotten.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// What the reloader is asked: one thing after the other, since both decide what is watched.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Read the configuration again.
+    Reload(oneshot::Sender<Verdict>),
+    /// Forget exports.
+    Forget {
+        /// Those that are wanted.
+        exports: BTreeSet<ExportId>,
+        /// Where it goes what became of those that are known, or why nothing did.
+        reply: oneshot::Sender<Result<Vec<ForgetOutcome>, String>>,
+    },
+}
 
 /// What became of a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +91,9 @@ struct Prepared {
 /// What the state has of exports that are not known yet, and the pauses on record.
 type LookedUp = (HashMap<ProjectDigest, HashMap<ExportId, Watch>>, Vec<(String, Timestamp)>);
 
+/// Exports to be forgotten, and who waits for that.
+type Forget = (BTreeSet<ExportId>, oneshot::Sender<Result<Vec<ForgetOutcome>, String>>);
+
 /// Reads configurations for the running program.
 pub(super) struct Reloader {
     /// The one in force.
@@ -82,7 +103,7 @@ pub(super) struct Reloader {
     pub(super) sink: LocalSink,
     pub(super) engine: mpsc::Sender<Control>,
     /// Who asks for a reload.
-    pub(super) requests: mpsc::Receiver<oneshot::Sender<Verdict>>,
+    pub(super) requests: mpsc::Receiver<Request>,
     pub(super) hangups: Option<Hangups>,
 }
 
@@ -94,13 +115,18 @@ impl Reloader {
             let mut waiting = Vec::new();
             let by_file = tokio::select! {
                 request = self.requests.recv() => match request {
-                    Some(request) => { waiting.push(request); false }
+                    Some(Request::Reload(request)) => { waiting.push(request); false }
+                    Some(Request::Forget { exports, reply }) => {
+                        // Who asked may be gone.
+                        let _ = reply.send(self.forget(exports).await);
+                        continue;
+                    }
                     None => return,
                 },
                 () = hung_up(&mut self.hangups) => false,
                 () = files.changed() => true,
             };
-            self.gather(&mut waiting).await;
+            let forgets = self.gather(&mut waiting).await;
             let look = files.look().await;
             let verdict = self.reload(by_file).await;
             files.follow(&self.config);
@@ -109,16 +135,23 @@ impl Reloader {
                 // Who asked may be gone.
                 let _ = request.send(verdict.clone());
             }
+            for (exports, reply) in forgets {
+                let _ = reply.send(self.forget(exports).await);
+            }
         }
     }
 
-    /// What comes within a moment is the same reload.
-    async fn gather(&mut self, waiting: &mut Vec<oneshot::Sender<Verdict>>) {
+    /// What comes within a moment is the same reload. Returns what else was asked meanwhile.
+    async fn gather(&mut self, waiting: &mut Vec<oneshot::Sender<Verdict>>) -> Vec<Forget> {
+        let mut forgets = Vec::new();
         let until = Instant::now() + GATHER;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return,
-                Some(request) = self.requests.recv() => waiting.push(request),
+                () = tokio::time::sleep_until(until) => return forgets,
+                Some(request) = self.requests.recv() => match request {
+                    Request::Reload(reply) => waiting.push(reply),
+                    Request::Forget { exports, reply } => forgets.push((exports, reply)),
+                },
                 () = hung_up(&mut self.hangups) => {}
             }
         }
@@ -256,6 +289,56 @@ impl Reloader {
         let pauses = store.pauses().await?;
         store.close().await?;
         Ok((unknown, pauses))
+    }
+
+    /// Has exports let go of, forgets them, and has those that are configured begin as they are on disk by then.
+    async fn forget(&self, wanted: BTreeSet<ExportId>) -> Result<Vec<ForgetOutcome>, String> {
+        let exports = wanted.clone();
+        let released = self.ask(|reply| Control::Release { exports, reply });
+        let released = match tokio::time::timeout(RELEASE_TIMEOUT, released).await {
+            Ok(Ok(released)) => Ok(released),
+            Ok(Err(stopping)) => return Err(stopping.to_string()),
+            Err(_) => Err("what is under way does not come to its end; nothing was forgotten".to_owned()),
+        };
+        let mut store = Store::beside(&self.config.state_directory);
+        let outcomes = match released {
+            Ok(more) => forget_records(&mut store, &self.sink, &self.config.projects, &wanted, more)
+                .await
+                .map_err(|error| error.to_string()),
+            Err(cause) => Err(cause),
+        };
+        let projects = self.begun(&mut store, &wanted).await;
+        if let Err(error) = store.close().await {
+            tracing::warn!("the state was not closed cleanly: {error}");
+        }
+        // A scheduler that is gone drops what it is told.
+        drop(self.engine.send(Control::Begin { projects }).await);
+        outcomes
+    }
+
+    /// Those of the wanted exports that are configured, as state and disk have them.
+    async fn begun(&self, store: &mut Store, wanted: &BTreeSet<ExportId>) -> Vec<Begun> {
+        let keys = self.config.projects.iter().flat_map(|project| {
+            let digest = ProjectDigest::of(&project.project_key);
+            project.exports.iter().map(move |export| ExportKey { project: digest, export: export.clone() })
+        });
+        let others: HashSet<ExportKey> = keys.filter(|key| !wanted.contains(&key.export)).collect();
+        let found = recover_unknown(store, &self.sink, &self.config.projects, &others).await;
+        let mut found = found.unwrap_or_else(|error| {
+            tracing::error!("forgotten exports begin as new ones: {error}");
+            HashMap::new()
+        });
+        let begun = self.config.projects.iter().map(|project| {
+            let digest = ProjectDigest::of(&project.project_key);
+            Begun {
+                project: digest,
+                name: project.name.clone(),
+                configured: project.exports.clone(),
+                exports: project.exports.iter().filter(|export| wanted.contains(export)).cloned().collect(),
+                watches: found.remove(&digest).unwrap_or_default(),
+            }
+        });
+        begun.collect()
     }
 
     async fn ask<T>(&self, control: impl FnOnce(oneshot::Sender<T>) -> Control) -> Result<T, ReloadError> {

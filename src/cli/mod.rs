@@ -3,6 +3,7 @@
 mod check;
 mod console;
 mod demo;
+mod forget;
 mod progress;
 mod reload;
 mod retry;
@@ -43,6 +44,8 @@ enum Command {
     Check(CheckArgs),
     /// Set failed exports to watching again.
     Retry(RetryArgs),
+    /// Drop what is known of exports and what is half done of them, never finished files; those that are configured begin anew.
+    Forget(ForgetArgs),
     /// Let the running daemon read its configuration again; 78 where it refuses.
     Reload(ReloadArgs),
     /// Show how everything is: from the running daemon, or from what the state has where none runs.
@@ -93,6 +96,15 @@ struct RetryArgs {
 }
 
 #[derive(Debug, Args)]
+struct ForgetArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The exports, configured or not.
+    #[arg(value_name = "EXPORT", required = true)]
+    exports: Vec<domain::ids::ExportId>,
+}
+
+#[derive(Debug, Args)]
 struct ReloadArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -131,6 +143,7 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
         Command::Run(args) => run::run(&args, environment, transfer, console).await,
         Command::Check(args) => check::check(&args, &environment).await,
         Command::Retry(args) => retry::retry(&args, &environment).await,
+        Command::Forget(args) => forget::forget(&args, &environment).await,
         Command::Reload(args) => reload::reload(&args, &environment).await,
         Command::Status(args) => status::status(&args, &environment).await,
         Command::Demo(args) => demo::demo(args, transfer, console).await,

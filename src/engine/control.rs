@@ -34,6 +34,19 @@ pub enum Control {
         /// Where those go that were failed.
         reply: oneshot::Sender<Vec<(ProjectName, ExportId)>>,
     },
+    /// Let go of exports, in whatever project: what is under way for them is stopped, and nothing is begun.
+    /// [`Control::Begin`] follows in any case.
+    Release {
+        /// Those that are wanted.
+        exports: BTreeSet<ExportId>,
+        /// Where those go that were known, once nothing is under way for any of them.
+        reply: oneshot::Sender<Vec<ExportKey>>,
+    },
+    /// What was let go of goes on where it is configured.
+    Begin {
+        /// By project.
+        projects: Vec<Begun>,
+    },
     /// The configuration is being read: until the verdict nothing that is known is forgotten.
     ReloadBegun {
         /// Where it goes what is known.
@@ -98,6 +111,21 @@ pub struct ReloadedProject {
     /// Its exports, in configuration order.
     pub exports: Vec<ExportId>,
     /// Those of them that were not known, as the state has them.
+    pub watches: HashMap<ExportId, Watch>,
+}
+
+/// Exports of one project that go on after [`Control::Release`].
+#[derive(Debug)]
+pub struct Begun {
+    /// The project.
+    pub project: ProjectDigest,
+    /// Its name.
+    pub name: ProjectName,
+    /// All its exports, in configuration order.
+    pub configured: Vec<ExportId>,
+    /// Those that go on.
+    pub exports: Vec<ExportId>,
+    /// Those of them that were found, as they are.
     pub watches: HashMap<ExportId, Watch>,
 }
 

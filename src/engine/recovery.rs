@@ -1,6 +1,7 @@
 //! Boot: what the state records and what lies on disk become watches to go on with.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -12,6 +13,8 @@ use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
 use crate::sink::{LocalSink, OnDisk, SinkError};
 use crate::store::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState, Store, StoreError};
 
+/// Longest look for the manifests of exports that the state does not know.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes that go into one transaction while a lost state is made again.
 const REBUILD_BATCH: usize = 256;
 
@@ -45,10 +48,15 @@ pub async fn recover(
         store.load(&digests).await?.into_iter().map(|record| (record.key.clone(), record)).collect();
     let mut watches = Vec::new();
     for (project, digest) in projects.iter().zip(digests) {
+        let key = |export: &ExportId| ExportKey { project: digest, export: export.clone() };
+        let is_new = |export: &&ExportId| !records.contains_key(&key(export));
+        let new: Vec<ExportId> = project.exports.iter().filter(is_new).cloned().collect();
+        let mut found = look_for(store, sink, &project.name, digest, new).await?;
         let mut of_project = Vec::with_capacity(project.exports.len());
         for export in &project.exports {
-            let record = records.remove(&ExportKey { project: digest, export: export.clone() });
-            of_project.push(watch(&project.name, export, record));
+            let record = records.remove(&key(export));
+            let found = found.remove(export);
+            of_project.push(found.unwrap_or_else(|| watch(&project.name, export, record)));
         }
         watches.push((digest, of_project));
     }
@@ -95,9 +103,60 @@ pub async fn recover_unknown(
                 watches.insert(export, watch);
             }
         }
+        let new = unknown.into_iter().cloned().collect();
+        watches.extend(look_for(store, sink, &project.name, digest, new).await?);
         recovered.insert(digest, watches);
     }
     Ok(recovered)
+}
+
+/// Exports without a record that have a manifest all the same are whole: they were forgotten, or come from elsewhere.
+async fn look_for(
+    store: &mut Store,
+    sink: &LocalSink,
+    project: &ProjectName,
+    digest: ProjectDigest,
+    exports: Vec<ExportId>,
+) -> Result<HashMap<ExportId, Watch>, StoreError> {
+    if exports.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (sink, name) = (sink.clone(), project.clone());
+    let looking = tokio::task::spawn_blocking(move || {
+        let read = |export: ExportId| match sink.read_manifest(&name, &export) {
+            Ok(OnDisk::Whole { manifest, .. }) => {
+                let totals = totals_of(&manifest);
+                Some((export, totals, manifest.sealed_at))
+            }
+            // Whatever is wrong there, it is met again when the export is fetched.
+            Ok(OnDisk::Absent | OnDisk::Rejected(_)) | Err(_) => None,
+        };
+        exports.into_iter().filter_map(read).collect::<Vec<_>>()
+    });
+    let Ok(Ok(found)) = tokio::time::timeout(LOOK_TIMEOUT, looking).await else {
+        tracing::warn!(%project, "the disk does not answer: finished exports were not looked for");
+        return Ok(HashMap::new());
+    };
+    let completed = |(export, totals, at): &(ExportId, Totals, Timestamp)| Change::Completed {
+        export: ExportKey { project: digest, export: export.clone() },
+        parts: totals.parts,
+        bytes: totals.bytes,
+        at: *at,
+    };
+    let changes: Vec<_> = found.iter().map(completed).collect();
+    for batch in changes.chunks(REBUILD_BATCH) {
+        store.apply(batch).await?;
+    }
+    let whole = |(export, totals, at): (ExportId, Totals, Timestamp)| {
+        let state = WatchState::Completed { totals, at };
+        (export.clone(), Watch::with_state(project.clone(), export, state))
+    };
+    Ok(found.into_iter().map(whole).collect())
+}
+
+fn totals_of(manifest: &Manifest) -> Totals {
+    let bytes = manifest.parts.iter().map(|part| part.bytes).sum();
+    Totals { parts: manifest.parts.len() as u64, bytes }
 }
 
 fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>) -> Watch {
@@ -215,9 +274,7 @@ fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Tot
     for entry in scan {
         match entry {
             Ok((export, OnDisk::Whole { manifest, .. })) => {
-                let bytes = manifest.parts.iter().map(|part| part.bytes).sum();
-                let totals = Totals { parts: manifest.parts.len() as u64, bytes };
-                found.push((export, totals, manifest.sealed_at));
+                found.push((export, totals_of(&manifest), manifest.sealed_at));
             }
             Ok((export, OnDisk::Rejected(cause))) => {
                 tracing::warn!(event = "manifest_rejected", %project, %export, %cause, "a manifest on disk is not believed: {cause}");

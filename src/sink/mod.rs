@@ -5,6 +5,7 @@ mod commit;
 mod digest;
 mod error;
 mod failed;
+mod forget;
 mod local;
 mod marker;
 mod part_writer;

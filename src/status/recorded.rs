@@ -62,7 +62,7 @@ fn sentence(projects: &[Project], is_there: bool) -> String {
     if !is_there {
         return format!("no daemon runs, and there is no state yet: {} configured", plural(all));
     }
-    let mut words = format!("no daemon runs: {} to watch", plural(all - whole - failed));
+    let mut words = format!("no daemon runs, the state has: {} to watch", plural(all - whole - failed));
     for (count, word) in [(new, "not asked yet"), (whole, "whole"), (failed, "failed")] {
         if count > 0 {
             words.push_str(&format!(", {count} {word}"));

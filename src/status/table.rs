@@ -86,9 +86,9 @@ impl Table {
             self.paragraph("", words, Colour::Warning);
         }
         let mut facts = vec![format!("batch-export-watcher {version}"), config_file.clone()];
-        if source == STATE {
-            facts.push("no daemon runs, this is what the state has".to_owned());
-        } else if let Some(age) = self.since(started_at.as_deref()) {
+        if source != STATE
+            && let Some(age) = self.since(started_at.as_deref())
+        {
             facts.push(format!("up {}", time(age)));
         }
         if document.bytes_per_second > 0 {
@@ -122,6 +122,7 @@ impl Table {
         let age = self.since(export.since.as_deref()).map(time).unwrap_or_default();
         let parts = match export.parts.total {
             Some(0) => String::new(),
+            None if export.parts.done == 0 => String::new(),
             Some(total) => format!("{}/{total}", export.parts.done),
             None => format!("{}/?", export.parts.done),
         };

@@ -75,6 +75,16 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
                           WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[]).await
         }
+        Change::Forgotten { export } => {
+            for delete in [
+                "DELETE FROM part WHERE project = $1 AND export_id = $2",
+                "DELETE FROM partial WHERE project = $1 AND export_id = $2",
+                "DELETE FROM export WHERE project = $1 AND export_id = $2",
+            ] {
+                one(on, delete, export, &[]).await?;
+            }
+            Ok(())
+        }
         Change::PartialSynced { export, part } => keep_partial(on, export, part).await,
         Change::Paused { scope, until } => {
             let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) \

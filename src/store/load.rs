@@ -50,11 +50,29 @@ impl Store {
         &mut self,
         exports: &BTreeSet<ExportId>,
     ) -> Result<Vec<ExportKey>, StoreError> {
+        let failed = "SELECT project, export_id FROM export WHERE state = 'failed' ORDER BY export_id";
+        self.keys(failed, exports).await
+    }
+
+    /// Those of these exports that are on record, in whatever project.
+    ///
+    /// # Errors
+    /// When the database fails, or holds what this program never writes.
+    pub async fn recorded_exports(
+        &mut self,
+        exports: &BTreeSet<ExportId>,
+    ) -> Result<Vec<ExportKey>, StoreError> {
+        self.keys("SELECT project, export_id FROM export ORDER BY export_id", exports).await
+    }
+
+    /// Those keys that this query finds and that are among these exports.
+    async fn keys(
+        &mut self,
+        query: &'static str,
+        exports: &BTreeSet<ExportId>,
+    ) -> Result<Vec<ExportKey>, StoreError> {
         let connection = self.connection().await?;
-        let rows =
-            sqlx::query("SELECT project, export_id FROM export WHERE state = 'failed' ORDER BY export_id")
-                .fetch_all(connection)
-                .await;
+        let rows = sqlx::query(query).fetch_all(connection).await;
         let keys = rows.and_then(|rows| {
             let key =
                 |row| Ok(ExportKey { project: parsed(row, "project")?, export: parsed(row, "export_id")? });

@@ -107,6 +107,11 @@ pub enum Change {
         /// Which export.
         export: ExportKey,
     },
+    /// Nothing is known of the export any more.
+    Forgotten {
+        /// Which export.
+        export: ExportKey,
+    },
     /// The first bytes of a partial are durable.
     PartialSynced {
         /// Of which export.

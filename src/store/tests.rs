@@ -187,6 +187,8 @@ async fn first_schema(directory: &Path) {
 async fn an_older_schema_is_brought_up_to_date() {
     let root = tempfile::tempdir().unwrap();
     first_schema(root.path()).await;
+    let seen = look(root.path(), &[project("project_one")]).await.unwrap().unwrap();
+    assert_eq!((seen.exports.len(), seen.exports[0].partials.len()), (1, 0), "a look migrates nothing");
     let mut store = Store::open(root.path()).await.unwrap();
     let record = only(&mut store).await;
     assert_eq!(record.partials, [], "what does not say what its bytes are is not believed");
@@ -268,6 +270,51 @@ async fn a_newer_schema_is_refused() {
     store.close().await.unwrap();
     let error = Store::open(root.path()).await.unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 7, known: 2, .. }), "{error:?}");
+    let error = look(root.path(), &[]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 7, known: 2, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_look_sees_what_is_in_use_or_was_closed_and_leaves_nothing_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let digests = [project("project_one")];
+    let directory = root.path().join("state");
+    assert!(look(&directory, &digests).await.unwrap().is_none() && !directory.exists());
+    let files = || -> Vec<_> {
+        let entries = std::fs::read_dir(&directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let mut store = Store::open(&directory).await.unwrap();
+    store.apply(&[Change::Failed { export: export("e1"), failure: failure() }]).await.unwrap();
+    let in_use = files();
+    assert_eq!(in_use.len(), 3, "{in_use:?}");
+    let state = RecordedState::Failed(failure());
+    assert_eq!(look(&directory, &digests).await.unwrap().unwrap().exports[0].state, state);
+    assert_eq!(files(), in_use);
+    store.close().await.unwrap();
+    assert_eq!(look(&directory, &digests).await.unwrap().unwrap().exports[0].state, state);
+    assert_eq!(files(), [DATABASE_FILE]);
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_gone_with_its_parts_and_nothing_else_is() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
+    let (key, other) = (export("e1"), export("e2"));
+    for export in [&key, &other] {
+        let committed = Change::PartCommitted { export: export.clone(), part: part(1) };
+        let synced = Change::PartialSynced { export: export.clone(), part: partial(2) };
+        store.apply(&[committed, synced]).await.unwrap();
+    }
+    let wanted = [key.export.clone(), "e3".parse().unwrap()].into();
+    assert_eq!(store.recorded_exports(&wanted).await.unwrap(), [key.clone()]);
+    store.apply(&[Change::Forgotten { export: key.clone() }]).await.unwrap();
+    assert_eq!(only(&mut store).await.key, other);
+    store.apply(&[Change::Watching { export: key.clone() }]).await.unwrap();
+    let records = store.load(&[project("project_one")]).await.unwrap();
+    assert_eq!(records.iter().map(|record| record.parts.len()).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod credentials;
 mod demo;
 mod deployment;
 mod disk;
+mod forget;
 mod happy;
 mod holds;
 mod interruptions;

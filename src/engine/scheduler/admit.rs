@@ -144,6 +144,8 @@ impl Scheduler {
         self.probing(Call::Part(entry, key.clone()), project, probes);
         let progress = Arc::new(Progress::new(self.meters.received(&self.projects[project].name)));
         self.progress.insert((entry, key.clone()), progress.clone());
+        let stop = self.stop_downloads.child_token();
+        self.stops.insert((entry, key.clone()), stop.clone());
         let download = Download {
             entry,
             project_index: project,
@@ -154,7 +156,7 @@ impl Scheduler {
             access: self.projects[project].access.clone(),
             sink: self.sink.clone(),
             lane: self.lanes.least_busy(),
-            stop: self.stop_downloads.child_token(),
+            stop,
             waiting_hosts,
             open_host,
             progress,

@@ -204,6 +204,7 @@ impl Scheduler {
             StoreEvent::Written(tickets) => {
                 self.unwritten = self.unwritten.saturating_sub(tickets.len());
                 for ticket in tickets {
+                    self.written = self.written.max(ticket);
                     if let Some(Ticket { entry, recorded }) = self.tickets.remove(&ticket) {
                         self.step(entry, WatchEvent::Recorded(recorded));
                     }

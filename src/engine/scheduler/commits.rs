@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{DownloadEnd, Scheduler, Timer};
 use crate::domain::failure::{Hold, PartFailure};
 use crate::domain::part::{CommittedPart, PartKey};
-use crate::domain::watch::{PartState, WatchEvent, WatchState};
+use crate::domain::watch::{Command, PartState, WatchEvent, WatchState};
 use crate::engine::children::Panicked;
 use crate::engine::stream::{commit_failure, transient};
 use crate::meters::{RetryCause, Work};
@@ -56,6 +56,7 @@ impl Scheduler {
     pub(super) fn download_ended(&mut self, part: (usize, PartKey), end: Result<DownloadEnd, Panicked>) {
         let (entry, key) = &part;
         let project = self.entries[*entry].project;
+        self.stops.remove(&part);
         self.projects[project].slots = self.projects[project].slots.saturating_sub(1);
         let end = end.unwrap_or_else(|Panicked| Err(transient("the download task panicked".to_owned())));
         let faulted = matches!(end, Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }));
@@ -146,11 +147,16 @@ impl Scheduler {
             let project = &self.projects[self.entries[entry].project].name;
             self.meters.part_downloaded(project, progress.began().elapsed());
         }
+        let stopped = matches!(outcome, Err(PartFailure::Stopped { .. }));
         self.step(entry, WatchEvent::PartEnded { key: key.clone(), outcome });
         if let Some(cause) = retry
             && self.is_to_be_fetched(entry, &key)
         {
             self.meters.retried(Work::Part, cause);
+        }
+        if stopped && self.draining.is_none() {
+            // Stopped for an export that was to be forgotten; where that was called off, it takes its turn again.
+            self.execute(entry, Command::QueuePart(key), false);
         }
     }
 

@@ -7,6 +7,7 @@
 //! - `admit.rs` what may start now: views, chores, parts
 //! - `apply.rs` what an event changes, and what a watch's commands cost
 //! - `commits.rs` from a complete body to a final name
+//! - `forget.rs` exports that are let go of, and come back
 //! - `gates.rs` what has to wait as a whole
 //! - `disk.rs` when the disk is ill, and when it is well again
 //! - `overview.rs` what the status page is told
@@ -17,6 +18,7 @@ mod admit;
 mod apply;
 mod commits;
 mod disk;
+mod forget;
 mod gates;
 mod overview;
 mod reload;
@@ -180,6 +182,14 @@ pub struct Scheduler {
     control: mpsc::Receiver<Control>,
     /// Exports that are configured no more, and still have something under way.
     retiring: HashSet<usize>,
+    /// Exports that are being let go of.
+    release: Option<forget::Release>,
+    /// Whether exports are away that may come back.
+    forgetting: bool,
+    /// Stops of the downloads under way.
+    stops: HashMap<(usize, PartKey), CancellationToken>,
+    /// The highest ticket of a write that is durable; they become so in their order.
+    written: u64,
     /// Whether a configuration is being read.
     reloading: bool,
     reloads: Reloads,
@@ -343,6 +353,10 @@ impl Scheduler {
             store_failing: false,
             control: parts.control,
             retiring: HashSet::new(),
+            release: None,
+            forgetting: false,
+            stops: HashMap::new(),
+            written: 0,
             reloading: false,
             reloads: Reloads::default(),
             meters: parts.meters,
@@ -388,6 +402,7 @@ impl Scheduler {
             let event = self.select(&stop).await;
             self.apply(event);
             self.forget_retired();
+            self.tell_released();
         }
     }
 
@@ -481,7 +496,7 @@ impl Scheduler {
                 Some(Outcome::Drained { clean: false })
             }
             Some(_) => None,
-            None if self.exit_when_settled && quiet => self.settled(),
+            None if self.exit_when_settled && quiet && !self.forgetting => self.settled(),
             None => None,
         }
     }

@@ -23,7 +23,8 @@ impl Scheduler {
     pub(super) fn controlled(&mut self, control: Control) {
         match control {
             // Nothing begins any more: who asked hears nothing, and the stop is the reason.
-            Control::Retry { .. } | Control::Reload { .. } if self.draining.is_some() => {}
+            Control::Retry { .. } | Control::Reload { .. } | Control::Release { .. }
+                if self.draining.is_some() => {}
             // Who asked may be gone; that changes nothing.
             Control::Status { reply } => _ = reply.send(self.standing()),
             // Those who look come every second: the service manager need not hear of it.
@@ -32,6 +33,8 @@ impl Scheduler {
                 return;
             }
             Control::Retry { exports, reply } => _ = reply.send(self.retry(&exports)),
+            Control::Release { exports, reply } => self.release(exports, reply),
+            Control::Begin { projects } => self.begin_released(projects),
             Control::ReloadBegun { reply } => {
                 self.reloading = true;
                 let _ = reply.send(self.known());
@@ -199,7 +202,7 @@ impl Scheduler {
     }
 
     /// Calls off what these exports wait for. Returns how many began to retire.
-    fn retire(&mut self, exports: &[usize]) -> usize {
+    pub(super) fn retire(&mut self, exports: &[usize]) -> usize {
         let fresh: HashSet<usize> =
             exports.iter().copied().filter(|entry| !self.entries[*entry].retiring).collect();
         if fresh.is_empty() {
@@ -227,7 +230,7 @@ impl Scheduler {
     }
 
     /// An export that began to retire is configured again.
-    fn wake(&mut self, entry: usize) {
+    pub(super) fn wake(&mut self, entry: usize) {
         self.retiring.remove(&entry);
         narrator::restored(&self.entries[entry].watch);
         for command in self.entries[entry].watch.wake_commands() {

@@ -1,0 +1,180 @@
+//! `forget`: records and work in progress go, finished files stay, and what is configured begins anew without wrong bytes.
+
+use std::fs;
+
+use batch_export_watcher::domain::manifest::MANIFEST_FILE;
+use batch_export_watcher::exit;
+use batch_export_watcher::simulator::{Canned, Serving, SimExport, SimFile, ViewStep};
+use serde_json::Value;
+
+use super::support::process::{Output, Watcher};
+use super::support::solo::{SHOP, Solo};
+use super::support::{PATIENCE, eventually};
+
+/// Large enough for a partial with a name, and for checkpoints.
+const LARGE: u64 = 40_000_000;
+
+fn pending(id: &str) -> SimExport {
+    SimExport::new(id, vec![ViewStep::status("RUNNING")])
+}
+
+fn file(number: u64) -> SimFile {
+    SimFile::generated(&format!("file_{number}"), number, 100_000)
+}
+
+async fn ran(solo: &Solo, subcommand: &str, arguments: &[&str]) -> (i32, Output) {
+    Watcher::spawn(solo.home.command(subcommand, arguments)).wait_within(2 * PATIENCE).await
+}
+
+async fn forget(solo: &Solo, export: &str) {
+    let (code, output) = ran(solo, "forget", &[export]).await;
+    assert_eq!(
+        (code, output.stdout),
+        (0, vec![format!("{SHOP}/{export}: forgotten")]),
+        "{:?}",
+        output.stderr
+    );
+}
+
+async fn running(solo: &Solo) -> Watcher {
+    let watcher = solo.start();
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    watcher
+}
+
+/// The states of all exports, as `status --json` tells them.
+async fn states(solo: &Solo) -> Vec<String> {
+    let (_, output) = ran(solo, "status", &["--json"]).await;
+    let status: Value = serde_json::from_str(&output.stdout[0]).expect("json");
+    let exports = status["projects"][0]["exports"].as_array().expect("exports");
+    exports
+        .iter()
+        .map(|of| format!("{} {}", of["id"].as_str().unwrap(), of["state"].as_str().unwrap()))
+        .collect()
+}
+
+fn partials(solo: &Solo) -> usize {
+    solo.home.tree().keys().filter(|name| name.ends_with(".partial")).count()
+}
+
+/// A large file that stops half way until it is released.
+fn large() -> SimFile {
+    SimFile::generated("file_9", 9, LARGE).with_bytes_per_second(8_000_000)
+}
+
+#[tokio::test]
+async fn without_a_daemon_what_is_half_done_goes_and_finished_files_stay() {
+    let mut solo = Solo::finished(vec![file(1), large()]).await;
+    let watcher = running(&solo).await;
+    watcher.wait_for_event(|event| event["message"] == "part committed").await;
+    eventually("a partial", || partials(&solo) == 1).await;
+    watcher.kill9().await;
+    assert_eq!(states(&solo).await, ["export_1 fetching"]);
+    solo.home.set_exports(SHOP, &[]);
+    forget(&solo, "export_1").await;
+    assert_eq!(partials(&solo), 0);
+    assert!(solo.home.export(SHOP, "export_1").join("part-00001-file_1.json").exists());
+    let (code, output) = ran(&solo, "forget", &["export_1"]).await;
+    assert_eq!(code, i32::from(exit::EXPORTS_FAILED));
+    assert!(output.stderr[0].starts_with("export_1 is known to no project"), "{output:?}");
+    solo.home.set_exports(SHOP, &["export_1"]);
+    assert_eq!(states(&solo).await, ["export_1 new"]);
+}
+
+#[tokio::test]
+async fn the_notice_of_a_failure_goes_with_its_record() {
+    let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
+    solo.settle(1).await;
+    let notice = solo.home.export(SHOP, "export_1").join("failed.json");
+    assert!(notice.exists());
+    // Cut short after the files: the record is there, and a second try finishes it.
+    fs::remove_file(&notice).unwrap();
+    forget(&solo, "export_1").await;
+    assert_eq!(states(&solo).await, ["export_1 new"]);
+    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
+    solo.settle(0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+#[tokio::test]
+async fn a_whole_export_is_whole_again_by_its_manifest_and_nothing_is_asked() {
+    let solo = Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending("export_2")]).await;
+    let watcher = running(&solo).await;
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    let manifest = fs::read(solo.home.export(SHOP, "export_1").join(MANIFEST_FILE)).unwrap();
+    let views = solo.views("export_1").len();
+    forget(&solo, "export_1").await;
+    assert_eq!(states(&solo).await, ["export_1 whole", "export_2 polling"]);
+    watcher.kill9().await;
+    forget(&solo, "export_1").await;
+    assert_eq!(states(&solo).await, ["export_1 new", "export_2 polling"]);
+    let _watcher = running(&solo).await;
+    assert_eq!(states(&solo).await, ["export_1 whole", "export_2 polling"]);
+    assert_eq!((solo.views("export_1").len(), solo.fetches("file_1").len()), (views, 1));
+    assert_eq!(fs::read(solo.home.export(SHOP, "export_1").join(MANIFEST_FILE)).unwrap(), manifest);
+}
+
+#[tokio::test]
+async fn an_export_whose_files_were_taken_is_fetched_again() {
+    let solo = Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending("export_2")]).await;
+    let watcher = running(&solo).await;
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    fs::remove_dir_all(solo.home.export(SHOP, "export_1")).unwrap();
+    forget(&solo, "export_1").await;
+    eventually("the manifest", || solo.home.try_manifest(SHOP, "export_1").is_some()).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+    assert_eq!(solo.fetches("file_1").len(), 2);
+    drop(watcher);
+}
+
+#[tokio::test]
+async fn parts_in_flight_are_stopped_and_begin_anew() {
+    let held = SimFile::generated("file_9", 9, LARGE).on_fetch(Serving::well().held());
+    let solo =
+        Solo::new(vec![SimExport::finished("export_1", vec![file(1), held]), pending("export_2")]).await;
+    let watcher = running(&solo).await;
+    watcher.wait_for_event(|event| event["message"] == "part committed").await;
+    solo.wait_for_fetches("file_9", 1).await;
+    let views = solo.views("export_1").len();
+    forget(&solo, "export_1").await;
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() > views).await;
+    solo.sim.release("file_9");
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    solo.home.assert_whole(
+        SHOP,
+        "export_1",
+        &[&file(1).content, &SimFile::generated("file_9", 9, LARGE).content],
+    );
+    assert_eq!(solo.fetches("file_1").len(), 1, "what was finished is adopted");
+}
+
+#[tokio::test]
+async fn what_is_configured_no_more_is_forgotten_by_the_daemon() {
+    let mut lost = file(2);
+    lost.store_steps = vec![Canned::store_error(404, "NoSuchKey", "gone").into()];
+    let exports = vec![SimExport::finished("export_1", vec![file(1), lost]), pending("export_2")];
+    let mut solo = Solo::new(exports).await.with("[reload]\nwatch = false");
+    let watcher = running(&solo).await;
+    watcher.wait_for_log(|line| line.contains("export failed")).await;
+    solo.home.set_exports(SHOP, &["export_2"]);
+    assert_eq!(ran(&solo, "reload", &[]).await.0, 0);
+    let (code, output) = ran(&solo, "forget", &["export_1", "export_unknown"]).await;
+    assert_eq!((code, &output.stdout[..]), (1, &["shop/export_1: forgotten".to_owned()][..]), "{output:?}");
+    assert!(output.stderr[0].starts_with("export_unknown is known to no project"), "{output:?}");
+    let left: Vec<_> = solo.home.tree().into_keys().filter(|path| path.contains("export_1/")).collect();
+    assert_eq!(left, ["shop/export_1/part-00001-file_1.json"]);
+    let (code, _) = ran(&solo, "forget", &["export_1"]).await;
+    assert_eq!(code, 1, "nothing is known of it");
+}
+
+#[tokio::test]
+async fn a_run_until_all_is_settled_waits_for_what_begins_anew() {
+    let held = file(1).on_fetch(Serving::well().held());
+    let solo = Solo::finished(vec![held]).await;
+    let watcher = solo.home.start(&["--exit-when-settled"]);
+    solo.wait_for_fetches("file_1", 1).await;
+    forget(&solo, "export_1").await;
+    solo.sim.release("file_1");
+    solo.settled(watcher, 0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
