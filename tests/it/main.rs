@@ -14,6 +14,7 @@ mod interruptions;
 mod journald;
 mod lifecycle;
 mod liveness;
+mod log_events;
 mod metrics;
 mod modes;
 mod redirects;

@@ -30,7 +30,7 @@ const FLOORS: &[(&str, u32)] = &[
 /// A file longer than this has more than one reason to exist.
 const ALARM_LINES: usize = 600;
 
-fn sources() -> Vec<(PathBuf, String)> {
+pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("the source folder can be read") {
             let path = entry.expect("a folder entry").path();
