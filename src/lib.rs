@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | 7 | [`cli`] | the command line, one file a command |
 //! | 6 | [`app`] | composition root: a configuration becomes a running program |
-//! | 5 | [`web`] | the status server: page, JSON and probes, read-only |
+//! | 5 | [`web`] | the status server: page, JSON, metrics and probes, read-only |
 //! | 4 | [`status`] | the status document: how everything is, as JSON and as a table |
 //! | 3 | [`engine`] | the scheduler, single owner of every watch, and the children that poll and download |
 //! | 3 | [`simulator`] | a Batch API and an object store on loopback, for `demo`, tests and benches |
