@@ -464,6 +464,9 @@ function drawChart() {
   setAttribute($("chart"), "aria-label", `Throughput over the ${words}`);
 }
 
+/** The daemon's sentence without what stands elsewhere: the next poll, which counts down there, and what needs attention. */
+const inBrief = (sentence) => sentence.split("; ")[0].replace(/, next poll in [^,]*/, "");
+
 function updateSummary(counts) {
   const { slots, sentence, bytes_per_second: rate } = snapshot;
   const all = views.flatMap((project) => project.views);
@@ -475,7 +478,7 @@ function updateSummary(counts) {
   setText($("hint-downloading"), `${slots.in_use} of ${plural(slots.max, "slot")} in use`);
   setText($("hint-whole"), counts.whole ? `${bytes(home)} at home` : "none yet");
   setText($("hint-failed"), counts.failed ? "see below" : "none");
-  setText($("sentence"), sentenceCase(sentence));
+  setText($("sentence"), sentenceCase(inBrief(sentence)));
   $("tile-failed").closest(".tile").classList.toggle("alarm", counts.failed > 0);
   drawChart();
 }
