@@ -17,6 +17,7 @@ mod liveness;
 mod log_events;
 mod metrics;
 mod modes;
+mod page;
 mod prometheus;
 mod redirects;
 mod reload;

@@ -1,6 +1,7 @@
 //! A plain client, to ask the simulator what the program would ask.
 
 use std::sync::Once;
+use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use serde_json::Value;
@@ -32,16 +33,21 @@ impl Answer {
     }
 }
 
-/// One GET, redirects not followed; `Err` where no head came back.
-#[expect(clippy::disallowed_methods, reason = "the simulator's keys and links are made up")]
-pub(crate) async fn try_get(url: &str, headers: &[(&str, &str)]) -> Result<Answer, reqwest::Error> {
+/// A client that asks nobody's proxy.
+pub(crate) fn client(timeout: Duration) -> reqwest::Client {
     static CRYPTO: Once = Once::new();
     CRYPTO.call_once(|| {
         // Installed by somebody else already is just as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
-    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(PATIENCE).build()?;
-    let mut request = client.get(url);
+    let builder = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(timeout);
+    builder.build().expect("a client without settings that could be wrong")
+}
+
+/// One GET, redirects not followed; `Err` where no head came back.
+#[expect(clippy::disallowed_methods, reason = "the simulator's keys and links are made up")]
+pub(crate) async fn try_get(url: &str, headers: &[(&str, &str)]) -> Result<Answer, reqwest::Error> {
+    let mut request = client(PATIENCE).get(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -1,5 +1,6 @@
 //! What the integration tests stand on; no test of the program itself.
 
+pub(crate) mod browser;
 pub(crate) mod fault_proxy;
 pub(crate) mod fuse;
 pub(crate) mod home;
