@@ -309,7 +309,7 @@ async fn what_is_forgotten_is_gone_with_its_parts_and_nothing_else_is() {
         store.apply(&[committed, synced]).await.unwrap();
     }
     let wanted = [key.export.clone(), "e3".parse().unwrap()].into();
-    assert_eq!(store.recorded_exports(&wanted).await.unwrap(), [key.clone()]);
+    assert_eq!(store.recorded_exports(&wanted).await.unwrap(), std::slice::from_ref(&key));
     store.apply(&[Change::Forgotten { export: key.clone() }]).await.unwrap();
     assert_eq!(only(&mut store).await.key, other);
     store.apply(&[Change::Watching { export: key.clone() }]).await.unwrap();

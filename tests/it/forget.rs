@@ -49,7 +49,7 @@ async fn states(solo: &Solo) -> Vec<String> {
     let exports = status["projects"][0]["exports"].as_array().expect("exports");
     exports
         .iter()
-        .map(|of| format!("{} {}", of["id"].as_str().unwrap(), of["state"].as_str().unwrap()))
+        .map(|of| format!("{} {}", of["id"].as_str().expect("an id"), of["state"].as_str().expect("a state")))
         .collect()
 }
 
