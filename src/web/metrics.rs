@@ -73,3 +73,32 @@ fn cause(reason: &PauseReason) -> PauseCause {
         PauseReason::Rejected => PauseCause::Rejected,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::runtime::Handle;
+    use tokio::sync::{Semaphore, mpsc};
+
+    use super::super::source::Source;
+    use super::super::space::Space;
+    use super::*;
+    use crate::meters::Meters;
+    use crate::sink::{LocalSink, SinkSettings};
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_scheduler_does_not_answer_a_scrape_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sink, _) = LocalSink::open(folder.path(), None, SinkSettings::default()).unwrap();
+        let (engine, _questions) = mpsc::channel(16);
+        let shared = Shared {
+            source: Arc::new(Source::new(engine)),
+            meters: Meters::default(),
+            space: Arc::new(Space::new(sink, Handle::current())),
+            streams: Arc::new(Semaphore::new(1)),
+        };
+        let answer = metrics(State(shared), HeaderMap::new()).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
