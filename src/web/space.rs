@@ -72,7 +72,8 @@ impl Space {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, mpsc};
 
     use super::*;
     use crate::sink::SinkSettings;
@@ -95,11 +96,18 @@ mod tests {
         let (release, hangs) = mpsc::sync_channel::<()>(0);
         let began = Instant::now();
         let hanging = move || hangs.recv().ok().map(|()| 1);
-        let (first, second) = tokio::join!(space.ask(hanging), space.ask(|| panic!("a second look")));
+        let looks = Arc::new(AtomicU64::new(0));
+        let look = || {
+            let looks = looks.clone();
+            move || Some(looks.fetch_add(1, Ordering::Relaxed))
+        };
+        let (first, second) = tokio::join!(space.ask(hanging), space.ask(look()));
         assert_eq!((first, second), (None, None));
         assert!((PATIENCE..2 * PATIENCE).contains(&began.elapsed()), "{:?}", began.elapsed());
         tokio::time::sleep(FRESH).await;
-        assert_eq!(space.ask(|| panic!("a second look")).await, None);
+        assert_eq!(space.ask(look()).await, None);
+        tokio::time::sleep(FRESH).await;
+        assert_eq!(looks.load(Ordering::Relaxed), 0, "a second look was begun");
         release.send(()).unwrap();
         tokio::time::sleep(FRESH).await;
         assert_eq!(space.ask(|| Some(2)).await, Some(2), "not the old answer");
