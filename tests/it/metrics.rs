@@ -92,8 +92,11 @@ async fn a_pause_is_shown_while_it_lasts_and_counted_once() {
 async fn an_api_that_is_away_pauses_all_and_no_project() {
     let views = vec![ViewStep::Answer(Canned::new(503, "text/plain", "later")), ViewStep::status("RUNNING")];
     let (_solo, _watcher, address) = start(Solo::new(vec![SimExport::new("export_1", views)]).await).await;
-    let samples =
-        Samples::when(address, |samples| samples.value("polls_total{outcome=\"report\"}") > 0.0).await;
+    let samples = Samples::when(address, |samples| {
+        samples.value("polls_total{outcome=\"report\"}") > 0.0
+            && samples.value("paused{cause=\"unavailable\"}") == 0.0
+    })
+    .await;
     assert_eq!(samples.value("polls_total{outcome=\"unavailable\"}"), 1.0);
     assert_eq!(samples.value("pauses_total{cause=\"unavailable\"}"), 1.0);
     assert_eq!(samples.value("paused{cause=\"unavailable\"}"), 0.0);
