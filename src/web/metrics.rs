@@ -93,7 +93,7 @@ mod tests {
         let (sink, _) = LocalSink::open(folder.path(), None, SinkSettings::default()).unwrap();
         let (engine, _questions) = mpsc::channel(16);
         let shared = Shared {
-            source: Arc::new(Source::new(engine)),
+            source: Arc::new(Source::new(engine, "c.toml".into())),
             meters: Meters::default(),
             space: Arc::new(Space::new(sink, Handle::current())),
             streams: Arc::new(Semaphore::new(1)),
