@@ -42,7 +42,7 @@ pub(super) async fn forget_records(
         let hindrance = match removed.map_err(|_| StartError::Worker)? {
             Ok(()) => None,
             Err(error) if error.is_conflict() => {
-                tracing::warn!(%project, %export, "what is not ours stays: {error}");
+                tracing::warn!(event = "foreign_file_kept", %project, %export, cause = %error, "what is not ours stays: {error}");
                 None
             }
             Err(error) => Some(error.to_string()),

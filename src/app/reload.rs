@@ -307,9 +307,14 @@ impl Reloader {
                 .map_err(|error| error.to_string()),
             Err(cause) => Err(cause),
         };
+        for ForgetOutcome { project, export, .. } in
+            outcomes.iter().flatten().filter(|outcome| outcome.hindrance.is_none())
+        {
+            tracing::info!(event = "record_dropped", %project, %export, "what was known of the export is dropped, as somebody asked");
+        }
         let projects = self.begun(&mut store, &wanted).await;
         if let Err(error) = store.close().await {
-            tracing::warn!("the state was not closed cleanly: {error}");
+            tracing::warn!(event = "state_close_failed", cause = %error, "the state was not closed cleanly: {error}");
         }
         // A scheduler that is gone drops what it is told.
         drop(self.engine.send(Control::Begin { projects }).await);
@@ -325,7 +330,7 @@ impl Reloader {
         let others: HashSet<ExportKey> = keys.filter(|key| !wanted.contains(&key.export)).collect();
         let found = recover_unknown(store, &self.sink, &self.config.projects, &others).await;
         let mut found = found.unwrap_or_else(|error| {
-            tracing::error!("forgotten exports begin as new ones: {error}");
+            tracing::error!(event = "forgotten_unrecovered", cause = %error, "forgotten exports begin as new ones: {error}");
             HashMap::new()
         });
         let begun = self.config.projects.iter().map(|project| {

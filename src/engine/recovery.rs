@@ -134,7 +134,7 @@ async fn look_for(
         exports.into_iter().filter_map(read).collect::<Vec<_>>()
     });
     let Ok(Ok(found)) = tokio::time::timeout(LOOK_TIMEOUT, looking).await else {
-        tracing::warn!(%project, "the disk does not answer: finished exports were not looked for");
+        tracing::warn!(event = "manifests_unread", %project, "the disk does not answer: finished exports were not looked for");
         return Ok(HashMap::new());
     };
     let completed = |(export, totals, at): &(ExportId, Totals, Timestamp)| Change::Completed {
