@@ -125,7 +125,7 @@ async fn look_for(
     let looking = tokio::task::spawn_blocking(move || {
         let read = |export: ExportId| match sink.read_manifest(&name, &export) {
             Ok(OnDisk::Whole { manifest, .. }) => {
-                let totals = totals_of(&manifest);
+                let totals = totals(&manifest);
                 Some((export, totals, manifest.sealed_at))
             }
             // Whatever is wrong there, it is met again when the export is fetched.
@@ -154,12 +154,8 @@ async fn look_for(
     Ok(found.into_iter().map(whole).collect())
 }
 
-fn totals_of(manifest: &Manifest) -> Totals {
-    let bytes = manifest.parts.iter().map(|part| part.bytes).sum();
-    Totals { parts: manifest.parts.len() as u64, bytes }
-}
-
-fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>) -> Watch {
+/// How an export goes on, by its record.
+pub(crate) fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>) -> Watch {
     let Some(record) = record else { return Watch::new(project.clone(), export.clone()) };
     let by_file = |part: CommittedPart| (part.key.file_id.clone(), part);
     let kept = Kept {
@@ -169,14 +165,11 @@ fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>)
     let state = match record.state {
         RecordedState::Watching => WatchState::Polling(Polling::resumed(record.remote_status, kept)),
         RecordedState::Sealing { manifest } => {
-            match Manifest::parse(manifest.as_bytes()) {
-                Ok(parsed) => {
-                    let parts: Vec<_> = parsed.parts.into_iter().map(CommittedPart::from).collect();
-                    WatchState::Sealing { manifest: manifest.into(), totals: Totals::of(&parts) }
-                }
+            match recorded_manifest(&manifest, export, &kept) {
+                Ok(totals) => WatchState::Sealing { manifest: manifest.into(), totals },
                 // Its parts are on record one by one: the listing is asked for again, and the manifest made anew.
                 Err(error) => {
-                    tracing::error!(event = "manifest_unreadable", %project, %export, cause = %error, "the manifest on record cannot be read, the export is asked for again: {error}");
+                    tracing::error!(event = "manifest_unreadable", %project, %export, cause = %error, "the manifest on record cannot be believed, the export is asked for again: {error}");
                     WatchState::Polling(Polling::resumed(record.remote_status, kept))
                 }
             }
@@ -187,6 +180,30 @@ fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>)
         RecordedState::Failed(failure) => WatchState::Failed { failure, kept },
     };
     Watch::with_state(project.clone(), export.clone(), state)
+}
+
+/// The size of an export by the manifest on record. One that speaks of another export, or not of every part on record, is not
+/// what this program has written: it must not come to lie beside these parts as their manifest.
+fn recorded_manifest(text: &str, export: &ExportId, kept: &Kept) -> Result<Totals, String> {
+    let manifest = Manifest::parse(text.as_bytes()).map_err(|error| error.to_string())?;
+    if manifest.export_id != *export {
+        return Err("it is of another export".to_owned());
+    }
+    let listed: HashMap<_, _> =
+        manifest.parts.iter().map(|part| (&part.file_id, (part.part, part.bytes, part.sha256))).collect();
+    let is_listed = |part: &CommittedPart| {
+        listed.get(&part.key.file_id) == Some(&(part.key.number, part.bytes, part.sha256))
+    };
+    match kept.committed.values().find(|part| !is_listed(part)) {
+        Some(part) => Err(format!("part {} is on record, and not in it", part.key.number)),
+        None => Ok(totals(&manifest)),
+    }
+}
+
+fn totals(manifest: &Manifest) -> Totals {
+    // A manifest on disk may say anything of files that are not there any more.
+    let bytes = manifest.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add);
+    Totals { parts: manifest.parts.len() as u64, bytes }
 }
 
 /// An ID that was taken out of the configuration and put back is watched again; what was finished stays finished. The
@@ -274,7 +291,7 @@ fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Tot
     for entry in scan {
         match entry {
             Ok((export, OnDisk::Whole { manifest, .. })) => {
-                found.push((export, totals_of(&manifest), manifest.sealed_at));
+                found.push((export, totals(&manifest), manifest.sealed_at));
             }
             Ok((export, OnDisk::Rejected(cause))) => {
                 tracing::warn!(event = "manifest_rejected", %project, %export, %cause, "a manifest on disk is not believed: {cause}");
@@ -292,7 +309,51 @@ fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Tot
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::checksum::Check;
     use crate::domain::ids::ProjectKey;
+    use crate::domain::part::{PartKey, Sha256};
+    use crate::domain::report::ReportFacts;
+
+    fn part(number: u32, id: &str, bytes: u64) -> CommittedPart {
+        CommittedPart {
+            key: PartKey { number, file_id: id.parse().unwrap() },
+            bytes,
+            declared_bytes: None,
+            sha256: Sha256::new([7; 32]),
+            verified_by: vec![Check::Framing],
+        }
+    }
+
+    fn manifest(export: &str, parts: Vec<CommittedPart>) -> Manifest {
+        let (project, export) = ("shop".parse().unwrap(), export.parse().unwrap());
+        Manifest::seal(project, export, ReportFacts::default(), parts, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_manifest_on_record_is_believed_where_it_is_of_this_export_and_all_its_parts() {
+        let export: ExportId = "export_1".parse().unwrap();
+        let of = |parts: Vec<CommittedPart>| Kept {
+            committed: parts.into_iter().map(|part| (part.key.file_id.clone(), part)).collect(),
+            ..Kept::default()
+        };
+        let judged = |of_export: &str, listed: Vec<CommittedPart>, recorded: Vec<CommittedPart>| {
+            recorded_manifest(&manifest(of_export, listed).to_text(), &export, &of(recorded))
+        };
+        let (a, b) = (part(1, "a", 3), part(2, "b", 4));
+        let both = Totals { parts: 2, bytes: 7 };
+        assert_eq!(judged("export_1", vec![a.clone(), b.clone()], vec![a.clone(), b.clone()]), Ok(both));
+        let other = judged("export_2", vec![a.clone()], vec![a.clone()]).unwrap_err();
+        assert_eq!(other, "it is of another export");
+        let fewer = judged("export_1", vec![a.clone()], vec![a.clone(), b]).unwrap_err();
+        assert_eq!(fewer, "part 2 is on record, and not in it");
+        assert!(judged("export_1", vec![part(1, "a", 9)], vec![a]).is_err(), "of other bytes");
+    }
+
+    #[test]
+    fn a_manifest_whose_sum_is_beyond_all_numbers_is_no_reason_to_panic() {
+        let huge = manifest("export_1", vec![part(1, "a", u64::MAX), part(2, "b", 1)]);
+        assert_eq!(totals(&huge), Totals { parts: 2, bytes: u64::MAX });
+    }
 
     #[test]
     fn a_damaged_manifest_on_record_costs_its_export_a_view_and_the_others_nothing() {
