@@ -136,6 +136,12 @@ impl Fetching {
         self.view_wanted && self.doomed.is_none()
     }
 
+    /// Whether only parts under way are awaited any more.
+    #[cfg(test)]
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doomed.is_some()
+    }
+
     pub(super) fn declared_bytes(&self, key: &PartKey) -> Option<u64> {
         self.parts.get(key)?.declared_bytes
     }

@@ -14,6 +14,8 @@ mod fetching;
 mod part_state;
 mod polling;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

@@ -1,8 +1,4 @@
-//! The machine held to its rules: tables for what the API may say, properties for every order of events.
-
-use std::collections::BTreeSet;
-
-use proptest::prelude::*;
+//! The machine held to its rules: tables for what the API may say. Properties for every order of events are next door.
 
 use super::*;
 use crate::domain::checksum::Check;
@@ -10,7 +6,7 @@ use crate::domain::failure::{ApiRefusal, Hold};
 use crate::domain::part::Sha256;
 use crate::domain::report::{PartListing, Report, ReportFacts};
 
-fn policies() -> Policies {
+pub(super) fn policies() -> Policies {
     Policies {
         cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
         retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
@@ -85,7 +81,7 @@ fn brief(command: &Command) -> String {
     }
 }
 
-fn report(status: &str, files: Option<Vec<PartListing>>) -> ViewOutcome {
+pub(super) fn report(status: &str, files: Option<Vec<PartListing>>) -> ViewOutcome {
     ViewOutcome::Report(Report {
         export: "export_1".parse().unwrap(),
         status: RemoteStatus::parse(status),
@@ -98,15 +94,15 @@ fn success(files: &[(&str, u32)]) -> ViewOutcome {
     report("SUCCESS", Some(files.iter().map(|(id, number)| listing(id, Some(*number))).collect()))
 }
 
-fn listing(id: &str, number: Option<u32>) -> PartListing {
+pub(super) fn listing(id: &str, number: Option<u32>) -> PartListing {
     PartListing { file_id: id.parse().unwrap(), number, declared_bytes: Some(10) }
 }
 
-fn key(id: &str, number: u32) -> PartKey {
+pub(super) fn key(id: &str, number: u32) -> PartKey {
     PartKey { number, file_id: id.parse().unwrap() }
 }
 
-fn committed(key: PartKey) -> CommittedPart {
+pub(super) fn committed(key: PartKey) -> CommittedPart {
     CommittedPart {
         key,
         bytes: 10,
@@ -116,7 +112,7 @@ fn committed(key: PartKey) -> CommittedPart {
     }
 }
 
-fn refusal(code: &str) -> ApiRefusal {
+pub(super) fn refusal(code: &str) -> ApiRefusal {
     ApiRefusal { status: 404, code: code.into(), message: String::new() }
 }
 
@@ -124,11 +120,11 @@ fn prepared() -> WatchEvent {
     WatchEvent::Prepared { adopted: vec![], conflicts: vec![] }
 }
 
-fn ended(key: &PartKey, outcome: Result<CommittedPart, PartFailure>) -> WatchEvent {
+pub(super) fn ended(key: &PartKey, outcome: Result<CommittedPart, PartFailure>) -> WatchEvent {
     WatchEvent::PartEnded { key: key.clone(), outcome }
 }
 
-fn transient(resume: Option<ResumePoint>) -> PartFailure {
+pub(super) fn transient(resume: Option<ResumePoint>) -> PartFailure {
     PartFailure::Transient {
         cause: "cut".into(),
         progressed: resume.is_some(),
@@ -137,7 +133,7 @@ fn transient(resume: Option<ResumePoint>) -> PartFailure {
     }
 }
 
-fn gone() -> PartFailure {
+pub(super) fn gone() -> PartFailure {
     PartFailure::Gone { cause: "404".into(), error_code: None }
 }
 
@@ -407,178 +403,6 @@ fn an_empty_export_is_whole_once_a_second_view_agrees() {
     d.view(report("SUCCESS", Some(vec![])));
     assert!(d.says(prepared()).is_empty());
     assert_eq!(d.view(report("SUCCESS", Some(vec![]))), ["record sealing"]);
-}
-
-/// What the world owes the watch: every command becomes a debt, every event pays one.
-#[derive(Debug, Default)]
-struct Debts {
-    view: bool,
-    prepare: bool,
-    queued: BTreeSet<PartKey>,
-    active: BTreeSet<PartKey>,
-    waiting: BTreeSet<PartKey>,
-    records: Vec<Recorded>,
-    seal: bool,
-    notice: bool,
-}
-
-impl Debts {
-    fn take(&mut self, commands: Vec<Command>) {
-        for command in commands {
-            match command {
-                Command::ViewAfter(_) => self.view = true,
-                Command::Prepare => self.prepare = true,
-                Command::QueuePart(key) => drop(self.queued.insert(key)),
-                Command::RetryPartAfter(key, _) => drop(self.waiting.insert(key)),
-                Command::Record(RecordChange::PartCommitted(part)) => {
-                    self.records.push(Recorded::PartCommitted(part.key));
-                }
-                Command::Record(RecordChange::Sealing(_)) => self.records.push(Recorded::Sealing),
-                Command::Record(RecordChange::Completed { .. }) => self.records.push(Recorded::Completed),
-                Command::Record(RecordChange::Failed(_)) => self.records.push(Recorded::Failed),
-                Command::Seal(_) => self.seal = true,
-                Command::WriteFailureNotice(_) => self.notice = true,
-                _ => {}
-            }
-        }
-    }
-
-    fn any_for(&self, watch: &Watch) -> bool {
-        (self.view && watch.wants_views())
-            || self.prepare
-            || self.queued.iter().any(|key| watch.part_order(key).is_some())
-            || !(self.active.is_empty() && self.waiting.is_empty() && self.records.is_empty())
-            || self.seal
-            || self.notice
-    }
-}
-
-fn committed_bytes(watch: &Watch) -> u64 {
-    match watch.state() {
-        WatchState::Fetching(fetching) => fetching
-            .parts()
-            .filter_map(|(_, part)| match &part.state {
-                PartState::Committed(part) => Some(part.bytes),
-                _ => None,
-            })
-            .sum(),
-        WatchState::Sealing { totals, .. } | WatchState::Completed { totals, .. } => totals.bytes,
-        WatchState::Failing { kept, .. } | WatchState::Failed { kept, .. } => {
-            Totals::of(kept.committed.values()).bytes
-        }
-        WatchState::Polling(_) => 0,
-    }
-}
-
-fn some_view(choice: u8, number: u32) -> ViewOutcome {
-    match choice % 10 {
-        0 => report("RUNNING", None),
-        1 => report("ERROR", None),
-        2 => report("SUCCESS", None),
-        3 => report("SUCCESS", Some(vec![])),
-        4 => ViewOutcome::NotFound(refusal("X")),
-        5 => ViewOutcome::Rejected(refusal("X")),
-        6 => ViewOutcome::Fault("cut".into()),
-        7 => ViewOutcome::Held(Hold::RouteNotFound),
-        8 => report("SUCCESS", Some(vec![listing("a", None), listing("b", Some(number))])),
-        _ => success(&[("a", 1), ("b", 2), ("c", 1 + number % 4)]),
-    }
-}
-
-fn some_end(choice: u8, key: PartKey) -> Result<CommittedPart, PartFailure> {
-    match choice % 8 {
-        0..=2 => Ok(committed(key)),
-        3 => Err(transient(None)),
-        4 => Err(PartFailure::LinkRefused { cause: "403".into() }),
-        5 => Err(gone()),
-        6 => Err(PartFailure::Held(Hold::Disk { cause: "full".into() })),
-        _ => Err(PartFailure::Conflict { cause: "foreign".into() }),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
-    /// Whatever the world does in whatever order: no panic, no live state without a wake-up, no committed byte lost,
-    /// and a settled export stays settled.
-    #[test]
-    fn every_live_state_has_a_wake_up_and_committed_bytes_never_shrink(
-        choices in prop::collection::vec((any::<u8>(), any::<u8>(), 1_u32..6), 1..80),
-    ) {
-        let mut d = Driver::new();
-        let mut debts = Debts { view: true, ..Debts::default() };
-        let mut best = 0;
-        for (which, how, number) in choices {
-            d.seconds += u64::from(number) * 20;
-            let pick = |set: &BTreeSet<PartKey>| set.iter().nth(usize::from(how) % set.len().max(1)).cloned();
-            let event = match which % 9 {
-                0 | 1 if debts.view => { debts.view = false; WatchEvent::Viewed(some_view(how, number)) }
-                2 if debts.prepare => { debts.prepare = false; prepared() }
-                3 => match pick(&debts.queued) {
-                    Some(key) => {
-                        debts.queued.remove(&key);
-                        if d.watch.part_order(&key).is_none() { continue; }
-                        debts.active.insert(key.clone());
-                        WatchEvent::PartStarted(key)
-                    }
-                    None => continue,
-                },
-                4 => match pick(&debts.active) {
-                    Some(key) => { debts.active.remove(&key); let outcome = some_end(how, key.clone()); ended(&key, outcome) }
-                    None => continue,
-                },
-                5 => match pick(&debts.waiting) {
-                    Some(key) => { debts.waiting.remove(&key); WatchEvent::PartRetryDue(key) }
-                    None => continue,
-                },
-                6 if !debts.records.is_empty() => WatchEvent::Recorded(debts.records.remove(0)),
-                7 if debts.seal => { debts.seal = false; WatchEvent::ManifestDurable }
-                7 if debts.notice => { debts.notice = false; WatchEvent::FailureNoticeDurable }
-                8 => {
-                    // Every wait and turn is called off; what is under way goes on.
-                    debts.queued.clear();
-                    debts.waiting.clear();
-                    (debts.view, debts.prepare) = (false, false);
-                    let commands = d.watch.wake_commands();
-                    debts.take(commands);
-                    prop_assert!(d.watch.is_settled() || debts.any_for(&d.watch), "asleep: {:?} {debts:?}", d.watch);
-                    continue;
-                }
-                _ => continue,
-            };
-            let settled = d.watch.is_settled();
-            let commands = d.step(event);
-            prop_assert!(!settled || commands.is_empty(), "a settled export does nothing by itself");
-            debts.take(commands);
-            prop_assert!(d.watch.is_settled() || debts.any_for(&d.watch), "stuck: {:?} {debts:?}", d.watch);
-            let bytes = committed_bytes(&d.watch);
-            prop_assert!(bytes >= best, "{bytes} < {best}");
-            best = bytes;
-        }
-    }
-
-    /// Events that fit no state are ignored: nothing panics.
-    #[test]
-    fn any_event_in_any_state_is_survived(choices in prop::collection::vec((any::<u8>(), any::<u8>()), 0..60)) {
-        let mut d = Driver::new();
-        for (which, how) in choices {
-            let part = key(["a", "b", "c"][usize::from(how % 3)], 1 + u32::from(how % 3));
-            d.step(match which % 12 {
-                0 => WatchEvent::Viewed(some_view(how, u32::from(how % 5) + 1)),
-                1 => WatchEvent::RejectionConfirmed,
-                2 => WatchEvent::Prepared { adopted: vec![committed(part)], conflicts: vec![] },
-                3 => WatchEvent::PartStarted(part),
-                4 => ended(&part.clone(), some_end(how, part)),
-                5 => WatchEvent::PartRetryDue(part),
-                6 => WatchEvent::Recorded(Recorded::PartCommitted(part)),
-                7 => WatchEvent::Recorded([Recorded::Sealing, Recorded::Completed, Recorded::Failed][usize::from(how % 3)].clone()),
-                8 => WatchEvent::ManifestDurable,
-                9 => WatchEvent::FailureNoticeDurable,
-                10 => WatchEvent::FailureNoticeRemoved,
-                _ => WatchEvent::Retry,
-            });
-        }
-    }
 }
 
 /// With a look at every part for every event this takes minutes.
