@@ -10,6 +10,7 @@
 //! | 6 | [`app`] | composition root: a configuration becomes a running program |
 //! | 5 | [`web`] | the status server: page, JSON, metrics and probes, read-only |
 //! | 4 | [`status`] | the status document: how everything is, as JSON and as a table |
+//! | 4 | `fuzzing` | what is fuzzed: bytes in, rules held; in tests and fuzz targets only |
 //! | 3 | [`engine`] | the scheduler, single owner of every watch, and the children that poll and download |
 //! | 3 | [`simulator`] | a Batch API and an object store on loopback, for `demo`, tests and benches |
 //! | 2 | [`api`] | the Batch API and nothing else; the only room with credentials |
@@ -46,6 +47,9 @@ pub mod simulator;
 pub mod status;
 
 pub mod web;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 
 pub mod app;
 

@@ -81,7 +81,7 @@ pub(super) struct ApiUrl(Url);
 
 impl ApiUrl {
     /// A call of the API at `base`.
-    fn endpoint(base: &Url, call: &str) -> Result<Self, ClientError> {
+    pub(super) fn endpoint(base: &Url, call: &str) -> Result<Self, ClientError> {
         let mut url = base.clone();
         url.path_segments_mut()
             .map_err(|()| ClientError("base_url has no path to append to".to_owned()))?

@@ -2,6 +2,8 @@
 
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod link;
 mod wire;
 

@@ -219,16 +219,21 @@ pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
 /// # Errors
 /// With the first fault of the file's shape, or with every fault of its values.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
-    let whole_file = |line, message| Fault { file: path.to_owned(), line, key: None, message };
-    let bytes = file::read(path, MAX_FILE_BYTES)
-        .map_err(|error| {
-            let help = "give the configuration with -c FILE or the variable BATCH_EXPORT_WATCHER_CONFIG";
-            whole_file(None, format!("{error}; {help}"))
-        })?
-        .bytes;
-    let lines = Lines::of(&bytes);
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        whole_file(Some(lines.line_at(error.valid_up_to())), "is not utf-8 text".to_owned())
+    let content = file::read(path, MAX_FILE_BYTES).map_err(|error| {
+        let help = "give the configuration with -c FILE or the variable BATCH_EXPORT_WATCHER_CONFIG";
+        Fault { file: path.to_owned(), line: None, key: None, message: format!("{error}; {help}") }
+    })?;
+    judge(&content.bytes, path, environment)
+}
+
+/// The configuration that these bytes of `path` are. Looks at the files that they name, and at nothing else.
+pub(crate) fn judge(bytes: &[u8], path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
+    let lines = Lines::of(bytes);
+    let text = std::str::from_utf8(bytes).map_err(|error| Fault {
+        file: path.to_owned(),
+        line: Some(lines.line_at(error.valid_up_to())),
+        key: None,
+        message: "is not utf-8 text".to_owned(),
     })?;
     let raw = raw::parse(text).map_err(|fault| Fault {
         file: path.to_owned(),

@@ -8,6 +8,8 @@ mod answer;
 mod bandwidth;
 mod body;
 mod connector;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hop;
 mod pace;
 mod pool;

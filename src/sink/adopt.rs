@@ -169,7 +169,7 @@ pub(super) fn hash(
 }
 
 /// Whether a file is a partial of ours, by its name.
-fn is_working_name(name: &str) -> bool {
+pub(super) fn is_working_name(name: &str) -> bool {
     if [MANIFEST_FILE, FAILED_FILE].iter().any(|of| name == working_name(of)) {
         return true;
     }

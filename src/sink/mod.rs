@@ -6,6 +6,8 @@ mod digest;
 mod error;
 mod failed;
 mod forget;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod local;
 mod marker;
 mod part_writer;

@@ -6,6 +6,8 @@
 
 mod apply;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod load;
 mod read_only;
 mod record;

@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("engine", 3),
     ("simulator", 3),
     ("status", 4),
+    ("fuzzing", 4),
     ("web", 5),
     ("app", 6),
     ("cli", 7),

@@ -1,0 +1,4 @@
+//! See `batch_export_watcher::fuzzing::manifest`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| batch_export_watcher::fuzzing::manifest(data));

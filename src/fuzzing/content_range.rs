@@ -1,0 +1,99 @@
+//! Fuzzed: the head of a store's answer to a range, where a wrong verdict would join the bytes of two files.
+
+use super::number;
+use crate::domain::part::Sha256;
+use crate::domain::resume::{
+    Plan, ResponseHead, ResumePoint, StrongEtag, Verdict, judge_response, plan_resume,
+};
+
+/// A line each for the declared length, the bytes that are there, the length they promise, their validator, the status,
+/// `Content-Length`, whether there is framing, `Content-Range`, `ETag`, `Content-Encoding` and `Content-Type`. An empty line
+/// is an absent header.
+///
+/// # Panics
+/// When a rule is broken.
+pub fn content_range(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.split('\n');
+    let declared = number::<u64>(lines.next());
+    let bytes = number::<u64>(lines.next());
+    let total_bytes = number::<u64>(lines.next());
+    let etag = lines.next().and_then(StrongEtag::parse);
+    let status = number(lines.next()).unwrap_or(206);
+    let content_length = number(lines.next());
+    let framed = lines.next() != Some("");
+    let mut header = || lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
+    let head = ResponseHead {
+        status,
+        content_length,
+        framed,
+        content_range: header(),
+        etag: header(),
+        content_encoding: header(),
+        content_type: header(),
+    };
+    let point = bytes.zip(total_bytes).zip(etag).map(|((bytes, total_bytes), etag)| ResumePoint {
+        bytes,
+        sha256: Sha256::new([0; 32]),
+        total_bytes,
+        etag,
+    });
+    let plan = plan_resume(point, declared);
+    if let Plan::Continue(point) = &plan {
+        assert!(0 < point.bytes && point.bytes < point.total_bytes, "{point:?}");
+        assert!(declared.is_none_or(|declared| declared == point.total_bytes), "{point:?} {declared:?}");
+    }
+    let fits = fits_exactly(&plan, &head);
+    match judge_response(&plan, declared, &head) {
+        Verdict::Append { total_bytes } => {
+            assert!(fits, "appended to {plan:?} by {head:?}");
+            let Plan::Continue(point) = &plan else { panic!("appended although no range was asked for") };
+            assert_eq!(total_bytes, point.total_bytes);
+        }
+        verdict => {
+            assert!(!fits, "{verdict:?} for {plan:?} and {head:?}");
+            if let Verdict::Whole { total_bytes } = verdict {
+                assert_eq!(head.status, 200);
+                assert!(is_identity(&head), "a file in a coding: {head:?}");
+                assert!(declared.is_none() || total_bytes == declared, "{total_bytes:?} {declared:?}");
+                assert!(declared.is_some() || framed, "an end that cannot be told from a cut");
+                let told = declared.zip(content_length);
+                assert!(told.is_none_or(|(declared, length)| declared == length), "{told:?}");
+            }
+        }
+    }
+}
+
+/// The rule of appending once more, written from the other side: the one header that fits is made, and compared.
+fn fits_exactly(plan: &Plan, head: &ResponseHead) -> bool {
+    let Plan::Continue(point) = plan else { return false };
+    let expected = format!("{}-{}/{}", point.bytes, point.total_bytes - 1, point.total_bytes);
+    let range = head.content_range.as_deref().map(str::trim).and_then(|value| value.strip_prefix("bytes "));
+    let etag = head.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
+    head.status == 206
+        && range.is_some_and(|range| without_leading_zeros(range) == expected)
+        && etag == Some(point.etag.as_str())
+        && head.content_length.is_none_or(|length| length == point.total_bytes - point.bytes)
+        && is_identity(head)
+}
+
+/// `007-9/010` is `7-9/10`: RFC 9110 has numbers as digits, however many. Blanks around the range and the total are borne.
+fn without_leading_zeros(range: &str) -> String {
+    let mut plain = String::new();
+    let (range, total) = range.split_once('/').unwrap_or((range, ""));
+    for (separator, digits) in
+        range.trim().split('-').map(|digits| ('-', digits)).chain([('/', total.trim())])
+    {
+        if !plain.is_empty() {
+            plain.push(separator);
+        }
+        let short = digits.trim_start_matches('0');
+        plain.push_str(if short.is_empty() && !digits.is_empty() { "0" } else { short });
+    }
+    plain
+}
+
+fn is_identity(head: &ResponseHead) -> bool {
+    let coding = head.content_encoding.as_deref().map(|coding| coding.trim().to_ascii_lowercase());
+    coding.is_none_or(|coding| coding.is_empty() || coding == "identity")
+}

@@ -1,0 +1,175 @@
+//! Fuzzed: the rows of the state, from the database to the watches that go on with them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::world::World;
+use crate::domain::ids::{ExportId, FileId, ProjectKey, ProjectName};
+use crate::domain::manifest::Manifest;
+use crate::domain::part::CommittedPart;
+use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
+use crate::domain::watch::{Command, WatchEvent, WatchState};
+use crate::engine::recovery;
+use crate::store::fuzzing::{Memory, Value};
+use crate::store::{ExportRecord, ProjectDigest, RecordedState, StoreError};
+
+const PROJECT_KEY: &str = "project_1";
+/// Rows of one input that are put in: more says nothing new.
+const MAX_ROWS: usize = 40;
+
+thread_local! {
+    static STATE: RefCell<Option<(Runtime, Memory)>> = const { RefCell::new(None) };
+}
+
+/// A row a line: the first letter of its table (`e`xport, `p`art, partia`l`, pa`u`se), then its columns behind the project's,
+/// each after a `|`: `~` is null, `#` begins a number, `!` a blob, anything else is a text.
+///
+/// # Panics
+/// When a rule is broken.
+pub fn state_rows(data: &[u8]) {
+    STATE.with_borrow_mut(|state| {
+        let (runtime, memory) = state.get_or_insert_with(|| {
+            let runtime = Builder::new_current_thread().build().expect("a runtime");
+            let memory = runtime.block_on(Memory::new()).expect("a state in memory");
+            (runtime, memory)
+        });
+        let (loaded, parts) = runtime.block_on(load(memory, data));
+        match loaded {
+            Ok(records) => {
+                for record in records {
+                    let rows = parts.get(record.key.export.as_str()).copied().unwrap_or(0);
+                    assert_eq!(record.parts.len(), rows, "every row of a part is on record");
+                    check(record);
+                }
+            }
+            Err(StoreError::Corrupt { cause, .. }) => assert!(cause.contains("column"), "{cause}"),
+            Err(error) => panic!("{error}"),
+        }
+    });
+}
+
+/// The records of the project, and how many rows of parts each export has.
+async fn load(
+    memory: &mut Memory,
+    data: &[u8],
+) -> (Result<Vec<ExportRecord>, StoreError>, BTreeMap<String, usize>) {
+    memory.clear().await.expect("the rows can be removed");
+    let project = ProjectDigest::of(&PROJECT_KEY.parse::<ProjectKey>().expect("a key"));
+    let mut parts = BTreeMap::new();
+    for line in data.split(|byte| *byte == b'\n').take(MAX_ROWS) {
+        let mut fields = line.split(|byte| *byte == b'|');
+        let (table, columns) = match fields.next() {
+            Some(b"e") => ("export", 12),
+            Some(b"p") => ("part", 8),
+            Some(b"l") => ("partial", 8),
+            Some(b"u") => ("pause", 2),
+            _ => continue,
+        };
+        let mut values = Vec::new();
+        if table != "pause" {
+            values.push(Value::Text(project.to_string()));
+        }
+        let missing = std::iter::repeat(b"~".as_slice());
+        values.extend(fields.map(value).chain(missing.map(value)).take(columns - values.len()));
+        let export = values.get(1).cloned();
+        if memory.insert(table, &values).await && table == "part" {
+            let Some(Value::Text(export)) = export else { continue };
+            *parts.entry(export).or_insert(0) += 1;
+        }
+    }
+    let pauses = memory.store.pauses().await;
+    assert!(matches!(pauses, Ok(_) | Err(StoreError::Corrupt { .. })), "{pauses:?}");
+    (memory.store.load(&[project]).await, parts)
+}
+
+fn value(field: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(field);
+    match text.split_at_checked(1) {
+        Some(("~", "")) => Value::Null,
+        Some(("#", digits)) => digits.parse().map_or(Value::Null, Value::Integer),
+        Some(("!", _)) => Value::Blob(field[1..].to_vec()),
+        _ => Value::Text(text.into_owned()),
+    }
+}
+
+/// What is on record goes on, and nothing of it is lost.
+fn check(record: ExportRecord) {
+    let project: ProjectName = "shop".parse().expect("a name");
+    let export = record.key.export.clone();
+    let (state, parts) = (record.state.clone(), record.parts.clone());
+    let mut world = World::new(recovery::watch(&project, &export, Some(record)));
+    match (world.watch.state(), state) {
+        (WatchState::Completed { totals, .. }, RecordedState::Completed { parts, bytes, .. }) => {
+            assert_eq!((totals.parts, totals.bytes), (parts, bytes));
+        }
+        (WatchState::Sealing { .. }, RecordedState::Sealing { manifest }) => {
+            let orders = world.watch.resume_commands();
+            assert!(matches!(orders.as_slice(), [Command::Seal(text)] if **text == *manifest), "{orders:?}");
+            world.bring_home(orders, &report(&export, &[]));
+            keeps(&world.manifest(), &parts);
+            assert_eq!(world.sealed, Some(manifest));
+        }
+        (WatchState::Failed { failure, .. }, RecordedState::Failed(recorded)) => {
+            assert_eq!(*failure, recorded);
+            let orders = world.step(WatchEvent::Retry);
+            come_home(world, orders, &export, &parts);
+        }
+        (WatchState::Polling(_), RecordedState::Watching | RecordedState::Sealing { .. }) => {
+            let orders = world.watch.wake_commands();
+            come_home(world, orders, &export, &parts);
+        }
+        (state, recorded) => panic!("{recorded:?} became {state:?}"),
+    }
+}
+
+/// Fetches what is missing: a part that is on record is not, whether it is still listed or not.
+fn come_home(mut world: World, orders: Vec<Command>, export: &ExportId, parts: &[CommittedPart]) {
+    let report = report(export, parts);
+    world.bring_home(orders, &report);
+    for part in parts {
+        assert!(!world.fetched.contains_key(&part.key.file_id), "{:?} was fetched again", part.key);
+    }
+    keeps(&world.manifest(), parts);
+}
+
+/// Every file on record is in the manifest with one of its records: with a digest that was on record.
+fn keeps(manifest: &Manifest, parts: &[CommittedPart]) {
+    for part in parts {
+        let digests: Vec<_> = parts
+            .iter()
+            .filter(|other| other.key.file_id == part.key.file_id)
+            .map(|other| (other.key.number, other.bytes, other.sha256))
+            .collect();
+        let sealed = manifest.parts.iter().find(|sealed| sealed.file_id == part.key.file_id);
+        let sealed = sealed.unwrap_or_else(|| panic!("{:?} was lost", part.key));
+        assert!(
+            digests.contains(&(sealed.part, sealed.bytes, sealed.sha256)),
+            "{sealed:?} is none of {digests:?}"
+        );
+    }
+}
+
+/// A listing of every other part on record, and of one that is not.
+fn report(export: &ExportId, parts: &[CommittedPart]) -> Report {
+    let mut files: BTreeMap<FileId, PartListing> = BTreeMap::new();
+    for part in parts.iter().step_by(2) {
+        let file_id = part.key.file_id.clone();
+        let declared_bytes = part.declared_bytes;
+        files.insert(
+            file_id.clone(),
+            PartListing { file_id, number: Some(part.key.number.max(1)), declared_bytes },
+        );
+    }
+    let new: FileId = "not_on_record".parse().expect("an id");
+    if parts.iter().all(|part| part.key.file_id != new) {
+        files.insert(new.clone(), PartListing { file_id: new, number: None, declared_bytes: Some(1) });
+    }
+    Report {
+        export: export.clone(),
+        status: RemoteStatus::Success,
+        files: Some(files.into_values().collect()),
+        facts: ReportFacts::default(),
+    }
+}
