@@ -71,26 +71,21 @@ fn fits_exactly(plan: &Plan, head: &ResponseHead) -> bool {
     let range = head.content_range.as_deref().map(str::trim).and_then(|value| value.strip_prefix("bytes "));
     let etag = head.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
     head.status == 206
-        && range.is_some_and(|range| without_leading_zeros(range) == expected)
+        && range.and_then(without_leading_zeros) == Some(expected)
         && etag == Some(point.etag.as_str())
         && head.content_length.is_none_or(|length| length == point.total_bytes - point.bytes)
         && is_identity(head)
 }
 
 /// `007-9/010` is `7-9/10`: RFC 9110 has numbers as digits, however many. Blanks around the range and the total are borne.
-fn without_leading_zeros(range: &str) -> String {
-    let mut plain = String::new();
-    let (range, total) = range.split_once('/').unwrap_or((range, ""));
-    for (separator, digits) in
-        range.trim().split('-').map(|digits| ('-', digits)).chain([('/', total.trim())])
-    {
-        if !plain.is_empty() {
-            plain.push(separator);
-        }
-        let short = digits.trim_start_matches('0');
-        plain.push_str(if short.is_empty() && !digits.is_empty() { "0" } else { short });
-    }
-    plain
+fn without_leading_zeros(range: &str) -> Option<String> {
+    let (range, total) = range.split_once('/')?;
+    let (first, last) = range.trim().split_once('-')?;
+    let short = |digits: &str| match digits.trim_start_matches('0') {
+        "" if !digits.is_empty() => "0".to_owned(),
+        short => short.to_owned(),
+    };
+    Some(format!("{}-{}/{}", short(first), short(last), short(total.trim())))
 }
 
 fn is_identity(head: &ResponseHead) -> bool {

@@ -56,8 +56,11 @@ pub fn location(data: &[u8]) {
             Some(Err(_)) | None => match hops.judge(&target) {
                 Ok(()) => check(&target, &api, &allowed, proxy, &hops),
                 Err(words) => {
-                    let path = target.path();
-                    assert!(path.len() < 8 || !words.contains(path), "{words}");
+                    // What is said of a link does not depend on what is secret of it.
+                    let mut bare = target.clone();
+                    bare.set_path("/");
+                    bare.set_query(None);
+                    assert_eq!(hops.judge(&bare), Err(words));
                     return;
                 }
             },
