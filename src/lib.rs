@@ -24,7 +24,10 @@
 //! | 1 | [`durable`] | the one place that makes working files, renames and syncs |
 //! | 1 | [`exit`] | exit codes |
 //! | 1 | [`meters`] | what is counted, for Prometheus |
+//! | 0 | `failpoint` | where a debug build can be told to die or to fail, for tests |
 //! | 0 | [`domain`] | decisions as total functions: no I/O, no clock, no dice |
+
+mod failpoint;
 
 pub mod domain;
 

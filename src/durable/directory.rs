@@ -3,13 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::DurableError;
+use super::{DurableError, calls};
 use crate::domain::modes::{DirectoryMode, FileMode};
 
 /// An open directory and the path it was opened by, for messages.
@@ -45,7 +45,7 @@ impl Dir {
     /// # Errors
     /// When it is not there, is no directory, or may not be read.
     pub fn open(path: &Path) -> Result<Self, DurableError> {
-        fs::open(path, OPEN_DIRECTORY, Mode::empty())
+        calls::open(fs::CWD, path, OPEN_DIRECTORY)
             .map(|fd| Self { fd, path: path.to_owned() })
             .map_err(|errno| DurableError::new("open folder", path, errno))
     }
@@ -93,7 +93,7 @@ impl Dir {
     /// When `name` is something else than a directory, or cannot be opened.
     pub fn child(&self, name: &str) -> Result<Option<Self>, DurableError> {
         let path = self.path.join(name);
-        match fs::openat(&self.fd, name, OPEN_DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+        match calls::open(self.fd.as_fd(), Path::new(name), OPEN_DIRECTORY | OFlags::NOFOLLOW) {
             Ok(fd) => Ok(Some(Self { fd, path })),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(DurableError::new("open folder", path, errno)),
@@ -114,7 +114,7 @@ impl Dir {
 
     fn make(&self, name: &OsStr, mode: DirectoryMode) -> Result<(), DurableError> {
         let failed = |errno| DurableError::new("make folder", self.path.join(name), errno);
-        match fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode.bits())) {
+        match calls::make_folder(&self.fd, name, Mode::from_raw_mode(mode.bits())) {
             Ok(()) => self.settle_mode(name, mode).map_err(failed),
             // An existing folder keeps the mode that its owner gave it.
             Err(Errno::EXIST) => Ok(()),
@@ -134,7 +134,13 @@ impl Dir {
     /// # Errors
     /// When fsync fails.
     pub fn sync(&self) -> Result<(), DurableError> {
-        fs::fsync(&self.fd).map_err(|errno| DurableError::new("sync folder", &self.path, errno))
+        self.sync_name("")
+    }
+
+    /// As [`Dir::sync`], for the sake of this name.
+    pub(super) fn sync_name(&self, name: &str) -> Result<(), DurableError> {
+        calls::sync_folder(&self.fd, name)
+            .map_err(|errno| DurableError::new("sync folder", &self.path, errno))
     }
 
     /// The names in this directory that are UTF-8, without `.` and `..`, sorted.
@@ -162,7 +168,7 @@ impl Dir {
         let failed = |errno| DurableError::new("open", self.path.join(name), errno);
         // Non-blocking, because a pipe that nobody writes would hold the open call for ever.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
+        let fd = match calls::open(self.fd.as_fd(), Path::new(name), flags) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Entry::Absent),
             Err(Errno::LOOP | Errno::NXIO) => return Ok(Entry::Other),
@@ -194,11 +200,8 @@ impl Dir {
     /// # Errors
     /// When it is there and cannot be removed.
     pub fn remove(&self, name: &str) -> Result<bool, DurableError> {
-        match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(DurableError::new("remove", self.path.join(name), errno)),
-        }
+        calls::remove(&self.fd, name)
+            .map_err(|errno| DurableError::new("remove", self.path.join(name), errno))
     }
 
     /// Makes an existing file's bytes durable, for one that somebody else wrote.
@@ -206,7 +209,7 @@ impl Dir {
     /// # Errors
     /// When fsync fails.
     pub fn sync_entry(&self, name: &str, file: &File) -> Result<(), DurableError> {
-        fs::fsync(file).map_err(|errno| DurableError::new("sync", self.path.join(name), errno))
+        calls::sync(file, name).map_err(|errno| DurableError::new("sync", self.path.join(name), errno))
     }
 
     /// Shows `visit` the first `length` bytes of an existing file.
@@ -229,8 +232,7 @@ impl Dir {
     /// # Errors
     /// When the file system does not say.
     pub fn free_bytes(&self) -> Result<u64, DurableError> {
-        fs::fstatvfs(&self.fd)
-            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        calls::free_bytes(&self.fd, &self.path)
             .map_err(|errno| DurableError::new("ask the free space of", &self.path, errno))
     }
 
@@ -278,26 +280,25 @@ impl Dir {
         let failed = |errno| DurableError::new("create", self.path.join(name), errno);
         let mode = Mode::from_raw_mode(mode.bits());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat(&self.fd, name, flags, mode).map_err(failed)?;
+        let fd = calls::create(&self.fd, name, flags, mode).map_err(failed)?;
         settle_file_mode(&fd, mode).map_err(failed)?;
         Ok(File::from(fd))
     }
 
-    /// Creates a file without a name, open for reading and writing. It is gone when it is closed.
-    pub(super) fn create_unnamed_file(&self, mode: FileMode) -> Result<File, DurableError> {
+    /// Creates a file without a name, open for reading and writing. It is gone when it is closed; `name` is what it would
+    /// be called.
+    pub(super) fn create_unnamed_file(&self, name: &str, mode: FileMode) -> Result<File, DurableError> {
         let failed = |errno| DurableError::new("create a file in", &self.path, errno);
         let mode = Mode::from_raw_mode(mode.bits());
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let fd = fs::openat(&self.fd, ".", flags, mode).map_err(failed)?;
+        let fd = calls::create(&self.fd, name, flags, mode).map_err(failed)?;
         settle_file_mode(&fd, mode).map_err(failed)?;
         Ok(File::from(fd))
     }
 
     /// Gives a file without a name this one, unless it is taken; whether it got it.
     pub(super) fn name_file(&self, file: &File, name: &str) -> Result<bool, DurableError> {
-        // By /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on most kernels: open(2).
-        let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
-        match fs::linkat(fs::CWD, descriptor, &self.fd, name, AtFlags::SYMLINK_FOLLOW) {
+        match calls::link_file(file, &self.fd, name) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(errno) => Err(DurableError::new("name", self.path.join(name), errno)),
@@ -309,7 +310,7 @@ impl Dir {
     pub(super) fn open_file(&self, name: &str, mode: FileMode) -> Result<Option<File>, DurableError> {
         let failed = |errno| DurableError::new("open", self.path.join(name), errno);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = fs::openat(&self.fd, name, flags, Mode::empty()).map_err(failed)?;
+        let fd = calls::open(self.fd.as_fd(), Path::new(name), flags).map_err(failed)?;
         let stat = fs::fstat(&fd).map_err(failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(failed(Errno::ISDIR));
@@ -441,7 +442,7 @@ mod tests {
         let dir = Dir::open(root.path()).unwrap();
         let shared = FileMode::try_new(0o640).unwrap();
         drop(dir.create_file("shared", shared).unwrap());
-        let unnamed = dir.create_unnamed_file(shared).unwrap();
+        let unnamed = dir.create_unnamed_file("unnamed", shared).unwrap();
         assert!(dir.name_file(&unnamed, "unnamed").unwrap());
         for name in ["shared", "unnamed"] {
             assert_eq!(mode(&root.path().join(name)), 0o640, "{name}");

@@ -10,6 +10,7 @@
 //! What is made here has exactly the mode that was asked for, whatever the umask; the group, and a folder's setgid bit, are
 //! those that the kernel takes from a setgid folder above.
 
+mod calls;
 mod directory;
 mod error;
 mod partial;

@@ -1,15 +1,15 @@
 //! A working file, from its creation over fsync to its final name. It may do without a name until then.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::{self, Advice, FallocateFlags};
+use rustix::fs::{self, Advice};
 use rustix::io::Errno;
 
 use super::publish::Published;
-use super::{Dir, DurableError, NoOverwrite};
+use super::{Dir, DurableError, NoOverwrite, calls};
 use crate::domain::modes::FileMode;
 
 /// Bytes read at a time when a file is hashed from disk.
@@ -103,7 +103,7 @@ impl Partial {
     /// # Errors
     /// When it cannot be created.
     pub fn create_unnamed(dir: &Arc<Dir>, name: &str, mode: FileMode) -> Result<Self, DurableError> {
-        Ok(Self(Working::new(dir, name, false, dir.create_unnamed_file(mode)?)))
+        Ok(Self(Working::new(dir, name, false, dir.create_unnamed_file(name, mode)?)))
     }
 
     /// Opens the working file `name`, gives it this mode and cuts it to its first `keep_bytes`; `None` where it is missing,
@@ -136,7 +136,7 @@ impl Partial {
     /// # Errors
     /// When there is no such room.
     pub fn preallocate(&self, bytes: u64) -> Result<bool, DurableError> {
-        match fs::fallocate(&self.0.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        match calls::allocate(&self.0.file, &self.0.name, bytes) {
             Ok(()) => Ok(true),
             Err(errno) => {
                 let error = self.0.failed("reserve room for", errno);
@@ -150,7 +150,7 @@ impl Partial {
     /// # Errors
     /// When not all of it could be written; how much was is not known.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
-        (&*self.0.file).write_all(bytes).map_err(|error| self.io_error("write", &error))
+        calls::write(&self.0.file, &self.0.name, bytes).map_err(|error| self.io_error("write", &error))
     }
 
     /// Cuts the file to its first `keep_bytes` and goes on from there.
@@ -158,7 +158,8 @@ impl Partial {
     /// # Errors
     /// When it cannot be cut.
     pub fn cut(&mut self, keep_bytes: u64) -> Result<(), DurableError> {
-        fs::ftruncate(&self.0.file, keep_bytes).map_err(|errno| self.0.failed("cut", errno))?;
+        calls::truncate(&self.0.file, &self.0.name, keep_bytes)
+            .map_err(|errno| self.0.failed("cut", errno))?;
         (&*self.0.file)
             .seek(SeekFrom::Start(keep_bytes))
             .map_err(|error| self.io_error("seek in", &error))?;
@@ -199,7 +200,7 @@ impl Partial {
     /// # Errors
     /// When fsync fails.
     pub fn sync(self) -> Result<Synced, DurableError> {
-        match fs::fsync(&self.0.file) {
+        match calls::sync(&self.0.file, &self.0.name) {
             Ok(()) => Ok(Synced(self.0)),
             Err(errno) => {
                 let error = self.0.failed("sync", errno);
@@ -226,8 +227,8 @@ impl DataSync {
     /// When that fails: nothing of the file is to be believed then, and it has to be thrown away.
     pub fn run(self) -> Result<(), DurableError> {
         let failed = |errno| DurableError::new("sync", self.dir.path().join(&self.name), errno);
-        fs::fdatasync(&self.file).map_err(failed)?;
-        if self.with_name { self.dir.sync() } else { Ok(()) }
+        calls::sync_data(&self.file, &self.name).map_err(failed)?;
+        if self.with_name { self.dir.sync_name(&self.name) } else { Ok(()) }
     }
 }
 
@@ -279,7 +280,7 @@ impl Synced {
                 return Err(working.failed("name", Errno::EXIST));
             }
         }
-        working.dir.sync().inspect_err(|_| drop(working.dir.remove(&working.name)))
+        working.dir.sync_name(&working.name).inspect_err(|_| drop(working.dir.remove(&working.name)))
     }
 
     /// Removes the working file.
@@ -300,7 +301,7 @@ impl Named {
         let mut outcome = Ok(());
         for named in &group {
             if outcome.is_ok() && !synced.iter().any(|dir| Arc::ptr_eq(dir, &named.dir)) {
-                outcome = named.dir.sync();
+                outcome = named.dir.sync_name(&named.name);
                 synced.push(&named.dir);
             }
         }

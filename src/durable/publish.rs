@@ -1,9 +1,8 @@
 //! Giving a file a name that must be free: how this file system can do it, found out once for a directory.
 
-use rustix::fs::{self, AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Dir, DurableError, ErrorClass};
+use super::{Dir, DurableError, ErrorClass, calls};
 use crate::domain::modes::FileMode;
 
 /// How a rename that never replaces a file is done here. There is no fallback to a plain rename.
@@ -63,8 +62,8 @@ impl NoOverwrite {
 
     pub(super) fn publish(self, dir: &Dir, working: &str, name: &str) -> Result<Published, DurableError> {
         let answer = match self {
-            Self::Rename => fs::renameat_with(dir, working, dir, name, RenameFlags::NOREPLACE),
-            Self::Link => fs::linkat(dir, working, dir, name, AtFlags::empty()),
+            Self::Rename => calls::rename(dir, working, name),
+            Self::Link => calls::link(dir, working, name),
         };
         match answer {
             Ok(()) => {
@@ -88,7 +87,7 @@ impl NoOverwrite {
 pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
     let name = PROBE_NAMES[0];
     dir.remove(name)?;
-    let named = dir.create_unnamed_file(FileMode::PRIVATE).and_then(|file| dir.name_file(&file, name));
+    let named = dir.create_unnamed_file(name, FileMode::PRIVATE).and_then(|file| dir.name_file(&file, name));
     let found = dir.remove(name)?;
     match named {
         Ok(named) => Ok(named && found),

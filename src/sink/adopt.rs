@@ -16,6 +16,7 @@ use crate::domain::modes::FileMode;
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::resume::ResumablePart;
 use crate::durable::{Dir, DurableError, Entry, ErrorClass};
+use crate::failpoint;
 
 /// What was found in an export's folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -127,6 +128,7 @@ fn adopt(
     if declared_bytes.is_none() && !matches!(first, Some(b'{' | b'[')) {
         return Ok(Adoption::Foreign(format!("{name} is there and does not begin like JSON")));
     }
+    failpoint::pass("adopt", &name);
     // Somebody else may have put it there, and then nobody has synced it yet.
     dir.sync_entry(&name, &file)?;
     let check = if declared_bytes.is_some() { Check::Size } else { Check::Framing };

@@ -12,6 +12,7 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, is_small};
 use crate::durable::{DataSync, Dir, ErrorClass, Partial};
+use crate::failpoint;
 
 /// Bytes between two looks at the free space: little against any sensible reserve, and rare enough to cost nothing even
 /// where the question goes over a network.
@@ -279,6 +280,7 @@ impl PartWriter {
                 return Err(error);
             }
         };
+        failpoint::pass("verify", &self.key.file_name());
         let part = CommittedPart { key: self.key, bytes: self.bytes, declared_bytes, sha256, verified_by };
         Ok(FinishedPart::new(self.project, self.export, self.dir, self.partial, part, self.reservation))
     }

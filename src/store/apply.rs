@@ -7,6 +7,7 @@ use super::{Store, StoreError, to_sql};
 use crate::domain::failure::Failure;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumablePart;
+use crate::failpoint;
 
 /// Rows that one statement inserts at most.
 const MAX_ROWS: usize = 64;
@@ -47,7 +48,30 @@ async fn apply_all(connection: &mut SqliteConnection, batch: &[Change]) -> Resul
             apply(&mut transaction, change).await?;
         }
     }
-    transaction.commit().await
+    for change in batch {
+        failpoint::before("record", point(change)).map_err(|errno| sqlx::Error::Io(errno.into()))?;
+    }
+    transaction.commit().await?;
+    for change in batch {
+        failpoint::after("record", point(change));
+    }
+    Ok(())
+}
+
+/// What a change is called where the tests interfere.
+fn point(change: &Change) -> &'static str {
+    match change {
+        Change::StatusSeen { .. } => "record:status",
+        Change::PartCommitted { .. } => "record:part",
+        Change::Sealing { .. } => "record:sealing",
+        Change::Completed { .. } => "record:completed",
+        Change::Failed { .. } => "record:failed",
+        Change::Watching { .. } => "record:watching",
+        Change::PartialSynced { .. } => "record:partial",
+        Change::Paused { .. } | Change::PauseEnded { .. } => "record:pause",
+        Change::Marker { .. } => "record:marker",
+        Change::Recovered { .. } => "record:recovered",
+    }
 }
 
 async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {

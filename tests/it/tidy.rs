@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// Every room and its floor; a room may use lower floors only, and never another room of its own floor.
 const FLOORS: &[(&str, u32)] = &[
     ("domain", 0),
+    ("failpoint", 0),
     ("exit", 1),
     ("transport", 1),
     ("durable", 1),
@@ -145,6 +146,22 @@ fn lints_are_expected_with_a_reason_never_allowed() {
         assert!(!text.contains("#[allow("), "{} allows a lint", path.display());
         assert!(!text.contains("#![allow("), "{} allows a lint", path.display());
     }
+}
+
+#[test]
+fn a_release_cannot_be_told_to_fail() {
+    let sources = sources();
+    let armed = sources.iter().filter(|(_, text)| text.contains("BATCH_EXPORT_WATCHER_FAULTS"));
+    let armed: Vec<_> = armed.map(|(path, _)| path.display().to_string()).collect();
+    assert_eq!(armed, ["failpoint/armed.rs"], "who reads the variable");
+    let (_, gate) = sources.iter().find(|(path, _)| path.ends_with("failpoint/mod.rs")).expect("its room");
+    let lines: Vec<_> = gate.lines().collect();
+    let uses = lines.iter().enumerate().filter(|(_, line)| {
+        let code = line.trim_start();
+        !code.starts_with("//") && code.contains("armed")
+    });
+    let uses: Vec<_> = uses.map(|(number, _)| lines[number - 1].trim()).collect();
+    assert_eq!(uses, ["#[cfg(debug_assertions)]"; 4], "what stands before each use of it");
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! Every system call by which this room looks at or changes a file system on the way of a file to its final name. Each of
+//! them is a point (`failpoint`), named after the file that it is about.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::failpoint;
+
+/// Calls, unless the tests have something else in mind.
+fn call<T>(
+    operation: &'static str,
+    name: &str,
+    run: impl FnOnce() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    failpoint::before(operation, name)?;
+    let result = run();
+    failpoint::after(operation, name);
+    result
+}
+
+/// Opens a path, or a name in a directory.
+pub(super) fn open(at: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    call("open", &path.to_string_lossy(), || fs::openat(at, path, flags, Mode::empty()))
+}
+
+/// Creates the file `name`, or one in `dir` that could be called so.
+pub(super) fn create(dir: &OwnedFd, name: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    let path = if flags.contains(OFlags::TMPFILE) { "." } else { name };
+    call("create", name, || fs::openat(dir, path, flags, mode))
+}
+
+pub(super) fn make_folder(dir: &OwnedFd, name: &OsStr, mode: Mode) -> rustix::io::Result<()> {
+    call("mkdir", &name.to_string_lossy(), || fs::mkdirat(dir, name, mode))
+}
+
+/// Writes all of it at the file's offset. How much was written before an error is not known.
+pub(super) fn write(mut file: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
+    if let Err(errno) = failpoint::before("write", name) {
+        file.write_all(&bytes[..bytes.len() / 2])?;
+        return Err(errno.into());
+    }
+    let written = file.write_all(bytes);
+    failpoint::after("write", name);
+    written
+}
+
+pub(super) fn truncate(file: &File, name: &str, bytes: u64) -> rustix::io::Result<()> {
+    call("truncate", name, || fs::ftruncate(file, bytes))
+}
+
+/// Reserves room from the file's start, without changing its length.
+pub(super) fn allocate(file: &File, name: &str, bytes: u64) -> rustix::io::Result<()> {
+    call("allocate", name, || fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes))
+}
+
+/// fsync of a file.
+pub(super) fn sync(file: &File, name: &str) -> rustix::io::Result<()> {
+    call("sync", name, || fs::fsync(file))
+}
+
+/// fdatasync of a file.
+pub(super) fn sync_data(file: &File, name: &str) -> rustix::io::Result<()> {
+    call("datasync", name, || fs::fdatasync(file))
+}
+
+/// fsync of a directory, for the sake of a name in it.
+pub(super) fn sync_folder(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    call("dirsync", name, || fs::fsync(dir))
+}
+
+/// Gives an open file a name that has to be free.
+pub(super) fn link_file(file: &File, dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    // By /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on most kernels: open(2).
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    call("link", name, || fs::linkat(fs::CWD, descriptor, dir, name, AtFlags::SYMLINK_FOLLOW))
+}
+
+/// Gives a file a second name, that has to be free.
+pub(super) fn link(dir: impl AsFd + Copy, old: &str, new: &str) -> rustix::io::Result<()> {
+    call("link", new, || fs::linkat(dir, old, dir, new, AtFlags::empty()))
+}
+
+/// Gives a file another name, that has to be free.
+pub(super) fn rename(dir: impl AsFd + Copy, old: &str, new: &str) -> rustix::io::Result<()> {
+    call("rename", new, || fs::renameat_with(dir, old, dir, new, RenameFlags::NOREPLACE))
+}
+
+/// Removes a name; whether there was one.
+pub(super) fn remove(dir: &OwnedFd, name: &str) -> rustix::io::Result<bool> {
+    match call("unlink", name, || fs::unlinkat(dir, name, AtFlags::empty())) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Bytes that this process may still use on the file system.
+pub(super) fn free_bytes(dir: &OwnedFd, path: &Path) -> rustix::io::Result<u64> {
+    let stat = call("statvfs", &path.to_string_lossy(), || fs::fstatvfs(dir))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
