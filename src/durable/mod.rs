@@ -19,4 +19,4 @@ mod publish;
 pub use directory::{Dir, Entry, Identity};
 pub use error::{DurableError, ErrorClass};
 pub use partial::{CommitFailure, DataSync, Named, Partial, Synced};
-pub use publish::{NoOverwrite, probe_unnamed};
+pub use publish::{NoOverwrite, is_probe_name, probe_unnamed};

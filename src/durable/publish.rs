@@ -79,6 +79,12 @@ impl NoOverwrite {
     }
 }
 
+/// Whether it is the name of a probe's file: a crash has left it, or the probe is at work.
+#[must_use]
+pub fn is_probe_name(name: &str) -> bool {
+    PROBE_NAMES.contains(&name)
+}
+
 /// Whether files without a name can be made here and be named later, so that nothing is left behind by a crash. The
 /// answer no costs nothing but tidiness: working files have names then.
 ///

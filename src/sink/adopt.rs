@@ -15,7 +15,7 @@ use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE};
 use crate::domain::modes::FileMode;
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::resume::ResumablePart;
-use crate::durable::{Dir, DurableError, Entry, ErrorClass};
+use crate::durable::{Dir, DurableError, Entry, ErrorClass, is_probe_name};
 use crate::failpoint;
 
 /// What was found in an export's folder.
@@ -170,9 +170,9 @@ pub(super) fn hash(
     }
 }
 
-/// Whether a file is a partial of ours, by its name.
+/// Whether a file is a partial of ours, or what a crash has left of a probe, by its name.
 pub(super) fn is_working_name(name: &str) -> bool {
-    if [MANIFEST_FILE, FAILED_FILE].iter().any(|of| name == working_name(of)) {
+    if is_probe_name(name) || [MANIFEST_FILE, FAILED_FILE].iter().any(|of| name == working_name(of)) {
         return true;
     }
     let inner = name.strip_prefix(".part-").and_then(|rest| rest.strip_suffix(".json.partial"));

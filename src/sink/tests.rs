@@ -319,7 +319,8 @@ fn leftovers_are_removed_unless_a_record_or_a_writer_vouches_for_them() {
     for number in 1..=4 {
         put(&folder.join(format!(".part-0000{number}-file_{number}.json.partial")), b"0123456789");
     }
-    for name in [".manifest.json.partial", ".failed.json.partial", "notes.txt", ".hidden"] {
+    let probe = ".batch-export-watcher.probe-1";
+    for name in [".manifest.json.partial", ".failed.json.partial", probe, "notes.txt", ".hidden"] {
         put(&folder.join(name), b"x");
     }
     let _writing = bench.begin(4, &Plan::FromStart);
