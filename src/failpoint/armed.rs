@@ -27,6 +27,7 @@ const SUBJECTS: &[(&str, &str)] = &[
     ("batch-export-watcher.check", "check"),
     ("batch-export-watcher.probe", "probe"),
     ("batch-export-watcher", "marker"),
+    ("state.db", "state"),
 ];
 
 #[derive(Debug)]
@@ -189,6 +190,7 @@ mod tests {
             ("..batch-export-watcher.partial", "marker"),
             (".batch-export-watcher.check", "check"),
             (".batch-export-watcher.probe-1", "probe"),
+            ("state.db", "state"),
             ("/srv/exports", "folder"),
             ("shop", "folder"),
             ("record:sealing", "sealing"),

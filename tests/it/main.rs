@@ -3,6 +3,7 @@
 mod bandwidth;
 mod bodies;
 mod configuration;
+mod crash_loop;
 mod credentials;
 mod demo;
 mod deployment;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use batch_export_watcher::domain::manifest::{MANIFEST_FILE, Manifest};
@@ -22,6 +22,8 @@ pub(crate) struct Folder {
     path: PathBuf,
     parts: BTreeMap<String, Content>,
     visible: BTreeSet<String>,
+    /// Of what is visible. A file that had no name at first is still called by this number when it is written to.
+    inodes: BTreeSet<u64>,
 }
 
 /// Watches folders through inotify. Every fault is a panic that names the file.
@@ -36,13 +38,15 @@ impl Folder {
     /// A folder that will hold these files beside its manifest; it is made where it is missing.
     pub(crate) fn new(path: PathBuf, parts: BTreeMap<String, Content>) -> Self {
         DirBuilder::new().recursive(true).mode(0o700).create(&path).expect("a folder in the test's own");
-        Self { path, parts, visible: BTreeSet::new() }
+        Self { path, parts, visible: BTreeSet::new(), inodes: BTreeSet::new() }
     }
 
     /// A name has appeared: once in a lifetime, and of the right bytes.
     fn appeared(&mut self, name: &str) {
         let path = self.path.join(name);
         assert!(self.visible.insert(name.to_owned()), "{} was published twice", path.display());
+        let inode = fs::metadata(&path).map(|metadata| metadata.ino());
+        self.inodes.insert(inode.unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display())));
         if name == MANIFEST_FILE {
             self.check_manifest();
             return;
@@ -53,6 +57,13 @@ impl Folder {
         let (bytes, expected_bytes) = (found.len() as u64, expected.len_bytes());
         assert_eq!(bytes, expected_bytes, "the length of {} when it appeared", path.display());
         assert!(Content::from(found) == *expected, "{} appeared with other bytes", path.display());
+    }
+
+    /// A file was written to, which has this name, or `#` and its inode's number.
+    fn written(&self, name: &str) {
+        let inode = name.strip_prefix('#').and_then(|number| number.parse().ok());
+        let is_visible = self.visible.contains(name) || inode.is_some_and(|it| self.inodes.contains(&it));
+        assert!(!is_visible, "{} was written to when it was visible", self.path.join(name).display());
     }
 
     fn check_manifest(&self) {
@@ -76,6 +87,7 @@ impl Observer {
             | WatchFlags::MOVED_TO
             | WatchFlags::MOVED_FROM
             | WatchFlags::DELETE
+            | WatchFlags::MODIFY
             | WatchFlags::DELETE_SELF;
         let watched = folders.into_iter().map(|folder| {
             let number = inotify::add_watch(&queue, &folder.path, wanted).expect("a watch");
@@ -119,6 +131,8 @@ impl Observer {
             let folder = self.folders.get_mut(&event.wd()).expect("a watch of ours");
             if what.intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {
                 panic!("the folder {} was removed", folder.path.display());
+            } else if what.contains(ReadFlags::MODIFY) {
+                folder.written(&name);
             } else if name.starts_with('.') {
                 // Work in progress.
             } else if what.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {

@@ -130,6 +130,11 @@ impl Watcher {
         (code, self.output())
     }
 
+    /// As [`Watcher::wait_within`], for one that may be killed by whatever it meets: then there is no exit code.
+    pub(crate) async fn end_within(&mut self, bound: Duration) -> Option<i32> {
+        self.ended(bound).await.code()
+    }
+
     async fn ended(&mut self, bound: Duration) -> std::process::ExitStatus {
         let status = match timeout(bound, self.child.wait()).await {
             Ok(Ok(status)) => status,

@@ -1,0 +1,112 @@
+//! Killed at every point of the durable order and at random, started again, until everything is home: nothing is wrong, nothing
+//! is lost, and nothing that was finished is fetched again.
+//!
+//! A thread of its own watches the folders all the while. `BATCH_EXPORT_WATCHER_TEST_SEED` draws other moments,
+//! `BATCH_EXPORT_WATCHER_TEST_CRASHES` says how many the long variant is to have.
+
+mod ledger;
+mod points;
+mod stage;
+
+use futures::future::join_all;
+
+use ledger::Ledger;
+use points::Draw;
+use stage::{End, Size, Stage};
+
+/// The seed where nobody names another one.
+const SEED: u64 = 20_261_124;
+/// Names another seed.
+const SEED_VARIABLE: &str = "BATCH_EXPORT_WATCHER_TEST_SEED";
+/// Names another number of crashes for the long variant.
+const CRASHES_VARIABLE: &str = "BATCH_EXPORT_WATCHER_TEST_CRASHES";
+/// Crashes of the long variant where nobody names another number.
+const CRASHES: u64 = 500;
+/// Random crashes of the quick one.
+const QUICK_CRASHES: u64 = 20;
+/// Daemons at work at the same time.
+const LANES: u64 = 3;
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => otherwise,
+    }
+}
+
+/// Crashes drawn at random, over as many stages as that takes.
+async fn at_random(seed: u64, crashes: u64, size: Size) -> Ledger {
+    let mut draw = Draw::new(seed);
+    let mut total = Ledger::default();
+    while total.crashes() < crashes {
+        let mut stage = Stage::new(draw.seed(), size).await;
+        while total.crashes() + stage.ledger.crashes() < crashes {
+            if stage.run(&draw.crash()).await == End::Settled {
+                break;
+            }
+        }
+        total.add(stage.finish().await);
+    }
+    total
+}
+
+/// Crashes at these points, one after the other, on a stage that is made anew when it has come to its end.
+async fn at_points(seed: u64, crashes: &[Vec<String>]) -> Ledger {
+    let mut total = Ledger::default();
+    let mut stage = Stage::new(seed, Size::Quick).await;
+    for points in crashes {
+        if !stage.crash_at(points).await {
+            total.add(stage.finish().await);
+            stage = Stage::new(seed, Size::Quick).await;
+            assert!(stage.crash_at(points).await, "{points:?} is not passed, not even on a new stage");
+        }
+    }
+    total.add(stage.finish().await);
+    total
+}
+
+async fn lanes<F: Future<Output = Ledger>>(lane: impl Fn(u64) -> F) -> Ledger {
+    let mut total = Ledger::default();
+    for ledger in join_all((0..LANES).map(|number| Box::pin(lane(number)))).await {
+        total.add(ledger);
+    }
+    eprintln!("{}", total.summary());
+    total.assert_nothing_wrong();
+    total
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_once_at_every_point_nothing_is_wrong_or_lost() {
+    let seed = number(SEED_VARIABLE, SEED);
+    let crashes = points::crashes();
+    let lane = |lane| usize::try_from(lane).expect("a few");
+    let of_lane = |number| crashes.chunks(crashes.len().div_ceil(lane(LANES))).nth(lane(number));
+    let total = lanes(|number| at_points(seed, of_lane(number).unwrap_or_default())).await;
+    for point in points::all() {
+        assert!(total.was_killed_at(&point), "no crash at {point}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_random_nothing_is_wrong_or_lost() {
+    let seed = number(SEED_VARIABLE, SEED);
+    let share = QUICK_CRASHES.div_ceil(LANES);
+    let total = lanes(|lane| at_random(seed + lane, share, Size::Quick)).await;
+    assert!(total.crashes() >= QUICK_CRASHES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: five hundred crashes take minutes"]
+async fn five_hundred_crashes_leave_nothing_wrong_or_lost() {
+    let (seed, crashes) = (number(SEED_VARIABLE, SEED), number(CRASHES_VARIABLE, CRASHES));
+    let total = lanes(|lane| at_random(seed + lane, crashes.div_ceil(LANES), Size::Long)).await;
+    assert!(total.crashes() >= crashes);
+}
+
+#[tokio::test]
+async fn the_table_has_every_point_there_is() {
+    let told = Stage::new(SEED, Size::Quick).await.tell().await;
+    let known = points::all();
+    let missing: Vec<_> = told.difference(&known).collect();
+    assert!(missing.is_empty(), "points that the table does not have: {missing:?}");
+}
