@@ -65,6 +65,7 @@ async fn at_points(seed: u64, crashes: &[Vec<String>]) -> Ledger {
     total
 }
 
+#[expect(clippy::print_stderr, reason = "a test's own words")]
 async fn lanes<F: Future<Output = Ledger>>(lane: impl Fn(u64) -> F) -> Ledger {
     let mut total = Ledger::default();
     for ledger in join_all((0..LANES).map(|number| Box::pin(lane(number)))).await {

@@ -1,13 +1,13 @@
 //! Disks that are full, away or read-only, and strangers' files: the program waits, heals by itself, and touches nothing.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
 
+use super::support::mount::{Mount, fill_bytes, fill_names};
 use super::support::process::{Output, Watcher};
 use super::support::solo::{SHOP, Solo};
 use super::support::{eventually, move_to};
@@ -237,56 +237,6 @@ async fn a_strangers_file_in_the_place_of_a_folder_fails_that_export_alone() {
     assert!(said(&output, "failed.json cannot be written"));
     assert_eq!(fs::read_to_string(solo.home.export(SHOP, "export_1")).unwrap(), "not ours");
     solo.home.assert_whole(SHOP, "export_2", &[&file(2).content]);
-}
-
-/// A mounted file system in the place of the download directory; unmounted when dropped.
-struct Mount {
-    place: PathBuf,
-}
-
-impl Mount {
-    /// `None`, and a word about it, where mounting is not allowed.
-    fn new(place: PathBuf, arguments: &[&str]) -> Option<Self> {
-        fs::create_dir_all(&place).expect("a folder to mount on");
-        let mounted = Command::new("mount").args(arguments).arg(&place).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self { place }),
-            other => {
-                // Not `eprintln!`, which a test that passes keeps to itself.
-                let skipped =
-                    format!("SKIPPED: this test needs to mount a file system, and may not: {other:?}\n");
-                std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
-                None
-            }
-        }
-    }
-
-    fn tmpfs(place: PathBuf, options: &str) -> Option<Self> {
-        Self::new(place, &["-t", "tmpfs", "-o", options, "tmpfs"])
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: a watcher of a test that failed may still have files open there.
-        let _ = Command::new("umount").arg("-l").arg(&self.place).status();
-    }
-}
-
-/// Fills a file system to its last byte.
-fn fill_bytes(ballast: &Path) {
-    let mut file = fs::File::create(ballast).expect("a file");
-    while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
-}
-
-/// Fills a file system to its last name.
-fn fill_names(ballast: &Path) {
-    fs::create_dir(ballast).expect("a folder");
-    for number in 0.. {
-        if fs::File::create(ballast.join(format!("{number}"))).is_err() {
-            return;
-        }
-    }
 }
 
 /// Fills the download directory in mid-part; the second part comes only after the first.

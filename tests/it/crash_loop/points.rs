@@ -86,14 +86,18 @@ pub(super) fn all() -> BTreeSet<String> {
     crashes().into_iter().filter_map(|mut points| points.pop()).collect()
 }
 
+/// What a crash is called that came by a point and not at it.
+pub(super) const BY_A_POINT: &str = "any byte on the way to a point";
+
 /// When a run is killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Crash {
     Never,
-    /// At the n-th passing of a point.
+    /// At the n-th passing of a point, or when it was sent so many bytes before.
     Point {
         point: String,
         passing: u64,
+        or_bytes: u64,
     },
     /// When the program has sent so many requests.
     Requests(u64),
@@ -107,13 +111,13 @@ impl Crash {
     }
 
     pub(super) fn at(point: &str) -> Self {
-        Self::Point { point: point.to_owned(), passing: 1 }
+        Self::Point { point: point.to_owned(), passing: 1, or_bytes: u64::MAX }
     }
 
     /// What the program is told.
     pub(super) fn faults(&self) -> String {
         match self {
-            Self::Point { point, passing } => format!("{point}=kill@{passing}"),
+            Self::Point { point, passing, .. } => format!("{point}=kill@{passing}"),
             _ => String::new(),
         }
     }
@@ -122,8 +126,8 @@ impl Crash {
     pub(super) fn is_due(&self, requests: u64, bytes: u64) -> bool {
         match self {
             Self::Requests(wanted) => requests >= *wanted,
-            Self::Bytes(wanted) => bytes >= *wanted,
-            Self::Never | Self::Point { .. } => false,
+            Self::Bytes(wanted) | Self::Point { or_bytes: wanted, .. } => bytes >= *wanted,
+            Self::Never => false,
         }
     }
 }
@@ -131,10 +135,10 @@ impl Crash {
 impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Never => write!(f, "never"),
+            Self::Never => write!(f, "nowhere"),
             Self::Point { point, .. } => write!(f, "{point}"),
-            Self::Requests(_) => write!(f, "a request"),
-            Self::Bytes(_) => write!(f, "a byte"),
+            Self::Requests(_) => write!(f, "any request"),
+            Self::Bytes(_) => write!(f, "any byte"),
         }
     }
 }
@@ -156,16 +160,17 @@ impl Draw {
         self.rng.u64(..)
     }
 
-    /// Half of them at points, the others at any moment.
+    /// Half of them at points, the others at any moment. A run whose point is not passed must not bring everything.
     pub(super) fn crash(&mut self) -> Crash {
         match self.rng.u8(..8) {
             0..4 => {
                 let point = self.points[self.rng.usize(..self.points.len())].clone();
-                Crash::Point { point, passing: self.rng.u64(1..=4) }
+                let (passing, or_bytes) = (self.rng.u64(1..=3), self.rng.u64(1_000_000..=12_000_000));
+                Crash::Point { point, passing, or_bytes }
             }
-            4 => Crash::Requests(self.rng.u64(1..=30)),
+            4 => Crash::Requests(self.rng.u64(1..=20)),
             5 => Crash::Bytes(self.rng.u64(1..=100_000)),
-            _ => Crash::Bytes(self.rng.u64(1..=20_000_000)),
+            _ => Crash::Bytes(self.rng.u64(1..=15_000_000)),
         }
     }
 }

@@ -15,15 +15,14 @@ use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Fault, Ledger};
-use super::points::Crash;
+use super::points::{BY_A_POINT, Crash};
+use crate::support::FAULTS;
 use crate::support::observer::{Folder, Observer};
 use crate::support::process::Watcher;
 use crate::support::solo::{PROJECT_KEY, SHOP, Solo};
 
 /// Far more than a run takes: who is not done by then is stuck.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What the debug build reads.
-pub(crate) const FAULTS: &str = "BATCH_EXPORT_WATCHER_FAULTS";
 /// Random bytes that all contents are cut from.
 const QUARRY_BYTES: usize = 32 << 20;
 /// An export that fails, for the sake of its notice.
@@ -174,17 +173,21 @@ impl Stage {
             },
             LIMIT,
         );
+        let mut at = crash.to_string();
         let code = tokio::select! {
             code = watcher.end_within(LIMIT) => code,
             seen = moment => {
                 seen.unwrap_or_else(|error| panic!("{error}"));
+                if matches!(crash, Crash::Point { .. }) {
+                    at = BY_A_POINT.to_owned();
+                }
                 watcher.signal(Signal::KILL);
                 watcher.end_within(LIMIT).await
             }
         };
         let end = match code {
             None => {
-                self.ledger.crashed(&crash.to_string());
+                self.ledger.crashed(&at);
                 End::Crashed
             }
             // One export fails.

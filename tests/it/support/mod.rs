@@ -6,12 +6,14 @@ pub(crate) mod fuse;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod journal;
+pub(crate) mod mount;
 pub(crate) mod observer;
 pub(crate) mod process;
 pub(crate) mod scene;
 pub(crate) mod scrape;
 mod selftest;
 pub(crate) mod solo;
+pub(crate) mod strace;
 pub(crate) mod tls_front;
 
 use std::path::Path;
@@ -19,6 +21,9 @@ use std::time::Duration;
 
 /// How long a test waits for what has to happen: far more than it takes, so that only a fault gets there.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Tells a debug build where to die or to fail: `src/failpoint/armed.rs`.
+pub(crate) const FAULTS: &str = "BATCH_EXPORT_WATCHER_FAULTS";
 
 /// Waits until `reached`, for what no line of a log and no request tells: a file that grows, a name that appears.
 pub(crate) async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -23,7 +24,9 @@ pub(crate) struct Folder {
     parts: BTreeMap<String, Content>,
     visible: BTreeSet<String>,
     /// Of what is visible. A file that had no name at first is still called by this number when it is written to.
-    inodes: BTreeSet<u64>,
+    inodes: BTreeMap<String, u64>,
+    /// Whether a name that could not be made durable may go again, as long as there is no manifest.
+    may_withdraw: bool,
 }
 
 /// Watches folders through inotify. Every fault is a panic that names the file.
@@ -38,15 +41,26 @@ impl Folder {
     /// A folder that will hold these files beside its manifest; it is made where it is missing.
     pub(crate) fn new(path: PathBuf, parts: BTreeMap<String, Content>) -> Self {
         DirBuilder::new().recursive(true).mode(0o700).create(&path).expect("a folder in the test's own");
-        Self { path, parts, visible: BTreeSet::new(), inodes: BTreeSet::new() }
+        Self { path, parts, visible: BTreeSet::new(), inodes: BTreeMap::new(), may_withdraw: false }
+    }
+
+    /// On a disk that fails, a name that could not be made durable is taken away, and may come again.
+    pub(crate) fn with_withdrawals(mut self) -> Self {
+        self.may_withdraw = true;
+        self
     }
 
     /// A name has appeared: once in a lifetime, and of the right bytes.
     fn appeared(&mut self, name: &str) {
         let path = self.path.join(name);
         assert!(self.visible.insert(name.to_owned()), "{} was published twice", path.display());
-        let inode = fs::metadata(&path).map(|metadata| metadata.ino());
-        self.inodes.insert(inode.unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display())));
+        let inode = match fs::metadata(&path) {
+            // It was withdrawn already: the news of that is on its way.
+            Err(error) if self.may_withdraw && error.kind() == ErrorKind::NotFound => return,
+            inode => inode.map(|metadata| metadata.ino()),
+        };
+        let inode = inode.unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
+        self.inodes.insert(name.to_owned(), inode);
         if name == MANIFEST_FILE {
             self.check_manifest();
             return;
@@ -59,10 +73,20 @@ impl Folder {
         assert!(Content::from(found) == *expected, "{} appeared with other bytes", path.display());
     }
 
+    /// A name has gone.
+    fn vanished(&mut self, name: &str) {
+        let may_go = self.may_withdraw && !self.visible.contains(MANIFEST_FILE);
+        assert!(may_go, "{} was taken away", self.path.join(name).display());
+        self.visible.remove(name);
+        // The number is free for another file.
+        self.inodes.remove(name);
+    }
+
     /// A file was written to, which has this name, or `#` and its inode's number.
     fn written(&self, name: &str) {
         let inode = name.strip_prefix('#').and_then(|number| number.parse().ok());
-        let is_visible = self.visible.contains(name) || inode.is_some_and(|it| self.inodes.contains(&it));
+        let is_visible = self.visible.contains(name)
+            || inode.is_some_and(|it: u64| self.inodes.values().any(|known| *known == it));
         assert!(!is_visible, "{} was written to when it was visible", self.path.join(name).display());
     }
 
@@ -138,7 +162,7 @@ impl Observer {
             } else if what.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
                 folder.appeared(&name);
             } else {
-                panic!("{} was taken away", folder.path.join(name).display());
+                folder.vanished(&name);
             }
         }
     }
