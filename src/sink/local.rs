@@ -181,22 +181,19 @@ impl LocalSink {
     }
 
     /// Whether the disk is fit for downloads: marker, `room_bytes` of free space above the reserve, and a small file that
-    /// can be created, written and synced.
+    /// can go all the way of a part: who finds less is sent back here by every part that was fetched in vain.
     ///
     /// # Errors
     /// The first of these that is not so.
     pub fn disk_check(&self, room_bytes: u64) -> Result<(), SinkError> {
         let root = Arc::new(self.root()?);
         self.check_reserve(&root, room_bytes)?;
-        let mut partial = Partial::create(&root, CHECK_FILE, FileMode::PRIVATE)?;
-        match partial.write(&CHECK_BYTES) {
-            Ok(()) => partial.sync()?.discard(),
-            Err(error) => {
-                partial.discard();
-                return Err(error.into());
-            }
-        }
-        self.no_overwrite(&root).map(drop)
+        let no_overwrite = self.no_overwrite(&root)?;
+        // A crash may have left it.
+        root.remove(CHECK_FILE)?;
+        write_named(&root, CHECK_FILE, &CHECK_BYTES, FileMode::PRIVATE, no_overwrite)?;
+        root.remove(CHECK_FILE)?;
+        Ok(())
     }
 
     /// The open download directory, after a look at its marker.

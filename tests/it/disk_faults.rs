@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use batch_export_watcher::simulator::{Content, SimExport, SimFile, ViewStep};
+use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
 use fastrand::Rng;
 use futures::StreamExt as _;
 use rustix::process::Signal;
@@ -58,12 +58,16 @@ struct Bench {
 }
 
 impl Bench {
-    /// One export of two small parts and a large one, and one that is never finished. The state knows the download directory.
-    async fn new() -> Self {
+    /// One export of two small parts and a large one, and one that is never finished. The state knows the download
+    /// directory. Parts that are held wait for their release.
+    async fn new(held: bool) -> Self {
         let contents: Vec<Content> = (1..).zip([3_000, LARGE_BYTES, 200_000]).map(content).collect();
         let files: Vec<_> = (1..)
             .zip(&contents)
-            .map(|(number, content)| SimFile::new(&id(number), number, content.clone()))
+            .map(|(number, content)| {
+                let file = SimFile::new(&id(number), number, content.clone());
+                if held { file.on_fetch(Serving::well().held()) } else { file }
+            })
             .collect();
         let pending = SimExport::new("export_pending", vec![ViewStep::status("RUNNING")]);
         let mut solo = Solo::new(vec![SimExport::finished("export_1", files), pending]).await;
@@ -154,7 +158,7 @@ fn injected(watcher: &Watcher) -> Vec<String> {
 
 /// One run in which the n-th call of an operation fails, and no other.
 async fn fails_once(operation: &str, error: &str, n: u64) -> End {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(false).await;
     let watcher = bench.start(&format!("*.{operation}={error}@{n}"));
     let whole = bench.until(&watcher, is_whole).await;
     let points = injected(&watcher);
@@ -233,22 +237,45 @@ async fn whichever_call_fails_once_costs_an_attempt_and_no_byte() {
     }
 }
 
+/// When a disk begins to refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    Start,
+    /// The parts are on their way.
+    Middle,
+}
+
 /// A disk that refuses an operation each time, until it does not.
-async fn fails_for_a_while(operation: &str, error: &str) {
-    let mut bench = Bench::new().await;
+async fn fails_for_a_while(operation: &str, error: &str, since: Since) {
+    let mut bench = Bench::new(since == Since::Middle).await;
     let ill = bench.solo.home.path().join("ill");
-    bench.solo.home.write("ill", "");
-    let watcher = bench.start(&format!("*.{operation}={error}while:{}", ill.display()));
+    // Where fdatasync fails, fsync does as well.
+    let operations = if operation == "datasync" { vec!["datasync", "sync"] } else { vec![operation] };
+    let faults = operations.iter().map(|operation| format!("*.{operation}={error}while:{}", ill.display()));
+    let faults = faults.collect::<Vec<_>>().join(",");
+    if since == Since::Start {
+        bench.solo.home.write("ill", "");
+    }
+    let watcher = bench.start(&faults);
+    if since == Since::Middle {
+        bench.solo.wait_for_fetches(&id(2), 1).await;
+        bench.solo.home.write("ill", "");
+        (1..=3).for_each(|number| bench.solo.sim.release(&id(number)));
+    }
     let point = format!(".{operation}");
     let hits = |event: &Value| event["point"].as_str().is_some_and(|at| at.ends_with(&point));
     assert!(bench.until(&watcher, hits).await, "{operation} is reached");
     let polls = bench.solo.views("export_pending").len();
     let polled = |seen: &[batch_export_watcher::simulator::Recorded]| {
-        seen.iter().filter(|request| request.is_view_of("export_pending")).count() >= polls + 5
+        seen.iter().filter(|request| request.is_view_of("export_pending")).count() >= polls + 10
     };
     bench.solo.sim.wait_for(polled, PATIENCE).await.expect("polls go on");
     // Without hard links parts have a name from their beginning, and come home all the same.
     assert!(operation == "link" || bench.solo.home.try_manifest(SHOP, "export_1").is_none());
+    // A part is tried again only when a look says that the disk is well: else it would be fetched again and again, and
+    // thrown away each time.
+    let fetches = bench.fetches();
+    assert!(fetches.iter().all(|count| *count <= 2), "{operation} {error} {since:?}: in vain: {fetches:?}");
     std::fs::remove_file(&ill).expect("it was there");
     assert!(bench.until(&watcher, is_whole).await);
     bench.check(watcher).await;
@@ -257,17 +284,20 @@ async fn fails_for_a_while(operation: &str, error: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_refuses_for_a_while_is_healed_from() {
     let cases = [
-        ("write", "ENOSPC"),
-        ("write", "EIO"),
-        ("create", "ENOSPC"),
-        ("sync", "EIO"),
-        ("datasync", "EIO"),
-        ("dirsync", "EIO"),
-        ("rename", "ENOSPC"),
-        ("link", "EIO"),
-        ("mkdir", "ENOSPC"),
-        ("statvfs", "EIO"),
+        ("write", "ENOSPC", Since::Start),
+        ("write", "EIO", Since::Middle),
+        ("create", "ENOSPC", Since::Start),
+        ("sync", "EIO", Since::Middle),
+        ("datasync", "EIO", Since::Start),
+        ("dirsync", "EIO", Since::Start),
+        ("dirsync", "EIO", Since::Middle),
+        ("rename", "ENOSPC", Since::Start),
+        ("rename", "EIO", Since::Middle),
+        ("link", "EIO", Since::Start),
+        ("mkdir", "ENOSPC", Since::Start),
+        ("statvfs", "EIO", Since::Start),
     ];
-    let cases = cases.map(async |(operation, error)| Box::pin(fails_for_a_while(operation, error)).await);
+    let cases = cases
+        .map(async |(operation, error, since)| Box::pin(fails_for_a_while(operation, error, since)).await);
     futures::stream::iter(cases).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
 }
