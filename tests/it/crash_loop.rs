@@ -8,8 +8,12 @@ mod ledger;
 mod points;
 mod stage;
 
+use batch_export_watcher::simulator::{SimExport, SimFile, ViewStep};
 use futures::future::join_all;
 
+use super::support::process::Watcher;
+use super::support::solo::{SHOP, Solo};
+use super::support::{FAULTS, PATIENCE};
 use ledger::Ledger;
 use points::Draw;
 use stage::{End, Size, Stage};
@@ -110,4 +114,37 @@ async fn the_table_has_every_point_there_is() {
     let known = points::all();
     let missing: Vec<_> = told.difference(&known).collect();
     assert!(missing.is_empty(), "points that the table does not have: {missing:?}");
+}
+
+/// While somebody retries a failed export, the daemon or the command, whoever takes the notice away, is killed.
+#[tokio::test]
+async fn killed_while_a_failed_export_is_retried_it_can_be_retried_again() {
+    let points =
+        ["notice.open", "notice.unlink", "after:notice.unlink", "watching.record", "after:watching.record"];
+    for (point, by_daemon) in points.into_iter().flat_map(|point| [(point, true), (point, false)]) {
+        let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
+        solo.settle(1).await;
+        let file = SimFile::generated("file_1", 1, 10_000);
+        solo.sim
+            .set_views("export_1", vec![ViewStep::Success(vec![file.clone()])])
+            .expect("an export of ours");
+        let retry = || solo.home.command("retry", &["export_1"]);
+        let mut killed = if by_daemon { solo.home.command("run", &[]) } else { retry() };
+        killed.env(FAULTS, format!("{point}=kill"));
+        let mut killed = Watcher::spawn(killed);
+        if by_daemon {
+            killed.wait_for_event(|event| event["message"] == "running").await;
+            Watcher::spawn(retry()).wait().await;
+        }
+        assert_eq!(
+            killed.end_within(PATIENCE).await,
+            None,
+            "{point} is not passed, by the daemon: {by_daemon}"
+        );
+        let (code, output) = Watcher::spawn(retry()).wait().await;
+        // Once it is on record, there is nothing more to be retried.
+        assert_eq!(code, i32::from(point == "after:watching.record"), "{point}, {by_daemon}: {output:?}");
+        solo.settle(0).await;
+        solo.home.assert_whole(SHOP, "export_1", &[&file.content]);
+    }
 }

@@ -1,6 +1,5 @@
 //! Ends and beginnings: crashes, restarts, retries. What was finished is never fetched again, what was not never looks so.
 
-use std::collections::BTreeSet;
 use std::fs;
 
 use batch_export_watcher::simulator::{
@@ -49,106 +48,6 @@ async fn after_a_crash_finished_parts_stay_and_the_rest_is_fetched() {
     assert_eq!(counts, [1, 2, 1]);
     let second = &solo.fetches("file_2")[1];
     assert_eq!(second.header("range"), None, "after a crash no unsynced byte is trusted");
-}
-
-/// What may be said of the disk at any moment: every final name holds the right bytes. Returns the files that are there.
-fn judge_disk(home: &Home, exports: &[SimExport]) -> BTreeSet<String> {
-    let mut finished = BTreeSet::new();
-    for export in exports {
-        let files = export.views.iter().flat_map(ViewStep::files);
-        let contents: Vec<&Content> = files.clone().map(|file| &file.content).collect();
-        for file in files {
-            let path = format!("{SHOP}/{}/part-{:05}-{}.json", export.id, file.part.unwrap_or(0), file.id);
-            if home.downloads().join(&path).exists() {
-                assert_eq!(home.sha256(&path), file.content.sha256(), "{path}");
-                finished.insert(file.id.clone());
-            }
-        }
-        if home.try_manifest(SHOP, &export.id).is_some() {
-            let digests: Vec<_> =
-                home.manifest(SHOP, &export.id).parts.iter().map(|part| part.sha256).collect();
-            let expected: Vec<_> = contents.iter().map(|content| content.sha256()).collect();
-            assert_eq!(digests, expected, "a manifest means that {} is whole", export.id);
-        }
-    }
-    finished
-}
-
-/// Where in its work the program is killed.
-#[derive(Debug, Clone, Copy)]
-enum Moment {
-    /// So many parts have been logged as committed in this run.
-    Committed(usize),
-    /// The store has sent so many bytes in this run.
-    Served(u64),
-    /// So many parts have their final name, whether recorded or not.
-    Visible(usize),
-}
-
-async fn wait_for_moment(moment: Moment, solo: &Solo, watcher: &Watcher, served_before: u64, visible: usize) {
-    let commits = || watcher.output().stderr.iter().filter(|line| line.contains("part committed")).count();
-    let served = || solo.sim.requests().iter().map(|request| request.body_bytes).sum::<u64>();
-    let names = || {
-        let tree = solo.home.tree();
-        tree.keys().filter(|path| path.contains("/part-")).count()
-    };
-    // Everything may be done before the moment comes.
-    let done = || (1..=3).all(|export| solo.home.try_manifest(SHOP, &format!("export_{export}")).is_some());
-    let reached = || match moment {
-        Moment::Committed(count) => commits() >= count,
-        Moment::Served(bytes) => served() >= served_before + bytes,
-        Moment::Visible(count) => names() >= visible + count,
-    };
-    eventually(&format!("{moment:?}"), || reached() || done()).await;
-}
-
-#[tokio::test]
-async fn crash_after_crash_no_wrong_byte_has_a_final_name_and_nothing_finished_is_fetched_again() {
-    let part = |export: u64, number: u64| {
-        let mut part = SimFile::generated(&format!("file_{export}_{number}"), number, BYTES);
-        part.bytes_per_second = Some(3_000_000);
-        part
-    };
-    let exports: Vec<_> = (1..=3)
-        .map(|export| {
-            let files = (1..=5).map(|number| part(export, number)).collect();
-            SimExport::finished(&format!("export_{export}"), files)
-        })
-        .collect();
-    let solo = Solo::new(exports.clone()).await.with("[download]\nmax_parts = 3");
-    let moments = [
-        Moment::Served(1),
-        Moment::Committed(1),
-        Moment::Served(200_000),
-        Moment::Visible(1),
-        Moment::Served(600_000),
-        Moment::Visible(2),
-        Moment::Committed(2),
-    ];
-    let mut fetched_of_finished = Vec::new();
-    for crash in 0..16 {
-        let served = solo.sim.requests().iter().map(|request| request.body_bytes).sum();
-        let visible = judge_disk(&solo.home, &exports).len();
-        let watcher = solo.start();
-        wait_for_moment(moments[crash % moments.len()], &solo, &watcher, served, visible).await;
-        watcher.kill9().await;
-        for id in judge_disk(&solo.home, &exports) {
-            if !fetched_of_finished.iter().any(|(known, _)| *known == id) {
-                let fetches = solo.fetches(&id).len();
-                fetched_of_finished.push((id, fetches));
-            }
-        }
-    }
-    solo.settle(0).await;
-    assert!(!fetched_of_finished.is_empty(), "no crash found a finished part");
-    for (id, fetches) in fetched_of_finished {
-        assert_eq!(solo.fetches(&id).len(), fetches, "{id} was finished, and is fetched again");
-    }
-    for export in &exports {
-        let contents: Vec<_> =
-            export.views.iter().flat_map(ViewStep::files).map(|file| &file.content).collect();
-        solo.home.assert_whole(SHOP, &export.id, &contents);
-    }
 }
 
 #[tokio::test]

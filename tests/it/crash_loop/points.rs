@@ -163,13 +163,13 @@ impl Draw {
     /// Half of them at points, the others at any moment. A run whose point is not passed must not bring everything.
     pub(super) fn crash(&mut self) -> Crash {
         match self.rng.u8(..8) {
-            0..4 => {
+            0..5 => {
                 let point = self.points[self.rng.usize(..self.points.len())].clone();
-                let (passing, or_bytes) = (self.rng.u64(1..=3), self.rng.u64(1_000_000..=12_000_000));
+                let (passing, or_bytes) = (self.rng.u64(1..=3), self.rng.u64(4_000_000..=50_000_000));
                 Crash::Point { point, passing, or_bytes }
             }
-            4 => Crash::Requests(self.rng.u64(1..=20)),
-            5 => Crash::Bytes(self.rng.u64(1..=100_000)),
+            5 => Crash::Requests(self.rng.u64(1..=30)),
+            6 => Crash::Bytes(self.rng.u64(1..=100_000)),
             _ => Crash::Bytes(self.rng.u64(1..=15_000_000)),
         }
     }

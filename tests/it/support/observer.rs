@@ -25,7 +25,7 @@ pub(crate) struct Folder {
     visible: BTreeSet<String>,
     /// Of what is visible. A file that had no name at first is still called by this number when it is written to.
     inodes: BTreeMap<String, u64>,
-    /// Whether a name that could not be made durable may go again, as long as there is no manifest.
+    /// Whether a name that could not be made durable may go again: the manifest's, or a part's while there is none.
     may_withdraw: bool,
 }
 
@@ -75,7 +75,7 @@ impl Folder {
 
     /// A name has gone.
     fn vanished(&mut self, name: &str) {
-        let may_go = self.may_withdraw && !self.visible.contains(MANIFEST_FILE);
+        let may_go = self.may_withdraw && (name == MANIFEST_FILE || !self.visible.contains(MANIFEST_FILE));
         assert!(may_go, "{} was taken away", self.path.join(name).display());
         self.visible.remove(name);
         // The number is free for another file.
