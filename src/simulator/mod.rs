@@ -173,6 +173,14 @@ impl Simulator {
         self.world.put_export(project_key, export)
     }
 
+    /// Takes an export out of the project's list, and its files with it.
+    ///
+    /// # Errors
+    /// When the project has no such export.
+    pub fn remove_export(&self, project_key: &str, export_id: &str) -> Result<(), UnknownId> {
+        self.world.remove_export(project_key, export_id)
+    }
+
     /// The next view call of the export gets the first of these steps. A file of theirs that is new or changed starts with
     /// its first steps, too.
     ///
@@ -186,6 +194,13 @@ impl Simulator {
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
         self.world.recorder.requests()
+    }
+
+    /// Takes the oldest requests out of the record, up to the first one that has not ended: a long run would fill the memory
+    /// with them.
+    #[must_use]
+    pub fn take_ended_requests(&self) -> Vec<Recorded> {
+        self.world.recorder.take_ended()
     }
 
     /// Waits until the requests so far satisfy `seen`, which is asked after each change; returns them.

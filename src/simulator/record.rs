@@ -110,34 +110,54 @@ pub struct NotSeen {
 
 /// The list of requests; each change wakes whoever waits.
 #[derive(Debug)]
-pub(super) struct Recorder(watch::Sender<Vec<Recorded>>);
+pub(super) struct Recorder(watch::Sender<Log>);
+
+#[derive(Debug, Default)]
+struct Log {
+    requests: Vec<Recorded>,
+    /// The number of the first one: those before were taken out.
+    first: usize,
+}
 
 impl Recorder {
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(Vec::new()))
+        Self(watch::Sender::new(Log::default()))
     }
 
     /// Adds a request; the number is how [`Recorder::update`] finds it again.
     pub(super) fn add(&self, request: Recorded) -> usize {
         let mut number = 0;
-        self.0.send_modify(|requests| {
-            number = requests.len();
-            requests.push(request);
+        self.0.send_modify(|log| {
+            number = log.first + log.requests.len();
+            log.requests.push(request);
         });
         number
     }
 
     /// Notes what became of a request.
     pub(super) fn update(&self, number: usize, change: impl FnOnce(&mut Recorded)) {
-        self.0.send_modify(|requests| {
-            if let Some(request) = requests.get_mut(number) {
+        self.0.send_modify(|log| {
+            let place = number.checked_sub(log.first);
+            if let Some(request) = place.and_then(|place| log.requests.get_mut(place)) {
                 change(request);
             }
         });
     }
 
     pub(super) fn requests(&self) -> Vec<Recorded> {
-        self.0.borrow().clone()
+        self.0.borrow().requests.clone()
+    }
+
+    /// Takes the oldest requests out, up to the first one that has not ended.
+    pub(super) fn take_ended(&self) -> Vec<Recorded> {
+        let mut taken = Vec::new();
+        self.0.send_if_modified(|log| {
+            let ended = log.requests.iter().take_while(|request| request.ended_at.is_some()).count();
+            taken.extend(log.requests.drain(..ended));
+            log.first += ended;
+            false
+        });
+        taken
     }
 
     pub(super) async fn wait_for(
@@ -146,9 +166,9 @@ impl Recorder {
         timeout: Duration,
     ) -> Result<Vec<Recorded>, NotSeen> {
         let mut receiver = self.0.subscribe();
-        let waiting = receiver.wait_for(|requests| seen(requests));
+        let waiting = receiver.wait_for(|log| seen(&log.requests));
         match tokio::time::timeout(timeout, waiting).await {
-            Ok(Ok(requests)) => Ok(requests.clone()),
+            Ok(Ok(log)) => Ok(log.requests.clone()),
             // The sender is `self`, so only the time can be over.
             Ok(Err(_)) | Err(_) => Err(NotSeen { waited: timeout, seen: self.summary() }),
         }
@@ -161,6 +181,6 @@ impl Recorder {
             let Recorded { origin, method, path, body_bytes, .. } = request;
             format!("  {origin:?} {method} {path} {id} -> {status}, {body_bytes} bytes")
         };
-        self.0.borrow().iter().map(line).collect::<Vec<_>>().join("\n")
+        self.0.borrow().requests.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }

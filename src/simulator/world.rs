@@ -179,6 +179,17 @@ impl World {
         Ok(())
     }
 
+    /// Takes an export out of its project's list, and its files with it.
+    pub(super) fn remove_export(&self, project_key: &str, export_id: &str) -> Result<(), UnknownId> {
+        let mut state = self.state();
+        let removed = state.project(project_key)?.take(export_id);
+        let removed = removed.ok_or_else(|| UnknownId { kind: "export", id: export_id.to_owned() })?;
+        for file in removed.views.iter().flat_map(ViewStep::files).chain(&removed.unlisted) {
+            state.files.remove(&file.id);
+        }
+        Ok(())
+    }
+
     pub(super) fn set_views(&self, export_id: &str, views: Vec<ViewStep>) -> Result<(), UnknownId> {
         let found = self.state().projects.iter().find_map(|(key, project)| {
             let place = *project.place_of.get(export_id)?;
@@ -324,6 +335,13 @@ impl Project {
                 self.exports.push(Arc::new(export));
             }
         }
+    }
+
+    fn take(&mut self, export_id: &str) -> Option<Arc<SimExport>> {
+        let place = self.place_of.remove(export_id)?;
+        self.view_calls.remove(export_id);
+        self.place_of.values_mut().filter(|other| **other > place).for_each(|other| *other -= 1);
+        Some(self.exports.remove(place))
     }
 }
 

@@ -414,3 +414,28 @@ async fn a_slow_file_takes_its_time() {
     // 100 bytes in frames of 50: the second one is due after 50 ms.
     assert!(took >= Duration::from_millis(50), "{took:?}");
 }
+
+#[tokio::test]
+async fn what_is_taken_out_is_neither_known_nor_recorded_any_more() {
+    let export = |number: usize| {
+        SimExport::finished(
+            &format!("export_{number}"),
+            vec![SimFile::new(&format!("file_{number}"), 1, "[1]")],
+        )
+    };
+    let sim = simulate((1..=3).map(export).collect()).await;
+    assert_eq!(fetch(&sim, "file_2", &[]).await.status, 200);
+    let ended = |seen: &[Recorded]| seen.len() == 2 && seen.iter().all(|request| request.ended_at.is_some());
+    sim.wait_for(ended, PATIENCE).await.unwrap();
+    assert_eq!(sim.take_ended_requests().len(), 2);
+    assert!(sim.requests().is_empty() && sim.take_ended_requests().is_empty());
+    sim.remove_export(PROJECT, "export_2").unwrap();
+    sim.remove_export(PROJECT, "export_2").unwrap_err();
+    assert_eq!(view(&sim, "export_2").await.status, 404);
+    assert_eq!(call(&sim, "exports/download?id=file_2").await.status, 404);
+    for number in [1, 3] {
+        assert_eq!(view(&sim, &format!("export_{number}")).await.json()["id"], format!("export_{number}"));
+    }
+    let requests = sim.requests();
+    assert_eq!((requests.len(), requests[0].status), (4, Some(404)), "the numbers of requests go on");
+}

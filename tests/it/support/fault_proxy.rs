@@ -1,7 +1,9 @@
 //! A TCP proxy on loopback in front of one origin, for faults below HTTP; each connection gets the next of a list.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional};
@@ -36,27 +38,47 @@ pub(crate) enum Fault {
 #[derive(Debug)]
 pub(crate) struct FaultProxy {
     address: SocketAddr,
-    faults: Arc<Mutex<FaultList>>,
+    faults: Arc<Mutex<Faults>>,
     connections: watch::Receiver<usize>,
+    struck: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
-#[derive(Debug)]
-struct FaultList {
-    faults: Vec<Fault>,
-    next: usize,
+/// What the next connections get.
+enum Faults {
+    List { faults: Vec<Fault>, next: usize },
+    Drawn(Box<dyn FnMut() -> Fault + Send>),
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::List { .. } => "List",
+            Self::Drawn(_) => "Drawn",
+        })
+    }
 }
 
 impl FaultProxy {
     /// Listens on a free port in front of `upstream`; the last fault repeats, none at all is [`Fault::Pass`].
     pub(crate) async fn start(upstream: SocketAddr, faults: Vec<Fault>) -> Self {
+        Self::start_with(upstream, Faults::List { faults, next: 0 }).await
+    }
+
+    /// Listens on a free port in front of `upstream`; each connection gets what is drawn for it.
+    pub(crate) async fn drawing(upstream: SocketAddr, draw: impl FnMut() -> Fault + Send + 'static) -> Self {
+        Self::start_with(upstream, Faults::Drawn(Box::new(draw))).await
+    }
+
+    async fn start_with(upstream: SocketAddr, faults: Faults) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let faults = Arc::new(Mutex::new(FaultList { faults, next: 0 }));
+        let faults = Arc::new(Mutex::new(faults));
         let (counter, connections) = watch::channel(0);
+        let struck = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, upstream, Arc::clone(&faults), counter));
-        Self { address, faults, connections, _tasks: tasks }
+        tasks.spawn(accept(listener, upstream, Arc::clone(&faults), counter, Arc::clone(&struck)));
+        Self { address, faults, connections, struck, _tasks: tasks }
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -66,7 +88,12 @@ impl FaultProxy {
 
     /// The next connection gets the first of these; those that are open keep theirs.
     pub(crate) fn set_faults(&self, faults: Vec<Fault>) {
-        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = FaultList { faults, next: 0 };
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = Faults::List { faults, next: 0 };
+    }
+
+    /// Connections that were refused, or ended or silenced in the middle of what they had to say.
+    pub(crate) fn struck(&self) -> u64 {
+        self.struck.load(Ordering::Relaxed)
     }
 
     /// Waits until so many connections were accepted.
@@ -78,19 +105,25 @@ impl FaultProxy {
     }
 }
 
-impl FaultList {
+impl Faults {
     fn take_next(&mut self) -> Fault {
-        let fault = self.faults.get(self.next).or(self.faults.last()).cloned();
-        self.next += 1;
-        fault.unwrap_or(Fault::Pass)
+        match self {
+            Self::List { faults, next } => {
+                let fault = faults.get(*next).or(faults.last()).cloned();
+                *next += 1;
+                fault.unwrap_or(Fault::Pass)
+            }
+            Self::Drawn(draw) => draw(),
+        }
     }
 }
 
 async fn accept(
     listener: TcpListener,
     upstream: SocketAddr,
-    faults: Arc<Mutex<FaultList>>,
+    faults: Arc<Mutex<Faults>>,
     counter: watch::Sender<usize>,
+    struck: Arc<AtomicU64>,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -100,16 +133,23 @@ async fn accept(
                 let (client, _) = accepted.expect("a listener on loopback accepts");
                 let fault = faults.lock().unwrap_or_else(PoisonError::into_inner).take_next();
                 counter.send_modify(|count| *count += 1);
+                let struck = Arc::clone(&struck);
                 connections.spawn(async move {
                     // The other side's going away is what this proxy is for.
-                    let _ = suffer(client, upstream, fault).await;
+                    let _ = suffer(client, upstream, fault, &struck).await;
                 });
             }
         }
     }
 }
 
-async fn suffer(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()> {
+async fn suffer(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    fault: Fault,
+    struck: &AtomicU64,
+) -> io::Result<()> {
+    let strike = |reached: bool| struck.fetch_add(u64::from(reached), Ordering::Relaxed);
     match fault {
         Fault::Pass => {
             let mut server = TcpStream::connect(upstream).await?;
@@ -117,41 +157,46 @@ async fn suffer(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> io
             Ok(())
         }
         Fault::CutAfter { response_bytes } => {
-            relay(&mut client, upstream, response_bytes).await?;
+            strike(relay(&mut client, upstream, response_bytes).await?);
             client.shutdown().await
         }
         Fault::ResetAfter { response_bytes } => {
-            relay(&mut client, upstream, response_bytes).await?;
+            strike(relay(&mut client, upstream, response_bytes).await?);
             client.set_zero_linger()
         }
         Fault::StallAfter { response_bytes } => {
-            relay(&mut client, upstream, response_bytes).await?;
+            strike(relay(&mut client, upstream, response_bytes).await?);
             copy(&mut client, &mut tokio::io::sink()).await?;
             Ok(())
         }
         Fault::RawAnswer(bytes) => {
             read_head(&mut client).await?;
+            strike(true);
             client.write_all(&bytes).await?;
             client.shutdown().await
         }
-        Fault::RefuseConnection => client.set_zero_linger(),
+        Fault::RefuseConnection => {
+            strike(true);
+            client.set_zero_linger()
+        }
     }
 }
 
-/// Passes bytes both ways until `response_bytes` have come back, or the upstream has closed.
-async fn relay(client: &mut TcpStream, upstream: SocketAddr, response_bytes: u64) -> io::Result<()> {
+/// Passes bytes both ways until `response_bytes` have come back, or the upstream has closed; whether it was the former.
+async fn relay(client: &mut TcpStream, upstream: SocketAddr, response_bytes: u64) -> io::Result<bool> {
     let mut server = TcpStream::connect(upstream).await?;
     let (mut from_client, mut to_client) = client.split();
     let (from_server, mut to_server) = server.split();
     let mut response = from_server.take(response_bytes);
     let upload = async {
         copy(&mut from_client, &mut to_server).await?;
-        // The client has closed its side: the answer may still be on its way.
+        // The client has gone: the upstream ends the connection, and with it the answer that may still be on its way.
+        to_server.shutdown().await?;
         std::future::pending::<io::Result<u64>>().await
     };
     tokio::select! {
-        done = copy(&mut response, &mut to_client) => done.map(drop),
-        failed = upload => failed.map(drop),
+        done = copy(&mut response, &mut to_client) => done.map(|bytes| bytes == response_bytes),
+        failed = upload => failed.map(|_| false),
     }
 }
 

@@ -105,7 +105,12 @@ impl Home {
 
     /// Writes the configuration as it stands; [`Home::start`] does so, too.
     pub(crate) fn write_config(&self) {
-        self.write("config.toml", &self.config.to_string());
+        self.write_config_as("config.toml");
+    }
+
+    /// Writes the configuration to another file of the folder, to be put in the first one's place.
+    pub(crate) fn write_config_as(&self, name: &str) {
+        self.write(name, &self.config.to_string());
     }
 
     /// Writes a file of the folder, 0600.
