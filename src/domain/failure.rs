@@ -88,6 +88,9 @@ pub enum Hold {
         /// The HTTP status.
         status: u16,
     },
+    /// 401 or 403 for a key that is not in use any more: nothing waits, and the call is made anew, as one more call of the
+    /// request budget.
+    KeyReplaced,
     /// The API does not know the route: `base_url` is wrong, the origin waits.
     RouteNotFound,
     /// 429 or 503 from an object store: that host waits.

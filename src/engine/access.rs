@@ -49,7 +49,8 @@ impl Access {
         self.client.has_key_of(&other.client)
     }
 
-    /// One view; a refused key is read again, and where that brought another one, the call is made once more.
+    /// One view; a refused key is read again, and where that brought another one, the call is to be made anew: it costs the
+    /// project's request budget like any other.
     pub(crate) async fn view(&self, export: &ExportId, key: KeyUse) -> ViewOutcome {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
@@ -57,13 +58,13 @@ impl Access {
         let generation = self.client.key_generation();
         match self.client.view(export).await {
             ViewOutcome::Held(Hold::Unauthorized { .. }) if self.key_differs_from(generation).await => {
-                self.client.view(export).await
+                ViewOutcome::Held(Hold::KeyReplaced)
             }
             outcome => outcome,
         }
     }
 
-    /// One signed link, by the same rule.
+    /// One signed link; it costs no budget, so that with another key the call is made once more here.
     pub(crate) async fn link(&self, file: &FileId, key: KeyUse) -> LinkOutcome {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;

@@ -74,6 +74,24 @@ async fn calls_refused_together_are_all_healed_at_once_where_the_source_holds_an
 }
 
 #[tokio::test]
+async fn views_that_are_made_anew_with_another_key_cost_the_request_budget() {
+    let exports: Vec<_> = (0..10).map(|number| running(&format!("export_{number}"))).collect();
+    let latency = Duration::from_millis(300);
+    let (sim, home) = scene_with_latency(vec![("shop", exports)], latency).await;
+    let home = home.with("[reload]\nwatch = false\n[api]\nrequests_per_second = 2");
+    sim.rotate_key(&project_key("shop"), "another-key-987").unwrap();
+    let watcher = home.start(&[]);
+    seen(&sim, |seen| seen.len() >= 10).await;
+    home.write_key("shop", "another-key-987");
+    let views = seen(&sim, |seen| seen.len() >= 12).await;
+    let took = views[11].at - views[0].at;
+    // The burst is spent; what comes on top may take a moment from the program to the simulator.
+    assert!(took >= Duration::from_millis(900), "twelve view calls in {took:?}");
+    seen(&sim, |seen| seen.iter().any(|request| request.status == Some(200))).await;
+    assert_eq!(told(&watcher.output(), "ERROR", ""), [""; 0]);
+}
+
+#[tokio::test]
 async fn exit_when_settled_gives_a_refused_key_three_probes_and_ends_with_77() {
     // The project that fails an export beside it would end with 1.
     let (sim, home) =

@@ -204,6 +204,8 @@ impl Scheduler {
                     tracing::error!(event = "key_refused", project = %gates.name, http_status = status, seconds, "the api refuses the rest api key; the project waits, and the key is read again before the next try");
                 }
             }
+            // The view is asked for anew; what it was the probe of is probed by that.
+            Hold::KeyReplaced => {}
             Hold::StoreWaits { host } => self.projects[project].store_host = Some(host),
             Hold::StoreBusy { host, retry_after } => {
                 self.forget_idle_hosts();
