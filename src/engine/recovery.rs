@@ -87,8 +87,7 @@ pub async fn recover_unknown(
         let digest = ProjectDigest::of(&project.project_key);
         let is_known =
             |export: &ExportId| known.contains(&ExportKey { project: digest, export: export.clone() });
-        let mut unknown: HashSet<&ExportId> =
-            project.exports.iter().filter(|export| !is_known(export)).collect();
+        let unknown: Vec<&ExportId> = project.exports.iter().filter(|export| !is_known(export)).collect();
         if unknown.is_empty() {
             continue;
         }
@@ -96,12 +95,11 @@ pub async fn recover_unknown(
             rebuild(store, sink, &project.name, digest).await?;
         }
         let mut watches = HashMap::with_capacity(unknown.len());
-        for record in store.load(&[digest]).await? {
+        // Not all that was ever finished: a reload must not take the longer the more that is.
+        for record in store.load_exports(digest, &unknown).await? {
             let export = record.key.export.clone();
-            if unknown.remove(&export) {
-                let watch = watch(&project.name, &export, Some(record));
-                watches.insert(export, watch);
-            }
+            let watch = watch(&project.name, &export, Some(record));
+            watches.insert(export, watch);
         }
         let new = unknown.into_iter().cloned().collect();
         watches.extend(look_for(store, sink, &project.name, digest, new).await?);

@@ -29,6 +29,7 @@ impl LocalSink {
         let no_overwrite = self.no_overwrite(&root)?;
         let dir = self.make_export_dir(&root, project, export)?;
         self.tidy(&dir, project, export)?;
+        self.forget_export_dir(project, export);
         remove_ours(&dir, export, Some(bytes))?;
         match write_named(&dir, FAILED_FILE, bytes, self.settings().modes.file, no_overwrite)
             .map_err(SinkError::below)?

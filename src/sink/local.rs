@@ -279,9 +279,15 @@ impl LocalSink {
         self.folders().get(&(project.clone(), export.clone())).and_then(Weak::upgrade)
     }
 
-    /// Forgets an open folder that its path no longer leads to.
+    /// Forgets an open folder that its path no longer leads to, or that nothing more will be written to.
     pub(super) fn forget_export_dir(&self, project: &ProjectName, export: &ExportId) {
         self.folders().remove(&(project.clone(), export.clone()));
+    }
+
+    /// How many folders are remembered.
+    #[cfg(test)]
+    pub(super) fn known_folders(&self) -> usize {
+        self.folders().len()
     }
 
     fn folders(&self) -> MutexGuard<'_, HashMap<Folder, Weak<Dir>>> {

@@ -58,9 +58,13 @@ impl LocalSink {
         match write_named(&dir, MANIFEST_FILE, bytes, self.settings().modes.file, no_overwrite)
             .map_err(SinkError::below)?
         {
-            Named::Written => Ok(Sealed::Written),
+            Named::Written => {
+                self.forget_export_dir(project, export);
+                Ok(Sealed::Written)
+            }
             Named::Occupied => {
                 settle(&dir, bytes)?;
+                self.forget_export_dir(project, export);
                 Ok(Sealed::AlreadyThere)
             }
         }

@@ -389,6 +389,18 @@ fn a_manifest_is_written_once_and_never_over_another() {
 }
 
 #[test]
+fn a_folder_that_nothing_more_is_written_to_is_not_remembered() {
+    let bench = bench();
+    let part = bench.commit(1, b"[1]");
+    assert_eq!(bench.sink.known_folders(), 1);
+    bench.seal(&bench.manifest(vec![part]).to_text().into_bytes()).unwrap();
+    assert_eq!(bench.sink.known_folders(), 0);
+    let failed: ExportId = "export_failed".parse().unwrap();
+    bench.sink.write_failed(&bench.project, &failed, b"{}").unwrap();
+    assert_eq!(bench.sink.known_folders(), 0);
+}
+
+#[test]
 fn sealing_is_finished_after_a_crash_whatever_a_consumer_took() {
     let bench = bench();
     let manifest = bench.manifest(vec![bench.commit(1, b"1234"), bench.commit(2, b"5")]);

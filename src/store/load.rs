@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::record::{ExportKey, ExportRecord, ProjectDigest, RecordedState};
 use super::{Store, StoreError};
@@ -17,6 +17,9 @@ use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::RemoteStatus;
 use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
 
+/// IDs that one statement asks for at most.
+const MAX_IDS: usize = 64;
+
 impl Store {
     /// Everything known of these projects' exports.
     ///
@@ -25,6 +28,20 @@ impl Store {
     pub async fn load(&mut self, projects: &[ProjectDigest]) -> Result<Vec<ExportRecord>, StoreError> {
         let connection = self.connection().await?;
         let loaded = load_all(connection, projects).await;
+        self.settled("read", loaded).await
+    }
+
+    /// What is known of these exports of a project; nothing else is read, however much there is.
+    ///
+    /// # Errors
+    /// When the database fails, or holds what this program never writes.
+    pub async fn load_exports(
+        &mut self,
+        project: ProjectDigest,
+        exports: &[&ExportId],
+    ) -> Result<Vec<ExportRecord>, StoreError> {
+        let connection = self.connection().await?;
+        let loaded = load_some(connection, project, exports).await;
         self.settled("read", loaded).await
     }
 
@@ -126,7 +143,7 @@ async fn load_all(
     let mut transaction = connection.begin().await?;
     let mut records = Vec::new();
     for project in projects {
-        records.extend(load_some(&mut transaction, *project, true).await?);
+        records.extend(load_project(&mut transaction, *project, &[], true).await?);
     }
     transaction.commit().await?;
     Ok(records)
@@ -138,17 +155,56 @@ pub(super) async fn pauses(on: &mut SqliteConnection) -> Result<Vec<(String, Tim
     rows.iter().map(|row| Ok((row.try_get("scope")?, parsed(row, "until_at")?))).collect()
 }
 
-/// Everything known of one project's exports, with or without the partials.
-pub(super) async fn load_some(
+/// By a few statements with 1, 2, 4 … 64 IDs each.
+async fn load_some(
+    connection: &mut SqliteConnection,
+    project: ProjectDigest,
+    exports: &[&ExportId],
+) -> Result<Vec<ExportRecord>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let mut records = Vec::new();
+    let mut left = exports;
+    while !left.is_empty() {
+        let (some, rest) = left.split_at(1 << left.len().min(MAX_IDS).ilog2());
+        records.extend(load_project(&mut transaction, project, some, true).await?);
+        left = rest;
+    }
+    transaction.commit().await?;
+    Ok(records)
+}
+
+/// The rows of a table that belong to these exports of a project, or to all of them where none is named.
+async fn rows_of(
+    on: &mut SqliteConnection,
+    table: &str,
+    order: &str,
+    digest: &str,
+    only: &[&ExportId],
+) -> Result<Vec<SqliteRow>, sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM ");
+    query.push(table).push(" WHERE project = ").push_bind(digest);
+    if !only.is_empty() {
+        query.push(" AND export_id IN (");
+        let mut ids = query.separated(", ");
+        for export in only {
+            ids.push_bind(export.as_str());
+        }
+        query.push(")");
+    }
+    query.push(order).build().fetch_all(on).await
+}
+
+/// What is known of these exports of one project, or of all of them where none is named, with or without the partials.
+pub(super) async fn load_project(
     on: &mut SqliteConnection,
     project: ProjectDigest,
+    only: &[&ExportId],
     with_partials: bool,
 ) -> Result<Vec<ExportRecord>, sqlx::Error> {
+    const IN_PART_ORDER: &str = " ORDER BY export_id, number, file_id";
     let digest = project.to_string();
     let mut exports: BTreeMap<String, ExportRecord> = BTreeMap::new();
-    let rows =
-        sqlx::query("SELECT * FROM export WHERE project = $1").bind(&digest).fetch_all(&mut *on).await?;
-    for row in &rows {
+    for row in &rows_of(on, "export", "", &digest, only).await? {
         let export: ExportId = parsed(row, "export_id")?;
         let status: Option<String> = row.try_get("remote_status")?;
         let record = ExportRecord {
@@ -160,11 +216,7 @@ pub(super) async fn load_some(
         };
         exports.insert(record.key.export.to_string(), record);
     }
-    let rows = sqlx::query("SELECT * FROM part WHERE project = $1 ORDER BY export_id, number, file_id")
-        .bind(&digest)
-        .fetch_all(&mut *on)
-        .await?;
-    for row in &rows {
+    for row in &rows_of(on, "part", IN_PART_ORDER, &digest, only).await? {
         if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
             record.parts.push(part(row)?);
         }
@@ -172,11 +224,7 @@ pub(super) async fn load_some(
     if !with_partials {
         return Ok(exports.into_values().collect());
     }
-    let rows = sqlx::query("SELECT * FROM partial WHERE project = $1 ORDER BY export_id, number, file_id")
-        .bind(&digest)
-        .fetch_all(on)
-        .await?;
-    for row in &rows {
+    for row in &rows_of(on, "partial", IN_PART_ORDER, &digest, only).await? {
         if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
             record.partials.push(partial(row)?);
         }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::domain::checksum::Check;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::ProjectKey;
+use crate::domain::ids::{ExportId, ProjectKey};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::RemoteStatus;
 use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
@@ -140,6 +140,28 @@ async fn a_resume_point_stays_until_its_part_is_committed() {
     assert_eq!(loaded[0].partials, [partial(3)]);
     store.apply(&[Change::PartCommitted { export: key.clone(), part: part(1) }]).await.unwrap();
     assert_eq!(only(&mut store).await.partials, []);
+}
+
+#[tokio::test]
+async fn of_a_long_history_only_the_exports_that_are_asked_for_are_read() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = Store::open(root.path()).await.unwrap();
+    let id = |number: u32| format!("e{number}");
+    let mut changes = Vec::new();
+    for number in 0..200 {
+        changes.push(Change::PartCommitted { export: export(&id(number)), part: part(number) });
+        changes.push(Change::PartialSynced { export: export(&id(number)), part: partial(number + 1) });
+    }
+    store.apply(&changes).await.unwrap();
+    let all = store.load(&[project("project_one")]).await.unwrap();
+    let wanted: Vec<ExportId> = (50..150).chain([999]).map(|number| id(number).parse().unwrap()).collect();
+    let wanted: Vec<&ExportId> = wanted.iter().collect();
+    let mut some = store.load_exports(project("project_one"), &wanted).await.unwrap();
+    some.sort_by(|one, other| one.key.export.cmp(&other.key.export));
+    let expected: Vec<_> = all.into_iter().filter(|record| wanted.contains(&&record.key.export)).collect();
+    assert_eq!((some.len(), some), (100, expected));
+    assert_eq!(store.load_exports(project("project_one"), &[]).await.unwrap(), []);
+    assert_eq!(store.load_exports(project("project_two"), &wanted).await.unwrap(), []);
 }
 
 #[tokio::test]
