@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
-use super::load::{load_some, pauses};
+use super::load::{load_project, pauses};
 use super::record::{ExportRecord, ProjectDigest};
 use super::{BUSY_TIMEOUT, DATABASE_FILE, MIGRATIONS, StoreError};
 
@@ -85,7 +85,7 @@ async fn seen(on: &mut SqliteConnection, projects: &[ProjectDigest]) -> Result<(
     }
     let mut exports = Vec::new();
     for project in projects {
-        exports.extend(load_some(&mut transaction, *project, version == latest()).await?);
+        exports.extend(load_project(&mut transaction, *project, &[], version == latest()).await?);
     }
     let pauses = pauses(&mut transaction).await?;
     Ok((version, Seen { exports, pauses }))

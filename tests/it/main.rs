@@ -17,6 +17,7 @@ mod journald;
 mod lifecycle;
 mod liveness;
 mod log_events;
+mod long;
 mod metrics;
 mod modes;
 mod page;
