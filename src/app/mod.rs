@@ -11,6 +11,8 @@ mod clients;
 mod desk;
 mod file_watch;
 mod forget;
+#[cfg(test)]
+mod power_cut;
 mod reload;
 
 use std::collections::{BTreeSet, HashMap};

@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::record;
 use crate::failpoint;
 
 /// Calls, unless the tests have something else in mind.
@@ -32,11 +33,14 @@ pub(super) fn open(at: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io
 /// Creates the file `name`, or one in `dir` that could be called so.
 pub(super) fn create(dir: &OwnedFd, name: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let path = if flags.contains(OFlags::TMPFILE) { "." } else { name };
+    let name_kept = (path == name).then_some(name);
     call("create", name, || fs::openat(dir, path, flags, mode))
+        .inspect(|file| record::created(dir, name_kept, file))
 }
 
 pub(super) fn make_folder(dir: &OwnedFd, name: &OsStr, mode: Mode) -> rustix::io::Result<()> {
     call("mkdir", &name.to_string_lossy(), || fs::mkdirat(dir, name, mode))
+        .inspect(|()| record::folder_made(dir, name))
 }
 
 /// Writes all of it at the file's offset. How much was written before an error is not known.
@@ -45,13 +49,13 @@ pub(super) fn write(mut file: &File, name: &str, bytes: &[u8]) -> io::Result<()>
         file.write_all(&bytes[..bytes.len() / 2])?;
         return Err(errno.into());
     }
-    let written = file.write_all(bytes);
+    let written = file.write_all(bytes).inspect(|()| record::wrote(file, bytes));
     failpoint::after("write", name);
     written
 }
 
 pub(super) fn truncate(file: &File, name: &str, bytes: u64) -> rustix::io::Result<()> {
-    call("truncate", name, || fs::ftruncate(file, bytes))
+    call("truncate", name, || fs::ftruncate(file, bytes)).inspect(|()| record::cut(file, bytes))
 }
 
 /// Reserves room from the file's start, without changing its length.
@@ -61,17 +65,20 @@ pub(super) fn allocate(file: &File, name: &str, bytes: u64) -> rustix::io::Resul
 
 /// fsync of a file.
 pub(super) fn sync(file: &File, name: &str) -> rustix::io::Result<()> {
-    call("sync", name, || fs::fsync(file))
+    let covers = record::position();
+    call("sync", name, || fs::fsync(file)).inspect(|()| record::synced(file, covers))
 }
 
 /// fdatasync of a file.
 pub(super) fn sync_data(file: &File, name: &str) -> rustix::io::Result<()> {
-    call("datasync", name, || fs::fdatasync(file))
+    let covers = record::position();
+    call("datasync", name, || fs::fdatasync(file)).inspect(|()| record::synced(file, covers))
 }
 
 /// fsync of a directory, for the sake of a name in it.
 pub(super) fn sync_folder(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
-    call("dirsync", name, || fs::fsync(dir))
+    let covers = record::position();
+    call("dirsync", name, || fs::fsync(dir)).inspect(|()| record::folder_synced(dir, covers))
 }
 
 /// Gives an open file a name that has to be free.
@@ -79,22 +86,29 @@ pub(super) fn link_file(file: &File, dir: &OwnedFd, name: &str) -> rustix::io::R
     // By /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on most kernels: open(2).
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     call("link", name, || fs::linkat(fs::CWD, descriptor, dir, name, AtFlags::SYMLINK_FOLLOW))
+        .inspect(|()| record::linked(dir, name))
 }
 
 /// Gives a file a second name, that has to be free.
 pub(super) fn link(dir: impl AsFd + Copy, old: &str, new: &str) -> rustix::io::Result<()> {
     call("link", new, || fs::linkat(dir, old, dir, new, AtFlags::empty()))
+        .inspect(|()| record::linked(dir, new))
 }
 
 /// Gives a file another name, that has to be free.
 pub(super) fn rename(dir: impl AsFd + Copy, old: &str, new: &str) -> rustix::io::Result<()> {
+    record::knows_rename(dir)?;
     call("rename", new, || fs::renameat_with(dir, old, dir, new, RenameFlags::NOREPLACE))
+        .inspect(|()| record::renamed(dir, old, new))
 }
 
 /// Removes a name; whether there was one.
 pub(super) fn remove(dir: &OwnedFd, name: &str) -> rustix::io::Result<bool> {
     match call("unlink", name, || fs::unlinkat(dir, name, AtFlags::empty())) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            record::removed(dir, name);
+            Ok(true)
+        }
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno),
     }

@@ -15,6 +15,7 @@ mod directory;
 mod error;
 mod partial;
 mod publish;
+pub(crate) mod record;
 
 pub use directory::{Dir, Entry, Identity};
 pub use error::{DurableError, ErrorClass};

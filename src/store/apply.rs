@@ -7,10 +7,21 @@ use super::{Store, StoreError, to_sql};
 use crate::domain::failure::Failure;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumablePart;
+use crate::durable::record;
 use crate::failpoint;
 
 /// Rows that one statement inserts at most.
 const MAX_ROWS: usize = 64;
+
+/// What a recording of the state's folder is told of a batch.
+#[derive(Debug)]
+pub(crate) enum Applying {
+    /// From now on it may be durable.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nobody records but tests"))]
+    Begun(Vec<Change>),
+    /// From now on it is.
+    Durable,
+}
 
 impl Store {
     /// Makes a batch of changes durable, all or none. Applying a change again changes nothing.
@@ -18,12 +29,14 @@ impl Store {
     /// # Errors
     /// When the database fails; nothing of the batch has happened then.
     pub async fn apply(&mut self, batch: &[Change]) -> Result<(), StoreError> {
+        record::note(&self.path, || Applying::Begun(batch.to_vec()));
         let connection = self.connection().await?;
         let applied = apply_all(connection, batch).await;
         if let Err(error) = applied {
             self.disconnect().await;
             return Err(self.failed("write", &error));
         }
+        record::note(&self.path, || Applying::Durable);
         Ok(())
     }
 }

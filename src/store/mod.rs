@@ -22,6 +22,8 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
+#[cfg(test)]
+pub(crate) use apply::Applying;
 pub use error::StoreError;
 pub use read_only::{Seen, look};
 pub use record::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState};

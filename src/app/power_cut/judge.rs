@@ -1,0 +1,353 @@
+//! After a power cut: what lies on the disk, what the state has on record, and what the recovery makes of both.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hyper::body::Bytes;
+use tempfile::TempDir;
+
+use crate::config::Config;
+use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest};
+use crate::domain::part::{PartKey, Sha256};
+use crate::domain::resume::Plan;
+use crate::engine::recovery;
+use crate::sink::{Armed, Digests, LocalSink, Opened, Recovered, SinkSettings};
+use crate::store::{Change, ExportRecord, ProjectDigest, RecordedState, Store};
+
+/// The download directory, below whatever is recorded.
+pub(super) const DOWNLOADS: &str = "exports";
+
+/// One part as it has to be.
+#[derive(Debug, Clone)]
+pub(super) struct TruePart {
+    pub(super) key: PartKey,
+    pub(super) content: Bytes,
+    sha256: Sha256,
+}
+
+impl TruePart {
+    pub(super) fn new(key: PartKey, content: Vec<u8>) -> Self {
+        Self { key, sha256: sha256(&content), content: content.into() }
+    }
+}
+
+/// What is demanded besides that nothing is wrong.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demands {
+    /// The bytes of every checkpoint on record are there. A file system that reorders the changes of names could lose them:
+    /// that costs a download and is no fault.
+    pub(super) checkpoints: bool,
+    /// The notice of a failure on record is there.
+    pub(super) notices: bool,
+}
+
+/// Judges one disk after the other, all below the same path.
+pub(super) struct Judge {
+    place: TempDir,
+    config: Config,
+    truth: BTreeMap<ExportId, Vec<TruePart>>,
+    /// A state with so many of the batches.
+    states: HashMap<usize, PathBuf>,
+}
+
+type Verdict<T> = Result<T, String>;
+
+fn faulty<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {
+    move |error| format!("{what}: {error}")
+}
+
+fn sha256(bytes: &[u8]) -> Sha256 {
+    let mut digests = Digests::new(&[]);
+    digests.update(bytes);
+    digests.so_far()
+}
+
+impl Judge {
+    pub(super) fn new(config: Config, truth: BTreeMap<ExportId, Vec<TruePart>>) -> Self {
+        // In memory, where that can be had: nothing has to be durable here, and thousands of disks are laid out.
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self { place: place.unwrap(), config, truth, states: HashMap::new() }
+    }
+
+    /// Where the disk is to be laid out: empty.
+    pub(super) fn clear(&self) -> &Path {
+        for folder in [DOWNLOADS, "state"] {
+            let _ = fs::remove_dir_all(self.place.path().join(folder));
+        }
+        self.place.path()
+    }
+
+    fn downloads(&self) -> PathBuf {
+        self.place.path().join(DOWNLOADS)
+    }
+
+    fn project(&self) -> &ProjectName {
+        &self.config.projects[0].name
+    }
+
+    /// A state that has these batches on record, in the place of the one before.
+    pub(super) async fn record(&mut self, batches: &[Vec<Change>]) {
+        let template = self.place.path().join(format!("state-{}", batches.len()));
+        if !self.states.contains_key(&batches.len()) {
+            let mut store = Store::open(&template).await.unwrap();
+            for batch in batches {
+                let moved: Vec<Change> = batch.iter().map(|change| self.moved(change)).collect();
+                store.apply(&moved).await.unwrap();
+            }
+            store.close().await.unwrap();
+            self.states.insert(batches.len(), template.clone());
+        }
+        let state = self.place.path().join("state");
+        fs::create_dir(&state).unwrap();
+        fs::copy(template.join("state.db"), state.join("state.db")).unwrap();
+    }
+
+    /// The marker is on record for the directory's path, which is another one here.
+    fn moved(&self, change: &Change) -> Change {
+        match change {
+            Change::Marker { marker, .. } => {
+                Change::Marker { directory: self.downloads().display().to_string(), marker: marker.clone() }
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// Holds what is there against what is demanded, recovers twice, and holds the end against it again.
+    pub(super) async fn judge(&self, demands: Demands) -> Verdict<()> {
+        let mut store = Store::beside(&self.place.path().join("state"));
+        let judged = self.judge_with(&mut store, demands).await;
+        drop(store.close().await);
+        judged
+    }
+
+    async fn judge_with(&self, store: &mut Store, demands: Demands) -> Verdict<()> {
+        self.look()?;
+        self.hold_to_records(&load(store, &self.config).await?, demands)?;
+        let first = self.recover(store, demands).await?;
+        self.look()?;
+        let tree = tree(&self.downloads());
+        let second = self.recover(store, demands).await?;
+        if first != second {
+            return Err(format!("the second recovery is another one: {first:#?}, then {second:#?}"));
+        }
+        let again = self::tree(&self.downloads());
+        if tree != again {
+            return Err(format!("the second recovery changed the disk: {tree:#?}, then {again:#?}"));
+        }
+        Ok(())
+    }
+
+    /// What a consumer sees is right.
+    fn look(&self) -> Verdict<()> {
+        for (export, parts) in &self.truth {
+            let folder = self.downloads().join(self.project().as_str()).join(export.as_str());
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                if name == MANIFEST_FILE {
+                    self.look_at_manifest(export)?;
+                } else if name == FAILED_FILE {
+                    let notice: serde_json::Value = serde_json::from_slice(&fs::read(entry.path()).unwrap())
+                        .map_err(faulty(&format!("the notice of {export}")))?;
+                    if notice["export_id"] != export.as_str() {
+                        return Err(format!("{export} has the notice {notice}"));
+                    }
+                } else if name.starts_with("part-") {
+                    let part = parts.iter().find(|part| part.key.file_name() == name);
+                    let part = part.ok_or_else(|| format!("{export}/{name} is not ours"))?;
+                    if fs::read(entry.path()).unwrap() != part.content {
+                        return Err(format!("{export}/{name} has other bytes"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&self, export: &ExportId, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.downloads().join(self.project().as_str()).join(export.as_str()).join(name)).ok()
+    }
+
+    fn has_part(&self, export: &ExportId, part: &TruePart) -> bool {
+        self.file(export, &part.key.file_name()).is_some_and(|bytes| bytes == part.content)
+    }
+
+    fn look_at_manifest(&self, export: &ExportId) -> Verdict<()> {
+        let bytes = self.file(export, MANIFEST_FILE).ok_or_else(|| format!("{export} has no manifest"))?;
+        let manifest = Manifest::parse(&bytes).map_err(faulty(&format!("the manifest of {export}")))?;
+        let parts = &self.truth[export];
+        let said: Vec<_> = manifest.parts.iter().map(|part| (part.key(), part.sha256)).collect();
+        let expected: Vec<_> = parts.iter().map(|part| (part.key.clone(), part.sha256)).collect();
+        if said != expected {
+            return Err(format!("the manifest of {export} names other parts"));
+        }
+        match parts.iter().find(|part| !self.has_part(export, part)) {
+            Some(part) => Err(format!("{export} has a manifest without {}", part.key.file_name())),
+            None => Ok(()),
+        }
+    }
+
+    fn true_part(&self, export: &ExportId, key: &PartKey) -> Verdict<&TruePart> {
+        let part = self.truth[export].iter().find(|part| part.key == *key);
+        part.ok_or_else(|| format!("{export} has no {key:?}"))
+    }
+
+    /// Whatever is on record is on the disk.
+    fn hold_to_records(&self, records: &[ExportRecord], demands: Demands) -> Verdict<()> {
+        for record in records {
+            let export = &record.key.export;
+            for part in &record.parts {
+                let truth = self.true_part(export, &part.key)?;
+                if part.sha256 != truth.sha256 || !self.has_part(export, truth) {
+                    return Err(format!(
+                        "{export}/{} is on record and not on the disk",
+                        part.key.file_name()
+                    ));
+                }
+            }
+            match &record.state {
+                RecordedState::Completed { .. } => self.look_at_manifest(export)?,
+                RecordedState::Sealing { .. } => {
+                    if let Some(part) = self.truth[export].iter().find(|part| !self.has_part(export, part)) {
+                        return Err(format!("{export} is sealed without {}", part.key.file_name()));
+                    }
+                }
+                RecordedState::Failed(_) if demands.notices => {
+                    self.file(export, FAILED_FILE)
+                        .ok_or_else(|| format!("{export} has failed and has no notice"))?;
+                }
+                RecordedState::Failed(_) | RecordedState::Watching => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// As a start of the program would; in words, what it decided.
+    async fn recover(&self, store: &mut Store, demands: Demands) -> Verdict<Vec<String>> {
+        let place = self.downloads().display().to_string();
+        let known = store.marker(&place).await.unwrap().map(|marker| marker.parse().unwrap());
+        let (sink, opened) = LocalSink::open(&self.downloads(), known, SinkSettings::default())
+            .map_err(faulty("the directory"))?;
+        match opened {
+            Opened::Away(cause) => return Err(format!("the directory is not believed: {cause}")),
+            Opened::Created(marker) | Opened::Adopted(marker) => {
+                let change = Change::Marker { directory: place, marker: marker.to_string() };
+                store.apply(&[change]).await.unwrap();
+            }
+            Opened::Known => {}
+        }
+        let recovered = recovery::recover(store, &sink, &self.config.projects).await;
+        recovered.map_err(faulty("the recovery"))?;
+        let mut decisions = Vec::new();
+        let mut records: HashMap<_, _> = load(store, &self.config)
+            .await?
+            .into_iter()
+            .map(|record| (record.key.export.clone(), record))
+            .collect();
+        for export in self.truth.keys() {
+            match records.remove(export) {
+                Some(ExportRecord { state: RecordedState::Sealing { manifest }, .. }) => {
+                    let parsed = Manifest::parse(manifest.as_bytes()).map_err(faulty("on record"))?;
+                    match sink.recover_sealing(self.project(), export, &parsed, manifest.as_bytes()) {
+                        Ok(Recovered::Sealed(_)) => self.look_at_manifest(export)?,
+                        other => return Err(format!("{export} is not sealed: {other:?}")),
+                    }
+                    decisions.push(format!("{export} is sealed"));
+                }
+                Some(ExportRecord { state: RecordedState::Completed { .. }, .. }) => {
+                    self.look_at_manifest(export)?;
+                    decisions.push(format!("{export} is whole"));
+                }
+                Some(record) if matches!(record.state, RecordedState::Failed(_)) => {
+                    decisions.push(format!("{export} has failed"));
+                }
+                record => decisions.push(self.prepare(&sink, export, record, demands)?),
+            }
+        }
+        Ok(decisions)
+    }
+
+    /// An export that is still to be fetched, or to be fetched to its end.
+    fn prepare(
+        &self,
+        sink: &LocalSink,
+        export: &ExportId,
+        record: Option<ExportRecord>,
+        demands: Demands,
+    ) -> Verdict<String> {
+        let (committed, partials) = record.map(|record| (record.parts, record.partials)).unwrap_or_default();
+        let listed: Vec<_> = self.truth[export]
+            .iter()
+            .filter(|part| committed.iter().all(|committed| committed.key != part.key))
+            .map(|part| (part.key.clone(), Some(part.content.len() as u64)))
+            .collect();
+        let prepared = sink
+            .prepare_export(self.project(), export, &listed, &partials)
+            .map_err(faulty("the export's folder"))?;
+        if !prepared.conflicts.is_empty() {
+            return Err(format!("our own files are taken for foreign: {:?}", prepared.conflicts));
+        }
+        for part in &prepared.adopted {
+            if part.sha256 != self.true_part(export, &part.key)?.sha256 {
+                return Err(format!("{export}/{} is adopted with other bytes", part.key.file_name()));
+            }
+        }
+        let mut resumed = Vec::new();
+        for partial in prepared.resumable {
+            let plan = Plan::Continue(partial.point.clone());
+            let truth = self.true_part(export, &partial.key)?;
+            let declared = Some(truth.content.len() as u64);
+            let begun = sink.begin_part(self.project(), export, &partial.key, &plan, declared);
+            let mut writer = begun.map_err(faulty("a partial"))?;
+            if writer.arm(&[]).map_err(faulty("a partial"))? == Armed::Ready && writer.bytes() > 0 {
+                let bytes = usize::try_from(partial.point.bytes).unwrap();
+                let name = format!(".{}.partial", partial.key.file_name());
+                let found = self.file(export, &name).unwrap_or_default();
+                if found.get(..bytes) != truth.content.get(..bytes) {
+                    return Err(format!("{export}/{name} is continued behind other bytes"));
+                }
+                resumed.push(partial.key);
+            }
+        }
+        let is_there = |key: &PartKey| {
+            resumed.contains(key) || prepared.adopted.iter().any(|adopted| adopted.key == *key)
+        };
+        match partials.iter().find(|partial| demands.checkpoints && !is_there(&partial.key)) {
+            Some(partial) => Err(format!(
+                "{export}/{} has a checkpoint on record that is not on the disk",
+                partial.key.file_name()
+            )),
+            None => Ok(format!("{export} adopts {:?} and continues {resumed:?}", prepared.adopted)),
+        }
+    }
+}
+
+async fn load(store: &mut Store, config: &Config) -> Verdict<Vec<ExportRecord>> {
+    let digests: Vec<_> =
+        config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
+    store.load(&digests).await.map_err(faulty("the state"))
+}
+
+/// Every name below a folder, with what it holds.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                found.insert(path.clone(), "a folder".to_owned());
+                folders.push(path);
+            } else {
+                let bytes = fs::read(&path).unwrap();
+                // Of a large file some pages: a change of its length, or of all of it, is what could happen.
+                let pages = bytes.chunks(4096).step_by(1 + bytes.len() / (1 << 20));
+                let pages = pages.collect::<Vec<_>>().concat();
+                found.insert(path, format!("{} bytes, {}", bytes.len(), sha256(&pages)));
+            }
+        }
+    }
+    found
+}
