@@ -67,6 +67,9 @@ impl LocalSink {
             }
         }
         if !prepared.adopted.is_empty() {
+            // A crash between `linkat` and `unlinkat` leaves a file under both names: it is there once, and whole.
+            let adopted = |key: &PartKey| prepared.adopted.iter().any(|part| part.key == *key);
+            prepared.resumable.retain(|resumable| !adopted(&resumable.key));
             dir.sync()?;
         }
         Ok(prepared)

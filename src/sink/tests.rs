@@ -360,6 +360,20 @@ fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
 }
 
 #[test]
+fn a_file_under_its_final_name_and_its_working_name_is_there_once() {
+    let bench = bench();
+    let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(LARGE));
+    writer.write(b"01234").unwrap();
+    let kept = writer.sync_and_keep().unwrap().unwrap();
+    let partial = bench.folder().join(".part-00001-file_1.json.partial");
+    fs::hard_link(&partial, bench.folder().join("part-00001-file_1.json")).unwrap();
+    let record = ResumablePart { key: key(1), point: point(b"01234") };
+    assert_eq!(kept.bytes, record.point.bytes);
+    let prepared = bench.prepare(&[(key(1), Some(5))], &[record]);
+    assert_eq!((prepared.adopted.len(), prepared.resumable), (1, vec![]));
+}
+
+#[test]
 fn what_stands_where_a_folder_belongs_is_that_exports_conflict() {
     let bench = bench();
     put(&bench.root.path().join("exports/shop/export_1"), b"a file");
