@@ -522,20 +522,56 @@ fn listing_oddity(files: &[PartListing]) -> (Option<String>, bool) {
     }
     let numbers: Vec<u32> = files.iter().filter_map(|file| file.number).collect();
     let distinct: BTreeSet<u32> = numbers.iter().copied().collect();
-    if numbers.len() < files.len() {
-        let words = format!("{} of {} files have no part number", files.len() - numbers.len(), files.len());
-        return (Some(format!("{words}; each takes its place in the list as its number")), false);
+    let unnumbered = files.len() - numbers.len();
+    let mut oddities = Vec::new();
+    if unnumbered > 0 {
+        let words = format!("{unnumbered} of {} files have no part number", files.len());
+        oddities.push(format!("{words}; each takes its place in the list as its number"));
     }
     if distinct.len() < numbers.len() {
-        return (Some("part numbers are repeated; every file is kept".to_owned()), false);
+        oddities.push("part numbers are repeated; every file is kept".to_owned());
     }
+    // A file without a number may be any of those that are missing.
     let highest = distinct.last().copied().unwrap_or(0);
-    match highest as usize - distinct.len() {
-        0 => (None, false),
-        missing => {
-            let words =
-                format!("{missing} part numbers below {highest} are missing; a second view has to agree");
-            (Some(words), true)
+    let missing = (highest as usize).saturating_sub(distinct.len() + unnumbered);
+    if missing > 0 {
+        oddities
+            .push(format!("{missing} part numbers below {highest} are missing; a second view has to agree"));
+    }
+    let words = (!oddities.is_empty()).then(|| oddities.join("; "));
+    (words, missing > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_in_the_numbers_is_seen_beside_every_other_oddity() {
+        let oddity = |numbers: &[u32]| {
+            let file = |(place, number): (usize, &u32)| PartListing {
+                file_id: format!("file_{place}").parse().unwrap(),
+                number: Some(*number).filter(|number| *number > 0),
+                declared_bytes: None,
+            };
+            listing_oddity(&numbers.iter().enumerate().map(file).collect::<Vec<_>>())
+        };
+        for (numbers, words, confirm) in [
+            (&[1, 2, 3][..], &[][..], false),
+            (&[1, 3], &["1 part numbers below 3 are missing"], true),
+            (&[2], &["1 part numbers below 2 are missing"], true),
+            (&[1, 1, 2], &["part numbers are repeated"], false),
+            (&[1, 1, 3], &["part numbers are repeated", "1 part numbers below 3 are missing"], true),
+            (&[0, 0], &["2 of 2 files have no part number"], false),
+            (&[1, 0, 3], &["1 of 3 files have no part number"], false),
+            (&[1, 0, 5], &["1 of 3 files have no part number", "2 part numbers below 5 are missing"], true),
+            (&[], &["without a single file"], true),
+            (&[u32::MAX], &["part numbers below 4294967295 are missing"], true),
+        ] {
+            let (told, confirms) = oddity(numbers);
+            let told = told.unwrap_or_default();
+            assert_eq!((told.is_empty(), confirms), (words.is_empty(), confirm), "{numbers:?}: {told}");
+            assert!(words.iter().all(|word| told.contains(word)), "{numbers:?}: {told}");
         }
     }
 }
