@@ -25,9 +25,9 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// Answers above this size are parsed off the runtime's threads.
 const PARSE_ELSEWHERE_BYTES: usize = 256 * 1024;
-/// How often an HTTP/2 connection in use is asked whether it is still alive.
+/// Longest time after which an HTTP/2 connection in use is asked whether it is still alive.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
-/// How long the answer to that may take.
+/// Longest time that the answer to that may take.
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The header that names the project.
 const PROJECT_HEADER: HeaderName = HeaderName::from_static("x-batch-project");
@@ -115,10 +115,12 @@ impl Api {
     /// When the TLS settings or the base URL cannot be used.
     pub fn new(settings: &ApiSettings, tls: &ClientConfig) -> Result<Self, ClientError> {
         let base = &settings.base_url;
+        // A call has to last until a dead connection is found out, or all calls after it would go the same way.
+        let patience = settings.request_timeout / 4;
         let http = client_builder(tls, ALPN_HTTP2, base, settings.connect_timeout)
             // Without pings a connection that died silently would fail every call until the kernel gives up on it.
-            .http2_keep_alive_interval(HTTP2_PING_INTERVAL)
-            .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT);
+            .http2_keep_alive_interval(HTTP2_PING_INTERVAL.min(patience))
+            .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT.min(patience));
         Ok(Self {
             shared: Arc::new(Shared {
                 http: build(http)?,
