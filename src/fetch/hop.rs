@@ -71,7 +71,7 @@ impl HopRules {
             Host::Ipv6(address) => IpAddr::V6(address),
             Host::Domain(_) => return Ok(()),
         };
-        Ok(self.judge_address(&address.to_string(), address)?)
+        Ok(self.judge_address(host, address)?)
     }
 
     /// Judges an address that `host` leads to, be it behind a link or the proxy.
@@ -189,11 +189,13 @@ mod tests {
         ("[2001::1]", "teredo"),
         ("[4000::1]", "reserved"),
     ];
+    /// No host is listed.
+    const NONE: &[&str] = &[];
     /// Other spellings of loopback that a URL parser takes.
     const LOOPBACK: [&str; 6] = ["127.0.0.1", "127.9.9.9", "[::1]", "0x7f.1", "2130706433", "0177.0.0.1"];
 
-    fn rules(api: &str, allowed: &[&str]) -> HopRules {
-        let allowed: Vec<_> = allowed.iter().map(|host| (*host).to_owned()).collect();
+    fn rules(api: &str, allowed: &[impl AsRef<str>]) -> HopRules {
+        let allowed: Vec<_> = allowed.iter().map(|host| host.as_ref().to_owned()).collect();
         HopRules::new(api.parse().unwrap(), &allowed, None)
     }
 
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn from_a_public_api_links_lead_to_public_hosts_over_https_only() {
-        let rules = rules("https://api.example/2.11", &[]);
+        let rules = rules("https://api.example/2.11", NONE);
         for port in ["", ":443", ":8443"] {
             for host in PUBLIC {
                 assert_eq!(judge(&rules, &format!("https://{host}{port}/x?s")), Ok(()), "{host}");
@@ -229,9 +231,60 @@ mod tests {
         }
     }
 
+    /// Scheme by host by port by user, from each kind of API, with and without the host being listed.
+    #[test]
+    fn every_combination_is_judged_by_the_first_rule_that_it_breaks() {
+        let apis = ["https://api.example/2.11", "https://127.0.0.1:9000/2.11", "http://127.0.0.1:9000/2.11"];
+        let classed = INWARD.into_iter().chain(LOOPBACK.map(|host| (host, "loopback")));
+        let hosts: Vec<_> = classed.chain(PUBLIC.map(|host| (host, "public"))).collect();
+        let mut judged = 0;
+        for (api, listed, user) in apis
+            .iter()
+            .flat_map(|api| [(*api, false, ""), (*api, false, "u@"), (*api, true, ""), (*api, true, ":p@")])
+        {
+            let (local, plain) = (api.contains("127.0.0.1"), api.starts_with("http:"));
+            for (host, class_of_host) in &hosts {
+                let name = format!("https://{host}/").parse::<Url>().unwrap().host_str().unwrap().to_owned();
+                let rules = rules(api, if listed { std::slice::from_ref(&name) } else { &[] });
+                for (scheme, port) in ["https", "http", "ftp", "wss"]
+                    .into_iter()
+                    .flat_map(|scheme| ["", ":80", ":443", ":8443", ":9000"].map(|port| (scheme, port)))
+                {
+                    let url = format!("{scheme}://{user}{host}{port}/x?s");
+                    let home = local
+                        && name == "127.0.0.1"
+                        && port == ":9000"
+                        && api.starts_with(&format!("{scheme}:"));
+                    let is_name = host.starts_with(char::is_alphabetic);
+                    let expected = match scheme {
+                        "https" | "http" if scheme == "http" && !plain => Err(HopRefusal::Scheme),
+                        "ftp" | "wss" => Err(HopRefusal::Scheme),
+                        _ if !user.is_empty() => Err(HopRefusal::Userinfo),
+                        _ if home => Err(HopRefusal::BackToApi),
+                        _ if listed || is_name => Ok(None),
+                        _ if local == (*class_of_host == "loopback")
+                            && (local || *class_of_host == "public") =>
+                        {
+                            Ok(None)
+                        }
+                        _ => Ok(Some(*class_of_host)),
+                    };
+                    let verdict = match judge(&rules, &url) {
+                        Ok(()) => Ok(None),
+                        Err(HopRefusal::Address(refused)) => Ok(Some(refused.class)),
+                        Err(other) => Err(other),
+                    };
+                    assert_eq!(verdict, expected, "{url} from {api}, listed: {listed}");
+                    judged += 1;
+                }
+            }
+        }
+        assert_eq!(judged, 3 * 4 * hosts.len() * 20);
+    }
+
     #[test]
     fn no_hop_returns_to_the_api_or_names_a_user() {
-        let rules = rules("https://api.example/2.11", &[]);
+        let rules = rules("https://api.example/2.11", NONE);
         assert_eq!(judge(&rules, "https://api.example/x"), Err(HopRefusal::BackToApi));
         assert_eq!(judge(&rules, "https://API.example:443/x"), Err(HopRefusal::BackToApi));
         assert_eq!(judge(&rules, "https://api.example:8443/x"), Ok(()));
@@ -247,7 +300,7 @@ mod tests {
             ("http://[::1]:9000/2.11", Ok(())),
             ("https://127.0.0.1:9000/2.11", Err(HopRefusal::Scheme)),
         ] {
-            let rules = rules(api, &[]);
+            let rules = rules(api, NONE);
             for host in LOOPBACK {
                 assert_eq!(judge(&rules, &format!("http://{host}:9001/")), http, "{api} {host}");
                 assert_eq!(judge(&rules, &format!("https://{host}:9001/")), Ok(()), "{api} {host}");
@@ -292,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_where_and_shows_no_path() {
-        let refusal = judge(&rules("https://api.example/", &[]), "https://10.0.0.1/s3cr3t?sig=s3cr3t");
+        let refusal = judge(&rules("https://api.example/", NONE), "https://10.0.0.1/s3cr3t?sig=s3cr3t");
         let text = format!("{refusal:?} {}", refusal.as_ref().unwrap_err());
         assert!(text.contains("10.0.0.1") && text.contains("allowed_hosts"), "{text}");
         assert!(!text.contains("s3cr3t"), "{text}");

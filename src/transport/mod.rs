@@ -243,6 +243,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_all_status_codes_exactly_these_lead_elsewhere() {
+        let leads = |status: &u16| is_redirect(StatusCode::from_u16(*status).unwrap());
+        assert_eq!((100..1000).filter(leads).collect::<Vec<_>>(), [301, 302, 303, 307, 308]);
+    }
+
     #[tokio::test]
     async fn a_body_is_read_up_to_the_cap_and_no_further() {
         for (answer, expected) in [
