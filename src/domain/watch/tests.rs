@@ -1,5 +1,7 @@
 //! The machine held to its rules: tables for what the API may say. Properties for every order of events are next door.
 
+mod clock;
+
 use super::*;
 use crate::domain::checksum::Check;
 use crate::domain::failure::{ApiRefusal, Hold};

@@ -11,7 +11,7 @@ use crate::api::{Api, ApiSettings};
 use crate::config::{Environment, KeySource};
 use crate::domain::cadence::Cadence;
 use crate::domain::failure::{ApiRefusal, Hold};
-use crate::domain::gate::Admission;
+use crate::domain::gate::{Admission, Gate};
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::WatchEvent;
@@ -325,6 +325,45 @@ async fn a_refusal_is_the_exports_own_only_when_another_one_is_answered_well_aft
     rig_of_all.scheduler.apply(rejected(1));
     assert!(!failing(&rig_of_all, 0) && !failing(&rig_of_all, 1));
     assert!(!rig_of_all.scheduler.projects[0].rejection.is_open(), "the project pauses");
+}
+
+#[tokio::test]
+async fn work_that_panics_is_done_again() {
+    let mut rig = rig(&[1], 8);
+    rig.scheduler.timers.set(Timer::View(0), Duration::ZERO);
+    rig.scheduler.apply(Event::Tick);
+    assert_eq!(rig.scheduler.timers.due_at(&Timer::View(0)), None);
+    rig.scheduler.apply(Event::Poll(0, Err(Panicked)));
+    assert!(rig.scheduler.timers.due_at(&Timer::View(0)).is_some(), "the view is asked for again");
+
+    rig.viewed(0, "SUCCESS", 1);
+    let chore = rig.scheduler.chores.pop_front().unwrap();
+    rig.scheduler.apply(Event::Chore(chore, Err(Panicked)));
+    assert_eq!(rig.scheduler.parked_chores, [(0, Chore::Prepare)]);
+
+    let mut rig = self::rig(&[1], 8);
+    rig.fetching(0, 1);
+    rig.scheduler.admit();
+    let part = rig.scheduler.downloads.names().next().unwrap().clone();
+    rig.scheduler.apply(Event::Downloaded(part.clone(), Err(Panicked)));
+    let retry = Timer::PartRetry(part.0, part.1);
+    assert!(rig.scheduler.timers.due_at(&retry).is_some(), "the part waits its backoff");
+    assert!(!rig.scheduler.entries[0].watch.is_settled());
+}
+
+#[tokio::test]
+async fn a_pause_of_an_earlier_run_is_cut_to_an_hour_whatever_the_clock_has_done() {
+    for (hours, expected) in [(-1, None), (0, None), (1000, Some(1)), (500_000, Some(1))] {
+        let mut rig = rig(&[1], 8);
+        let scope = format!("host:{hours}.example");
+        let ends = Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+        rig.scheduler.restore_pauses(&HashMap::from([(scope, ends)]));
+        let now = rig.scheduler.now();
+        let gate = rig.scheduler.hosts.get(&format!("{hours}.example"));
+        let left = gate.and_then(Gate::paused_until).map(|until| until.saturating_sub(now));
+        let cap = expected.map(Duration::from_hours);
+        assert!(left <= cap && left.is_some() == cap.is_some(), "{hours} hours became {left:?}");
+    }
 }
 
 /// A client of a store that nobody asks.
