@@ -9,6 +9,7 @@ mod demo;
 mod deployment;
 mod disk;
 mod disk_faults;
+mod faults;
 mod forget;
 mod happy;
 mod holds;

@@ -96,6 +96,11 @@ impl FaultProxy {
         self.struck.load(Ordering::Relaxed)
     }
 
+    /// Connections that were accepted so far.
+    pub(crate) fn connections(&self) -> usize {
+        *self.connections.borrow()
+    }
+
     /// Waits until so many connections were accepted.
     pub(crate) async fn wait_for_connections(&self, count: usize) {
         let mut connections = self.connections.clone();

@@ -9,6 +9,7 @@ pub(crate) mod journal;
 pub(crate) mod mount;
 pub(crate) mod observer;
 pub(crate) mod process;
+pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod scrape;
 mod selftest;

@@ -1,5 +1,6 @@
 //! The real program as a child process: what it says while it says it, signals, and how it ended.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +21,35 @@ pub(crate) struct Output {
     pub(crate) stdout: Vec<String>,
     /// Its log.
     pub(crate) stderr: Vec<String>,
+}
+
+/// The same command in new namespaces, by `unshare` with these options, after a shell has done this. `None`, and a word about
+/// it, where that may not be.
+pub(crate) fn in_namespace(plain: &Command, options: &[&str], first: &str) -> Option<Command> {
+    let unshared = |program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(options).arg("--").arg(program);
+        command
+    };
+    let possible = unshared("true").as_std_mut().output();
+    if !possible.as_ref().is_ok_and(|output| output.status.success()) {
+        // Not `eprintln!`, which a test that passes keeps to itself.
+        let skipped = format!("SKIPPED: this test needs `unshare {}`: {possible:?}\n", options.join(" "));
+        std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
+        return None;
+    }
+    let plain = plain.as_std();
+    let mut command = unshared("sh");
+    command
+        .arg("-c")
+        .arg(format!("{first}\nexec \"$0\" \"$@\""))
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = plain.get_current_dir() {
+        command.current_dir(folder);
+    }
+    Some(command)
 }
 
 /// A running child; killed when dropped.

@@ -41,10 +41,30 @@ impl Authority {
 
     /// Listens on 127.0.0.1 with a certificate for `name` and passes what it decrypts to `upstream`.
     pub(crate) async fn front(&self, name: &str, upstream: SocketAddr) -> TlsFront {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, self.acceptor(name), upstream));
+        TlsFront { address, _tasks: tasks }
+    }
+
+    /// What makes TLS of accepted connections, with a certificate for `name`.
+    pub(crate) fn acceptor(&self, name: &str) -> TlsAcceptor {
+        self.acceptor_with(name, &[], |_| {})
+    }
+
+    /// As [`Authority::acceptor`], with protocols to choose from and other terms of the certificate.
+    pub(crate) fn acceptor_with(
+        &self,
+        name: &str,
+        protocols: &[&[u8]],
+        terms: impl FnOnce(&mut CertificateParams),
+    ) -> TlsAcceptor {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        terms(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a signature");
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider knows TLS")
             .with_no_client_auth()
@@ -53,11 +73,8 @@ impl Authority {
                 PrivateKeyDer::Pkcs8(key.serialize_der().into()),
             )
             .expect("a certificate and its key");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
-        let address = listener.local_addr().expect("a bound listener has an address");
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), upstream));
-        TlsFront { address, _tasks: tasks }
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
     }
 }
 

@@ -1,5 +1,5 @@
 //! A disk whose speed and moods a test decides: a file system in memory, mounted over FUSE and served by threads of the
-//! test's own process, so that a `write(2)` of the program really is slow, or really hangs in the kernel.
+//! test's own process, so that a `write(2)` of the program really is slow, really hangs in the kernel, or fails there.
 //!
 //! It does what the program needs: files and folders with their modes, `O_EXCL`, links, `RENAME_NOREPLACE`, fsync of both,
 //! and room without end. Locks are the kernel's own. `O_TMPFILE` and `fallocate` get EOPNOTSUPP, as from many a network.
@@ -50,9 +50,18 @@ pub(crate) struct Disk {
 impl Disk {
     /// Mounts an empty disk there; the folder is made. `None`, and a word about it, where FUSE is not to be had.
     pub(crate) fn mount(place: PathBuf) -> Option<Self> {
+        Self::mount_with(place, Tree::new())
+    }
+
+    /// As [`Disk::mount`], of a disk to which upper and lower case are the same, and that keeps what was given first.
+    pub(crate) fn mount_without_case(place: PathBuf) -> Option<Self> {
+        Self::mount_with(place, Tree::without_case())
+    }
+
+    fn mount_with(place: PathBuf, tree: Tree) -> Option<Self> {
         std::fs::create_dir_all(&place).expect("a folder to mount on");
         let moods = Arc::new(Moods::default());
-        let served = Served { moods: moods.clone(), tree: Mutex::new(Tree::new()) };
+        let served = Served { moods: moods.clone(), tree: Mutex::new(tree) };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("batch-export-watcher-test".to_owned())];
         config.n_threads = Some(SERVERS);
@@ -82,6 +91,21 @@ impl Disk {
     /// Lets everything go that hangs.
     pub(crate) fn release(&self) {
         self.moods.release();
+    }
+
+    /// From now on these operations fail with this error, until [`Disk::heal`].
+    pub(crate) fn fail(&self, operations: &[Operation], errno: rustix::io::Errno) {
+        self.moods.fail(operations, errno.raw_os_error());
+    }
+
+    /// Nothing fails any more.
+    pub(crate) fn heal(&self) {
+        self.moods.heal();
+    }
+
+    /// Operations that have failed so far.
+    pub(crate) fn failed(&self) -> usize {
+        self.moods.failed()
     }
 
     /// Operations that hang now.

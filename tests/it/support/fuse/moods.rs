@@ -1,4 +1,4 @@
-//! How a disk is at the moment: how fast it writes, and what hangs.
+//! How a disk is at the moment: how fast it writes, what hangs, and what fails.
 
 use std::fs;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -57,6 +57,8 @@ struct State {
     head_free_at: Option<Instant>,
     hang: Option<(Vec<Operation>, Hang)>,
     hanging: usize,
+    failing: Option<(Vec<Operation>, i32)>,
+    failed: usize,
     retired: bool,
 }
 
@@ -75,10 +77,25 @@ impl Moods {
         self.changed.notify_all();
     }
 
-    /// Nothing is slow and nothing hangs any more, for good.
+    pub(super) fn fail(&self, operations: &[Operation], errno: i32) {
+        let mut state = self.state();
+        state.failing = Some((operations.to_vec(), errno)).filter(|_| !state.retired);
+    }
+
+    pub(super) fn heal(&self) {
+        self.state().failing = None;
+    }
+
+    /// Operations that have failed so far.
+    pub(super) fn failed(&self) -> usize {
+        self.state().failed
+    }
+
+    /// Nothing is slow, hangs or fails any more, for good.
     pub(super) fn retire(&self) {
         self.state().retired = true;
         self.limit(None);
+        self.heal();
         self.release();
     }
 
@@ -105,7 +122,15 @@ impl Moods {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         };
         state.hanging -= 1;
-        passed
+        passed?;
+        match &state.failing {
+            Some((operations, errno)) if operations.contains(&operation) => {
+                let errno = Errno::from_i32(*errno);
+                state.failed += 1;
+                Err(errno)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes as long as the one head of the disk needs for so many bytes, after what it was given before.

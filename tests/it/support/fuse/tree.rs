@@ -12,6 +12,8 @@ use fuser::{Errno, FileAttr, FileType, INodeNo};
 pub(super) struct Tree {
     nodes: Vec<Node>,
     owner: (u32, u32),
+    /// Whether upper and lower case are the same.
+    folds_case: bool,
 }
 
 #[derive(Debug)]
@@ -30,11 +32,30 @@ impl Tree {
     /// An empty root that belongs, as everything in it will, to this process's user.
     pub(super) fn new() -> Self {
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { nodes: vec![Node { mode: 0o700, kind: Kind::Folder(BTreeMap::new()) }], owner }
+        Self {
+            nodes: vec![Node { mode: 0o700, kind: Kind::Folder(BTreeMap::new()) }],
+            owner,
+            folds_case: false,
+        }
+    }
+
+    /// As [`Tree::new`], where upper and lower case are the same.
+    pub(super) fn without_case() -> Self {
+        Self { folds_case: true, ..Self::new() }
+    }
+
+    /// The name of an entry as it was given first.
+    fn known_as(&self, folder: INodeNo, name: &OsStr) -> Result<Option<OsString>, Errno> {
+        let names = self.names(folder)?;
+        if names.contains_key(name) || !self.folds_case {
+            return Ok(names.contains_key(name).then(|| name.to_owned()));
+        }
+        Ok(names.keys().find(|known| known.eq_ignore_ascii_case(name)).cloned())
     }
 
     pub(super) fn lookup(&self, folder: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
-        let inode = self.names(folder)?.get(name).copied().ok_or(Errno::ENOENT)?;
+        let known = self.known_as(folder, name)?.ok_or(Errno::ENOENT)?;
+        let inode = self.names(folder)?.get(&known).copied().ok_or(Errno::ENOENT)?;
         self.attributes(inode)
     }
 
@@ -90,16 +111,16 @@ impl Tree {
     }
 
     fn put(&mut self, folder: INodeNo, name: &OsStr, inode: INodeNo) -> Result<(), Errno> {
-        let names = self.names_mut(folder)?;
-        if names.contains_key(name) {
+        if self.known_as(folder, name)?.is_some() {
             return Err(Errno::EEXIST);
         }
-        names.insert(name.to_owned(), inode);
+        self.names_mut(folder)?.insert(name.to_owned(), inode);
         Ok(())
     }
 
     pub(super) fn remove(&mut self, folder: INodeNo, name: &OsStr) -> Result<(), Errno> {
-        let removed = self.names_mut(folder)?.remove(name);
+        let known = self.known_as(folder, name)?.ok_or(Errno::ENOENT)?;
+        let removed = self.names_mut(folder)?.remove(&known);
         removed.map(drop).ok_or(Errno::ENOENT)
     }
 
@@ -116,7 +137,7 @@ impl Tree {
         replace: bool,
     ) -> Result<(), Errno> {
         let inode = self.lookup(from, name)?.ino;
-        if !replace && self.names(to)?.contains_key(new_name) {
+        if !replace && self.known_as(to, new_name)?.is_some() {
             return Err(Errno::EEXIST);
         }
         self.remove(from, name)?;

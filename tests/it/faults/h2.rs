@@ -1,0 +1,257 @@
+//! An API that speaks HTTP/2 and misbehaves frame by frame: each fault costs one call at most, and a connection that is of no
+//! use any more is not used again.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use hyper::body::Bytes;
+use hyper::{Request, Response};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::support::home::Home;
+use crate::support::process::Output;
+use crate::support::scene::{project_key, rest_key, told};
+use crate::support::tls_front::Authority;
+use crate::support::{PATIENCE, eventually};
+
+const SHOP: &str = "shop";
+/// An export that is whole without a file, once a second view agrees.
+const WHOLE: &str = r#"{"id":"export_1","status":"SUCCESS","files":[]}"#;
+const RUNNING: &str = r#"{"id":"export_1","status":"RUNNING"}"#;
+
+/// What becomes of a connection, from its first request on. The connections after the last are healthy.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// An answer, then GOAWAY and the end.
+    GoAwayAtRest,
+    /// GOAWAY that says that the request was not looked at.
+    GoAwayInMidCall,
+    /// The connection is closed in place of an answer.
+    Closed,
+    /// A reset of the stream, for this reason.
+    Reset(Reason),
+    /// Half an answer, then a reset of the stream.
+    ResetInMidBody,
+    /// Half an answer, then the end of the connection.
+    CutInMidBody,
+    /// A length that the body does not have.
+    WrongLength,
+    /// No header, ever; the connection itself is alive.
+    NoHeaders,
+    /// An answer, and from then on nothing at all: no answer, no acknowledgement, no end.
+    DeadAtRest,
+    /// Bytes that are no frame.
+    Garbage,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    connections: usize,
+    requests: usize,
+}
+
+struct Api {
+    address: SocketAddr,
+    seen: watch::Receiver<Seen>,
+    _tasks: JoinSet<()>,
+}
+
+impl Api {
+    async fn start(acceptor: TlsAcceptor, faults: Vec<Fault>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let (sender, seen) = watch::channel(Seen::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let fault = faults.get(sender.borrow().connections).copied();
+                sender.send_modify(|seen| seen.connections += 1);
+                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    assert_eq!(
+                        stream.get_ref().1.alpn_protocol(),
+                        Some(b"h2".as_slice()),
+                        "HTTP/2 was agreed on"
+                    );
+                    // Most of these conversations end in a fault.
+                    let _ = converse(stream, fault, &sender).await;
+                });
+            }
+        });
+        Self { address, seen, _tasks: tasks }
+    }
+}
+
+type Wire = TlsStream<TcpStream>;
+type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+
+async fn next(
+    connection: &mut Connection<Wire, Bytes>,
+    seen: &watch::Sender<Seen>,
+) -> Result<Asked, h2::Error> {
+    let asked = connection.accept().await.ok_or(h2::Error::from(Reason::NO_ERROR))??;
+    assert!(asked.0.uri().path().ends_with("/exports/view"), "{}", asked.0.uri());
+    seen.send_modify(|seen| seen.requests += 1);
+    Ok(asked)
+}
+
+fn answer(asked: &mut Asked, body: &'static str) -> Result<(), h2::Error> {
+    let head = Response::builder().header("content-length", body.len()).body(()).expect("a head");
+    asked.1.send_response(head, false)?.send_data(Bytes::from_static(body.as_bytes()), true)
+}
+
+/// Lets what was said go out, and answers whatever else comes on this connection.
+async fn attend(
+    mut connection: Connection<Wire, Bytes>,
+    seen: &watch::Sender<Seen>,
+) -> Result<(), h2::Error> {
+    loop {
+        let mut asked = next(&mut connection, seen).await?;
+        answer(&mut asked, WHOLE)?;
+    }
+}
+
+async fn converse(
+    mut stream: Wire,
+    fault: Option<Fault>,
+    seen: &watch::Sender<Seen>,
+) -> Result<(), h2::Error> {
+    if matches!(fault, Some(Fault::Garbage)) {
+        // Whether the client still listens does not matter.
+        let _ = stream.write_all(&[0xff; 64]).await;
+        let _ = stream.shutdown().await;
+        return Ok(());
+    }
+    let mut connection = h2::server::handshake(stream).await?;
+    let mut asked = next(&mut connection, seen).await?;
+    let half = || Response::builder().header("content-length", WHOLE.len()).body(()).expect("a head");
+    let first_bytes = Bytes::from_static(&WHOLE.as_bytes()[..20]);
+    match fault {
+        None => {
+            answer(&mut asked, WHOLE)?;
+            attend(connection, seen).await
+        }
+        Some(Fault::GoAwayAtRest) => {
+            answer(&mut asked, RUNNING)?;
+            connection.graceful_shutdown();
+            attend(connection, seen).await
+        }
+        Some(Fault::GoAwayInMidCall) => {
+            connection.abrupt_shutdown(Reason::NO_ERROR);
+            attend(connection, seen).await
+        }
+        Some(Fault::Closed | Fault::Garbage) => Ok(()),
+        Some(Fault::Reset(reason)) => {
+            asked.1.send_reset(reason);
+            attend(connection, seen).await
+        }
+        Some(Fault::ResetInMidBody) => {
+            let mut body = asked.1.send_response(half(), false)?;
+            body.send_data(first_bytes, false)?;
+            // The data has to go out before the reset, which would overtake it.
+            let _ = tokio::time::timeout(Duration::from_millis(50), connection.accept()).await;
+            body.send_reset(Reason::INTERNAL_ERROR);
+            attend(connection, seen).await
+        }
+        Some(Fault::CutInMidBody) => {
+            asked.1.send_response(half(), false)?.send_data(first_bytes, false)?;
+            let _ = tokio::time::timeout(Duration::from_millis(50), connection.accept()).await;
+            Ok(())
+        }
+        Some(Fault::WrongLength) => {
+            let head = Response::builder().header("content-length", 7).body(()).expect("a head");
+            asked.1.send_response(head, false)?.send_data(Bytes::from_static(WHOLE.as_bytes()), true)?;
+            attend(connection, seen).await
+        }
+        Some(Fault::NoHeaders) => {
+            let held = asked;
+            let attended = attend(connection, seen).await;
+            drop(held);
+            attended
+        }
+        Some(Fault::DeadAtRest) => {
+            answer(&mut asked, RUNNING)?;
+            let _ = tokio::time::timeout(Duration::from_millis(50), connection.accept()).await;
+            // Nobody reads from it and nobody closes it.
+            std::future::pending().await
+        }
+    }
+}
+
+/// Runs a watcher against an API whose connections have these faults; it has to bring its export home.
+async fn comes_home(faults: Vec<Fault>, request_timeout: &str) -> (Output, Seen) {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor_with("127.0.0.1", &[b"h2"], |_| {});
+    let api = Api::start(acceptor, faults).await;
+    let home = Home::new(&format!("https://{}/2.11", api.address))
+        .project(SHOP, &project_key(SHOP), &rest_key(SHOP), &["export_1"])
+        .with(&format!("[api]\nca_file = \"ca.pem\"\nrequest_timeout = \"{request_timeout}\""))
+        // A reload, be it for nothing, makes new connections.
+        .with("[reload]\nwatch = false");
+    home.write("ca.pem", authority.pem());
+    let mut watcher = home.start(&["--exit-when-settled"]);
+    let (code, output) = watcher.wait_within(2 * PATIENCE).await;
+    assert_eq!(code, 0, "{}", output.stderr.join("\n"));
+    home.assert_whole(SHOP, "export_1", &[]);
+    eventually("an end of the counting", || api.seen.borrow().connections > 0).await;
+    let seen = api.seen.borrow().clone();
+    (output, seen)
+}
+
+#[tokio::test]
+async fn one_connection_is_enough_while_it_is_well() {
+    let (output, seen) = comes_home(Vec::new(), "1s").await;
+    assert_eq!((seen.connections, seen.requests), (1, 2), "{:#?}", output.stderr);
+}
+
+#[tokio::test]
+async fn a_goaway_at_rest_costs_no_attempt() {
+    let (output, seen) = comes_home(vec![Fault::GoAwayAtRest; 3], "1s").await;
+    assert_eq!((seen.connections, seen.requests), (4, 5));
+    assert_eq!(told(&output, "WARN", "poll failed"), [""; 0]);
+}
+
+#[tokio::test]
+async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
+    let faults = [
+        Fault::GoAwayInMidCall,
+        Fault::Closed,
+        Fault::Reset(Reason::INTERNAL_ERROR),
+        Fault::Reset(Reason::REFUSED_STREAM),
+        Fault::Reset(Reason::CANCEL),
+        Fault::Reset(Reason::ENHANCE_YOUR_CALM),
+        Fault::ResetInMidBody,
+        Fault::CutInMidBody,
+        Fault::WrongLength,
+        Fault::NoHeaders,
+    ];
+    for fault in faults {
+        let (output, seen) = comes_home(vec![fault], "500ms").await;
+        let log = output.stderr.join("\n");
+        assert_eq!(told(&output, "WARN", "poll failed, will be repeated").len(), 1, "{fault:?}: {log}");
+        assert!(seen.requests >= 3 && seen.connections <= 2, "{fault:?}: {seen:?}: {log}");
+        assert_eq!(told(&output, "ERROR", ""), [""; 0], "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_frame_are_a_passing_fault() {
+    let (output, seen) = comes_home(vec![Fault::Garbage; 2], "1s").await;
+    assert_eq!(told(&output, "WARN", "poll failed, will be repeated").len(), 1, "{:#?}", output.stderr);
+    assert_eq!((seen.connections, seen.requests), (3, 2));
+}
+
+#[tokio::test]
+async fn a_connection_that_died_silently_is_left_however_short_a_call_may_take() {
+    let (output, seen) = comes_home(vec![Fault::DeadAtRest], "400ms").await;
+    assert_eq!(seen.connections, 2, "{:#?}", output.stderr);
+}
