@@ -152,7 +152,7 @@ impl PollOutcome {
             ViewOutcome::Rejected(_) => Self::Rejected,
             ViewOutcome::Held(Hold::Throttled { .. }) => Self::Throttled,
             ViewOutcome::Held(Hold::Unavailable { .. }) => Self::Unavailable,
-            ViewOutcome::Held(Hold::Unauthorized { .. }) => Self::Unauthorized,
+            ViewOutcome::Held(Hold::Unauthorized { .. } | Hold::KeyReplaced) => Self::Unauthorized,
             ViewOutcome::Held(Hold::RouteNotFound) => Self::RouteNotFound,
             // A poll meets neither a store nor the disk.
             ViewOutcome::Held(Hold::StoreBusy { .. } | Hold::StoreWaits { .. } | Hold::Disk { .. })
@@ -191,7 +191,7 @@ impl RetryCause {
         match hold {
             Hold::Throttled { .. } => Some(Self::Throttled),
             Hold::Unavailable { .. } | Hold::RouteNotFound => Some(Self::Unavailable),
-            Hold::Unauthorized { .. } => Some(Self::Unauthorized),
+            Hold::Unauthorized { .. } | Hold::KeyReplaced => Some(Self::Unauthorized),
             Hold::StoreBusy { .. } => Some(Self::StoreBusy),
             // Nothing was asked of the store.
             Hold::StoreWaits { .. } => None,

@@ -84,6 +84,7 @@ fn point(change: &Change) -> &'static str {
         Change::Paused { .. } | Change::PauseEnded { .. } => "record:pause",
         Change::Marker { .. } => "record:marker",
         Change::Recovered { .. } => "record:recovered",
+        Change::Forgotten { .. } => "record:forgotten",
     }
 }
 
