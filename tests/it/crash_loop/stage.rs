@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use batch_export_watcher::domain::manifest::MANIFEST_FILE;
+use batch_export_watcher::domain::part::Sha256;
 use batch_export_watcher::simulator::{Content, SimExport, SimFile, ViewStep};
 use batch_export_watcher::store::{ExportRecord, ProjectDigest, RecordedState, Store};
 use fastrand::Rng;
@@ -60,6 +62,23 @@ struct Part {
     id: String,
     name: String,
     content: Content,
+    sha256: Sha256,
+    /// The file that was found to be right: its inode and when it was last changed. It need not be read again.
+    judged: Option<(u64, SystemTime)>,
+}
+
+impl Part {
+    /// Whether it is there, and right.
+    fn judge(&mut self, path: &Path) -> Option<bool> {
+        let metadata = fs::metadata(path).ok()?;
+        let file = (metadata.ino(), metadata.modified().expect("a time"));
+        if self.judged == Some(file) && metadata.len() == self.content.len_bytes() {
+            return Some(true);
+        }
+        let is_right = fs::read(path).is_ok_and(|bytes| Content::from(bytes) == self.content);
+        self.judged = is_right.then_some(file);
+        Some(is_right)
+    }
 }
 
 #[derive(Debug)]
@@ -126,7 +145,8 @@ impl Stage {
                 let id = format!("file_{export}_{number}");
                 let name = format!("part-{number:05}-{id}.json");
                 let content = Content::Bytes(quarry.slice(from..from + bytes));
-                parts.push(Part { export: format!("export_{export}"), id, name, content });
+                let (export, sha256) = (format!("export_{export}"), content.sha256());
+                parts.push(Part { export, id, name, content, sha256, judged: None });
             }
         }
         let exports: BTreeSet<_> = parts.iter().map(|part| part.export.clone()).collect();
@@ -194,7 +214,7 @@ impl Stage {
             Some(1) => End::Settled,
             Some(code) => panic!("it ended with {code}:\n{}", watcher.output().stderr.join("\n")),
         };
-        self.judge().await;
+        self.judge(before.len()).await;
         end
     }
 
@@ -249,9 +269,8 @@ impl Stage {
         self.ledger.done(self.parts.len() as u64, fetched_bytes, needed_bytes);
         self.ledger
     }
-
-    /// What may be said whenever no program is at work.
-    async fn judge(&mut self) {
+    /// What may be said whenever no program is at work; so many requests are older than the last run.
+    async fn judge(&mut self, asked_before: usize) {
         if self.eyes.as_ref().is_some_and(Eyes::are_alarmed)
             && let Some(words) = self.eyes.take().and_then(Eyes::close)
         {
@@ -260,22 +279,28 @@ impl Stage {
         let records = self.records().await;
         let record_of = |export: &str| records.iter().find(|record| record.key.export.as_str() == export);
         let asked = self.solo.sim.requests();
-        let mut whole: BTreeMap<&str, bool> = BTreeMap::new();
-        for part in &self.parts {
+        let mut whole: BTreeMap<String, bool> = BTreeMap::new();
+        for part in &mut self.parts {
             let path = self.solo.home.export(SHOP, &part.export).join(&part.name);
-            let found = fs::read(&path).ok().map(Content::from);
-            let is_right = found.as_ref() == Some(&part.content);
-            if found.is_some() && !is_right {
+            let found = part.judge(&path);
+            let is_right = found == Some(true);
+            if found == Some(false) {
                 self.ledger.fault(Fault::Wrong, format!("{} has other bytes", path.display()));
             }
-            *whole.entry(&part.export).or_insert(true) &= is_right;
+            *whole.entry(part.export.clone()).or_insert(true) &= is_right;
             let record = record_of(&part.export);
             let row = record.and_then(|of| of.parts.iter().find(|row| row.key.file_id.as_str() == part.id));
             let is_recorded = row.is_some() || record.is_some_and(is_completed);
-            if row.is_some_and(|row| row.sha256 != part.content.sha256()) {
+            if row.is_some_and(|row| row.sha256 != part.sha256) {
                 self.ledger.fault(Fault::Wrong, format!("the record of {} has another digest", part.id));
             }
             let fetches = asked.iter().filter(|request| request.is_fetch_of(&part.id)).count();
+            let earlier =
+                asked[..asked_before].iter().filter(|request| request.is_fetch_of(&part.id)).count();
+            if fetches > earlier + 1 {
+                // The store sends what it is asked for, so that there is no reason to ask twice.
+                self.ledger.fault(Fault::FetchedAgain, format!("{} in one run", path.display()));
+            }
             let was_finished = self.finished.get(&part.id);
             if found.is_none() && (is_recorded || was_finished.is_some()) {
                 self.ledger.fault(Fault::Lost, format!("{} was finished", path.display()));
@@ -288,8 +313,8 @@ impl Stage {
             }
         }
         for (export, is_whole) in whole {
-            let state = record_of(export).map(|record| &record.state);
-            let has_manifest = self.solo.home.export(SHOP, export).join(MANIFEST_FILE).exists();
+            let state = record_of(&export).map(|record| &record.state);
+            let has_manifest = self.solo.home.export(SHOP, &export).join(MANIFEST_FILE).exists();
             let sealing =
                 matches!(state, Some(RecordedState::Sealing { .. } | RecordedState::Completed { .. }));
             if has_manifest && !(is_whole && sealing) {
