@@ -28,6 +28,8 @@ const CRASHES_VARIABLE: &str = "BATCH_EXPORT_WATCHER_TEST_CRASHES";
 const CRASHES: u64 = 500;
 /// Random crashes of the quick one.
 const QUICK_CRASHES: u64 = 20;
+/// New stages on which a point is tried before it counts as one that is not passed.
+const NEW_STAGES: u32 = 5;
 /// Daemons at work at the same time.
 const LANES: u64 = 3;
 
@@ -59,10 +61,14 @@ async fn at_points(seed: u64, crashes: &[Vec<String>]) -> Ledger {
     let mut total = Ledger::default();
     let mut stage = Stage::new(seed, Size::Quick).await;
     for points in crashes {
-        if !stage.crash_at(points).await {
+        let mut stages = 0;
+        while !stage.crash_at(points).await {
+            // What was to be killed at may be done already, and chance may have it that the first of two points leaves
+            // nothing for the second.
             total.add(stage.finish().await);
             stage = Stage::new(seed, Size::Quick).await;
-            assert!(stage.crash_at(points).await, "{points:?} is not passed, not even on a new stage");
+            stages += 1;
+            assert!(stages <= NEW_STAGES, "{points:?} is not passed, not even on a new stage");
         }
     }
     total.add(stage.finish().await);
