@@ -3,6 +3,8 @@
 mod budget;
 mod cast;
 mod daemon;
+mod load;
+mod slow_proxy;
 mod soak;
 mod trend;
 

@@ -138,8 +138,13 @@ impl Daemon {
     }
 
     /// Ends it in good order.
-    pub(super) async fn stop(mut self) {
+    pub(super) async fn stop(self) {
         self.signal(Signal::TERM);
+        self.ended().await;
+    }
+
+    /// Waits for its end, which has to be a good one and near.
+    pub(super) async fn ended(mut self) {
         let Ok(status) = timeout(2 * PATIENCE, self.child.wait()).await else {
             panic!("it has not drained; the log ends with\n{}", heard(&self.tally).last_lines());
         };
