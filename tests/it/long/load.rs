@@ -19,6 +19,9 @@ use crate::support::home::Home;
 use crate::support::scene::{project_key, rest_key};
 
 const SHOP: &str = "shop";
+/// Parts between their last byte and their name are 192 at most, each with its file and perhaps a folder of its own; the rest
+/// is connections.
+const MOST_DESCRIPTORS: f64 = 500.0;
 /// Longest time that any of these may take.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Set in the network namespace.
@@ -115,7 +118,8 @@ async fn a_thousand_parts_of_one_export_take_as_much_as_a_hundred() {
     }));
     assert_eq!(fetches, PARTS, "each part was fetched once");
     assert!(seen.rss_kib.is_flat(0.2, 4096.0), "{:?}", seen.rss_kib);
-    assert!(seen.rss_kib.max() < 65_536.0 && seen.descriptors.max() < 80.0);
+    assert!(seen.rss_kib.max() < 65_536.0, "{} KiB", seen.rss_kib.max());
+    assert!(seen.descriptors.max() < MOST_DESCRIPTORS, "{} descriptors", seen.descriptors.max());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,7 +159,7 @@ async fn five_thousand_exports_that_start_at_once_keep_the_budget_and_are_all_as
     assert_eq!(first.len() as u64, EXPORTS);
     assert!(last_first < expected * 1.5 + 15.0, "the last first view came after {last_first} s");
     assert!(seen.rss_kib.max() < 131_072.0, "{} KiB", seen.rss_kib.max());
-    assert!(seen.descriptors.max() < 120.0, "{} descriptors", seen.descriptors.max());
+    assert!(seen.descriptors.max() < MOST_DESCRIPTORS, "{} descriptors", seen.descriptors.max());
 }
 
 /// Runs a command of the system; whether it is there and has worked.
