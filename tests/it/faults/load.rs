@@ -99,15 +99,3 @@ async fn a_hundred_thousand_files_in_one_export_are_worked_on_and_hold_up_no_pol
     let peak = peak_bytes(&watcher);
     assert!(peak <= 160 << 20, "{peak} bytes of memory");
 }
-
-/// All of them, whole. Run it by name, with `--run-ignored all` and a release build.
-#[tokio::test]
-#[ignore = "takes a minute"]
-async fn a_hundred_thousand_files_come_home() {
-    let rows = (1..=100_000).map(|number| SimFile::new(&format!("file_{number}"), number, "[]"));
-    let solo = Solo::finished(rows.collect()).await;
-    let mut watcher = solo.home.start(&["--exit-when-settled"]);
-    let (code, output) = watcher.wait_within(Duration::from_secs(400)).await;
-    assert_eq!(code, 0, "{:#?}", output.stderr.last());
-    assert_eq!(solo.home.manifest(SHOP, "export_1").parts.len(), 100_000);
-}

@@ -52,10 +52,15 @@ async fn without_a_free_descriptor_it_neither_spins_nor_dies_and_goes_on_when_th
         .expect("an export of the script");
     watcher.wait_for_log(|line| line.contains("Too many open files")).await;
     let polls = solo.views("export_running").len();
+    let links = || count(&solo.sim.requests(), |request| request.path.ends_with("/download"));
+    let asked = links();
     let (before, since) = (cpu(watcher.id()), std::time::Instant::now());
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let (used, took) = (cpu(watcher.id()) - before, since.elapsed());
     assert!(used < took / 3, "{used:?} of CPU within {took:?}: it spins");
+    // Each of the parts waits longer from one time to the next, up to 400 ms.
+    let asked = links() - asked;
+    assert!(asked <= 20 * 12, "{asked} links within {took:?}: it spins");
     limit_descriptors(&watcher, 1024);
     for file in &files {
         solo.sim.release(&file.id);

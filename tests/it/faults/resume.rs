@@ -180,15 +180,10 @@ async fn after_a_stop_a_partial_is_continued_from_its_record_or_not_at_all() {
         .iter()
         .map(|(name, ..)| SimExport::finished(&format!("export_{name}"), vec![file(name)]))
         .collect();
-    let script = |(name, _, sound): &(&str, Damage, bool)| {
-        let second = if *sound {
-            range(&fitting(), FIRST)
-        } else {
-            Answer::framed(200, &format!("etag: {ETAG}\r\n"), content())
-        };
-        // Where the damage is found only while the partial is hashed, a range has been asked for already.
-        let third = Answer::framed(200, &format!("etag: {ETAG}\r\n"), content());
-        (format!("file_{name}"), vec![first_answer(), second, third])
+    let script = |(name, ..): &(&str, Damage, bool)| {
+        // Damage may be found before the range is asked for, which makes the second answer one that nobody asked for.
+        let whole = Answer::framed(200, &format!("etag: {ETAG}\r\n"), content());
+        (format!("file_{name}"), vec![first_answer(), range(&fitting(), FIRST), whole])
     };
     let stage = stopped_in_mid_part(Scheme::Http, exports, cases.iter().map(script).collect()).await;
     for (name, damage, _) in &cases {
@@ -200,8 +195,9 @@ async fn after_a_stop_a_partial_is_continued_from_its_record_or_not_at_all() {
         let asked = stage.store.asked_for(&format!("file_{name}"));
         let ranges: Vec<_> =
             asked[1..].iter().map(|asked| asked.header("range").map(str::to_owned)).collect();
-        if *sound {
-            assert_eq!(ranges, [Some("bytes=5000-".to_owned())], "{name}");
+        match *sound {
+            true => assert_eq!(ranges, [Some("bytes=5000-".to_owned())], "{name}"),
+            false => assert_eq!((ranges.len(), &ranges[1]), (2, &None), "{name}: {ranges:?}"),
         }
     }
 }
