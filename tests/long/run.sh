@@ -7,6 +7,7 @@
 #   CRASHES        crashes of the crash loop, 500
 #   FUZZ_SECONDS   handed to tests/long/fuzz.sh, where that is there
 #   REPORT         another file for the report
+# shellcheck disable=SC2016 # the backquotes are those of the report
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -42,7 +43,7 @@ run() {
         result="skipped in part"
     fi
     # The harness may have written the test's name before it.
-    grep -Eo '\{"[a-z_]+".*\}$' "$work/log" >>"$work/json" || true
+    grep -v '^{"timestamp"' "$work/log" | grep -Eo '\{"[a-z_]+".*\}$' >>"$work/json" || true
     row "$name" "$result" "$((SECONDS - began))"
     printf '   %s\n' "$result"
 }

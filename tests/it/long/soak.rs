@@ -189,12 +189,12 @@ impl Soak {
         }
     }
 
-    /// Takes a few out for a while, and puts back whose time has come.
-    fn park(&mut self) {
+    /// Puts back whose time has come, and while it is `running` takes a few out for a while.
+    fn park(&mut self, running: bool) {
         let now = Instant::now();
         for live in &mut self.live {
             match live.stage {
-                Stage::Listed if self.random.usize(..1000) == 0 => {
+                Stage::Listed if running && self.random.usize(..1000) == 0 => {
                     live.stage = Stage::Parked(now + Duration::from_secs(1));
                     self.counts.parked += 1;
                 }
@@ -439,8 +439,8 @@ impl Soak {
             let running = self.began.elapsed() < duration;
             if running {
                 self.top_up();
-                self.park();
             }
+            self.park(running);
             self.write_lists();
             self.hand_out_keys();
             self.consume().await;
