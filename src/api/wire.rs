@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::domain::ids::{ExportId, FileId};
+use crate::domain::ids::ExportId;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::text::shown;
 
@@ -40,7 +40,10 @@ pub(super) enum WireError {
     Row { row: usize, field: &'static str },
     /// The same file twice, with different numbers or sizes.
     #[error("the api lists file {0} twice, differently")]
-    Contradiction(FileId),
+    Contradiction(String),
+    /// A file ID goes into logs, names and the manifest, and the key into none of them.
+    #[error("row {row} of the api's files has the rest api key in its id")]
+    KeyInId { row: usize },
     /// Not the answer to a list call.
     #[error("the api's answer has no list of exports")]
     NoExports,
@@ -97,7 +100,8 @@ struct ListAnswer {
     exports: Option<Vec<IgnoredAny>>,
 }
 
-/// Reads the body of a 200 to a view of `asked`. `secrets` are taken out of the status word.
+/// Reads the body of a 200 to a view of `asked`. `secrets`, the REST API key first, are taken out of the
+/// status word.
 pub(super) fn parse_view(body: &[u8], asked: &ExportId, secrets: &[&str]) -> Result<Report, WireError> {
     demand_object(body)?;
     let answer: ViewAnswer<'_> = serde_json::from_slice(body)?;
@@ -109,7 +113,7 @@ pub(super) fn parse_view(body: &[u8], asked: &ExportId, secrets: &[&str]) -> Res
         return Err(WireError::OtherId);
     }
     let status = answer.status.ok_or(WireError::NoStatus)?;
-    let files = answer.files.map(|rows| merge(&rows)).transpose()?;
+    let files = answer.files.map(|rows| merge(&rows, secrets)).transpose()?;
     Ok(Report {
         export: asked.clone(),
         status: RemoteStatus::parse(&shown(&status, secrets)),
@@ -145,18 +149,23 @@ fn demand_object(body: &[u8]) -> Result<(), WireError> {
 }
 
 /// The rows as listings: equal ones merged, in the order of their first appearance.
-fn merge(rows: &[&RawValue]) -> Result<Vec<PartListing>, WireError> {
+fn merge(rows: &[&RawValue], secrets: &[&str]) -> Result<Vec<PartListing>, WireError> {
     let mut listings = Vec::<PartListing>::with_capacity(rows.len());
     let mut places = HashMap::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {
         let listing = parse_row(row.get()).map_err(|field| WireError::Row { row: index + 1, field })?;
+        if secrets.first().is_some_and(|key| listing.file_id.as_str().contains(key)) {
+            return Err(WireError::KeyInId { row: index + 1 });
+        }
         match places.entry(listing.file_id.clone()) {
             Entry::Vacant(place) => {
                 place.insert(listings.len());
                 listings.push(listing);
             }
             Entry::Occupied(place) if listings[*place.get()] == listing => {}
-            Entry::Occupied(_) => return Err(WireError::Contradiction(listing.file_id)),
+            Entry::Occupied(_) => {
+                return Err(WireError::Contradiction(shown(listing.file_id.as_str(), secrets)));
+            }
         }
     }
     Ok(listings)
@@ -208,6 +217,14 @@ mod tests {
 
     fn listing(id: &str, number: Option<u32>, declared_bytes: Option<u64>) -> PartListing {
         PartListing { file_id: id.parse().unwrap(), number, declared_bytes }
+    }
+
+    #[test]
+    fn a_file_whose_id_has_the_key_in_it_is_refused_without_a_word_of_it() {
+        let files = r#"[{"id":"a"},{"id":"file_k3y_1"}]"#;
+        let error = with_files(files).unwrap_err();
+        assert_eq!(error, WireError::KeyInId { row: 2 });
+        assert!(!error.to_string().contains("k3y"));
     }
 
     #[test]
@@ -332,7 +349,7 @@ mod tests {
         );
         for other in [r#"{"id":"a","part":2,"size":1}"#, r#"{"id":"a","part":1}"#] {
             let files = format!(r#"[{{"id":"a","part":1,"size":1}},{other}]"#);
-            assert_eq!(with_files(&files), Err(WireError::Contradiction("a".parse().unwrap())), "{other}");
+            assert_eq!(with_files(&files), Err(WireError::Contradiction("a".to_owned())), "{other}");
         }
     }
 
