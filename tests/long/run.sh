@@ -5,7 +5,7 @@
 #
 #   SOAK_SECONDS   length of the soak, 3600
 #   CRASHES        crashes of the crash loop, 500
-#   FUZZ_SECONDS   handed to tests/long/fuzz.sh, where that is there
+#   FUZZ_SECONDS   for each target that is fuzzed, 600
 #   REPORT         another file for the report
 # shellcheck disable=SC2016 # the backquotes are those of the report
 set -euo pipefail
@@ -55,10 +55,13 @@ long "soak" $((soak + 900)) long::soak --test it
 long "load" 1500 long::load --test it
 long "crash loop" 3600 crash_loop --test it
 long "power cuts" 3600 power_cut --lib
-if [ -x tests/long/fuzz.sh ]; then
-    run "fuzzing" $((${FUZZ_SECONDS:-1800} * 20 + 900)) tests/long/fuzz.sh
+if cargo fuzz --version >/dev/null 2>&1; then
+    fuzz=${FUZZ_SECONDS:-600}
+    run "fuzzing" $((fuzz * 10 + 1800)) tests/long/fuzz.sh "$fuzz"
+    # Its table: from the line with the names of the columns on.
+    sed -n '/^target .*findings$/,$p' "$work/log" >"$work/fuzzing"
 else
-    row "fuzzing" "not there" 0
+    row "fuzzing" "skipped: cargo-fuzz is not installed" 0
 fi
 
 {
@@ -70,7 +73,9 @@ fi
     cat "$rows"
     printf '\nWhat each case counted:\n\n```json\n'
     cat "$work/json"
-    printf '```\n\nThe same again, in so much time:\n\n```sh\nSOAK_SECONDS=%s tests/long/run.sh %s\n```\n' "$soak" "$seed"
+    printf '```\n\n'
+    [ ! -s "$work/fuzzing" ] || printf 'What was fuzzed:\n\n```text\n%s\n```\n\n' "$(cat "$work/fuzzing")"
+    printf 'The same again, in so much time:\n\n```sh\nSOAK_SECONDS=%s tests/long/run.sh %s\n```\n' "$soak" "$seed"
 } >"$report"
 printf '\nthe report is in %s\n' "$report"
 exit "$failed"
