@@ -209,13 +209,13 @@ async fn comes_home(faults: Vec<Fault>, request_timeout: &str) -> (Output, Seen)
 
 #[tokio::test]
 async fn one_connection_is_enough_while_it_is_well() {
-    let (output, seen) = comes_home(Vec::new(), "1s").await;
+    let (output, seen) = comes_home(Vec::new(), "5s").await;
     assert_eq!((seen.connections, seen.requests), (1, 2), "{:#?}", output.stderr);
 }
 
 #[tokio::test]
 async fn a_goaway_at_rest_costs_no_attempt() {
-    let (output, seen) = comes_home(vec![Fault::GoAwayAtRest; 3], "1s").await;
+    let (output, seen) = comes_home(vec![Fault::GoAwayAtRest; 3], "5s").await;
     assert_eq!((seen.connections, seen.requests), (4, 5));
     assert_eq!(told(&output, "WARN", "poll failed"), [""; 0]);
 }
@@ -235,7 +235,7 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
         Fault::NoHeaders,
     ];
     for fault in faults {
-        let (output, seen) = comes_home(vec![fault], "500ms").await;
+        let (output, seen) = comes_home(vec![fault], "3s").await;
         let log = output.stderr.join("\n");
         assert_eq!(told(&output, "WARN", "poll failed, will be repeated").len(), 1, "{fault:?}: {log}");
         assert!(seen.requests >= 3 && seen.connections <= 2, "{fault:?}: {seen:?}: {log}");
@@ -245,7 +245,7 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
 
 #[tokio::test]
 async fn bytes_that_are_no_frame_are_a_passing_fault() {
-    let (output, seen) = comes_home(vec![Fault::Garbage; 2], "1s").await;
+    let (output, seen) = comes_home(vec![Fault::Garbage; 2], "5s").await;
     assert_eq!(told(&output, "WARN", "poll failed, will be repeated").len(), 1, "{:#?}", output.stderr);
     assert_eq!((seen.connections, seen.requests), (3, 2));
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long a test waits for what has to happen: far more than it takes, so that only a fault gets there.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tells a debug build where to die or to fail: `src/failpoint/armed.rs`.
 pub(crate) const FAULTS: &str = "BATCH_EXPORT_WATCHER_FAULTS";
