@@ -194,8 +194,8 @@ test_readers() {
 
 test_journal() {
     section "journal"
-    check_is "entries with EXPORT= and PART=64" export_small:64 "$(inside journalctl -u "$unit" --no-pager -o json \
-        PROJECT=shop EXPORT=export_small PART=64 | sed -n 's/.*"EXPORT":"\([^"]*\)".*/\1:64/p' | sort -u)"
+    check_is "an entry with EVENT=, EXPORT= and PARTS=" export_small:64 "$(inside journalctl -u "$unit" --no-pager -o json \
+        EVENT=export_completed PROJECT=shop EXPORT=export_small PARTS=64 | sed -n 's/.*"EXPORT":"\([^"]*\)".*/\1:64/p' | sort -u)"
     check "entries have a priority" inside sh -c \
         "journalctl -u $unit --no-pager -o json EXPORT=export_small | grep -q '\"PRIORITY\":\"6\"'"
 }
