@@ -246,7 +246,9 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
 #[tokio::test]
 async fn bytes_that_are_no_frame_are_a_passing_fault() {
     let (output, seen) = comes_home(vec![Fault::Garbage; 2], "5s").await;
-    assert_eq!(told(&output, "WARN", "poll failed, will be repeated").len(), 1, "{:#?}", output.stderr);
+    // Told anew where the cause has other words: whether the connection or its call learns of it first is a race.
+    let told = told(&output, "WARN", "poll failed, will be repeated");
+    assert!((1..=2).contains(&told.len()), "{:#?}", output.stderr);
     assert_eq!((seen.connections, seen.requests), (3, 2));
 }
 
