@@ -26,7 +26,10 @@ fn before_and_after(
     such: impl Fn(&Recorded) -> bool,
 ) -> (Instant, Instant) {
     let refused = requests.iter().rposition(|request| request.status == Some(status)).expect("a refusal");
-    let next = requests[refused + 1..].iter().find(|request| such(request)).expect("a call after it");
+    // What was on its way when the refusal came is no call after it.
+    let learnt = requests[refused].ended_at.expect("an answer") + Duration::from_millis(40);
+    let next = requests[refused + 1..].iter().find(|request| such(request) && request.at > learnt);
+    let next = next.expect("a call after it");
     (requests[refused].at, next.at)
 }
 

@@ -290,7 +290,8 @@ async fn a_thousand_exports_stay_smooth() {
         let event = "field.dispatchEvent(new Event('input', { bubbles: true }))";
         timed(&format!("{field} field.value = '{text}'; {event}"))
     };
-    let bound = Duration::from_millis(500).as_secs_f64() * 1000.0;
+    // Ten times what it takes, for a machine that is busy with other tests.
+    let bound = Duration::from_millis(1500).as_secs_f64() * 1000.0;
     for (script, rows) in [
         (typed("export_99"), 10),
         (typed("loyalty"), 600),
