@@ -231,7 +231,10 @@ async fn whichever_call_fails_once_costs_an_attempt_and_no_byte() {
         ["EIO", "ENOSPC"].map(|error| (*operation, error, (1..).take(1000).collect()))
     };
     let counts = all(OPERATIONS.iter().flat_map(every).collect()).await;
-    eprintln!("{}", serde_json::json!({ "runs": counts.values().sum::<u64>(), "of": counts }));
+    eprintln!(
+        "{}",
+        serde_json::json!({ "case": "every call on the disk fails once", "runs": counts.values().sum::<u64>(), "of": counts })
+    );
     for (operation, _) in OPERATIONS {
         assert!(counts[*operation] > 1, "{operation} was never reached");
     }

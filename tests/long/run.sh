@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs what takes too long for every run, one after the other, and writes docs/reliability.md: cases, faults survived, numbers.
+# Runs what takes too long for every run, the fuzzing beside the rest, and writes docs/reliability.md: cases, faults survived, numbers.
 #
 # usage: tests/long/run.sh [SEED]        (ends with 0, or with 1 when a case failed; as root nothing is skipped)
 #
@@ -18,51 +18,61 @@ export SOAK_SECONDS=$soak BATCH_EXPORT_WATCHER_TEST_SEED=$seed
 [ -z "${CRASHES:-}" ] || export BATCH_EXPORT_WATCHER_TEST_CRASHES=$CRASHES
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-failed=0
 rows=$work/rows
+numbers=$work/numbers
 : >"$rows"
-
-# row NAME RESULT SECONDS
-row() { printf '| %s | %s | %s |\n' "$1" "$2" "$3" >>"$rows"; }
+: >"$numbers"
 
 # run NAME LIMIT_SECONDS COMMAND…: bounded; its lines of JSON are kept for the report.
 run() {
     local name=$1 limit=$2 began=$SECONDS result=passed code=0
+    local log=$work/$1.log
     shift 2
-    printf '\n== %s\n' "$name"
-    timeout --kill-after=30 "$limit" "$@" >"$work/log" 2>&1 || code=$?
-    if [ "$code" = 77 ]; then
-        result=skipped
-    elif [ "$code" != 0 ]; then
+    printf '== %s\n' "$name"
+    timeout --kill-after=30 "$limit" "$@" >"$log" 2>&1 || code=$?
+    if [ "$code" != 0 ]; then
         result="FAILED ($code)"
-        failed=1
-        tail -n 60 "$work/log" >&2
-    elif grep -q 'running 0 tests' "$work/log" && ! grep -Eq 'running [1-9][0-9]* test' "$work/log"; then
-        result="not there"
-    elif grep -q '^SKIPPED' "$work/log"; then
+        : >"$work/failed"
+        tail -n 60 "$log" >&2
+    elif grep -q 'running 0 tests' "$log" && ! grep -Eq 'running [1-9][0-9]* test' "$log"; then
+        result="FAILED (not there)"
+        : >"$work/failed"
+    elif grep -q '^SKIPPED' "$log"; then
         result="skipped in part"
     fi
     # The harness may have written the test's name before it.
-    grep -v '^{"timestamp"' "$work/log" | grep -Eo '\{"[a-z_]+".*\}$' >>"$work/json" || true
-    row "$name" "$result" "$((SECONDS - began))"
-    printf '   %s\n' "$result"
+    grep -v '^{"timestamp"' "$log" | grep -Eo '\{"[a-z_]+".*\}$' >>"$numbers" || true
+    printf '| %s | %s | %s |\n' "$name" "$result" "$((SECONDS - began))" >>"$rows"
+    printf '   %s: %s\n' "$name" "$result"
 }
 
-: >"$work/json"
-cargo test --locked --no-run --lib --test it
+# long NAME LIMIT_SECONDS FILTER CARGO_ARGUMENTS…: tests that are too long for every run.
 long() { run "$1" "$2" cargo test --locked "${@:4}" -- --ignored --nocapture --test-threads 1 "$3"; }
+
+cargo test --locked --no-run --lib --test it
+if cargo fuzz --version >/dev/null 2>&1; then
+    seconds=${FUZZ_SECONDS:-600}
+    cargo fuzz build --sanitizer none
+    # Beside everything else, on what it leaves of the processors.
+    FUZZ_JOBS=1 run "fuzzing" $((seconds * 10 + 1800)) nice -n 9 tests/long/fuzz.sh "$seconds" &
+else
+    printf '| fuzzing | skipped: cargo-fuzz is not installed | 0 |\n' >>"$rows"
+fi
 long "soak" $((soak + 900)) long::soak --test it
 long "load" 1500 long::load --test it
 long "crash loop" 3600 crash_loop --test it
+long "failing calls on the disk" 3600 disk_faults --test it
+long "dripping body" 300 faults::bodies --test it
 long "power cuts" 3600 power_cut --lib
-if cargo fuzz --version >/dev/null 2>&1; then
-    fuzz=${FUZZ_SECONDS:-600}
-    run "fuzzing" $((fuzz * 10 + 1800)) tests/long/fuzz.sh "$fuzz"
-    # Its table: from the line with the names of the columns on.
-    sed -n '/^target .*findings$/,$p' "$work/log" >"$work/fuzzing"
-else
-    row "fuzzing" "skipped: cargo-fuzz is not installed" 0
-fi
+wait
+# Its table: from the line with the names of the columns on.
+[ ! -f "$work/fuzzing.log" ] || sed -n '/^target .*findings$/,$p' "$work/fuzzing.log" >"$work/fuzzing"
+
+# As words: `{"case":"soak","rss_kib":{"max":9}}` becomes `- **soak**: rss kib (max 9)`.
+words() {
+    sed -E -e 's/^\{(.*)\}$/\1/' -e 's/^(.*)"case":("[^"]*"),?(.*)$/\2\1\3/' -e 's/,$//' \
+        -e 's/^"([^"]*)"/- **\1**: /' -e 's/"([^"]*)":/\1 /g' -e 's/\{/(/g' -e 's/\}/)/g' -e 's/,/, /g' -e 's/_/ /g'
+}
 
 {
     printf '# Reliability\n\nThe last run of `tests/long/run.sh`, which writes this file.\n\n'
@@ -71,11 +81,11 @@ fi
     printf -- '- seed: %s\n- program: debug build, the one that the tests start\n\n' "$seed"
     printf '| case | result | seconds |\n| --- | --- | --- |\n'
     cat "$rows"
-    printf '\nWhat each case counted:\n\n```json\n'
-    cat "$work/json"
-    printf '```\n\n'
-    [ ! -s "$work/fuzzing" ] || printf 'What was fuzzed:\n\n```text\n%s\n```\n\n' "$(cat "$work/fuzzing")"
-    printf 'The same again, in so much time:\n\n```sh\nSOAK_SECONDS=%s tests/long/run.sh %s\n```\n' "$soak" "$seed"
+    printf '\nWhat each case counted:\n\n'
+    words <"$numbers"
+    [ ! -s "$work/fuzzing" ] || printf '\nWhat was fuzzed, %s seconds for each target:\n\n```text\n%s\n```\n' \
+        "$seconds" "$(cat "$work/fuzzing")"
+    printf '\nThe same again:\n\n```sh\nSOAK_SECONDS=%s tests/long/run.sh %s\n```\n' "$soak" "$seed"
 } >"$report"
 printf '\nthe report is in %s\n' "$report"
-exit "$failed"
+[ ! -e "$work/failed" ]

@@ -75,6 +75,7 @@ impl Ledger {
     pub(super) fn summary(&self) -> String {
         let count = |fault| self.faults.iter().filter(|(of, _)| *of == fault).count();
         let summary = json!({
+            "case": "crash loop",
             "crashes": self.crashes(),
             "wrong": count(Fault::Wrong),
             "lost": count(Fault::Lost),

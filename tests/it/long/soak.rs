@@ -57,6 +57,9 @@ const STORE_CONNECTION_BYTES: u64 = 1_500_000;
 /// Longest time from the first sight of an export to its end; it is a second or two.
 const LONGEST: Duration = Duration::from_secs(180);
 const TICK: Duration = Duration::from_millis(100);
+/// What the daemon may have open at once: parts that have their bytes and wait for their names (192 at most, which a disk that
+/// is slow to sync brings about), a file and connections for each slot, and about 40 that are always there.
+const MOST_DESCRIPTORS: f64 = 300.0;
 /// How often what the daemon uses is looked at.
 const SAMPLE: Duration = Duration::from_secs(10);
 
@@ -543,7 +546,7 @@ async fn simulated_days_leave_the_daemon_as_it_was() {
     assert!(summary["fault_percent"].as_f64() >= Some(10.0), "{summary}");
     assert!(trends.rss_kib.is_flat(0.15, 2048.0), "memory grows: {:?}", trends.rss_kib);
     assert!(trends.descriptors.is_flat(0.0, 6.0), "descriptors grow: {:?}", trends.descriptors);
-    assert!(trends.descriptors.max() < 100.0, "{:?}", trends.descriptors);
+    assert!(trends.descriptors.max() < MOST_DESCRIPTORS, "{:?}", trends.descriptors);
     assert!(trends.threads.is_flat(0.0, 3.0), "threads grow: {:?}", trends.threads);
     assert!(trends.own_rss_kib.is_flat(0.3, 65536.0), "the test's own memory: {:?}", trends.own_rss_kib);
     assert!(
