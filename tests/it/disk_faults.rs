@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::support::observer::{Folder, Observer};
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
+use super::support::turns::in_a_crowd;
 use super::support::{FAULTS, PATIENCE};
 
 /// Just above the size from which a part has a name, a room of its own and checkpoints.
@@ -158,6 +159,7 @@ fn injected(watcher: &Watcher) -> Vec<String> {
 
 /// One run in which the n-th call of an operation fails, and no other.
 async fn fails_once(operation: &str, error: &str, n: u64) -> End {
+    let _turn = in_a_crowd().await;
     let mut bench = Bench::new(false).await;
     let watcher = bench.start(&format!("*.{operation}={error}@{n}"));
     let whole = bench.until(&watcher, is_whole).await;
@@ -250,6 +252,7 @@ enum Since {
 
 /// A disk that refuses an operation each time, until it does not.
 async fn fails_for_a_while(operation: &str, error: &str, since: Since) {
+    let _turn = in_a_crowd().await;
     let mut bench = Bench::new(since == Since::Middle).await;
     let ill = bench.solo.home.path().join("ill");
     // Where fdatasync fails, fsync does as well.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::support::PATIENCE;
 use super::support::scene::{count, gaps, is_of, project_key, scene, scene_with_latency, seen, told};
+use super::support::turns::punctual;
 
 /// Asked about for ever.
 fn running(id: &str) -> SimExport {
@@ -69,6 +70,7 @@ fn assert_within_budget(requests: &[Recorded], such: impl Fn(&Recorded) -> bool)
 
 /// A project is throttled with this answer for one call: nothing of it is asked for `wait`, and the other goes on meanwhile.
 async fn assert_a_project_waits(throttled: Canned, wait: Duration) {
+    let _turn = punctual().await;
     let projects = vec![("shop", many_running("shop", 3)), ("blog", vec![running("blog_1")])];
     let (sim, home) = scene(projects).await;
     let watcher = home.start(&[]);
@@ -100,6 +102,7 @@ async fn a_429_with_a_date_counts_from_the_answers_own_clock() {
 
 #[tokio::test]
 async fn a_429_without_a_header_backs_off_exponentially_with_jitter() {
+    let _turn = punctual().await;
     let mut views = vec![ViewStep::Answer(Canned::throttled(None)); 6];
     views.push(ViewStep::status("RUNNING"));
     let (sim, home) = scene(vec![("shop", vec![SimExport::new("export_1", views)])]).await;
@@ -118,6 +121,7 @@ async fn a_429_without_a_header_backs_off_exponentially_with_jitter() {
 
 #[tokio::test]
 async fn a_retry_after_of_zero_the_past_or_nonsense_counts_as_absent() {
+    let _turn = punctual().await;
     let nonsense = ["0", "soon", "-5", "1.5", "9999999999", "Sun, 06 Nov 1994 12:00:00 GMT", ""];
     let mut views: Vec<_> =
         nonsense.map(|value| ViewStep::Answer(Canned::throttled(Some(value)))).into_iter().collect();
@@ -134,6 +138,7 @@ async fn a_retry_after_of_zero_the_past_or_nonsense_counts_as_absent() {
 
 #[tokio::test]
 async fn a_503_silences_the_whole_origin_and_then_one_probe_goes_first() {
+    let _turn = punctual().await;
     let latency = Duration::from_millis(150);
     let projects = vec![("shop", many_running("shop", 3)), ("blog", many_running("blog", 3))];
     let (sim, home) = scene_with_latency(projects, latency).await;
@@ -162,6 +167,7 @@ async fn a_503_silences_the_whole_origin_and_then_one_probe_goes_first() {
 
 #[tokio::test]
 async fn a_429_to_a_download_call_silences_its_project() {
+    let _turn = punctual().await;
     let held_up = LinkStep::Answer(Canned::throttled(Some("1")));
     let file = SimFile::generated("file_1", 1, 1000).on_link(held_up).on_link(LinkStep::Redirect);
     let content = file.content.clone();
@@ -178,6 +184,7 @@ async fn a_429_to_a_download_call_silences_its_project() {
 
 #[tokio::test]
 async fn a_503_to_a_download_call_silences_the_whole_origin() {
+    let _turn = punctual().await;
     let held_up = LinkStep::Answer(Canned::unavailable(Some("1")));
     let file = SimFile::generated("file_1", 1, 1000).on_link(held_up).on_link(LinkStep::Redirect);
     let content = file.content.clone();
@@ -207,6 +214,7 @@ fn assert_silent_for_a_second(
 
 /// A store that refuses with this answer is left alone for a second, links are not even asked for, and polling goes on.
 async fn assert_a_store_waits(busy: Canned) {
+    let _turn = punctual().await;
     let status = busy.status;
     let first = SimFile::generated("file_1", 1, 1000).on_fetch(busy).on_fetch(Serving::well());
     let files = vec![first, SimFile::generated("file_2", 2, 1000)];
@@ -244,6 +252,7 @@ async fn a_store_that_answers_503_is_left_alone_while_polling_goes_on() {
 
 #[tokio::test]
 async fn a_restart_does_not_shorten_a_retry_after() {
+    let _turn = punctual().await;
     let throttled = ViewStep::Answer(Canned::throttled(Some("3")));
     let shop = SimExport::new("export_1", vec![throttled, ViewStep::status("RUNNING")]);
     let done = ViewStep::Held(Box::new(ViewStep::Success(vec![SimFile::generated("file_1", 1, 10)])));
@@ -263,6 +272,7 @@ async fn a_restart_does_not_shorten_a_retry_after() {
 
 #[tokio::test]
 async fn the_start_of_many_exports_stays_within_the_request_budget() {
+    let _turn = punctual().await;
     let (sim, home) =
         scene(vec![("shop", many_running("shop", 60)), ("blog", many_running("blog", 20))]).await;
     let _watcher = home.start(&[]);
@@ -277,6 +287,7 @@ async fn the_start_of_many_exports_stays_within_the_request_budget() {
 
 #[tokio::test]
 async fn many_exports_that_recover_together_stay_within_the_request_budget() {
+    let _turn = punctual().await;
     let (sim, home) = scene(vec![("shop", many_running("shop", 30))]).await;
     sim.set_outage(Origin::Api, Some(Canned::unavailable(None)));
     let _watcher = home.start(&[]);
@@ -292,6 +303,7 @@ async fn many_exports_that_recover_together_stay_within_the_request_budget() {
 
 #[tokio::test]
 async fn an_unknown_route_pauses_the_origin_loudly_and_fails_nothing() {
+    let _turn = punctual().await;
     let shop = SimExport::finished("export_1", vec![SimFile::generated("file_1", 1, 1000)]);
     let (sim, home) = scene(vec![("shop", vec![shop]), ("blog", many_running("blog", 5))]).await;
     let home = home.with("[retry]\ninitial = \"100ms\"\nmax = \"200ms\"");

@@ -9,6 +9,7 @@ use super::support::browser::{Browser, Look};
 use super::support::home::Home;
 use super::support::process::Watcher;
 use super::support::scene::{project_key, scene};
+use super::support::turns::{Turn, punctual};
 
 /// A daemon whose page is open in a browser.
 struct Stage {
@@ -17,6 +18,7 @@ struct Stage {
     watcher: Option<Watcher>,
     origin: String,
     browser: Browser,
+    _turn: Turn,
 }
 
 impl Stage {
@@ -26,11 +28,12 @@ impl Stage {
         toml: &str,
         before: impl FnOnce(&Simulator),
     ) -> Option<Self> {
+        let turn = punctual().await;
         let browser = Browser::start().await?;
         let (sim, home) = scene(projects).await;
         before(&sim);
         let home = home.with("[server]\nlisten = \"127.0.0.1:0\"").with(toml);
-        let mut stage = Self { sim, home, watcher: None, origin: String::new(), browser };
+        let mut stage = Self { sim, home, watcher: None, origin: String::new(), browser, _turn: turn };
         stage.start().await;
         stage.browser.open(&stage.origin).await;
         stage.browser.run("window.sameTab = true;").await;

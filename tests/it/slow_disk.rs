@@ -15,6 +15,7 @@ use super::support::fuse::{Disk, Hang, Operation};
 use super::support::process::Watcher;
 use super::support::scene::{count, gaps};
 use super::support::solo::{SHOP, Solo};
+use super::support::turns::{Turn, punctual};
 
 /// An export that is never finished: its views show whether polling goes on.
 const RUNNING: &str = "export_running";
@@ -46,16 +47,18 @@ struct Stage {
     disk: Disk,
     solo: Solo,
     machine: Machine,
+    _turn: Turn,
 }
 
 impl Stage {
     /// `None`, loudly, where there can be no such disk.
     async fn new(exports: Vec<SimExport>) -> Option<Self> {
+        let turn = punctual().await;
         let interval = INTERVAL.as_millis();
         let poll = format!("[poll]\nmin_interval = \"{interval}ms\"\nmax_interval = \"{interval}ms\"");
         let solo = Solo::new(exports).await.with(&poll);
         let disk = Disk::mount(solo.home.downloads())?;
-        Some(Self { disk, solo, machine: Machine::watch() })
+        Some(Self { disk, solo, machine: Machine::watch(), _turn: turn })
     }
 
     /// Starts the daemon and waits until it polls: its marker and its lock are on the disk then.

@@ -22,6 +22,7 @@ use crate::support::FAULTS;
 use crate::support::observer::{Folder, Observer};
 use crate::support::process::Watcher;
 use crate::support::solo::{PROJECT_KEY, SHOP, Solo};
+use crate::support::turns::in_a_crowd;
 
 /// Far more than a run takes: who is not done by then is stuck.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -178,6 +179,7 @@ impl Stage {
 
     /// Starts the program, crashes it there if it gets there, and looks at what is left.
     pub(super) async fn run(&mut self, crash: &Crash) -> End {
+        let _turn = in_a_crowd().await;
         let served = |requests: &[batch_export_watcher::simulator::Recorded]| {
             requests.iter().map(|request| request.body_bytes).sum::<u64>()
         };

@@ -19,6 +19,7 @@ use crate::support::home::Home;
 use crate::support::process::Output;
 use crate::support::scene::{project_key, rest_key, told};
 use crate::support::tls_front::Authority;
+use crate::support::turns::punctual;
 use crate::support::{PATIENCE, eventually};
 
 const SHOP: &str = "shop";
@@ -189,6 +190,7 @@ async fn converse(
 
 /// Runs a watcher against an API whose connections have these faults; it has to bring its export home.
 async fn comes_home(faults: Vec<Fault>, request_timeout: &str) -> (Output, Seen) {
+    let _turn = punctual().await;
     let authority = Authority::new();
     let acceptor = authority.acceptor_with("127.0.0.1", &[b"h2"], |_| {});
     let api = Api::start(acceptor, faults).await;

@@ -16,6 +16,7 @@ use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::observer::{Folder, Observer};
 use crate::support::process::{Output, Watcher};
 use crate::support::solo::{SHOP, Solo};
+use crate::support::turns::in_a_crowd;
 
 /// Quick to repeat, and soon weary of a silent store.
 const SETTINGS: &str = r#"
@@ -190,6 +191,7 @@ impl Lane {
 
     /// One start of the program, up to its end; whether it had settled everything.
     async fn run_once(&mut self) -> bool {
+        let _turn = in_a_crowd().await;
         self.script.begin_run(&self.solo.sim.requests(), self.observer.visible());
         let watcher = self.solo.home.start(&["--exit-when-settled"]);
         let mut lines = 0;

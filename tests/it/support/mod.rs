@@ -16,6 +16,7 @@ mod selftest;
 pub(crate) mod solo;
 pub(crate) mod strace;
 pub(crate) mod tls_front;
+pub(crate) mod turns;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,0 +1,24 @@
+//! Who may have the machine: tests that start daemons by the dozen take turns with tests that hold the program to a time.
+//!
+//! The tests run beside each other because most of them wait. A few would keep every processor busy for a minute, and what
+//! another test has to see within some hundred milliseconds comes late then, which is nobody's fault.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The turns there are. Whoever waits for them longest is next.
+static TURNS: Semaphore = Semaphore::const_new(4);
+/// What a test takes that holds the program to a time: two of these at once, or one and two daemons of a crowd.
+const PUNCTUAL: u32 = 2;
+
+/// One turn, until it is dropped.
+pub(crate) type Turn = SemaphorePermit<'static>;
+
+/// For one run of a daemon of many.
+pub(crate) async fn in_a_crowd() -> Turn {
+    TURNS.acquire().await.expect("turns are never closed")
+}
+
+/// For a test that fails where the program is late.
+pub(crate) async fn punctual() -> Turn {
+    TURNS.acquire_many(PUNCTUAL).await.expect("turns are never closed")
+}
