@@ -5,11 +5,13 @@ use std::fs;
 use batch_export_watcher::domain::manifest::MANIFEST_FILE;
 use batch_export_watcher::exit;
 use batch_export_watcher::simulator::{Canned, Serving, SimExport, SimFile, ViewStep};
+use futures::future::join_all;
 use serde_json::Value;
 
 use super::support::process::{Output, Watcher};
 use super::support::solo::{SHOP, Solo};
-use super::support::{PATIENCE, eventually};
+use super::support::turns::in_a_crowd;
+use super::support::{FAULTS, PATIENCE, eventually};
 
 /// Large enough for a partial with a name, and for checkpoints.
 const LARGE: u64 = 40_000_000;
@@ -177,4 +179,58 @@ async fn a_run_until_all_is_settled_waits_for_what_begins_anew() {
     solo.sim.release("file_1");
     solo.settled(watcher, 0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+/// Kills whoever forgets `export_1` there, the daemon or the command, and lets a second try finish it.
+async fn killed_at(solo: &Solo, point: &str, by_daemon: bool) {
+    let forgetting = || solo.home.command("forget", &["export_1"]);
+    let mut killed = if by_daemon { solo.home.command("run", &[]) } else { forgetting() };
+    killed.env(FAULTS, format!("{point}=kill"));
+    let mut killed = Watcher::spawn(killed);
+    if by_daemon {
+        killed.wait_for_event(|event| event["message"] == "running").await;
+        Watcher::spawn(forgetting()).wait().await;
+    }
+    assert_eq!(killed.end_within(PATIENCE).await, None, "{point} is not passed, by the daemon: {by_daemon}");
+    let (code, output) = ran(solo, "forget", &["export_1"]).await;
+    // Once it is off the record, there is nothing more to be forgotten.
+    assert_eq!(code, i32::from(point == "after:forgotten.record"), "{point}, {by_daemon}: {output:?}");
+    assert_eq!(states(solo).await, ["export_1 new"], "{point}, {by_daemon}");
+}
+
+#[tokio::test]
+async fn whoever_is_killed_while_it_forgets_work_in_progress_leaves_it_to_a_second_try() {
+    let points = ["part.unlink", "after:part.unlink", "forgotten.record", "after:forgotten.record"];
+    let of_point = async |point| {
+        let _turn = in_a_crowd().await;
+        let slow = SimFile::generated("file_9", 9, 17_000_000).with_bytes_per_second(20_000_000);
+        let contents = [file(1).content, slow.content.clone()];
+        let solo = Solo::finished(vec![file(1), slow]).await;
+        let watcher = running(&solo).await;
+        watcher.wait_for_event(|event| event["message"] == "part committed").await;
+        eventually("a partial", || partials(&solo) == 1).await;
+        watcher.kill9().await;
+        killed_at(&solo, point, false).await;
+        assert_eq!(partials(&solo), 0, "{point}");
+        solo.settle(0).await;
+        solo.home.assert_whole(SHOP, "export_1", &contents.each_ref());
+        assert_eq!(solo.fetches("file_1").len(), 1, "{point}: what was finished is adopted");
+    };
+    join_all(points.map(of_point)).await;
+}
+
+#[tokio::test]
+async fn whoever_is_killed_while_it_forgets_a_failure_leaves_it_to_a_second_try() {
+    let points =
+        ["notice.open", "notice.unlink", "after:notice.unlink", "forgotten.record", "after:forgotten.record"];
+    let of_point = async |(point, by_daemon)| {
+        let _turn = in_a_crowd().await;
+        let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
+        solo.settle(1).await;
+        killed_at(&solo, point, by_daemon).await;
+        solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
+        solo.settle(0).await;
+        solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+    };
+    join_all(points.into_iter().flat_map(|point| [(point, true), (point, false)]).map(of_point)).await;
 }
