@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
+use batch_export_watcher::simulator::{Canned, LinkStep, Recorded, Serving, SimExport, SimFile, ViewStep};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::support::process::{Watcher, in_namespace};
@@ -74,6 +74,37 @@ async fn without_a_free_descriptor_it_neither_spins_nor_dies_and_goes_on_when_th
     solo.wait_for(|seen| count(seen, |request| request.is_view_of("export_running")) >= polls + 3).await;
     let log = watcher.kill9().await.stderr.join("\n");
     assert!(!log.contains("panicked") && !log.contains("export failed"), "{log}");
+}
+
+/// What has an export's folder, and a way to the API, lacks the sockets for the store alone.
+#[tokio::test]
+async fn parts_that_get_no_socket_wait_longer_each_time_and_come_home_when_there_are_some() {
+    const PARTS: usize = 20;
+    let busy = || LinkStep::Answer(Canned::api_error(500, "INTERNAL", "Once more."));
+    let file = |number: u64| {
+        let file = SimFile::generated(&format!("file_{number}"), number, 20_000);
+        file.on_link(busy()).on_link(LinkStep::Redirect)
+    };
+    let files: Vec<_> = (1..=PARTS as u64).map(file).collect();
+    let solo = Solo::new(vec![SimExport::finished("export_1", files.clone())]).await;
+    // Between the first link and the second there is time to take the descriptors away.
+    let solo = solo.with("[download]\nmax_parts = 24\n[retry]\ninitial = \"800ms\"\nmax = \"800ms\"");
+    let watcher = solo.start();
+    let is_link = |request: &Recorded| request.path.ends_with("/download");
+    solo.wait_for(|seen| count(seen, |request| is_link(request) && request.status.is_some()) >= PARTS).await;
+    limit_descriptors(&watcher, 3);
+    watcher.wait_for_log(|line| line.contains("part failed") && line.contains("Too many open files")).await;
+    let links = || count(&solo.sim.requests(), is_link);
+    let (asked, before, since) = (links(), cpu(watcher.id()), std::time::Instant::now());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let (asked, used, took) = (links() - asked, cpu(watcher.id()) - before, since.elapsed());
+    assert!(used < took / 3, "{used:?} of CPU within {took:?}: it spins");
+    // A part waits for 400 ms at least.
+    assert!(asked <= PARTS * 5, "{asked} links within {took:?}: it spins");
+    limit_descriptors(&watcher, 1024);
+    watcher.wait_for_log(|line| line.contains("export whole")).await;
+    let contents: Vec<_> = files.iter().map(|file| &file.content).collect();
+    solo.home.assert_whole(SHOP, "export_1", &contents);
 }
 
 #[tokio::test]
