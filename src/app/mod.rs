@@ -33,6 +33,7 @@ use reload::Reloader;
 
 use crate::config::{Config, Environment};
 use crate::control::ControlSocket;
+use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::modes::DirectoryMode;
 use crate::domain::pace::Pace;
@@ -46,7 +47,7 @@ use crate::meters::Meters;
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
-use crate::process::{service, umask};
+use crate::process::{descriptors, service, umask};
 use crate::sink::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::status::{self, Stamped};
 use crate::store::{self, Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
@@ -198,7 +199,7 @@ impl App {
         let (meters, blocking) = (Meters::default(), transfer.first.clone());
         let (scheduler, snapshots) = Scheduler::new(EngineParts {
             policies: policies(&config),
-            max_parts: config.download.max_parts,
+            capacity: capacity(&config),
             exit_when_settled: options.exit_when_settled,
             deadline: options.deadline,
             projects: projects.collect(),
@@ -268,6 +269,26 @@ impl App {
         }
         outcome
     }
+}
+
+/// What may be under way at once, with a warning where that is less than what is configured.
+fn capacity(config: &Config) -> Capacity {
+    let max_parts = config.download.max_parts;
+    let limit = descriptors::limit();
+    let capacity = Capacity::new(max_parts, limit);
+    if let Some(limit) = limit.filter(|limit| *limit < Capacity::open_files(max_parts)) {
+        let cause = format!(
+            "{limit} files can be open, and download.max_parts = {max_parts} may need {}",
+            Capacity::open_files(max_parts)
+        );
+        tracing::warn!(
+            event = "file_limit_low",
+            cause,
+            "{cause}; parts at once: {}; raise LimitNOFILE of the service (ulimit -n in a shell), or lower download.max_parts",
+            capacity.parts
+        );
+    }
+    capacity
 }
 
 /// Sets failed exports to watching again, while no daemon runs. Returns those that were failed.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::clients::Clients;
 use super::file_watch::FileWatch;
 use super::forget::{ForgetOutcome, forget_records};
-use super::{StartError, policies, sink_settings};
+use super::{StartError, capacity, policies, sink_settings};
 use crate::config::{self, Config, ConfigFaults, Environment, restart_faults};
 use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
 use crate::domain::watch::Watch;
@@ -276,7 +276,7 @@ impl Reloader {
         Ok(Reload {
             projects: projects.collect(),
             policies: policies(config),
-            max_parts: config.download.max_parts,
+            capacity: capacity(config),
             store: store_client,
             another_api: config.api.base_url != self.config.api.base_url,
             pauses: pauses.into_iter().filter(|(scope, _)| is_new(scope)).collect(),

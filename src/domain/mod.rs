@@ -4,6 +4,7 @@
 
 pub mod bandwidth;
 pub mod cadence;
+pub mod capacity;
 pub mod checksum;
 pub mod failure;
 pub mod gate;

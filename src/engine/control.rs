@@ -1,7 +1,7 @@
 //! What the scheduler can be asked from outside while it runs, and what it answers.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::access::Access;
 use super::overview::Overview;
 use super::standing::Standing;
+use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::watch::{Policies, Watch};
 use crate::fetch::StoreClient;
@@ -85,8 +86,8 @@ pub struct Known {
 pub struct Reload {
     /// The policies of every watch.
     pub policies: Policies,
-    /// Parts in flight, all exports together.
-    pub max_parts: NonZeroUsize,
+    /// Parts in flight and parts that wait for their names, all exports together.
+    pub capacity: Capacity,
     /// The client of parts that begin from now on, where it is another one.
     pub store: Option<StoreClient>,
     /// Whether the API is another one: what was learnt of the old one does not hold for it.

@@ -14,3 +14,9 @@ pub fn raise_limit() -> std::io::Result<()> {
     }
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
+
+/// How many files this process may have open; `None` without a limit.
+#[must_use]
+pub fn limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}

@@ -10,6 +10,7 @@ use batch_export_watcher::simulator::{Origin, Recorded, Serving, SimExport, SimF
 
 use super::support::eventually;
 use super::support::process::Watcher;
+use super::support::scene::told;
 use super::support::solo::{SHOP, Solo};
 
 const MIB: u64 = 1 << 20;
@@ -142,6 +143,25 @@ async fn a_small_soft_limit_of_open_files_does_not_hold_up_many_parts() {
     let output = solo.settled(watcher, 0).await;
     assert!(!output.stderr.iter().any(|line| line.contains("will be repeated")), "{:?}", output.stderr);
     let contents: Vec<_> = parts.iter().map(|part| &part.content).collect();
+    solo.home.assert_whole(SHOP, "export_1", &contents);
+}
+
+/// With a slot for each part, calls of the API would take all descriptors, and keep them.
+#[tokio::test]
+async fn a_small_hard_limit_of_open_files_is_told_and_costs_no_file() {
+    let parts: Vec<_> =
+        (1..=48).map(|number| SimFile::generated(&format!("file_{number}"), number, 2000)).collect();
+    let solo = Solo::finished(parts.clone()).await.with("[download]\nmax_parts = 48");
+    let watcher = solo.start_after("ulimit -n 48", &["--exit-when-settled"]);
+    let output = solo.settled(watcher, 0).await;
+    let told = told(
+        &output,
+        "WARN",
+        "48 files can be open, and download.max_parts = 48 may need 400; parts at once: 1;",
+    );
+    assert_eq!(told.len(), 1, "{:?}", output.stderr);
+    let contents: Vec<_> = parts.iter().map(|part| &part.content).collect();
+    assert!(!output.stderr.iter().any(|line| line.contains("will be repeated")), "{:?}", output.stderr);
     solo.home.assert_whole(SHOP, "export_1", &contents);
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::commits::MAX_COMMITS;
 use super::gates::Closed;
 use super::{Call, Probes, Scheduler};
 use crate::domain::part::PartKey;
@@ -102,7 +101,8 @@ impl Scheduler {
     }
 
     fn admit_parts(&mut self, now: Duration) {
-        while self.downloads.len() < self.max_parts && self.commits.len() < MAX_COMMITS {
+        let capacity = self.capacity;
+        while self.downloads.len() < capacity.parts.get() && self.commits.len() < capacity.commits.get() {
             let mut closed_gates = Vec::new();
             let mut queue = std::mem::take(&mut self.parts);
             let next = queue.pop(|project| {
@@ -127,8 +127,9 @@ impl Scheduler {
             let mut others = self.projects.iter().filter(|(other, _)| *other != project);
             others.any(|(_, other)| other.unsettled > 0)
         };
-        let free = self.max_parts.saturating_sub(self.downloads.len());
-        self.max_parts < SPARING_SLOTS || free > 1 || self.projects[project].slots == 0 || !others_at_work()
+        let slots = self.capacity.parts.get();
+        let free = slots.saturating_sub(self.downloads.len());
+        slots < SPARING_SLOTS || free > 1 || self.projects[project].slots == 0 || !others_at_work()
     }
 
     fn start_part(&mut self, entry: usize, key: PartKey, probes: Probes) {

@@ -14,9 +14,6 @@ use crate::engine::stream::{commit_failure, transient};
 use crate::meters::{RetryCause, Work};
 use crate::sink::{CommitError, FinishedPart};
 
-/// Parts that have their bytes and not their names, at once. They need no slot: a disk that is slow to sync does not leave
-/// the network idle. But it does not collect open files without end either.
-pub(super) const MAX_COMMITS: usize = 192;
 /// A group of so many is not waited for. 2,000 parts of 50 KB in groups of 16, 32, 64 and 128 took this program 0.56,
 /// 0.54, 0.54 and 0.53 s, and the CPU 0.61, 0.60, 0.58 and 0.56 s.
 const GROUP_PARTS: usize = 64;

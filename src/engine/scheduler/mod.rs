@@ -27,7 +27,6 @@ mod status;
 pub(in crate::engine) mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +50,7 @@ use super::snapshot::Snapshot;
 use super::standing::Reloads;
 use super::stream::Progress;
 use super::timers::Timers;
+use crate::domain::capacity::Capacity;
 use crate::domain::failure::{PartFailure, ViewOutcome};
 use crate::domain::gate::Gate;
 use crate::domain::ids::ProjectName;
@@ -74,8 +74,8 @@ const REFUSED_PROBES: u32 = 3;
 pub struct EngineParts {
     /// The policies of every watch.
     pub policies: Policies,
-    /// Parts in flight, all exports together.
-    pub max_parts: NonZeroUsize,
+    /// Parts in flight and parts that wait for their names, all exports together.
+    pub capacity: Capacity,
     /// Whether to end once every export is settled.
     pub exit_when_settled: bool,
     /// When to give up on that, counted from the start.
@@ -138,7 +138,7 @@ pub enum Outcome {
 /// The engine's one owner of state.
 pub struct Scheduler {
     policies: Policies,
-    max_parts: usize,
+    capacity: Capacity,
     exit_when_settled: bool,
     started: Instant,
     started_at: Timestamp,
@@ -317,7 +317,7 @@ impl Scheduler {
         let (snapshot, reader) = watch::channel(Snapshot::default());
         let mut scheduler = Self {
             policies: parts.policies,
-            max_parts: parts.max_parts.get(),
+            capacity: parts.capacity,
             exit_when_settled: parts.exit_when_settled,
             started: Instant::now(),
             started_at: Timestamp::now(),
@@ -343,7 +343,7 @@ impl Scheduler {
             disk_checks: Children::new(),
             probes: HashMap::new(),
             progress: HashMap::new(),
-            news: mpsc::channel(parts.max_parts.get().saturating_mul(2).min(1024)),
+            news: mpsc::channel(parts.capacity.parts.get().saturating_mul(2).min(1024)),
             writes: parts.writes,
             outbox: VecDeque::new(),
             unwritten: 0,

@@ -60,7 +60,7 @@ impl Scheduler {
             now: clock.wall,
             standing: self.standing(),
             slots_in_use: self.downloads.len(),
-            slots_max: self.max_parts,
+            slots_max: self.capacity.parts.get(),
             disk_ill: self.disk_ill,
             state_failing: self.store_failing,
             stores_wait: self.hosts.values().any(|gate| is_waited_for(gate, clock)),

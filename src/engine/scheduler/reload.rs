@@ -101,7 +101,7 @@ impl Scheduler {
 
     fn reload(&mut self, reload: Reload) -> Changes {
         self.policies = reload.policies;
-        self.max_parts = reload.max_parts.get();
+        self.capacity = reload.capacity;
         if let Some(store) = &reload.store {
             self.lanes.use_store(store);
         }

@@ -10,6 +10,7 @@ use super::*;
 use crate::api::{Api, ApiSettings};
 use crate::config::{Environment, KeySource};
 use crate::domain::cadence::Cadence;
+use crate::domain::capacity::Capacity;
 use crate::domain::failure::{ApiRefusal, Hold};
 use crate::domain::gate::{Admission, Gate};
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
@@ -61,7 +62,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
             retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
             not_found_grace: Duration::from_secs(600),
         },
-        max_parts: NonZeroUsize::new(max_parts).unwrap(),
+        capacity: Capacity::new(NonZeroUsize::new(max_parts).unwrap(), None),
         exit_when_settled: false,
         deadline: None,
         projects: exports_of_projects.iter().enumerate().map(project).collect(),

@@ -168,9 +168,8 @@ async fn a_daemon_that_was_frozen_for_many_intervals_asks_one_round() {
     let requests = solo.sim.requests();
     for number in 1..=8 {
         let id = format!("export_{number}");
-        let soon = |request: &batch_export_watcher::simulator::Recorded| {
-            request.is_view_of(&id) && request.at < woken + Duration::from_millis(340)
-        };
+        let soon =
+            |request: &Recorded| request.is_view_of(&id) && request.at < woken + Duration::from_millis(340);
         let asked = count(&requests[known..], soon);
         assert!(asked <= 1, "{id} was asked about {asked} times for the intervals that it slept through");
     }

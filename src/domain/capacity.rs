@@ -1,0 +1,88 @@
+//! Capacity: how much may be under way at once, where the operating system grants only so many open files.
+
+use std::num::NonZeroUsize;
+
+/// Parts that have their bytes and not their names, at once. They need no slot: a disk that is slow to sync does not leave
+/// the network idle. But it does not collect open files without end either.
+const MAX_COMMITS: usize = 192;
+/// Open files of a part in flight: a connection to the API, one to the store, and the file itself.
+const PER_PART: usize = 3;
+/// What is open whatever is fetched: the state, locks, sockets of the service manager and of the command line, the status
+/// page's connections, polls. An idle daemon has about 25.
+const OTHERS: usize = 64;
+
+/// How many parts may be where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// In flight: the slots.
+    pub parts: NonZeroUsize,
+    /// With all their bytes, and waiting for their names.
+    pub commits: NonZeroUsize,
+}
+
+impl Capacity {
+    /// What is wanted, as far as it fits into the files that may be open at once; `None` is no limit.
+    ///
+    /// More than that would livelock: calls of the API would hold every descriptor there is, and no part would ever get its
+    /// connection to the store.
+    #[must_use]
+    pub fn new(max_parts: NonZeroUsize, open_files: Option<u64>) -> Self {
+        let whole =
+            Self { parts: max_parts, commits: NonZeroUsize::new(MAX_COMMITS).unwrap_or(NonZeroUsize::MIN) };
+        let Some(limit) = open_files.filter(|limit| *limit < Self::open_files(max_parts)) else {
+            return whole;
+        };
+        let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHERS);
+        let parts = NonZeroUsize::new(left / (PER_PART + 1)).unwrap_or(NonZeroUsize::MIN).min(max_parts);
+        let commits = left.saturating_sub(PER_PART.saturating_mul(parts.get()));
+        Self { parts, commits: NonZeroUsize::new(commits).unwrap_or(NonZeroUsize::MIN).min(whole.commits) }
+    }
+
+    /// Files that may be open at once with so many parts in flight.
+    #[must_use]
+    pub fn open_files(max_parts: NonZeroUsize) -> u64 {
+        let files = max_parts.get().saturating_mul(PER_PART).saturating_add(MAX_COMMITS + OTHERS);
+        u64::try_from(files).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn capacity(max_parts: usize, open_files: Option<u64>) -> (usize, usize) {
+        let capacity = Capacity::new(NonZeroUsize::new(max_parts).unwrap(), open_files);
+        (capacity.parts.get(), capacity.commits.get())
+    }
+
+    #[test]
+    fn few_files_cut_what_waits_for_names_first_and_then_the_slots() {
+        let cases = [
+            (8, None, (8, 192)),
+            (8, Some(1024), (8, 192)),
+            (8, Some(280), (8, 192)),
+            (8, Some(279), (8, 191)),
+            (8, Some(256), (8, 168)),
+            (8, Some(96), (8, 8)),
+            (8, Some(80), (4, 4)),
+            (48, Some(48), (1, 1)),
+            (1, Some(0), (1, 1)),
+            (1024, Some(1024), (240, 192)),
+            (1024, Some(4096), (1024, 192)),
+        ];
+        for (max_parts, open_files, expected) in cases {
+            assert_eq!(capacity(max_parts, open_files), expected, "{max_parts} parts, {open_files:?} files");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_granted_fits_and_never_exceeds_what_is_wanted(max_parts in 1..2000_usize, limit in 0..10_000_u64) {
+            let (parts, commits) = capacity(max_parts, Some(limit));
+            prop_assert!(parts <= max_parts && commits <= MAX_COMMITS);
+            let open = (parts * PER_PART + commits + OTHERS) as u64;
+            prop_assert!(open <= limit.max((OTHERS + PER_PART + 1) as u64));
+        }
+    }
+}
