@@ -11,7 +11,7 @@ use super::support::mount::{Mount, fill_bytes};
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
 use super::support::strace;
-use super::support::{FAULTS, PATIENCE, eventually};
+use super::support::{FAULTS, PATIENCE, eventually, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -125,7 +125,7 @@ async fn a_database_whose_calls_fail_for_a_while_loses_nothing() {
     if !strace::is_possible() {
         return;
     }
-    let calls = [("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("fsync", "EIO")];
+    let calls = [("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("pwrite64", "EROFS"), ("fsync", "EIO")];
     let runs = calls.map(async |(call, error)| Box::pin(the_log_fails(call, error)).await);
     futures::future::join_all(runs).await;
 }
@@ -156,6 +156,35 @@ async fn a_crash_while_the_state_is_full_loses_nothing() {
         assert_eq!(solo.fetches(&format!("file_{number}")).len(), 1, "what was whole is not fetched again");
     }
     watcher.kill9().await;
+}
+
+#[tokio::test]
+async fn a_state_directory_that_is_taken_away_and_put_back_loses_nothing() {
+    let mut solo = stage().await;
+    let mut watcher = solo.start();
+    finish(&solo, "export_1", [1, 2]);
+    wait_for_whole(&watcher, "export_1").await;
+    let (state, away) = (solo.home.path().join("state"), solo.home.path().join("away"));
+    move_to(&state, &away);
+    finish(&solo, "export_2", [3, 4]);
+    wait_for_whole(&watcher, "export_2").await;
+    assert_whole(&solo, "export_2", [3, 4]);
+    polling_goes_on(&solo).await;
+    // Another instance would make a state of its own there; the download directory tells it of the first.
+    let (code, output) = Watcher::spawn(solo.home.command("run", &[])).wait().await;
+    assert_eq!(code, i32::from(batch_export_watcher::exit::UNFINISHED), "{output:?}");
+    fs::remove_dir_all(&state).expect("the state that the other has made");
+    move_to(&away, &state);
+    watcher.signal(Signal::TERM);
+    assert_eq!(watcher.wait().await.0, 0);
+    // Nothing but the state knows of them any more.
+    for export in ["export_1", "export_2"] {
+        fs::remove_dir_all(solo.home.export(SHOP, export)).expect("a consumer takes it away");
+    }
+    let asked = solo.sim.requests().len();
+    solo.home.set_exports(SHOP, &["export_1", "export_2"]);
+    solo.settle(0).await;
+    assert_eq!(solo.sim.requests().len(), asked, "nothing is asked for again");
 }
 
 #[tokio::test]
