@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod bodies;
+mod clock;
 mod configuration;
 mod crash_loop;
 mod credentials;
