@@ -22,7 +22,7 @@ const SHOP: &str = "shop";
 /// Parts between their last byte and their name are 192 at most, each with its file and perhaps a folder of its own; the rest
 /// is connections.
 const MOST_DESCRIPTORS: f64 = 500.0;
-/// Longest time that any of these may take.
+/// Longest time that any of these may take, but for the hundred thousand parts.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Set in the network namespace.
 const INSIDE: &str = "BATCH_EXPORT_WATCHER_TEST_BAD_NETWORK";
@@ -34,6 +34,7 @@ struct Load {
     tally: Arc<Mutex<Tally>>,
     exports: Vec<(String, Vec<SimFile>)>,
     requests: HashMap<Origin, u64>,
+    limit: Duration,
 }
 
 /// What was seen while the daemon worked.
@@ -56,7 +57,7 @@ impl Load {
              exports_file = \"ids\"",
             project_key(SHOP)
         ));
-        Self { sim, home, tally: Arc::default(), exports, requests: HashMap::new() }
+        Self { sim, home, tally: Arc::default(), exports, requests: HashMap::new(), limit: LIMIT }
     }
 
     /// Runs it to its end, looking at it all the while; what the simulator was asked is shown to `see`.
@@ -76,7 +77,7 @@ impl Load {
                 *self.requests.entry(request.origin).or_default() += 1;
                 see(&request);
             }
-            assert!(began.elapsed() < LIMIT, "not done; the log:\n{}", heard(&self.tally).last_lines());
+            assert!(began.elapsed() < self.limit, "not done; the log:\n{}", heard(&self.tally).last_lines());
         }
         let took = began.elapsed();
         daemon.ended().await;
@@ -119,6 +120,37 @@ async fn a_thousand_parts_of_one_export_take_as_much_as_a_hundred() {
     assert_eq!(fetches, PARTS, "each part was fetched once");
     assert!(seen.rss_kib.is_flat(0.2, 4096.0), "{:?}", seen.rss_kib);
     assert!(seen.rss_kib.max() < 65_536.0, "{} KiB", seen.rss_kib.max());
+    assert!(seen.descriptors.max() < MOST_DESCRIPTORS, "{} descriptors", seen.descriptors.max());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: run by tests/long/run.sh"]
+async fn a_hundred_thousand_parts_of_one_export_come_home_the_last_as_fast_as_the_first() {
+    const PARTS: u64 = 100_000;
+    let part =
+        |number: u64| SimFile::new(&format!("file_{number}"), number, format!("[{number}]\n").as_str());
+    let mut load = Load::new(vec![("export_1".to_owned(), (1..=PARTS).map(part).collect())], "").await;
+    load.limit = Duration::from_secs(1800);
+    let (began, mut fetched) = (Instant::now(), Vec::new());
+    let seen = load
+        .run(|request| {
+            if request.fetched_file().is_some() {
+                fetched.push((request.at - began).as_secs_f64());
+            }
+        })
+        .await;
+    fetched.sort_by(f64::total_cmp);
+    let tenth = fetched.len() / 10;
+    let (first, last) = (fetched[2 * tenth] - fetched[tenth], fetched[9 * tenth] - fetched[8 * tenth]);
+    summarize(&json!({
+        "case": "100,000 parts in one export", "seconds": seen.took.as_secs_f64(), "fetches": fetched.len(),
+        "seconds_of_the_second_and_the_ninth_tenth": [first, last],
+        "rss_kib": { "thirds": seen.rss_kib.thirds(), "max": seen.rss_kib.max() },
+        "descriptors": { "max": seen.descriptors.max() },
+    }));
+    assert_eq!(fetched.len() as u64, PARTS, "each part was fetched once");
+    assert!(last < first * 2.0 + 5.0, "a tenth took {first} s at first and {last} s in the end");
+    assert!(seen.rss_kib.max() < 262_144.0, "{} KiB", seen.rss_kib.max());
     assert!(seen.descriptors.max() < MOST_DESCRIPTORS, "{} descriptors", seen.descriptors.max());
 }
 

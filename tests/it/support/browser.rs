@@ -14,7 +14,7 @@ use thirtyfour::{Capabilities, WebDriver};
 use tokio::process::Command;
 
 use super::process::Watcher;
-use super::{PATIENCE, eventually, http};
+use super::{PATIENCE, http};
 
 /// An empty profile, and nothing that asks anybody else than the page does.
 const ARGUMENTS: [&str; 12] = [
@@ -33,6 +33,8 @@ const ARGUMENTS: [&str; 12] = [
 ];
 /// What each driver call may take at most.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Starts of chromedriver until one of them has its port.
+const TRIES: usize = 3;
 /// Longest wait for killed processes to be gone.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,25 @@ pub(crate) struct Browser {
     profile: TempDir,
 }
 
+/// Chromedriver, and the port that it listens on. It takes one for IPv4 and then the same for IPv6, and gives up where somebody
+/// else was faster: then another one is started.
+async fn started(chromedriver: &Path, home: &Path) -> (Watcher, u16) {
+    // It speaks of port 0 first.
+    let port = |line: &str| {
+        let port = line.split(" on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok()?;
+        (port > 0).then_some(port)
+    };
+    for _ in 0..TRIES {
+        let mut command = Command::new(chromedriver);
+        command.arg("--port=0").env("HOME", home).env("XDG_CONFIG_HOME", home);
+        let driver = Watcher::spawn(command);
+        if let Some(port) = driver.said(port).await {
+            return (driver, port);
+        }
+    }
+    panic!("chromedriver has ended {TRIES} times before it listened");
+}
+
 impl Browser {
     /// Starts one; says so loudly and gives none where none is installed.
     pub(crate) async fn start() -> Option<Self> {
@@ -65,23 +86,10 @@ impl Browser {
             return None;
         };
         let profile = tempfile::tempdir().expect("a temporary folder");
-        let mut command = Command::new(chromedriver);
-        command.arg("--port=0").env("HOME", profile.path()).env("XDG_CONFIG_HOME", profile.path());
-        let driver = Watcher::spawn(command);
-        let mut port = None;
-        // It speaks of port 0 first.
-        let said = |line: &String| {
-            let port = line.split(" on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok()?;
-            (port > 0).then_some(port)
-        };
-        eventually("chromedriver says its port", || {
-            port = driver.output().stdout.iter().find_map(said);
-            port.is_some()
-        })
-        .await;
+        let (driver, port) = started(&chromedriver, profile.path()).await;
         let mut browser = Guard { driver: Some(driver), profile: Some(profile) };
         let connecting = WebDriver::builder(
-            format!("http://127.0.0.1:{}", port.unwrap_or_default()),
+            format!("http://127.0.0.1:{port}"),
             capabilities(&chromium, browser.profile.as_ref().expect("not given away yet").path()),
         )
         .client(http::client(CALL_TIMEOUT))

@@ -114,6 +114,17 @@ impl Watcher {
         line.unwrap_or_else(|| self.fail("the line is gone"))
     }
 
+    /// Waits for a line on stdout, and gives what is made of it; none means that it has ended without one.
+    pub(crate) async fn said<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let mut output = self.output.clone();
+        let found = |output: &Output| output.stdout.iter().find_map(|line| wanted(line));
+        match timeout(PATIENCE, output.wait_for(|output| found(output).is_some())).await {
+            Ok(Ok(output)) => found(&output),
+            Ok(Err(_)) => None,
+            Err(_) => self.fail(&format!("no such line on stdout within {PATIENCE:?}")),
+        }
+    }
+
     /// Waits for the lines of the log after the first `known` ones; none means that it has ended.
     pub(crate) async fn log_after(&self, known: usize) -> Vec<String> {
         let mut output = self.output.clone();
