@@ -246,7 +246,10 @@ impl World {
         let signature = format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
         let mut state = self.state();
         let now = Instant::now();
-        state.links.retain(|_, link| link.expires_at > now);
+        // Only before it grows: looking at all of them for each new one would take ever longer.
+        if state.links.len() == state.links.capacity() {
+            state.links.retain(|_, link| link.expires_at > now);
+        }
         let lifetime = state.link_lifetime;
         let expires =
             (SystemTime::now() + lifetime).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
