@@ -4,7 +4,6 @@ mod budget;
 mod cast;
 mod daemon;
 mod load;
-mod slow_proxy;
 mod soak;
 mod trend;
 

@@ -21,7 +21,7 @@ use super::points::{BY_A_POINT, Crash};
 use crate::support::FAULTS;
 use crate::support::observer::{Folder, Observer};
 use crate::support::process::Watcher;
-use crate::support::solo::{PROJECT_KEY, SHOP, Solo};
+use crate::support::solo::{PROJECT_KEY, RESTLESS, SHOP, Solo};
 use crate::support::turns::in_a_crowd;
 
 /// Far more than a run takes: who is not done by then is stuck.
@@ -32,15 +32,7 @@ const QUARRY_BYTES: usize = 32 << 20;
 const FAILING: &str = "export_failing";
 
 /// Two parts at once, so that one run does not bring everything.
-const SETTINGS: &str = r#"
-    [api]
-    requests_per_second = 1000
-    [retry]
-    initial = "10ms"
-    max = "40ms"
-    [download]
-    max_parts = 2
-"#;
+const SETTINGS: &str = "[download]\nmax_parts = 2";
 
 /// How much there is to bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +151,7 @@ impl Stage {
         };
         let mut exports_of_sim: Vec<_> = exports.iter().map(script).collect();
         exports_of_sim.push(SimExport::new(FAILING, vec![ViewStep::status("ERROR")]));
-        let solo = Solo::new(exports_of_sim).await.with(SETTINGS);
+        let solo = Solo::new(exports_of_sim).await.with(RESTLESS).with(SETTINGS);
         let folder = |export: &String| {
             let contents = of(export).into_iter().map(|part| (part.name.clone(), part.content.clone()));
             Folder::new(solo.home.export(SHOP, export), contents.collect())

@@ -15,20 +15,11 @@ use super::plan::{Ending, FilePlan, LanePlan, Moment};
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::observer::{Folder, Observer};
 use crate::support::process::{Output, Watcher};
-use crate::support::solo::{SHOP, Solo};
+use crate::support::solo::{RESTLESS, SHOP, Solo};
 use crate::support::turns::in_a_crowd;
 
-/// Quick to repeat, and soon weary of a silent store.
-const SETTINGS: &str = r#"
-    [api]
-    requests_per_second = 1000
-    [retry]
-    initial = "10ms"
-    max = "40ms"
-    [download]
-    max_parts = 4
-    stall_timeout = "500ms"
-"#;
+/// Soon weary of a silent store.
+const SETTINGS: &str = "[download]\nmax_parts = 4\nstall_timeout = \"500ms\"";
 
 /// Lines of the log that a report of a lane that is stuck ends with.
 const LAST_LINES: usize = 20;
@@ -152,7 +143,7 @@ impl Lane {
     /// Everything ready, nothing started.
     pub(super) async fn new(plan: LanePlan) -> Self {
         let exports = plan.exports.iter().map(|(id, _)| SimExport::new(id, Vec::new())).collect();
-        let solo = Solo::new(exports).await.with(SETTINGS);
+        let solo = Solo::new(exports).await.with(RESTLESS).with(SETTINGS);
         // It resets when the store closes; the connection of a whole answer stays open.
         let fault = Fault::ResetAfter { response_bytes: u64::MAX };
         let resetting = FaultProxy::start(solo.sim.store_address(), vec![fault]).await;

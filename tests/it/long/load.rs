@@ -12,9 +12,9 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::budget::{Budget, Stalls};
 use super::daemon::{Daemon, Tally, Vitals, heard, program};
-use super::slow_proxy::SlowProxy;
 use super::summarize;
 use super::trend::Trend;
+use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::home::Home;
 use crate::support::scene::{project_key, rest_key};
 
@@ -260,11 +260,12 @@ async fn in_a_bad_network() {
     let exports: Vec<(String, Vec<SimFile>)> = (0..20).map(export).collect();
     let parts = u32::try_from(exports.iter().map(|(_, files)| files.len()).sum::<usize>()).expect("a few");
     let mut load = Load::new(exports, "").await;
-    let api = SlowProxy::start(load.sim.api_address(), ONE_WAY).await;
-    let store = SlowProxy::start(load.sim.store_address(), ONE_WAY).await;
+    let late = || vec![Fault::Late { one_way: ONE_WAY }];
+    let api = FaultProxy::start(load.sim.api_address(), late()).await;
+    let store = FaultProxy::start(load.sim.store_address(), late()).await;
     load.sim.set_link_origin(&store.origin());
     load.home.merge(&format!("[api]\nbase_url = \"{}/2.11\"", api.origin()));
-    lose_packets([api.address.port(), store.address.port()]).await;
+    lose_packets([api.address().port(), store.address().port()]).await;
     let seen = load.run(|_| {}).await;
     // A view, and for each part of a slot its link and its body.
     let ideal = 2 * ONE_WAY + 4 * ONE_WAY * parts.div_ceil(SLOTS);

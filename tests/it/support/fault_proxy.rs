@@ -5,17 +5,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::PATIENCE;
 
 /// Longest request head that is read before a raw answer.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// What a long way takes at once.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// Chunks under way in one direction: as much as a large window.
+const CHUNKS: usize = 256;
 
 /// What happens to one connection. Response bytes count heads and bodies of all answers on it.
 #[derive(Debug, Clone)]
@@ -32,6 +38,8 @@ pub(crate) enum Fault {
     RawAnswer(Vec<u8>),
     /// Reset before a byte is read.
     RefuseConnection,
+    /// A long way: every byte comes late, each way, and as many as are sent.
+    Late { one_way: Duration },
 }
 
 /// A running proxy; dropping it ends its connections.
@@ -79,6 +87,11 @@ impl FaultProxy {
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, upstream, Arc::clone(&faults), counter, Arc::clone(&struck)));
         Self { address, faults, connections, struck, _tasks: tasks }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -184,6 +197,7 @@ async fn suffer(
             strike(true);
             client.set_zero_linger()
         }
+        Fault::Late { one_way } => carry(client, TcpStream::connect(upstream).await?, one_way).await,
     }
 }
 
@@ -215,4 +229,38 @@ async fn read_head(client: &mut TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Passes bytes both ways, late, until both sides have ended.
+async fn carry(client: TcpStream, server: TcpStream, one_way: Duration) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let up = pump(from_client, to_server, one_way);
+    let down = pump(from_server, to_client, one_way);
+    tokio::join!(up, down);
+    Ok(())
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, one_way: Duration) {
+    let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS);
+    let read = async move {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
+            if sender.send((Instant::now() + one_way, buffer[..bytes].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((at, bytes)) = receiver.recv().await {
+            sleep_until(at).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        // The other side learns of the end when all before it has come.
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(read, write);
 }

@@ -13,6 +13,15 @@ pub(crate) const SHOP: &str = "shop";
 pub(crate) const PROJECT_KEY: &str = "project_shop";
 const REST_KEY: &str = "key-of-the-shop";
 
+/// Settings for a daemon that is interrupted all the time: soon again at work, and with a budget that does not count.
+pub(crate) const RESTLESS: &str = r#"
+    [api]
+    requests_per_second = 1000
+    [retry]
+    initial = "10ms"
+    max = "40ms"
+"#;
+
 /// The simulator and the home.
 #[derive(Debug)]
 pub(crate) struct Solo {
