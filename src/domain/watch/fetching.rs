@@ -78,6 +78,12 @@ impl Fetching {
         self.parts.iter()
     }
 
+    /// One part, where it is listed.
+    #[must_use]
+    pub fn part(&self, key: &PartKey) -> Option<&Part> {
+        self.parts.get(key)
+    }
+
     /// Parts that are neither recorded nor under way, with their resume points: what a look at the folder concerns.
     pub fn unrecorded(&self) -> impl Iterator<Item = PartOrder> + '_ {
         self.parts

@@ -160,8 +160,7 @@ impl Scheduler {
     /// Whether a part has still to come, and is not given up.
     fn is_to_be_fetched(&self, entry: usize, key: &PartKey) -> bool {
         let WatchState::Fetching(fetching) = self.entries[entry].watch.state() else { return false };
-        let part = fetching.parts().find(|(of, _)| *of == key);
-        part.is_some_and(|(_, part)| !matches!(part.state, PartState::Abandoned { .. }))
+        fetching.part(key).is_some_and(|part| !matches!(part.state, PartState::Abandoned { .. }))
     }
 }
 
