@@ -6,6 +6,7 @@ pub mod bandwidth;
 pub mod cadence;
 pub mod capacity;
 pub mod checksum;
+pub mod crowd;
 pub mod failure;
 pub mod gate;
 pub mod ids;

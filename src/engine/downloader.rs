@@ -39,7 +39,7 @@ pub(crate) enum DownloadNews {
     /// The API gave a link.
     ApiAnswered { project: usize },
     /// The store sends bytes.
-    StoreAnswered { project: usize, host: String },
+    StoreAnswered { project: usize, entry: usize, host: String },
     /// The first bytes of a part are durable.
     Checkpointed { entry: usize, partial: ResumablePart },
 }

@@ -43,17 +43,23 @@ impl PartQueue {
         }
     }
 
-    /// Takes the next part of the first project in turn that is admitted; project and export then go to the end of their
-    /// lines. Gives the admission back with it.
+    /// Takes the next part of the first project in turn that is admitted and has an export that may begin; project and export
+    /// then go to the end of their lines. Gives the admission back with it.
     pub(crate) fn pop<A>(
         &mut self,
         mut admission: impl FnMut(usize) -> Option<A>,
+        mut may_begin: impl FnMut(usize) -> bool,
     ) -> Option<(usize, PartKey, A)> {
-        let place = (0..self.turns.len()).find_map(|at| Some((at, admission(self.turns[at])?)));
-        let (at, admitted) = place?;
+        let place = (0..self.turns.len()).find_map(|at| {
+            let project = self.turns[at];
+            let admitted = admission(project)?;
+            let export = self.projects.get(&project)?.turns.iter().position(|export| may_begin(*export))?;
+            Some((at, export, admitted))
+        });
+        let (at, export, admitted) = place?;
         let project = self.turns.remove(at)?;
         let of_project = self.projects.get_mut(&project)?;
-        let next = of_project.pop();
+        let next = of_project.pop(export);
         if of_project.parts.is_empty() {
             self.projects.remove(&project);
         } else {
@@ -64,8 +70,9 @@ impl PartQueue {
 }
 
 impl OfProject {
-    fn pop(&mut self) -> Option<(usize, PartKey)> {
-        let export = self.turns.pop_front()?;
+    /// The first part of the export that is in this place of the line.
+    fn pop(&mut self, at: usize) -> Option<(usize, PartKey)> {
+        let export = self.turns.remove(at)?;
         let parts = self.parts.get_mut(&export)?;
         let key = parts.pop_first();
         if parts.is_empty() {
@@ -96,12 +103,28 @@ mod tests {
         queue.push(2, 3, key(7));
         queue.push(2, 3, key(7));
         let mut order = Vec::new();
-        while let Some((export, key, ())) = queue.pop(|project| (project != 2).then_some(())) {
+        while let Some((export, key, ())) = queue.pop(|project| (project != 2).then_some(()), |_| true) {
             order.push((export, key.number));
         }
         assert_eq!(order, [(0, 1), (2, 4), (1, 9), (0, 2), (0, 3)]);
-        assert_eq!(queue.pop(|_| Some("go")), Some((3, key(7), "go")));
-        assert_eq!(queue.pop(|_| Some("go")), None);
+        assert_eq!(queue.pop(|_| Some("go"), |_| true), Some((3, key(7), "go")));
+        assert_eq!(queue.pop(|_| Some("go"), |_| true), None);
+    }
+
+    #[test]
+    fn an_export_that_may_not_begin_is_passed_over_and_keeps_its_place() {
+        let mut queue = PartQueue::default();
+        for (project, export, number) in [(0, 0, 1), (0, 0, 2), (0, 1, 3), (1, 2, 4)] {
+            queue.push(project, export, key(number));
+        }
+        let mut next = |closed: &[usize]| {
+            let (export, key, ()) = queue.pop(|_| Some(()), |export| !closed.contains(&export))?;
+            Some((export, key.number))
+        };
+        assert_eq!(next(&[0]), Some((1, 3)), "another one of the project");
+        assert_eq!(next(&[0]), Some((2, 4)), "another project");
+        assert_eq!(next(&[0]), None);
+        assert_eq!(next(&[]), Some((0, 1)));
     }
 
     #[test]
@@ -115,7 +138,7 @@ mod tests {
         queue.remove_export(1, 2);
         queue.push(1, 2, key(4));
         let mut order = Vec::new();
-        while let Some((export, key, ())) = queue.pop(|_| Some(())) {
+        while let Some((export, key, ())) = queue.pop(|_| Some(()), |_| true) {
             order.push((export, key.number));
         }
         assert_eq!(order, [(1, 2), (2, 4)]);

@@ -104,7 +104,8 @@ impl Stream {
             Err(refusal) => return refused(refusal, writer, &plan),
         };
         if self.open_host.as_ref() != Some(&body.host) {
-            let news = DownloadNews::StoreAnswered { project: self.project_index, host: body.host.clone() };
+            let (project, entry, host) = (self.project_index, self.entry, body.host.clone());
+            let news = DownloadNews::StoreAnswered { project, entry, host };
             let _ = self.news.send(news).await;
         }
         let begun = match writer {

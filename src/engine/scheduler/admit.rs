@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gates::Closed;
+use super::gates::{Closed, pass};
 use super::{Call, Probes, Scheduler};
+use crate::domain::gate::Admission;
 use crate::domain::part::PartKey;
 use crate::domain::watch::{WatchEvent, WatchState};
 use crate::engine::access::KeyUse;
@@ -103,16 +104,21 @@ impl Scheduler {
     fn admit_parts(&mut self, now: Duration) {
         let capacity = self.capacity;
         while self.downloads.len() < capacity.parts.get() && self.commits.len() < capacity.commits.get() {
-            let mut closed_gates = Vec::new();
+            let (mut closed_gates, mut waiting_crowds) = (Vec::new(), Vec::new());
             let mut queue = std::mem::take(&mut self.parts);
-            let next = queue.pop(|project| {
+            let admission = |project| {
                 if !self.may_take_slot(project) {
                     return None;
                 }
                 self.part_admission(project, now).map_err(|closed| closed_gates.push(closed)).ok()
-            });
+            };
+            let may_begin = |entry| {
+                let crowd = pass(self.entries[entry].crowd.admission(now));
+                crowd.map_err(|closed| waiting_crowds.push(closed)).is_ok()
+            };
+            let next = queue.pop(admission, may_begin);
             self.parts = queue;
-            for closed in closed_gates {
+            for closed in closed_gates.into_iter().chain(waiting_crowds) {
                 self.look_again(closed);
             }
             let Some((entry, key, probes)) = next else { return };
@@ -142,6 +148,10 @@ impl Scheduler {
         // What that host says of itself is no news: its gate is open.
         let open_host =
             self.projects[project].store_host.clone().filter(|host| !self.hosts.contains_key(host));
+        // Others may wait for this one: they go when the store answers, and not only when this part has come to its end.
+        let open_host =
+            open_host.filter(|_| self.entries[entry].crowd.admission(self.now()) == Admission::Pass);
+        self.entries[entry].crowd.began();
         self.probing(Call::Part(entry, key.clone()), project, probes);
         let progress = Arc::new(Progress::new(self.meters.received(&self.projects[project].name)));
         self.progress.insert((entry, key.clone()), progress.clone());

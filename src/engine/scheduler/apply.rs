@@ -43,8 +43,11 @@ impl Scheduler {
             DownloadNews::ApiAnswered { project } if self.projects.contains(project) => {
                 self.api_answered(project);
             }
-            DownloadNews::StoreAnswered { project, host } if self.projects.contains(project) => {
+            DownloadNews::StoreAnswered { project, entry, host } if self.projects.contains(project) => {
                 self.store_answered(project, host);
+                if self.entries.contains(entry) {
+                    self.crowd_fares_well(entry);
+                }
             }
             DownloadNews::Checkpointed { entry, partial } if self.entries.contains(entry) => {
                 self.step(entry, WatchEvent::PartCheckpointed(partial));

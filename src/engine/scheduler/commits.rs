@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{DownloadEnd, Scheduler, Timer};
+use super::{DownloadEnd, Entry, Scheduler, Timer};
 use crate::domain::failure::{Hold, PartFailure};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::watch::{Command, PartState, WatchEvent, WatchState};
@@ -61,6 +61,7 @@ impl Scheduler {
             self.hold(project, hold.clone());
         }
         self.probe_over(&super::Call::Part(*entry, key.clone()), project, faulted);
+        self.learn_of_the_crowd(*entry, &end);
         match end {
             Ok(finished) if finished.syncs_with_group() => self.commits.ready.push((part, finished)),
             Ok(finished) => {
@@ -69,6 +70,29 @@ impl Scheduler {
                 self.syncs.spawn_blocking_on(part, self.lanes.for_blocking_work(), sync);
             }
             Err(failure) => self.part_ended(part, Err(failure)),
+        }
+    }
+
+    /// What the end of a download says about the other parts of its export.
+    fn learn_of_the_crowd(&mut self, entry: usize, end: &DownloadEnd) {
+        let (now, retry, jitter) = (self.now(), self.policies.retry, Self::jitter());
+        match end {
+            Ok(_) | Err(PartFailure::Transient { progressed: true, .. }) => self.crowd_fares_well(entry),
+            Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }) => {
+                let Entry { watch, crowd, .. } = &mut self.entries[entry];
+                if let Some(faults) = crowd.failed(now, |round| retry.delay(round, jitter)) {
+                    tracing::warn!(event = "parts_wait", project = %watch.project(), export = %watch.export(), faults, "{faults} parts failed one after the other; the others wait, and one at a time is tried");
+                }
+            }
+            Err(_) => self.entries[entry].crowd.undecided(now),
+        }
+    }
+
+    /// A part of the export gains bytes.
+    pub(super) fn crowd_fares_well(&mut self, entry: usize) {
+        let Entry { watch, crowd, .. } = &mut self.entries[entry];
+        if crowd.fared_well() {
+            tracing::info!(event = "parts_resumed", project = %watch.project(), export = %watch.export(), "the parts of the export come again");
         }
     }
 

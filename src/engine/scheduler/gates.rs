@@ -46,10 +46,10 @@ impl Scheduler {
     pub(super) fn api_admission(&self, project: usize, now: Duration) -> Result<Probes, Closed> {
         let gates = &self.projects[project];
         Ok(Probes {
-            key: pass(&gates.key, now)?,
-            throttle: pass(&gates.throttle, now)?,
-            rejection: pass(&gates.rejection, now)?,
-            origin: pass(&self.origin, now)?,
+            key: pass(gates.key.admission(now))?,
+            throttle: pass(gates.throttle.admission(now))?,
+            rejection: pass(gates.rejection.admission(now))?,
+            origin: pass(self.origin.admission(now))?,
             ..Probes::default()
         })
     }
@@ -62,7 +62,7 @@ impl Scheduler {
         }
         if let Some(host) = &self.projects[project].store_host
             && let Some(gate) = self.hosts.get(host)
-            && pass(gate, now)?
+            && pass(gate.admission(now))?
         {
             probes.host = Some(host.clone());
         }
@@ -308,8 +308,8 @@ impl Scheduler {
 }
 
 /// `true` where the call would be the gate's probe.
-fn pass(gate: &Gate, now: Duration) -> Result<bool, Closed> {
-    match gate.admission(now) {
+pub(super) fn pass(admission: Admission) -> Result<bool, Closed> {
+    match admission {
         Admission::Pass => Ok(false),
         Admission::Probe => Ok(true),
         Admission::WaitUntil(at) => Err(Closed::Until(at)),

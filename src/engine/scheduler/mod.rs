@@ -51,6 +51,7 @@ use super::standing::Reloads;
 use super::stream::Progress;
 use super::timers::Timers;
 use crate::domain::capacity::Capacity;
+use crate::domain::crowd::Crowd;
 use crate::domain::failure::{PartFailure, ViewOutcome};
 use crate::domain::gate::Gate;
 use crate::domain::ids::ProjectName;
@@ -241,6 +242,8 @@ struct Entry {
     view_under_way: bool,
     /// What people were told that its folder waits for.
     chore_told: Option<String>,
+    /// How its parts fare, and whether they all have to wait.
+    crowd: Crowd,
     shown: overview::Shown,
 }
 
@@ -536,6 +539,7 @@ impl Scheduler {
             retiring: false,
             view_under_way: false,
             chore_told: None,
+            crowd: Crowd::default(),
             shown,
         })
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Call, Entry, Project, Scheduler, Timer};
+use crate::domain::crowd::Crowd;
 use crate::domain::gate::Gate;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::pace::Pace;
@@ -95,6 +96,7 @@ impl Scheduler {
         let queued = self.chores.iter().chain(&self.parked_chores);
         let under_way = queued.chain(self.chores_running.names()).filter(is_removal).count();
         if under_way == 0 {
+            self.entries[entry].crowd = Crowd::default();
             self.step(entry, WatchEvent::Retry);
         }
     }
@@ -232,6 +234,7 @@ impl Scheduler {
     /// An export that began to retire is configured again.
     pub(super) fn wake(&mut self, entry: usize) {
         self.retiring.remove(&entry);
+        self.entries[entry].crowd = Crowd::default();
         narrator::restored(&self.entries[entry].watch);
         for command in self.entries[entry].watch.wake_commands() {
             let is_prepare = |(of, chore): &&(usize, Chore)| *of == entry && *chore == Chore::Prepare;

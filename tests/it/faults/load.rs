@@ -3,9 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use batch_export_watcher::simulator::{Recorded, SimExport, SimFile, ViewStep};
+use batch_export_watcher::simulator::{LinkStep, Recorded, SimExport, SimFile, ViewStep};
 
 use crate::support::PATIENCE;
+use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::process::Watcher;
 use crate::support::scene::count;
 use crate::support::solo::{SHOP, Solo};
@@ -98,4 +99,53 @@ async fn a_hundred_thousand_files_in_one_export_are_worked_on_and_hold_up_no_pol
     assert_eq!(solo.views("export_many").len(), 1);
     let peak = peak_bytes(&watcher);
     assert!(peak <= 160 << 20, "{peak} bytes of memory");
+}
+
+/// 600 parts on a store that ends every connection, beside an export whose store is well.
+#[tokio::test]
+async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few() {
+    const PARTS: u64 = 600;
+    let files: Vec<_> =
+        (1..=PARTS).map(|number| SimFile::new(&format!("file_{number}"), number, "[1]")).collect();
+    let solo = Solo::new(vec![running("export_sick"), running("export_well")]).await;
+    let solo = solo.with("[retry]\ninitial = \"200ms\"\nmax = \"400ms\"");
+    let proxy = FaultProxy::start(solo.sim.store_address(), vec![Fault::RefuseConnection]).await;
+    solo.sim.set_link_origin(&proxy.origin());
+    let watcher = solo.start();
+    let set = |export: &str, files: Vec<SimFile>| {
+        solo.sim.set_views(export, vec![ViewStep::Success(files)]).expect("an export of ours");
+    };
+    set("export_sick", files.clone());
+    watcher.wait_for_event(|event| event["event"] == "parts_wait" && event["export"] == "export_sick").await;
+    // Two rounds of eight slots, what was under way meanwhile, and one each 200 ms at least.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let links = count(&solo.sim.requests(), |request| request.path.ends_with("/download"));
+    assert!(links <= 16 + 7 + 11, "{links} links were asked for");
+    // Nobody waits with it: what lies on another store comes home at once.
+    let well = LinkStep::RedirectWith {
+        status: 307,
+        location: format!("http://{}{{path}}", solo.sim.store_address()),
+    };
+    let well: Vec<_> = (1..=40)
+        .map(|number| SimFile::new(&format!("well_{number}"), number, "[2]").on_link(well.clone()))
+        .collect();
+    set("export_well", well);
+    watcher
+        .wait_for_event(|event| event["event"] == "export_completed" && event["export"] == "export_well")
+        .await;
+    let told = count_events(&watcher, "part_failed");
+    assert!(told <= 16 + 7 + 11 + 10, "{told} failures were told");
+    proxy.set_faults(vec![Fault::Pass]);
+    watcher
+        .wait_for_event(|event| event["event"] == "export_completed" && event["export"] == "export_sick")
+        .await;
+    solo.home.assert_whole(SHOP, "export_sick", &files.iter().map(|file| &file.content).collect::<Vec<_>>());
+    assert_eq!((count_events(&watcher, "parts_wait"), count_events(&watcher, "parts_resumed")), (1, 1));
+}
+
+fn count_events(watcher: &Watcher, name: &str) -> usize {
+    let is_such = |line: &&String| {
+        serde_json::from_str::<serde_json::Value>(line).is_ok_and(|event| event["event"] == name)
+    };
+    watcher.output().stderr.iter().filter(is_such).count()
 }
