@@ -15,7 +15,7 @@ use super::support::fuse::{Disk, Hang, Operation};
 use super::support::process::Watcher;
 use super::support::scene::{count, gaps};
 use super::support::solo::{SHOP, Solo};
-use super::support::turns::{Turn, punctual};
+use super::support::turns::{Turn, alone};
 
 /// An export that is never finished: its views show whether polling goes on.
 const RUNNING: &str = "export_running";
@@ -24,8 +24,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// Longest wait between two views: the interval with its jitter of ten percent, and what is promised on top.
 const LONGEST_GAP: Duration = Duration::from_millis(200 + 20 + 100);
 /// How often a thread has to be given a CPU between two views: the program's for its timer, the simulator's for the
-/// request, the program's for the answer, and once to spare.
-const TURNS_IN_A_GAP: u32 = 4;
+/// request, the program's for the answer, and once to spare; twice that, because the lateness is only looked at now and then.
+const TURNS_IN_A_GAP: u32 = 8;
 /// Views that are watched while something hangs: two seconds of them.
 const VIEWS: usize = 10;
 /// Threads of the program that move bytes; while so many writes hang, no body is read.
@@ -53,7 +53,7 @@ struct Stage {
 impl Stage {
     /// `None`, loudly, where there can be no such disk.
     async fn new(exports: Vec<SimExport>) -> Option<Self> {
-        let turn = punctual().await;
+        let turn = alone().await;
         let interval = INTERVAL.as_millis();
         let poll = format!("[poll]\nmin_interval = \"{interval}ms\"\nmax_interval = \"{interval}ms\"");
         let solo = Solo::new(exports).await.with(&poll);

@@ -7,15 +7,22 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The turns there are. Whoever waits for them longest is next.
 static TURNS: Semaphore = Semaphore::const_new(4);
+/// As many.
+const ALL: u32 = 4;
 /// What a test takes that holds the program to a time: two of these at once, or one and two daemons of a crowd.
 const PUNCTUAL: u32 = 2;
 
-/// One turn, until it is dropped.
+/// Some turns, until it is dropped.
 pub(crate) type Turn = SemaphorePermit<'static>;
 
 /// For one run of a daemon of many.
 pub(crate) async fn in_a_crowd() -> Turn {
     TURNS.acquire().await.expect("turns are never closed")
+}
+
+/// For a test that fails where the program is late by a tenth of a second.
+pub(crate) async fn alone() -> Turn {
+    TURNS.acquire_many(ALL).await.expect("turns are never closed")
 }
 
 /// For a test that fails where the program is late.
