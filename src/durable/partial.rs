@@ -244,7 +244,15 @@ impl Synced {
             if !working.dir.names_file(&working.name, &working.file).unwrap_or(false) {
                 return Err(CommitFailure::Failed(working.failed("find again", Errno::STALE)));
             }
-            no_overwrite.publish(&working.dir, &working.name, final_name)
+            let published = no_overwrite.publish(&working.dir, &working.name, final_name);
+            // Nor may it have passed to another file since: that one was under our working name, and nobody verified it. A final
+            // name that is not there at all is a consumer's doing.
+            let is_ours = working.dir.names_file(final_name, &working.file).unwrap_or(true);
+            if matches!(published, Ok(Published::Done)) && !is_ours {
+                working.dir.remove(final_name).map_err(CommitFailure::Failed)?;
+                return Err(CommitFailure::Failed(working.failed("find again", Errno::STALE)));
+            }
+            published
         } else {
             let named = working.dir.name_file(&working.file, final_name);
             named.map(|named| if named { Published::Done } else { Published::Occupied })
@@ -395,6 +403,36 @@ mod tests {
         File::create(root.path().join(".work")).unwrap();
         assert!(matches!(verified.commit("final", NoOverwrite::Rename), Err(CommitFailure::Failed(_))));
         assert_eq!(dir.names().unwrap(), [".work"], "and the other one's file stays");
+    }
+
+    /// Between the look at the working name and its rename there is a moment, and somebody who uses it again and again.
+    #[test]
+    fn a_working_name_that_passes_to_another_file_at_any_moment_takes_no_final_name() {
+        let (root, dir) = dir();
+        let (work, other) = (root.path().join(".work"), root.path().join(".other"));
+        // Gone with the loop, also where that panics.
+        let running = Arc::new(());
+        let until = Arc::downgrade(&running);
+        std::thread::scope(|scope| {
+            let _running = running;
+            scope.spawn(move || {
+                while until.strong_count() > 0 {
+                    File::create(&other).unwrap();
+                    #[expect(clippy::disallowed_methods, reason = "a stranger's doing")]
+                    std::fs::rename(&other, &work).unwrap();
+                }
+            });
+            for _ in 0..300 {
+                let _ = std::fs::remove_file(root.path().join(".work"));
+                let Ok(mut partial) = Partial::create(&dir, ".work", FileMode::PRIVATE) else { continue };
+                partial.write(b"verified").unwrap();
+                let Ok(verified) = partial.sync() else { continue };
+                let named = verified.name("final", NoOverwrite::Rename).is_ok();
+                let found = std::fs::read(root.path().join("final")).ok();
+                assert_eq!(found.as_deref(), named.then_some(b"verified".as_slice()));
+                let _ = std::fs::remove_file(root.path().join("final"));
+            }
+        });
     }
 
     #[test]

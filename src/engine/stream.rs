@@ -270,6 +270,8 @@ pub(super) fn disk(error: &SinkError) -> PartFailure {
     let cause = error.to_string();
     if error.is_conflict() {
         PartFailure::Conflict { cause }
+    } else if error.is_busy() {
+        transient(cause)
     } else {
         PartFailure::Held(Hold::Disk { cause })
     }

@@ -41,6 +41,12 @@ pub enum SinkError {
         /// What it is.
         found: String,
     },
+    /// The part is being written already, or another one whose name differs in case alone.
+    #[error("{} is being written, under this name or one that differs in case alone", .path.display())]
+    Busy {
+        /// The part's file.
+        path: PathBuf,
+    },
     /// The marker cannot be read as one. Only from opening a directory that the state does not know.
     #[error(
         "{} is not a marker that this version can read: remove it if this is the right folder",
@@ -76,10 +82,17 @@ impl SinkError {
         }
     }
 
-    /// Whether only this export is hit, for good. Otherwise the disk is: everything waits and it is looked at again.
+    /// Whether only this export is hit, for good. Otherwise the disk is, everything waits and it is looked at again, but for
+    /// [`SinkError::is_busy`].
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether it is over as soon as another part has come to its end.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. })
     }
 
     /// The path it is about.
@@ -87,7 +100,7 @@ impl SinkError {
     pub fn path(&self) -> &Path {
         match self {
             Self::Disk(error) => error.path(),
-            Self::Conflict { path, .. } | Self::Marker { path } => path,
+            Self::Conflict { path, .. } | Self::Busy { path } | Self::Marker { path } => path,
             Self::Away { directory, .. }
             | Self::Reserve { directory, .. }
             | Self::Unsupported { directory, .. } => directory,

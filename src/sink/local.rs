@@ -28,7 +28,7 @@
 //!   all, or writes it again.
 //! - State lost: [`LocalSink::scan_manifests`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
@@ -67,7 +67,8 @@ struct Inner {
     no_overwrite: OnceLock<NoOverwrite>,
     /// Whether working files can do without a name, once that is found out.
     unnamed: Mutex<Option<bool>>,
-    in_flight: Mutex<HashSet<InFlight>>,
+    /// By what [`folded`] makes of them.
+    in_flight: Mutex<HashMap<String, InFlight>>,
     /// Folders of exports whose names this run has made durable: they need not be synced again for every part, nor
     /// looked up again while a part of theirs is being written.
     folders: Mutex<HashMap<Folder, Weak<Dir>>>,
@@ -295,7 +296,8 @@ impl LocalSink {
         self.0.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks a part as being written; `None` where it already is.
+    /// Marks a part as being written; `None` where it already is, or one whose name differs in case alone: where case is
+    /// nothing both have the same working file, and one would get its final name with the bytes of the other.
     pub(super) fn reserve(
         &self,
         project: &ProjectName,
@@ -303,29 +305,39 @@ impl LocalSink {
         key: &PartKey,
     ) -> Option<Reservation> {
         let part = (project.clone(), export.clone(), key.clone());
-        let fresh = self.in_flight().insert(part.clone());
-        fresh.then(|| Reservation { sink: self.clone(), part })
+        match self.in_flight().entry(folded(&part)) {
+            hash_map::Entry::Occupied(_) => None,
+            hash_map::Entry::Vacant(place) => {
+                place.insert(part.clone());
+                Some(Reservation { sink: self.clone(), part })
+            }
+        }
     }
 
     /// The names of the partials of an export that are being written.
     pub(super) fn partials_in_flight(&self, project: &ProjectName, export: &ExportId) -> HashSet<String> {
         self.in_flight()
-            .iter()
+            .values()
             .filter(|(of, in_export, _)| of == project && in_export == export)
             .map(|(_, _, key)| working_name(&key.file_name()))
             .collect()
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, HashSet<InFlight>> {
-        // A set is whole after any panic: an insertion happened or it did not.
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<String, InFlight>> {
+        // A map is whole after any panic: an insertion happened or it did not.
         self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.sink.in_flight().remove(&self.part);
+        self.sink.in_flight().remove(&folded(&self.part));
     }
+}
+
+/// The path of a part's file as a disk sees it to which upper and lower case are the same.
+fn folded((project, export, key): &InFlight) -> String {
+    format!("{project}/{export}/{}", key.file_name()).to_ascii_lowercase()
 }
 
 /// The name of the working file of `final_name`.

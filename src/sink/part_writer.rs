@@ -93,7 +93,7 @@ impl LocalSink {
             Some(dir) => dir,
             None => self.make_export_dir(&self.root()?, project, export)?,
         };
-        let busy = || dir.failed("write a part twice at once in", rustix::io::Errno::BUSY);
+        let busy = || SinkError::Busy { path: dir.path().join(key.file_name()) };
         let reservation = self.reserve(project, export, key).ok_or_else(busy)?;
         let name = working_name(&key.file_name());
         let kept = match plan {

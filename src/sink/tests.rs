@@ -301,6 +301,25 @@ fn two_writers_of_one_part_are_refused_and_a_dropped_one_frees_it() {
     assert_eq!(bench.names(), [""; 0]);
 }
 
+/// To some disks their working files would be one, and one of them would get its final name with the bytes of the other.
+#[test]
+fn parts_whose_names_differ_in_case_alone_are_written_one_after_the_other() {
+    let bench = bench();
+    let begin = |id: &str| {
+        let key = PartKey { number: 1, file_id: id.parse().unwrap() };
+        bench.sink.begin_part(&bench.project, &bench.export, &key, &Plan::FromStart, None)
+    };
+    let mut first = begin("file_a").unwrap();
+    let busy = begin("FILE_A").unwrap_err();
+    assert!(busy.is_busy() && !busy.is_conflict(), "{busy}");
+    first.write(b"[1]").unwrap();
+    first.commit(None, &[]).unwrap();
+    let mut second = begin("FILE_A").unwrap();
+    second.write(b"[2]").unwrap();
+    second.commit(None, &[]).unwrap();
+    assert_eq!(bench.names(), ["part-00001-FILE_A.json", "part-00001-file_a.json"]);
+}
+
 #[test]
 fn a_folder_that_moved_away_gets_nothing() {
     let bench = bench();
