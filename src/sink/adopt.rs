@@ -10,7 +10,7 @@ use super::digest::Digests;
 use super::local::{LocalSink, working_name};
 use super::{Mismatch, SinkError};
 use crate::domain::checksum::Check;
-use crate::domain::ids::{ExportId, FileId, ProjectName};
+use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE};
 use crate::domain::modes::FileMode;
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
@@ -180,7 +180,9 @@ pub(super) fn is_working_name(name: &str) -> bool {
     }
     let inner = name.strip_prefix(".part-").and_then(|rest| rest.strip_suffix(".json.partial"));
     let Some((number, file_id)) = inner.and_then(|inner| inner.split_once('-')) else { return false };
-    number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()) && file_id.parse::<FileId>().is_ok()
+    let (Ok(number), Ok(file_id)) = (number.parse(), file_id.parse()) else { return false };
+    // Letter for letter: a number with more zeros than we write is somebody else's.
+    name == working_name(&PartKey { number, file_id }.file_name())
 }
 
 #[cfg(test)]
@@ -197,6 +199,9 @@ mod tests {
             "part-00001-a.json",
             ".part-00001-a.json",
             ".part-1-a.json.partial",
+            ".part-000001-a.json.partial",
+            ".part-+0001-a.json.partial",
+            ".part-99999999999-a.json.partial",
             ".part-0000x-a.json.partial",
             ".part-00001-.json.partial",
             ".part-00001-a b.json.partial",
