@@ -247,8 +247,9 @@ impl Synced {
             let published = no_overwrite.publish(&working.dir, &working.name, final_name);
             // Nor may it have passed to another file since: that one was under our working name, and nobody verified it. A final
             // name that is not there at all is a consumer's doing.
-            let is_ours = working.dir.names_file(final_name, &working.file).unwrap_or(true);
-            if matches!(published, Ok(Published::Done)) && !is_ours {
+            if matches!(published, Ok(Published::Done))
+                && !working.dir.names_file(final_name, &working.file).unwrap_or(true)
+            {
                 working.dir.remove(final_name).map_err(CommitFailure::Failed)?;
                 return Err(CommitFailure::Failed(working.failed("find again", Errno::STALE)));
             }
