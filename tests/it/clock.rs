@@ -30,8 +30,14 @@ fn is_possible() -> bool {
     possible
 }
 
-/// The clock is moved by this much while one project is told to wait for two seconds, and an export is not known yet.
-async fn a_jump_changes_nothing(jump: &str, year: &str) {
+/// The year in which an event was written down.
+fn year(event: &Value) -> i32 {
+    event["timestamp"].as_str().and_then(|at| at.get(..4)?.parse().ok()).expect("a date")
+}
+
+/// The clock is moved by so many years while one project is told to wait for two seconds, and an export is not known yet.
+async fn a_jump_changes_nothing(years: i32) {
+    let jump = format!("{:+}d", years * 365);
     let wait = Duration::from_secs(2);
     let (sim, mut home) =
         scene(vec![("shop", vec![running("shop_1")]), ("blog", vec![running("blog_1")])]).await;
@@ -44,6 +50,7 @@ async fn a_jump_changes_nothing(jump: &str, year: &str) {
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("DONT_FAKE_MONOTONIC", "1");
     let watcher = Watcher::spawn(command);
+    let before = year(&watcher.wait_for_event(|event| event["message"] == "running").await);
     // By then the interval has grown as long as it gets.
     let of = |export: &'static str| move |request: &Recorded| request.is_view_of(export);
     seen(&sim, |seen| count(seen, of("shop_1")) >= 8 && count(seen, of("shop_unknown")) >= 1).await;
@@ -56,10 +63,8 @@ async fn a_jump_changes_nothing(jump: &str, year: &str) {
     let again =
         |event: &Value| event["message"].as_str().is_some_and(|told| told.contains("takes requests again"));
     let told = watcher.wait_for_event(again).await;
-    assert!(
-        told["timestamp"].as_str().is_some_and(|at| at.starts_with(year)),
-        "the clock has jumped: {told}"
-    );
+    // Leap days may make it a year less, or more.
+    assert!((year(&told) - before - years).abs() <= 1, "the clock has jumped: {told}");
     let requests = seen(&sim, |seen| count(&seen[known..], of("shop_1")) >= 30).await;
     let refused = requests.iter().rfind(|request| request.status == Some(429)).expect("a refusal").at;
     let after =
@@ -78,7 +83,7 @@ async fn a_jump_changes_nothing(jump: &str, year: &str) {
 async fn a_wall_clock_that_jumps_ahead_makes_no_burst_and_ends_no_wait() {
     let _turn = punctual().await;
     if is_possible() {
-        a_jump_changes_nothing("+3650d", "2036").await;
+        a_jump_changes_nothing(10).await;
     }
 }
 
@@ -86,6 +91,6 @@ async fn a_wall_clock_that_jumps_ahead_makes_no_burst_and_ends_no_wait() {
 async fn a_wall_clock_that_jumps_back_makes_no_stall_and_no_longer_wait() {
     let _turn = punctual().await;
     if is_possible() {
-        a_jump_changes_nothing("-3650d", "2016").await;
+        a_jump_changes_nothing(-10).await;
     }
 }

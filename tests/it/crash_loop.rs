@@ -13,7 +13,6 @@ use futures::future::join_all;
 
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
-use super::support::{FAULTS, PATIENCE};
 use ledger::Ledger;
 use points::Draw;
 use stage::{End, Size, Stage};
@@ -134,20 +133,9 @@ async fn killed_while_a_failed_export_is_retried_it_can_be_retried_again() {
         solo.sim
             .set_views("export_1", vec![ViewStep::Success(vec![file.clone()])])
             .expect("an export of ours");
-        let retry = || solo.home.command("retry", &["export_1"]);
-        let mut killed = if by_daemon { solo.home.command("run", &[]) } else { retry() };
-        killed.env(FAULTS, format!("{point}=kill"));
-        let mut killed = Watcher::spawn(killed);
-        if by_daemon {
-            killed.wait_for_event(|event| event["message"] == "running").await;
-            Watcher::spawn(retry()).wait().await;
-        }
-        assert_eq!(
-            killed.end_within(PATIENCE).await,
-            None,
-            "{point} is not passed, by the daemon: {by_daemon}"
-        );
-        let (code, output) = Watcher::spawn(retry()).wait().await;
+        solo.kill_at(point, "retry", by_daemon).await;
+        let retry = solo.home.command("retry", &["export_1"]);
+        let (code, output) = Watcher::spawn(retry).wait().await;
         // Once it is on record, there is nothing more to be retried.
         assert_eq!(code, i32::from(point == "after:watching.record"), "{point}, {by_daemon}: {output:?}");
         solo.settle(0).await;

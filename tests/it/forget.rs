@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::support::process::{Output, Watcher};
 use super::support::solo::{SHOP, Solo};
 use super::support::turns::in_a_crowd;
-use super::support::{FAULTS, PATIENCE, eventually};
+use super::support::{PATIENCE, eventually};
 
 /// Large enough for a partial with a name, and for checkpoints.
 const LARGE: u64 = 40_000_000;
@@ -183,15 +183,7 @@ async fn a_run_until_all_is_settled_waits_for_what_begins_anew() {
 
 /// Kills whoever forgets `export_1` there, the daemon or the command, and lets a second try finish it.
 async fn killed_at(solo: &Solo, point: &str, by_daemon: bool) {
-    let forgetting = || solo.home.command("forget", &["export_1"]);
-    let mut killed = if by_daemon { solo.home.command("run", &[]) } else { forgetting() };
-    killed.env(FAULTS, format!("{point}=kill"));
-    let mut killed = Watcher::spawn(killed);
-    if by_daemon {
-        killed.wait_for_event(|event| event["message"] == "running").await;
-        Watcher::spawn(forgetting()).wait().await;
-    }
-    assert_eq!(killed.end_within(PATIENCE).await, None, "{point} is not passed, by the daemon: {by_daemon}");
+    solo.kill_at(point, "forget", by_daemon).await;
     let (code, output) = ran(solo, "forget", &["export_1"]).await;
     // Once it is off the record, there is nothing more to be forgotten.
     assert_eq!(code, i32::from(point == "after:forgotten.record"), "{point}, {by_daemon}: {output:?}");

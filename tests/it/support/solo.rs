@@ -3,9 +3,9 @@
 use batch_export_watcher::simulator::{Recorded, Script, SimExport, SimFile, SimProject, Simulator};
 use tokio::process::Command;
 
-use super::PATIENCE;
 use super::home::Home;
 use super::process::{Output, Watcher};
+use super::{FAULTS, PATIENCE};
 
 /// The project's name, and its folder's.
 pub(crate) const SHOP: &str = "shop";
@@ -69,6 +69,20 @@ impl Solo {
         command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.current_dir(self.home.path());
         Watcher::spawn(command)
+    }
+
+    /// Has the daemon, or the command itself, do what this subcommand asks for `export_1`, and kills whoever does it at a point.
+    pub(crate) async fn kill_at(&self, point: &str, subcommand: &str, by_daemon: bool) {
+        let asking = || self.home.command(subcommand, &["export_1"]);
+        let mut killed = if by_daemon { self.home.command("run", &[]) } else { asking() };
+        killed.env(FAULTS, format!("{point}=kill"));
+        let mut killed = Watcher::spawn(killed);
+        if by_daemon {
+            killed.wait_for_event(|event| event["message"] == "running").await;
+            Watcher::spawn(asking()).wait().await;
+        }
+        let code = killed.end_within(PATIENCE).await;
+        assert_eq!(code, None, "{point} is not passed, by the daemon: {by_daemon}");
     }
 
     /// Runs it until every export is settled, and demands this exit code.
