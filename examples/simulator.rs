@@ -1,8 +1,10 @@
-//! The simulated Batch API and object store as a program of their own, until SIGTERM or SIGINT: what the tests of the
-//! installed service ask (`tests/service`), and what a configuration can be tried against by hand.
+//! The simulated Batch API and object store as a program of their own, until SIGTERM or SIGINT:
+//! what the tests of the installed service ask (`tests/service`), and what a configuration can be
+//! tried against by hand.
 //!
-//! Prints the API's base URL as one line. With an address as its argument, such as `127.0.0.1:53`, it also answers DNS
-//! there: every name is 127.0.0.1. Then signed links lead to the store by a name.
+//! Prints the API's base URL as one line. With an address as its argument, such as `127.0.0.1:53`,
+//! it also answers DNS there: every name is 127.0.0.1. Then signed links lead to the store by a
+//! name.
 //!
 //! The project is `project_simulated`, its key `simulated-rest-api-key`.
 
@@ -27,7 +29,8 @@ const MAX_QUESTION_BYTES: usize = 512;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
-    let dns = std::env::args().nth(1).map(|text| text.parse::<SocketAddr>().map_err(io::Error::other));
+    let dns =
+        std::env::args().nth(1).map(|text| text.parse::<SocketAddr>().map_err(io::Error::other));
     let dns = match dns.transpose()? {
         Some(address) => Some(UdpSocket::bind(address).await?),
         None => None,
@@ -36,7 +39,8 @@ async fn main() -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let simulator = Simulator::start(script()).await?;
     if dns.is_some() {
-        simulator.set_link_origin(&format!("http://{STORE_NAME}:{}", simulator.store_address().port()));
+        simulator
+            .set_link_origin(&format!("http://{STORE_NAME}:{}", simulator.store_address().port()));
     }
     writeln!(io::stdout().lock(), "{}", simulator.api_base_url())?;
     tokio::select! {
@@ -48,7 +52,8 @@ async fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Exports of many small files and of few large ones, one that is never ready, one that takes minutes, one that fails.
+/// Exports of many small files and of few large ones, one that is never ready, one that takes
+/// minutes, one that fails.
 fn script() -> Script {
     let file = |name: &str, part: u64, bytes: u64| {
         let md5 = SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5);
@@ -57,7 +62,9 @@ fn script() -> Script {
     let small = (1..=64).map(|part| file("small", part, 50_000)).collect();
     let large = (1..=4).map(|part| file("large", part, 20_000_000)).collect();
     let slow = [20_000_000, 10_000_000];
-    let slow = (1..).zip(slow).map(|(part, bytes)| file("slow", part, bytes).with_bytes_per_second(100_000));
+    let slow = (1..)
+        .zip(slow)
+        .map(|(part, bytes)| file("slow", part, bytes).with_bytes_per_second(100_000));
     let exports = vec![
         SimExport::succeeding("export_small", small),
         SimExport::finished("export_large", large),
@@ -89,7 +96,8 @@ fn answer_to(message: &[u8]) -> Option<Vec<u8>> {
     let question = rest.get(..name_bytes + 4)?;
     let asks_for_ipv4 = question[name_bytes..name_bytes + 2] == [0, 1];
     let mut answer = header[..2].to_vec();
-    // A response, authoritative, recursion desired and available, no error; one question, one answer or none.
+    // A response, authoritative, recursion desired and available, no error; one question, one
+    // answer or none.
     answer.extend([0x85, 0x80, 0, 1, 0, u8::from(asks_for_ipv4), 0, 0, 0, 0]);
     answer.extend(question);
     if asks_for_ipv4 {

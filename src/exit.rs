@@ -10,7 +10,8 @@ pub const UNHEALTHY: u8 = 1;
 pub const USAGE: u8 = 2;
 /// A fault of this program or of the machine it runs on (`EX_SOFTWARE` of sysexits.h).
 pub const INTERNAL: u8 = 70;
-/// Unfinished: try again later (`EX_TEMPFAIL`): second signal, drain over its grace, deadline, or another instance runs.
+/// Unfinished: try again later (`EX_TEMPFAIL`): second signal, drain over its grace, deadline, or
+/// another instance runs.
 pub const UNFINISHED: u8 = 75;
 /// Settled, but the credentials of a project are refused (`EX_NOPERM`).
 pub const CREDENTIALS_REFUSED: u8 = 77;

@@ -1,8 +1,9 @@
-//! batch-export-watcher: watches export requests of the Batch.com API and brings the finished files home, whole, verified
-//! and private, exactly once.
+//! batch-export-watcher: watches export requests of the Batch.com API and brings the finished files
+//! home, whole, verified and private, exactly once.
 //!
-//! This page is the map. A room uses the rooms of lower floors and none of its own floor; `tests/it/tidy.rs` holds the code
-//! to that. How the rooms work together, with both state machines drawn, is in `ARCHITECTURE.md`.
+//! This page is the map. A room uses the rooms of lower floors and none of its own floor;
+//! `tests/it/tidy.rs` holds the code to that. How the rooms work together, with both state machines
+//! drawn, is in `ARCHITECTURE.md`.
 //!
 //! | floor | room | reason to exist |
 //! | --- | --- | --- |

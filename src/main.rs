@@ -27,7 +27,9 @@ fn main() -> ExitCode {
             return ExitCode::from(exit::INTERNAL);
         }
     };
-    let code = runtimes.block_on(cli::execute(cli, runtimes.transfer(), console)).unwrap_or(exit::INTERNAL);
+    let code = runtimes
+        .block_on(cli::execute(cli, runtimes.transfer(), console))
+        .unwrap_or(exit::INTERNAL);
     runtimes.shut_down();
     ExitCode::from(code)
 }

@@ -70,7 +70,12 @@ pub(crate) fn judge(scenario: Scenario, measured: &Measured) -> (String, usize) 
         .map(|bar| {
             let Judged { what, measured, limit, unit } = bar;
             let verdict = if bar.ok() { "ok" } else { "MISSED" };
-            vec![what.clone(), format!("{measured:.2}{unit}"), format!("{limit}{unit}"), verdict.to_owned()]
+            vec![
+                what.clone(),
+                format!("{measured:.2}{unit}"),
+                format!("{limit}{unit}"),
+                verdict.to_owned(),
+            ]
         })
         .collect();
     let missed = judged.iter().filter(|bar| !bar.ok()).count();
@@ -105,7 +110,8 @@ fn memory(outcome: &Outcome) -> Option<Judged> {
         return None;
     }
     let peak = Spread::of(outcome.runs.iter().map(Run::peak_mib))?.most;
-    let limit = if contender.in_flight > IN_FLIGHT { MANY_IN_FLIGHT_MIB } else { FEW_IN_FLIGHT_MIB };
+    let limit =
+        if contender.in_flight > IN_FLIGHT { MANY_IN_FLIGHT_MIB } else { FEW_IN_FLIGHT_MIB };
     let (size, scheme, in_flight) = (contender.set.size(), contender.scheme, contender.in_flight);
     let what = format!("memory, {size} over {scheme}, {in_flight} in flight");
     Some(Judged { what, measured: peak, limit, unit: " MiB" })

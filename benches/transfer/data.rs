@@ -1,4 +1,5 @@
-//! The files that are served: lines of JSON, made once, kept under `target/`, the same in every run.
+//! The files that are served: lines of JSON, made once, kept under `target/`, the same in every
+//! run.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -36,11 +37,13 @@ pub(crate) struct Set {
 /// 1.2 GB in a few large parts.
 pub(crate) const BIG: Set = Set { name: "big", parts: 12, part_bytes: 100_000_000, distinct: 12 };
 /// 100 MB in many small parts.
-pub(crate) const SMALL: Set = Set { name: "small", parts: 2000, part_bytes: 50_000, distinct: 2000 };
+pub(crate) const SMALL: Set =
+    Set { name: "small", parts: 2000, part_bytes: 50_000, distinct: 2000 };
 /// As many parts as are in flight at once, each large enough that all of them are.
 pub(crate) const WIDE: Set = Set { name: "wide", parts: 64, part_bytes: 20_000_000, distinct: 4 };
 /// Parts of 1 MB, four for each of 64 places, so that a place is taken again.
-pub(crate) const SHORT: Set = Set { name: "short", parts: 256, part_bytes: 1_000_000, distinct: 16 };
+pub(crate) const SHORT: Set =
+    Set { name: "short", parts: 256, part_bytes: 1_000_000, distinct: 16 };
 
 /// All of them.
 pub(crate) const ALL: [Set; 4] = [BIG, SMALL, WIDE, SHORT];
@@ -124,7 +127,9 @@ impl Data {
             let path = self.blobs().join(&id);
             if Some(sum_of(&path)?) != self.sum(&id) {
                 let folder = self.folder.display();
-                return Err(Trouble::Wrong(format!("the generated data is damaged: remove {folder}")));
+                return Err(Trouble::Wrong(format!(
+                    "the generated data is damaged: remove {folder}"
+                )));
             }
         }
         Ok(())
@@ -137,7 +142,8 @@ impl Data {
     /// The sums of a set that lies there as it would be generated now.
     fn known(&self, set: Set) -> Option<BTreeMap<String, Sha256>> {
         let index: Index = serde_json::from_slice(&fs::read(self.index_path(set)).ok()?).ok()?;
-        let length = |id: &String| fs::metadata(self.blobs().join(id)).map(|metadata| metadata.len()).ok();
+        let length =
+            |id: &String| fs::metadata(self.blobs().join(id)).map(|metadata| metadata.len()).ok();
         let whole = index.edition == EDITION
             && index.part_bytes == set.part_bytes
             && index.sums.len() == set.parts
@@ -154,11 +160,12 @@ impl Data {
             mine.map(|number| self.generate_part(set, number)).collect::<Result<Vec<_>, _>>()
         };
         let sums = thread::scope(|scope| {
-            let workers: Vec<_> = (0..workers).map(|worker| scope.spawn(move || work(worker))).collect();
+            let workers: Vec<_> =
+                (0..workers).map(|worker| scope.spawn(move || work(worker))).collect();
             let joined = workers.into_iter().map(|worker| {
-                worker
-                    .join()
-                    .unwrap_or_else(|_| Err(Trouble::Wrong("a generating thread panicked".to_owned())))
+                worker.join().unwrap_or_else(|_| {
+                    Err(Trouble::Wrong("a generating thread panicked".to_owned()))
+                })
             });
             joined.collect::<Result<Vec<_>, _>>()
         })?;

@@ -1,7 +1,7 @@
 //! How long an export waits for us: from the answer that says SUCCESS to its manifest on disk.
 //!
-//! nginx cannot change its mind, so the project's own simulator is asked here. It holds the answer that says SUCCESS until
-//! we let it go: that is when the clock starts.
+//! nginx cannot change its mind, so the project's own simulator is asked here. It holds the answer
+//! that says SUCCESS until we let it go: that is when the clock starts.
 
 use std::path::Path;
 use std::thread;
@@ -34,15 +34,19 @@ pub(crate) async fn measure_once(folder: &Path) -> Result<f64, Trouble> {
     views.push(ViewStep::Held(Box::new(success.clone())));
     views.push(success);
     let export = SimExport::new(EXPORT, views);
-    let script =
-        Script::new(vec![SimProject::new("project_of_the_bench", "rest-key-of-the-bench", vec![export])]);
+    let script = Script::new(vec![SimProject::new(
+        "project_of_the_bench",
+        "rest-key-of-the-bench",
+        vec![export],
+    )]);
     let sim = Simulator::start(script).await.doing(|| "the simulator does not start".to_owned())?;
     let config = our_config(sim.api_base_url(), EXPORT, IN_FLIGHT);
     let config = config.parse().map_err(std::io::Error::other).doing(|| "toml".to_owned())?;
     let planned = start_ours(folder, &config)?;
     let manifest = folder.join(OUT).join(PROJECT).join(EXPORT).join(MANIFEST_FILE);
     // The program ends by itself once the export is whole.
-    let (_, waited) = tokio::try_join!(measure(&planned, folder), from_success_to(&manifest, &sim))?;
+    let (_, waited) =
+        tokio::try_join!(measure(&planned, folder), from_success_to(&manifest, &sim))?;
     let bytes = std::fs::read(&manifest).doing(|| "the manifest cannot be read".to_owned())?;
     Manifest::parse(&bytes).map_err(|error| Trouble::Wrong(error.to_string()))?;
     sim.stop().await;
@@ -59,7 +63,8 @@ async fn from_success_to(manifest: &Path, sim: &Simulator) -> Result<Duration, T
     let watching = tokio::task::spawn_blocking(move || appears(&manifest));
     let released = Instant::now();
     sim.release(EXPORT);
-    let seen = watching.await.map_err(std::io::Error::other).doing(|| "the watch ended".to_owned())?;
+    let seen =
+        watching.await.map_err(std::io::Error::other).doing(|| "the watch ended".to_owned())?;
     let seen = seen.ok_or_else(|| Trouble::Wrong(format!("no manifest within {PATIENCE:?}")))?;
     Ok(seen - released)
 }

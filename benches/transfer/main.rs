@@ -1,13 +1,14 @@
-//! The transfer benchmark: this program against common downloaders, on an nginx of its own on loopback.
+//! The transfer benchmark: this program against common downloaders, on an nginx of its own on
+//! loopback.
 //!
 //! ```sh
 //! cargo bench --bench transfer
 //! cargo bench --bench transfer -- --only big-http,latency --runs 3
 //! ```
 //!
-//! Needs nginx, curl, openssl and aria2c; wget2, rclone and Python's requests take part where they are installed. Tables go
-//! to standard output, progress to standard error. Everything lies under `target/`: about 6 GB at a time, of which the
-//! generated data stays for the next run.
+//! Needs nginx, curl, openssl and aria2c; wget2, rclone and Python's requests take part where they
+//! are installed. Tables go to standard output, progress to standard error. Everything lies under
+//! `target/`: about 6 GB at a time, of which the generated data stays for the next run.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -122,8 +123,9 @@ fn name(scenario: Scenario) -> String {
     scenario.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// Builds the program as it is installed. What `cargo bench` has built beside us has the tests' features in it, such as a
-/// clock that can be stopped: that costs 2,000 small parts a tenth of their CPU time.
+/// Builds the program as it is installed. What `cargo bench` has built beside us has the tests'
+/// features in it, such as a clock that can be stopped: that costs 2,000 small parts a tenth of
+/// their CPU time.
 fn build_the_program() -> Result<(), Trouble> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
@@ -132,7 +134,11 @@ fn build_the_program() -> Result<(), Trouble> {
         .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
         .status()
         .doing(|| "cargo does not start".to_owned())?;
-    if built.success() { Ok(()) } else { Err(Trouble::Wrong("the program cannot be built".to_owned())) }
+    if built.success() {
+        Ok(())
+    } else {
+        Err(Trouble::Wrong("the program cannot be built".to_owned()))
+    }
 }
 
 /// How many bars were missed.
@@ -150,7 +156,8 @@ fn bench(options: &Options) -> Result<usize, Trouble> {
     if work.exists() {
         fs::remove_dir_all(&work).doing(|| "the work folder cannot be removed".to_owned())?;
     }
-    let scenarios = if options.only.is_empty() { Scenario::value_variants() } else { &options.only };
+    let scenarios =
+        if options.only.is_empty() { Scenario::value_variants() } else { &options.only };
     // One thread starts all children: they end with it.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -159,7 +166,8 @@ fn bench(options: &Options) -> Result<usize, Trouble> {
     let result = runtime.block_on(async {
         let installed = installed().await?;
         require_space(&folder, scenarios, options, &installed)?;
-        let mut sets: Vec<_> = scenarios.iter().flat_map(|scenario| scenario.sets()).copied().collect();
+        let mut sets: Vec<_> =
+            scenarios.iter().flat_map(|scenario| scenario.sets()).copied().collect();
         sets.dedup();
         let data = Data::prepare(&folder.join("data"), &sets)?;
         let stopped = stopped()?;
@@ -210,7 +218,9 @@ async fn installed() -> Result<Vec<Tool>, Trouble> {
     let mut installed = Vec::new();
     for (program, argument) in [("nginx", "-v"), ("curl", "--version"), ("openssl", "version")] {
         if peers::version_of(program, &[argument]).await.is_none() {
-            return Err(Trouble::Wrong(format!("{program} is not installed, and nothing works without it")));
+            return Err(Trouble::Wrong(format!(
+                "{program} is not installed, and nothing works without it"
+            )));
         }
     }
     for tool in TOOLS {
@@ -231,12 +241,16 @@ fn require_space(
     installed: &[Tool],
 ) -> Result<(), Trouble> {
     let rounds = usize::from(options.runs) + 1;
-    let runs = scenarios.iter().map(|scenario| scenario.disk_bytes(rounds, installed)).max().unwrap_or(0);
+    let runs =
+        scenarios.iter().map(|scenario| scenario.disk_bytes(rounds, installed)).max().unwrap_or(0);
     let sets: u64 = data::ALL.iter().map(|set| set.distinct_bytes()).sum();
     let needed = runs + sets;
     let disk = rustix::fs::statvfs(folder).doing(|| "the free space is not told".to_owned())?;
     if disk.f_bavail * disk.f_frsize < needed {
-        return Err(Trouble::Wrong(format!("the disk needs {} GB of free space", needed.div_ceil(GB))));
+        return Err(Trouble::Wrong(format!(
+            "the disk needs {} GB of free space",
+            needed.div_ceil(GB)
+        )));
     }
     Ok(())
 }

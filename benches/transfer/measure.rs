@@ -1,7 +1,8 @@
-//! One run of a command as a whole process: wall time, CPU time of it and its children, largest memory of one of them.
+//! One run of a command as a whole process: wall time, CPU time of it and its children, largest
+//! memory of one of them.
 //!
-//! The kernel tells these of children that were waited for, all together. So each run gets a parent of its own: this binary
-//! once more, which starts the command, waits, writes one line and ends.
+//! The kernel tells these of children that were waited for, all together. So each run gets a parent
+//! of its own: this binary once more, which starts the command, waits, writes one line and ends.
 
 use std::fs::{self, File};
 use std::io;
@@ -75,7 +76,8 @@ pub(crate) fn be_run_parent(arguments: &[String]) -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<String, Trouble> {
     thread::spawn(end_with_the_bench);
-    let (program, arguments) = arguments.split_first().ok_or(Trouble::Wrong("no command".to_owned()))?;
+    let (program, arguments) =
+        arguments.split_first().ok_or(Trouble::Wrong("no command".to_owned()))?;
     let started = Instant::now();
     let status = Command::new(program)
         .args(arguments)
@@ -84,13 +86,15 @@ fn run(arguments: &[String]) -> Result<String, Trouble> {
         .status()
         .doing(|| format!("{program} does not start"))?;
     let wall_seconds = started.elapsed().as_secs_f64();
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).doing(|| "the usage is not told".to_owned())?;
+    let usage =
+        getrusage(UsageWho::RUSAGE_CHILDREN).doing(|| "the usage is not told".to_owned())?;
     let cpu_seconds = seconds(usage.user_time()) + seconds(usage.system_time());
     let run = Run { wall_seconds, cpu_seconds, peak_kib: usage.max_rss(), code: status.code() };
     serde_json::to_string(&run).doing(|| "the report cannot be written".to_owned())
 }
 
-/// Its end of our standard input closes when the benchmark ends, however it does: then the command ends, and so do we.
+/// Its end of our standard input closes when the benchmark ends, however it does: then the command
+/// ends, and so do we.
 fn end_with_the_bench() {
     // An error says the same as the end.
     let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
@@ -126,8 +130,8 @@ impl Drop for Group {
     }
 }
 
-/// Runs a command that has to succeed, with a folder of its own, and measures it. What others wrote goes to the disk
-/// before, not meanwhile.
+/// Runs a command that has to succeed, with a folder of its own, and measures it. What others wrote
+/// goes to the disk before, not meanwhile.
 pub(crate) async fn measure(planned: &Planned, folder: &Path) -> Result<Run, Trouble> {
     settle(folder)?;
     let itself = std::env::current_exe().doing(|| "this program is not found".to_owned())?;
@@ -151,7 +155,10 @@ pub(crate) async fn measure(planned: &Planned, folder: &Path) -> Result<Run, Tro
     // Held, not written to.
     let _leash = child.stdin.take();
     let Ok(output) = tokio::time::timeout(LONGEST_RUN, child.wait_with_output()).await else {
-        return Err(Trouble::Wrong(format!("a run took longer than {LONGEST_RUN:?}{}", last_words(folder))));
+        return Err(Trouble::Wrong(format!(
+            "a run took longer than {LONGEST_RUN:?}{}",
+            last_words(folder)
+        )));
     };
     let output = output.doing(|| "a run cannot be waited for".to_owned())?;
     let run: Option<Run> = serde_json::from_slice(&output.stdout).ok();
@@ -161,7 +168,9 @@ pub(crate) async fn measure(planned: &Planned, folder: &Path) -> Result<Run, Tro
     match run {
         Some(run) if run.code == Some(0) => Ok(run),
         Some(run) => {
-            let code = run.code.map_or_else(|| "by a signal".to_owned(), |code| format!("with code {code}"));
+            let code = run
+                .code
+                .map_or_else(|| "by a signal".to_owned(), |code| format!("with code {code}"));
             Err(Trouble::Wrong(format!("it ended {code}{}", last_words(folder))))
         }
         None => Err(Trouble::Wrong(format!("it was not measured{}", last_words(folder)))),

@@ -1,4 +1,5 @@
-//! The tools, and how each of them is told the same job: every part of a set, eight at a time, into an empty folder.
+//! The tools, and how each of them is told the same job: every part of a set, eight at a time, into
+//! an empty folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,11 +103,15 @@ impl Tool {
             }
             Self::Curl => "lengths as the store sent them; nothing is durable",
             Self::CurlSync => "lengths as the store sent them; durable at the end",
-            Self::CurlSyncSums => "lengths as the store sent them; durable at the end; SHA-256 in a list",
+            Self::CurlSyncSums => {
+                "lengths as the store sent them; durable at the end; SHA-256 in a list"
+            }
             Self::Aria2c | Self::Wget2 | Self::Requests => {
                 "lengths as the store sent them; nothing is durable"
             }
-            Self::Rclone => "lengths as the store sent them; nothing is durable; the API is not asked",
+            Self::Rclone => {
+                "lengths as the store sent them; nothing is durable; the API is not asked"
+            }
         }
     }
 
@@ -172,8 +177,10 @@ fn words(words: &[&str]) -> Vec<String> {
 /// The release program with a configuration of its own and all else as it comes, its log included.
 fn ours(job: Job<'_>) -> Result<Planned, Trouble> {
     let config = our_config(&job.rig.api_base_url(job.scheme), job.set.name, job.in_flight);
-    let mut config: Table = config.parse().map_err(std::io::Error::other).doing(|| "toml".to_owned())?;
-    if let (Scheme::Https, Some(api)) = (job.scheme, config.get_mut("api").and_then(|api| api.as_table_mut()))
+    let mut config: Table =
+        config.parse().map_err(std::io::Error::other).doing(|| "toml".to_owned())?;
+    if let (Scheme::Https, Some(api)) =
+        (job.scheme, config.get_mut("api").and_then(|api| api.as_table_mut()))
     {
         api.insert("ca_file".to_owned(), text(job.rig.ca_file()).into());
     }
@@ -218,7 +225,8 @@ pub(crate) fn start_ours(folder: &Path, config: &Table) -> Result<Planned, Troub
 }
 
 fn curl(job: Job<'_>) -> Vec<String> {
-    let mut curl = words(&["-q", "-f", "-sS", "--no-progress-meter", "-L", "--parallel", "--parallel-max"]);
+    let mut curl =
+        words(&["-q", "-f", "-sS", "--no-progress-meter", "-L", "--parallel", "--parallel-max"]);
     curl.push(job.in_flight.to_string());
     if job.scheme == Scheme::Https {
         curl.extend(["--cacert".to_owned(), text(job.rig.ca_file())]);
@@ -262,7 +270,8 @@ fn rclone(job: Job<'_>) -> Vec<String> {
         arguments.extend(["--ca-cert".to_owned(), text(job.rig.ca_file())]);
     }
     arguments.extend(["--http-url".to_owned(), job.rig.store_url(job.scheme)]);
-    arguments.extend(["--files-from".to_owned(), text(job.rig.list(job.scheme, job.set, List::Ids))]);
+    arguments
+        .extend(["--files-from".to_owned(), text(job.rig.list(job.scheme, job.set, List::Ids))]);
     arguments.extend(words(&[":http:", "."]));
     arguments
 }

@@ -32,7 +32,14 @@ fn transfers(outcomes: &[Outcome]) -> String {
         ])
     };
     let rows: Vec<_> = outcomes.iter().filter_map(row).collect();
-    let header = ["tool", "wall s, median (min–max)", "CPU s", "memory MiB", "wall / ours", "what it proves"];
+    let header = [
+        "tool",
+        "wall s, median (min–max)",
+        "CPU s",
+        "memory MiB",
+        "wall / ours",
+        "what it proves",
+    ];
     markdown(&header, &rows)
 }
 
@@ -49,7 +56,10 @@ fn memory(outcomes: &[Outcome]) -> String {
         ])
     };
     let rows: Vec<_> = outcomes.iter().filter_map(row).collect();
-    markdown(&["parts", "over", "in flight", "wall s, median (min–max)", "CPU s", "memory MiB"], &rows)
+    markdown(
+        &["parts", "over", "in flight", "wall s, median (min–max)", "CPU s", "memory MiB"],
+        &rows,
+    )
 }
 
 fn latency(latencies: &[f64]) -> String {

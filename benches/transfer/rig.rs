@@ -1,7 +1,9 @@
-//! What the tools download from: nginx on loopback, as the API and as the object store, over http and over https.
+//! What the tools download from: nginx on loopback, as the API and as the object store, over http
+//! and over https.
 //!
-//! The API answers view calls from prepared files and download calls with a 307 to the store, as the real one does. HTTP/1.1
-//! and TLS 1.3; the certificates come from an authority made for this run.
+//! The API answers view calls from prepared files and download calls with a 307 to the store, as
+//! the real one does. HTTP/1.1 and TLS 1.3; the certificates come from an authority made for this
+//! run.
 
 use std::fmt;
 use std::fs;
@@ -79,15 +81,20 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Lays these sets out in an empty folder, starts nginx, and waits until all four origins answer.
+    /// Lays these sets out in an empty folder, starts nginx, and waits until all four origins
+    /// answer.
     pub(crate) async fn start(folder: &Path, data: &Data, sets: &[Set]) -> Result<Self, Trouble> {
         for path in [folder, data.folder()] {
             if path.to_string_lossy().contains(['"', '$', '\\', '\n', ';', '{', '}']) {
-                return Err(Trouble::Wrong(format!("nginx cannot be told a path like {}", path.display())));
+                return Err(Trouble::Wrong(format!(
+                    "nginx cannot be told a path like {}",
+                    path.display()
+                )));
             }
         }
         for name in ["view/http", "view/https", "lists", "tls", "tmp"] {
-            fs::create_dir_all(folder.join(name)).doing(|| "the rig's folder cannot be made".to_owned())?;
+            fs::create_dir_all(folder.join(name))
+                .doing(|| "the rig's folder cannot be made".to_owned())?;
         }
         let ports = Ports::free()?;
         certify(&folder.join("tls"))?;
@@ -126,7 +133,9 @@ impl Rig {
                 Ok(())
             }
             Ok(Err(error)) => Err(error).doing(|| "nginx cannot be waited for".to_owned()),
-            Err(_) => Err(Trouble::Wrong(format!("nginx did not end within {PATIENCE:?}; it is killed"))),
+            Err(_) => {
+                Err(Trouble::Wrong(format!("nginx did not end within {PATIENCE:?}; it is killed")))
+            }
         }
     }
 
@@ -159,7 +168,8 @@ impl Rig {
                 while let Err(words) = self.ask(&address).await {
                     let gone = !matches!(self.nginx.try_wait(), Ok(None));
                     if gone || began.elapsed() > PATIENCE {
-                        let log = fs::read_to_string(self.folder.join("error.log")).unwrap_or_default();
+                        let log =
+                            fs::read_to_string(self.folder.join("error.log")).unwrap_or_default();
                         let needed = "nginx does not answer; 1.19.5 or later is needed";
                         return Err(Trouble::Wrong(format!("{needed}\n{words}\n{log}")));
                     }
@@ -276,10 +286,12 @@ fn list_path(folder: &Path, scheme: Scheme, set: Set, list: List) -> PathBuf {
 
 /// The view answer of a set, and what the other tools are told instead.
 fn write_lists(folder: &Path, ports: Ports, scheme: Scheme, set: Set) -> Result<(), Trouble> {
-    let (mut curl, mut aria2, mut addresses, mut ids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut curl, mut aria2, mut addresses, mut ids) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut files = Vec::new();
     for (number, id) in (1..).zip(set.ids()) {
-        let address = format!("{}/2.11/exports/download?id={id}", origin(scheme, ports.api(scheme)));
+        let address =
+            format!("{}/2.11/exports/download?id={id}", origin(scheme, ports.api(scheme)));
         curl.push(format!("url = \"{address}\"\noutput = \"{id}\"\n"));
         aria2.push(format!("{address}\n out={id}\n"));
         addresses.push(format!("{address}\n"));
@@ -296,7 +308,8 @@ fn write_lists(folder: &Path, ports: Ports, scheme: Scheme, set: Set) -> Result<
     Ok(())
 }
 
-/// `sendfile` and open files kept open: the server shall cost as little as it can, so that the tools are what is measured.
+/// `sendfile` and open files kept open: the server shall cost as little as it can, so that the
+/// tools are what is measured.
 fn nginx_conf(folder: &Path, data: &Path, ports: Ports) -> String {
     let mut servers = Vec::new();
     for scheme in [Scheme::Http, Scheme::Https] {

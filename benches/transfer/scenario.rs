@@ -1,4 +1,5 @@
-//! Who runs against whom on what, in rounds: A B C, A B C, so that a slow minute of the machine is everybody's.
+//! Who runs against whom on what, in rounds: A B C, A B C, so that a slow minute of the machine is
+//! everybody's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -93,8 +94,15 @@ impl Scenario {
     /// Its rows, without tools that are not there.
     pub(crate) fn contenders(self, installed: &[Tool]) -> Vec<Contender> {
         let tools = |set: Set, scheme: Scheme, equal_work: Tool| {
-            let all =
-                [Tool::Ours, Tool::Curl, equal_work, Tool::Aria2c, Tool::Wget2, Tool::Rclone, Tool::Requests];
+            let all = [
+                Tool::Ours,
+                Tool::Curl,
+                equal_work,
+                Tool::Aria2c,
+                Tool::Wget2,
+                Tool::Rclone,
+                Tool::Requests,
+            ];
             let there = all.into_iter().filter(|tool| installed.contains(tool));
             there.map(|tool| Contender { tool, set, scheme, in_flight: IN_FLIGHT }).collect()
         };
@@ -118,15 +126,19 @@ impl Scenario {
         }
     }
 
-    /// Whether runs lie there until the end: a file system that has just removed thousands of files makes new ones slowly.
+    /// Whether runs lie there until the end: a file system that has just removed thousands of files
+    /// makes new ones slowly.
     fn keeps_runs(self) -> bool {
         matches!(self, Self::SmallHttp | Self::SmallHttps)
     }
 
     /// The disk it needs at a time, in bytes, beside the sets themselves.
     pub(crate) fn disk_bytes(self, rounds: usize, installed: &[Tool]) -> u64 {
-        let sizes: Vec<_> =
-            self.contenders(installed).iter().map(|contender| contender.set.total_bytes()).collect();
+        let sizes: Vec<_> = self
+            .contenders(installed)
+            .iter()
+            .map(|contender| contender.set.total_bytes())
+            .collect();
         if self.keeps_runs() {
             sizes.iter().sum::<u64>() * rounds as u64
         } else {
@@ -149,7 +161,8 @@ impl Scenario {
         } else {
             self.run_rounds(rig, data, folder, runs, installed).await?
         };
-        fs::remove_dir_all(folder).doing(|| "the scenario's folder cannot be removed".to_owned())?;
+        fs::remove_dir_all(folder)
+            .doing(|| "the scenario's folder cannot be removed".to_owned())?;
         settle(folder.parent().unwrap_or(folder))?;
         Ok(measured)
     }
@@ -166,21 +179,30 @@ impl Scenario {
             data.warm(set).await?;
         }
         let contenders = self.contenders(installed);
-        let mut outcomes: Vec<_> =
-            contenders.into_iter().map(|contender| Outcome { contender, runs: Vec::new() }).collect();
+        let mut outcomes: Vec<_> = contenders
+            .into_iter()
+            .map(|contender| Outcome { contender, runs: Vec::new() })
+            .collect();
         for round in 0..=runs {
             for (number, outcome) in outcomes.iter_mut().enumerate() {
                 let contender = outcome.contender;
                 let folder = folder.join(format!("{round}-{number}"));
-                let run = contender.run(rig, &folder).await.map_err(|trouble| contender.blame(trouble))?;
-                contender.check(data, &folder, round == 0).map_err(|trouble| contender.blame(trouble))?;
+                let run = contender
+                    .run(rig, &folder)
+                    .await
+                    .map_err(|trouble| contender.blame(trouble))?;
+                contender
+                    .check(data, &folder, round == 0)
+                    .map_err(|trouble| contender.blame(trouble))?;
                 if round > 0 {
                     outcome.runs.push(run);
                 }
-                let count = if round == 0 { "warm-up".to_owned() } else { format!("{round}/{runs}") };
+                let count =
+                    if round == 0 { "warm-up".to_owned() } else { format!("{round}/{runs}") };
                 eprintln!("{} {count}: {:.3} s", contender.label(), run.wall_seconds);
                 if !self.keeps_runs() {
-                    fs::remove_dir_all(&folder).doing(|| "a run's folder cannot be removed".to_owned())?;
+                    fs::remove_dir_all(&folder)
+                        .doing(|| "a run's folder cannot be removed".to_owned())?;
                 }
             }
         }
@@ -229,7 +251,8 @@ impl Contender {
         if self.tool == Tool::Ours { out.join(PROJECT).join(self.set.name) } else { out }
     }
 
-    /// Whether a run brought home what was served: how many files and bytes, and their content if `thoroughly`.
+    /// Whether a run brought home what was served: how many files and bytes, and their content if
+    /// `thoroughly`.
     fn check(self, data: &Data, folder: &Path, thoroughly: bool) -> Result<(), Trouble> {
         let mut files = files_below(&self.landing(folder))?;
         if self.tool == Tool::Ours {
@@ -238,7 +261,10 @@ impl Contender {
         }
         let bytes: u64 = files.values().sum();
         if files.len() != self.set.parts || bytes != self.set.total_bytes() {
-            return Err(Trouble::Wrong(format!("it brought {} files of {bytes} bytes", files.len())));
+            return Err(Trouble::Wrong(format!(
+                "it brought {} files of {bytes} bytes",
+                files.len()
+            )));
         }
         if thoroughly {
             let sums = files.keys().map(|path| sum_of(path)).collect::<Result<Vec<_>, _>>()?;
@@ -254,8 +280,10 @@ impl Contender {
     fn check_manifest(self, data: &Data, folder: &Path) -> Result<(), Trouble> {
         let bytes = fs::read(self.landing(folder).join(MANIFEST_FILE))
             .doing(|| "the manifest cannot be read".to_owned())?;
-        let manifest = Manifest::parse(&bytes).map_err(|error| Trouble::Wrong(error.to_string()))?;
-        let promised = manifest.parts.iter().map(|part| (part.file_id.to_string(), Some(part.sha256)));
+        let manifest =
+            Manifest::parse(&bytes).map_err(|error| Trouble::Wrong(error.to_string()))?;
+        let promised =
+            manifest.parts.iter().map(|part| (part.file_id.to_string(), Some(part.sha256)));
         if promised.eq(self.set.ids().map(|id| (id.clone(), data.sum(&id)))) {
             Ok(())
         } else {

@@ -13,7 +13,8 @@ pub(crate) enum Trouble {
         /// What the system said.
         source: io::Error,
     },
-    /// A run that cannot be counted: a tool that is missing, failed, was too slow, or brought other bytes home.
+    /// A run that cannot be counted: a tool that is missing, failed, was too slow, or brought other
+    /// bytes home.
     #[error("{0}")]
     Wrong(String),
     /// SIGINT or SIGTERM.

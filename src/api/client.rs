@@ -1,4 +1,5 @@
-//! The client of one API origin, and of one project on it: which credentials go where, and what each call brings.
+//! The client of one API origin, and of one project on it: which credentials go where, and what
+//! each call brings.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,8 +16,8 @@ use super::wire::{WireError, check_list, parse_view};
 use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::ids::{ExportId, ProjectKey};
 use crate::transport::{
-    ALPN_HTTP2, ClientError, TransportError, build, client_builder, read_capped, retry_after, same_origin,
-    send,
+    ALPN_HTTP2, ClientError, TransportError, build, client_builder, read_capped, retry_after,
+    same_origin, send,
 };
 
 /// Largest view answer that is read: 100,000 files fit several times over.
@@ -45,7 +46,9 @@ pub struct ApiSettings {
 
 /// A key that cannot travel in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the key holds characters that cannot be sent in a header; it must be one line of printable ASCII")]
+#[error(
+    "the key holds characters that cannot be sent in a header; it must be one line of printable ASCII"
+)]
 pub struct KeyError;
 
 /// What a probe of a project's credentials brought.
@@ -115,10 +118,12 @@ impl Api {
     /// When the TLS settings or the base URL cannot be used.
     pub fn new(settings: &ApiSettings, tls: &ClientConfig) -> Result<Self, ClientError> {
         let base = &settings.base_url;
-        // A call has to last until a dead connection is found out, or all calls after it would go the same way.
+        // A call has to last until a dead connection is found out, or all calls after it would go
+        // the same way.
         let patience = settings.request_timeout / 4;
         let http = client_builder(tls, ALPN_HTTP2, base, settings.connect_timeout)
-            // Without pings a connection that died silently would fail every call until the kernel gives up on it.
+            // Without pings a connection that died silently would fail every call until the kernel
+            // gives up on it.
             .http2_keep_alive_interval(HTTP2_PING_INTERVAL.min(patience))
             .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT.min(patience));
         Ok(Self {
@@ -136,7 +141,11 @@ impl Api {
     ///
     /// # Errors
     /// When one of the keys cannot travel in a header.
-    pub fn project(&self, project: &ProjectKey, rest: &SecretString) -> Result<ApiClient, KeyError> {
+    pub fn project(
+        &self,
+        project: &ProjectKey,
+        rest: &SecretString,
+    ) -> Result<ApiClient, KeyError> {
         let mut header = HeaderValue::from_str(project.expose()).map_err(|_| KeyError)?;
         header.set_sensitive(true);
         let rest = RwLock::new(Bearer::new(rest)?);
@@ -200,7 +209,8 @@ impl ApiClient {
         self.within(self.probe_at(&url)).await.unwrap_or_else(ProbeOutcome::Fault)
     }
 
-    /// Uses another REST key from the next request on. Returns whether it differs from the one in use.
+    /// Uses another REST key from the next request on. Returns whether it differs from the one in
+    /// use.
     ///
     /// # Errors
     /// When the key cannot travel in a header; the one in use stays.
@@ -221,7 +231,8 @@ impl ApiClient {
         self.bearer().key.expose_secret() == other.bearer().key.expose_secret()
     }
 
-    /// How often the REST key has been replaced: tells whether another one is in use than before a call.
+    /// How often the REST key has been replaced: tells whether another one is in use than before a
+    /// call.
     #[must_use]
     pub fn key_generation(&self) -> u64 {
         self.bearer().generation
@@ -243,21 +254,29 @@ impl ApiClient {
         }
         let body = match read_capped(response, MAX_ANSWER_BYTES).await {
             Ok(body) => body,
-            Err(error) => return ViewOutcome::Fault(format!("the api's answer could not be read: {error}")),
+            Err(error) => {
+                return ViewOutcome::Fault(format!("the api's answer could not be read: {error}"));
+            }
         };
         let project = Arc::clone(&self.project);
         let asked = export.clone();
-        let parse =
-            move |body: &[u8]| parse_view(body, &asked, &[bearer.key.expose_secret(), project.key.expose()]);
+        let parse = move |body: &[u8]| {
+            parse_view(body, &asked, &[bearer.key.expose_secret(), project.key.expose()])
+        };
         let parsed = if body.len() > PARSE_ELSEWHERE_BYTES {
             match tokio::task::spawn_blocking(move || parse(&body)).await {
                 Ok(parsed) => parsed,
-                Err(_) => return ViewOutcome::Fault("the api's answer could not be parsed".to_owned()),
+                Err(_) => {
+                    return ViewOutcome::Fault("the api's answer could not be parsed".to_owned());
+                }
             }
         } else {
             parse(&body)
         };
-        parsed.map_or_else(|error: WireError| ViewOutcome::Fault(error.to_string()), ViewOutcome::Report)
+        parsed.map_or_else(
+            |error: WireError| ViewOutcome::Fault(error.to_string()),
+            ViewOutcome::Report,
+        )
     }
 
     async fn probe_at(&self, url: &ApiUrl) -> ProbeOutcome {
@@ -269,14 +288,20 @@ impl ApiClient {
         if response.status() != 200 {
             return match self.refusal(response, &bearer).await {
                 Refusal::Held(hold) => ProbeOutcome::Held(hold),
-                Refusal::NotFound(refusal) | Refusal::Rejected(refusal) => ProbeOutcome::Rejected(refusal),
+                Refusal::NotFound(refusal) | Refusal::Rejected(refusal) => {
+                    ProbeOutcome::Rejected(refusal)
+                }
                 Refusal::Fault(cause) => ProbeOutcome::Fault(cause),
             };
         }
         match read_capped(response, MAX_ANSWER_BYTES).await {
-            Ok(body) => check_list(&body)
-                .map_or_else(|error| ProbeOutcome::Fault(error.to_string()), |()| ProbeOutcome::Accepted),
-            Err(error) => ProbeOutcome::Fault(format!("the api's answer could not be read: {error}")),
+            Ok(body) => check_list(&body).map_or_else(
+                |error| ProbeOutcome::Fault(error.to_string()),
+                |()| ProbeOutcome::Accepted,
+            ),
+            Err(error) => {
+                ProbeOutcome::Fault(format!("the api's answer could not be read: {error}"))
+            }
         }
     }
 
@@ -293,7 +318,8 @@ impl ApiClient {
             .map_err(|_| format!("the api did not answer within {limit:?}"))
     }
 
-    /// The key in use. One call keeps it from start to end, so that it can be taken out of what the answer says.
+    /// The key in use. One call keeps it from start to end, so that it can be taken out of what the
+    /// answer says.
     pub(super) fn bearer(&self) -> Bearer {
         self.project.rest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -358,11 +384,17 @@ mod tests {
     async fn a_view_asks_once_with_credentials_and_reports() {
         let server = RawServer::start([Answer::ok(GOOD)]).await;
         let client = api_client(&server);
-        let ViewOutcome::Report(report) = client.view(&EXPORT.parse().unwrap()).await else { panic!() };
+        let ViewOutcome::Report(report) = client.view(&EXPORT.parse().unwrap()).await else {
+            panic!()
+        };
         assert_eq!(report.export.as_str(), EXPORT);
         let heads = server.heads();
         assert_eq!(heads.len(), 1);
-        assert!(heads[0].starts_with("get /2.11/exports/view?id=export_1 http/1.1\r\n"), "{}", heads[0]);
+        assert!(
+            heads[0].starts_with("get /2.11/exports/view?id=export_1 http/1.1\r\n"),
+            "{}",
+            heads[0]
+        );
         for line in [
             format!("authorization: bearer {REST_KEY}\r\n"),
             format!("x-batch-project: {PROJECT_KEY}\r\n"),
@@ -389,7 +421,10 @@ mod tests {
             Answer::redirect(302, "http://127.0.0.1:1/"),
             Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"id\":\"export_1\""),
             Answer::with(404, "", &endless),
-            Answer::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MAX_ANSWER_BYTES + 1)),
+            Answer::raw(format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+                MAX_ANSWER_BYTES + 1
+            )),
         ] {
             let outcome = view(answer).await;
             assert!(matches!(outcome, ViewOutcome::Fault(_)), "{outcome:?}");
@@ -399,19 +434,25 @@ mod tests {
     #[tokio::test]
     async fn refusals_and_holds_are_told_apart() {
         let own = br#"{"error_code":"SOME_CODE","error_message":"the key rest-k3y of pr0ject"}"#;
-        let ViewOutcome::NotFound(refusal) = view(Answer::with(404, "", own)).await else { panic!() };
+        let ViewOutcome::NotFound(refusal) = view(Answer::with(404, "", own)).await else {
+            panic!()
+        };
         assert_eq!((refusal.code.as_str(), refusal.status), ("SOME_CODE", 404));
         assert_eq!(refusal.message, "the key [hidden] of [hidden]");
         assert!(matches!(view(Answer::with(400, "", own)).await, ViewOutcome::Rejected(_)));
-        let ViewOutcome::Held(hold) = view(Answer::with(429, "retry-after: 30\r\n", b"")).await else {
+        let ViewOutcome::Held(hold) = view(Answer::with(429, "retry-after: 30\r\n", b"")).await
+        else {
             panic!()
         };
         assert_eq!(hold, Hold::Throttled { retry_after: Some(Duration::from_secs(30)) });
-        let dates = "date: Sun, 06 Nov 1994 12:00:00 GMT\r\nretry-after: Sun, 06 Nov 1994 12:01:00 GMT\r\n";
+        let dates =
+            "date: Sun, 06 Nov 1994 12:00:00 GMT\r\nretry-after: Sun, 06 Nov 1994 12:01:00 GMT\r\n";
         let ViewOutcome::Held(hold) = view(Answer::with(503, dates, b"")).await else { panic!() };
         assert_eq!(hold, Hold::Unavailable { retry_after: Some(Duration::from_mins(1)) });
         let endless = "HTTP/1.1 401 X\r\ncontent-length: 9\r\n\r\n";
-        let ViewOutcome::Held(hold) = view(Answer::raw(endless).and_stays()).await else { panic!() };
+        let ViewOutcome::Held(hold) = view(Answer::raw(endless).and_stays()).await else {
+            panic!()
+        };
         assert_eq!(hold, Hold::Unauthorized { status: 401 }, "no body is waited for");
     }
 
@@ -429,15 +470,19 @@ mod tests {
                 request_timeout: Duration::from_millis(50),
             };
             let api = Api::new(&settings, &crate::transport::testing::tls()).unwrap();
-            let client = api.project(&PROJECT_KEY.parse().unwrap(), &REST_KEY.to_owned().into()).unwrap();
-            let ViewOutcome::Fault(cause) = client.view(&EXPORT.parse().unwrap()).await else { panic!() };
+            let client =
+                api.project(&PROJECT_KEY.parse().unwrap(), &REST_KEY.to_owned().into()).unwrap();
+            let ViewOutcome::Fault(cause) = client.view(&EXPORT.parse().unwrap()).await else {
+                panic!()
+            };
             assert!(cause.contains("50ms"), "{cause}");
         }
     }
 
     #[tokio::test]
     async fn a_probe_asks_the_list_and_a_replaced_key_counts_at_once() {
-        let answers = [Answer::ok(br#"{"exports":[]}"#), Answer::with(401, "", b""), Answer::ok(b"{}")];
+        let answers =
+            [Answer::ok(br#"{"exports":[]}"#), Answer::with(401, "", b""), Answer::ok(b"{}")];
         let server = RawServer::start(answers).await;
         let client = api_client(&server);
         assert_eq!(client.probe().await, ProbeOutcome::Accepted);

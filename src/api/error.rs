@@ -1,4 +1,5 @@
-//! What an answer other than the wanted one means: who has to wait, what is refused, what is a passing fault.
+//! What an answer other than the wanted one means: who has to wait, what is refused, what is a
+//! passing fault.
 
 use std::time::Duration;
 
@@ -40,8 +41,14 @@ pub(super) fn hold(status: u16, retry_after: Option<Duration>) -> Option<Hold> {
     }
 }
 
-/// Classifies any answer but the wanted one. `body` may be anything; `secrets` are taken out of what it says.
-pub(super) fn classify(status: u16, retry_after: Option<Duration>, body: &[u8], secrets: &[&str]) -> Refusal {
+/// Classifies any answer but the wanted one. `body` may be anything; `secrets` are taken out of
+/// what it says.
+pub(super) fn classify(
+    status: u16,
+    retry_after: Option<Duration>,
+    body: &[u8],
+    secrets: &[&str],
+) -> Refusal {
     if let Some(hold) = hold(status, retry_after) {
         return Refusal::Held(hold);
     }
@@ -51,7 +58,8 @@ pub(super) fn classify(status: u16, retry_after: Option<Duration>, body: &[u8], 
         (408 | ..400 | 500.., Some(error)) => {
             Refusal::Fault(format!("the api answered {status} ({}: {})", error.code, error.message))
         }
-        // A proxy or a gateway answers so as well: without the API's own words it proves nothing about the export.
+        // A proxy or a gateway answers so as well: without the API's own words it proves nothing
+        // about the export.
         (_, None) => Refusal::Fault(format!("the api answered {status} without its own error")),
         (_, Some(error)) if error.code == ROUTE_NOT_FOUND => Refusal::Held(Hold::RouteNotFound),
         (404, Some(error)) => Refusal::NotFound(error),

@@ -8,7 +8,11 @@ use crate::domain::ids::ExportId;
 use crate::domain::report::Report;
 
 /// [`wire::parse_view`], the fault in words.
-pub(crate) fn parse_view(body: &[u8], asked: &ExportId, secrets: &[&str]) -> Result<Report, String> {
+pub(crate) fn parse_view(
+    body: &[u8],
+    asked: &ExportId,
+    secrets: &[&str],
+) -> Result<Report, String> {
     wire::parse_view(body, asked, secrets).map_err(|error| error.to_string())
 }
 

@@ -1,11 +1,14 @@
-//! The download call: from a file ID to a signed link, with credentials on the API's origin and nowhere else.
+//! The download call: from a file ID to a signed link, with credentials on the API's origin and
+//! nowhere else.
 
 use super::client::{ApiClient, unreachable_api};
 use super::error::Refusal;
 use crate::domain::failure::Hold;
 use crate::domain::ids::FileId;
 use crate::domain::text::shown;
-use crate::transport::{DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink, is_redirect, redirect_target};
+use crate::transport::{
+    DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink, is_redirect, redirect_target,
+};
 
 /// What a download call brought.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ pub enum LinkOutcome {
 }
 
 impl ApiClient {
-    /// Asks where a file is. The link is valid for 20 minutes: ask when the part's turn has come, not before.
+    /// Asks where a file is. The link is valid for 20 minutes: ask when the part's turn has come,
+    /// not before.
     pub async fn link(&self, file: &FileId) -> LinkOutcome {
         self.within(self.follow(file)).await.unwrap_or_else(LinkOutcome::Fault)
     }
@@ -71,7 +75,10 @@ fn outcome(refusal: Refusal) -> LinkOutcome {
         Refusal::NotFound(refusal) | Refusal::Rejected(refusal) => LinkOutcome::Gone {
             // Each text is cut already; together they are cut once more.
             cause: shown(
-                &format!("the api answered {} ({}: {})", refusal.status, refusal.code, refusal.message),
+                &format!(
+                    "the api answered {} ({}: {})",
+                    refusal.status, refusal.code, refusal.message
+                ),
                 &[],
             ),
             error_code: Some(refusal.code),
@@ -121,7 +128,9 @@ pub(super) mod tests {
             let elsewhere = RawServer::start([]).await;
             let target = elsewhere.url("/bucket/file?X-Sig=s3cr3t#top");
             let server = RawServer::start([Answer::redirect(status, &target)]).await;
-            let LinkOutcome::Link(Link::Signed(signed)) = link(&server).await else { panic!("{status}") };
+            let LinkOutcome::Link(Link::Signed(signed)) = link(&server).await else {
+                panic!("{status}")
+            };
             assert_eq!(signed.url.expose().as_str(), elsewhere.url("/bucket/file?X-Sig=s3cr3t"));
             assert_eq!(signed.hops_left, MAX_HOPS - 1);
             assert_eq!(elsewhere.heads().len(), 0);
@@ -131,7 +140,8 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn hops_on_the_apis_origin_carry_the_credentials_and_are_counted() {
-        let mut answers = vec![Answer::redirect(307, "/2.12/other?x=1"), Answer::redirect(302, "next")];
+        let mut answers =
+            vec![Answer::redirect(307, "/2.12/other?x=1"), Answer::redirect(302, "next")];
         answers.push(Answer::redirect(307, "https://store.example/file?X-Sig=s3cr3t"));
         let server = RawServer::start(answers).await;
         let LinkOutcome::Link(Link::Signed(signed)) = link(&server).await else { panic!() };
@@ -168,13 +178,18 @@ pub(super) mod tests {
         let own = br#"{"error_code":"SOME_CODE","error_message":"for rest-k3y"}"#;
         let lost = br#"{"error_code":"ROUTE_NOT_FOUND","error_message":""}"#;
         for status in [400, 404, 410] {
-            let LinkOutcome::Gone { cause, error_code } = link_of(Answer::with(status, "", own)).await else {
+            let LinkOutcome::Gone { cause, error_code } =
+                link_of(Answer::with(status, "", own)).await
+            else {
                 panic!("{status}");
             };
             assert_eq!(error_code.as_deref(), Some("SOME_CODE"));
             assert_eq!(cause, format!("the api answered {status} (SOME_CODE: for [hidden])"));
         }
-        assert!(matches!(link_of(Answer::with(404, "", lost)).await, LinkOutcome::Held(Hold::RouteNotFound)));
+        assert!(matches!(
+            link_of(Answer::with(404, "", lost)).await,
+            LinkOutcome::Held(Hold::RouteNotFound)
+        ));
         assert!(matches!(
             link_of(Answer::with(403, "", own)).await,
             LinkOutcome::Held(Hold::Unauthorized { status: 403 })

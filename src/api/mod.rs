@@ -1,4 +1,5 @@
-//! The Batch API and nothing else: what is asked, with which credentials, and what the answers mean.
+//! The Batch API and nothing else: what is asked, with which credentials, and what the answers
+//! mean.
 
 mod client;
 mod error;

@@ -1,6 +1,8 @@
-//! The view answer as the API spells it, held to the rules of a report. Pure: bytes in, report or words out.
+//! The view answer as the API spells it, held to the rules of a report. Pure: bytes in, report or
+//! words out.
 //!
-//! The answer is untrusted. A row that does not parse makes the whole answer a fault, because what is left could look whole.
+//! The answer is untrusted. A row that does not parse makes the whole answer a fault, because what
+//! is left could look whole.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,7 +19,8 @@ use crate::domain::text::shown;
 /// What the answer must not say, or does not say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WireError {
-    /// Empty, HTML, cut, or of another shape. The parser's own words are left out: they quote the answer.
+    /// Empty, HTML, cut, or of another shape. The parser's own words are left out: they quote the
+    /// answer.
     #[error("the api's answer is not the expected json ({what} at line {line}, column {column})")]
     Json { what: &'static str, line: usize, column: usize },
     /// JSON, but not an object.
@@ -100,9 +103,13 @@ struct ListAnswer {
     exports: Option<Vec<IgnoredAny>>,
 }
 
-/// Reads the body of a 200 to a view of `asked`. `secrets`, the REST API key first, are taken out of the
-/// status word.
-pub(super) fn parse_view(body: &[u8], asked: &ExportId, secrets: &[&str]) -> Result<Report, WireError> {
+/// Reads the body of a 200 to a view of `asked`. `secrets`, the REST API key first, are taken out
+/// of the status word.
+pub(super) fn parse_view(
+    body: &[u8],
+    asked: &ExportId,
+    secrets: &[&str],
+) -> Result<Report, WireError> {
     demand_object(body)?;
     let answer: ViewAnswer<'_> = serde_json::from_slice(body)?;
     if answer.error_code.is_some() {
@@ -153,7 +160,8 @@ fn merge(rows: &[&RawValue], secrets: &[&str]) -> Result<Vec<PartListing>, WireE
     let mut listings = Vec::<PartListing>::with_capacity(rows.len());
     let mut places = HashMap::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {
-        let listing = parse_row(row.get()).map_err(|field| WireError::Row { row: index + 1, field })?;
+        let listing =
+            parse_row(row.get()).map_err(|field| WireError::Row { row: index + 1, field })?;
         if secrets.first().is_some_and(|key| listing.file_id.as_str().contains(key)) {
             return Err(WireError::KeyInId { row: index + 1 });
         }
@@ -296,7 +304,10 @@ mod tests {
             assert!(!error.to_string().contains("s3cr3t"), "{error}");
         }
         let deep = "[".repeat(100_000);
-        assert!(parse(&format!(r#"{{"id":"export_1","x":{deep}"#)).is_err(), "no stack is lost on depth");
+        assert!(
+            parse(&format!(r#"{{"id":"export_1","x":{deep}"#)).is_err(),
+            "no stack is lost on depth"
+        );
     }
 
     #[test]
@@ -341,22 +352,26 @@ mod tests {
 
     #[test]
     fn equal_rows_are_one_and_different_rows_a_contradiction() {
-        let twice =
-            r#"[{"id":"a","part":1,"size":1,"url":"x"},{"id":"b"},{"id":"a","size":1,"part":1,"url":"y"}]"#;
+        let twice = r#"[{"id":"a","part":1,"size":1,"url":"x"},{"id":"b"},{"id":"a","size":1,"part":1,"url":"y"}]"#;
         assert_eq!(
             with_files(twice).unwrap().unwrap(),
             [listing("a", Some(1), Some(1)), listing("b", None, None)]
         );
         for other in [r#"{"id":"a","part":2,"size":1}"#, r#"{"id":"a","part":1}"#] {
             let files = format!(r#"[{{"id":"a","part":1,"size":1}},{other}]"#);
-            assert_eq!(with_files(&files), Err(WireError::Contradiction("a".to_owned())), "{other}");
+            assert_eq!(
+                with_files(&files),
+                Err(WireError::Contradiction("a".to_owned())),
+                "{other}"
+            );
         }
     }
 
     #[test]
     fn a_hundred_thousand_files_are_read() {
-        let rows: Vec<_> =
-            (1..=100_000).map(|part| format!(r#"{{"id":"file_{part}","part":{part},"size":1}}"#)).collect();
+        let rows: Vec<_> = (1..=100_000)
+            .map(|part| format!(r#"{{"id":"file_{part}","part":{part},"size":1}}"#))
+            .collect();
         assert_eq!(with_files(&format!("[{}]", rows.join(","))).unwrap().unwrap().len(), 100_000);
     }
 

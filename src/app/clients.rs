@@ -1,4 +1,5 @@
-//! The two HTTP clients, made from the configuration over one TLS configuration, and each project's way to the API.
+//! The two HTTP clients, made from the configuration over one TLS configuration, and each project's
+//! way to the API.
 
 use std::sync::Arc;
 
@@ -27,8 +28,13 @@ impl Clients {
         Ok(Self { api: api(config, &tls)?, store: StoreClient::new(&tls, &policy), policy })
     }
 
-    /// Those of another configuration, where they are others: what it leaves as it was keeps its connections. Blocks.
-    pub(super) fn successor(&self, current: &Config, next: &Config) -> Result<Option<Self>, StartError> {
+    /// Those of another configuration, where they are others: what it leaves as it was keeps its
+    /// connections. Blocks.
+    pub(super) fn successor(
+        &self,
+        current: &Config,
+        next: &Config,
+    ) -> Result<Option<Self>, StartError> {
         // What is in a file of certificates may be new although its name is not.
         let same_api = current.api == next.api && next.api.ca_file.is_none();
         let policy = store_policy(next);
@@ -48,7 +54,12 @@ impl Clients {
     ) -> Result<Vec<Access>, StartError> {
         let clients = clients_of(&self.api, config, environment)?;
         let access = |(project, client): (&ProjectConfig, ApiClient)| {
-            Access::new(project.name.clone(), client, project.key_source.clone(), Arc::clone(environment))
+            Access::new(
+                project.name.clone(),
+                client,
+                project.key_source.clone(),
+                Arc::clone(environment),
+            )
         };
         Ok(config.projects.iter().zip(clients).map(access).collect())
     }
@@ -58,11 +69,15 @@ impl Clients {
 ///
 /// # Errors
 /// When a client cannot be built or a key cannot be read.
-pub fn api_clients(config: &Config, environment: &Environment) -> Result<Vec<ApiClient>, StartError> {
+pub fn api_clients(
+    config: &Config,
+    environment: &Environment,
+) -> Result<Vec<ApiClient>, StartError> {
     clients_of(&api(config, &tls(config)?)?, config, environment)
 }
 
-/// The one TLS configuration of both clients. Without system roots it is an error only where https is spoken.
+/// The one TLS configuration of both clients. Without system roots it is an error only where https
+/// is spoken.
 fn tls(config: &Config) -> Result<ClientConfig, StartError> {
     Ok(tls_config(config.api.ca_file.as_deref(), !config.api.is_loopback_http())?)
 }
@@ -76,7 +91,11 @@ fn api(config: &Config, tls: &ClientConfig) -> Result<Api, StartError> {
     Ok(Api::new(&settings, tls)?)
 }
 
-fn clients_of(api: &Api, config: &Config, environment: &Environment) -> Result<Vec<ApiClient>, StartError> {
+fn clients_of(
+    api: &Api,
+    config: &Config,
+    environment: &Environment,
+) -> Result<Vec<ApiClient>, StartError> {
     let client = |project: &ProjectConfig| {
         let unusable = |cause: String| StartError::Key { project: project.name.clone(), cause };
         let key = project

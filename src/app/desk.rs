@@ -1,4 +1,5 @@
-//! Who answers what is asked over the control socket: the scheduler knows how it is going, the reloader reads configurations.
+//! Who answers what is asked over the control socket: the scheduler knows how it is going, the
+//! reloader reads configurations.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -76,7 +77,8 @@ impl Desk {
             return unavailable("it is stopping");
         };
         let retried = retried.into_iter();
-        let exports = retried.map(|(project, export)| Retried { project: project.to_string(), export });
+        let exports =
+            retried.map(|(project, export)| Retried { project: project.to_string(), export });
         Answer::Retried { exports: exports.collect() }
     }
 
@@ -92,7 +94,9 @@ impl Desk {
             hindrance,
         };
         match tokio::time::timeout(FORGET_TIMEOUT, asked).await {
-            Ok(Some(Ok(outcomes))) => Answer::Forgotten { exports: outcomes.into_iter().map(told).collect() },
+            Ok(Some(Ok(outcomes))) => {
+                Answer::Forgotten { exports: outcomes.into_iter().map(told).collect() }
+            }
             Ok(Some(Err(cause))) => unavailable(&cause),
             Ok(None) => unavailable("it is stopping"),
             Err(_) => unavailable("the disk does not answer"),

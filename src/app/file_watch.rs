@@ -1,5 +1,5 @@
-//! When the configuration's files have changed: they are looked at now and then, which needs nothing of the file system and
-//! sees the end of every link.
+//! When the configuration's files have changed: they are looked at now and then, which needs
+//! nothing of the file system and sees the end of every link.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Config, Fingerprint};
 
-/// Longest wait for a look; on a share that hangs it takes as long as it takes, and nobody waits for it.
+/// Longest wait for a look; on a share that hangs it takes as long as it takes, and nobody waits
+/// for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The files of the configuration, and what they looked like.
@@ -38,8 +39,8 @@ impl FileWatch {
         self.files = config.files();
     }
 
-    /// What the files look like. To be asked before they are read: what changes while they are read is found afterwards.
-    /// `None` where that cannot be found out in time. Cancel-safe.
+    /// What the files look like. To be asked before they are read: what changes while they are read
+    /// is found afterwards. `None` where that cannot be found out in time. Cancel-safe.
     pub(super) async fn look(&mut self) -> Option<Fingerprint> {
         let files = &self.files;
         let looking = self.looking.get_or_insert_with(|| {

@@ -1,4 +1,5 @@
-//! Forgetting exports: the files first, then the record, so that what is cut short in between is finished by a second try.
+//! Forgetting exports: the files first, then the record, so that what is cut short in between is
+//! finished by a second try.
 
 use std::collections::{BTreeSet, HashMap};
 

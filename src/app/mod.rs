@@ -1,4 +1,5 @@
-//! Composition root: a configuration becomes a running program, and a running program comes to an orderly end.
+//! Composition root: a configuration becomes a running program, and a running program comes to an
+//! orderly end.
 //!
 //! - `mod.rs` building, running, ending
 //! - `clients.rs` the two HTTP clients and who may use them
@@ -57,7 +58,8 @@ use crate::web::{Sources, StatusServer};
 pub use clients::api_clients;
 pub use forget::ForgetOutcome;
 
-/// Writes to the state that may wait; more than the parts in flight and the exports that can change at once.
+/// Writes to the state that may wait; more than the parts in flight and the exports that can change
+/// at once.
 const WRITE_QUEUE: usize = 256;
 /// Answers of the state's writer that may wait; each speaks of a whole transaction.
 const STORE_EVENT_QUEUE: usize = 64;
@@ -166,7 +168,8 @@ pub struct App {
 }
 
 impl App {
-    /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts everything together.
+    /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts
+    /// everything together.
     ///
     /// # Errors
     /// When something it needs cannot be had; see [`StartError::exit_code`].
@@ -232,7 +235,8 @@ impl App {
         self.snapshots.clone()
     }
 
-    /// Runs until the work is settled or `stop` is cancelled and everything under way has come to its end.
+    /// Runs until the work is settled or `stop` is cancelled and everything under way has come to
+    /// its end.
     pub async fn run(self, stop: CancellationToken) -> Outcome {
         let Self { scheduler, snapshots, mut writer, stop_writer, mut services, _locks } = self;
         drop(snapshots);
@@ -245,7 +249,8 @@ impl App {
             std::future::pending::<()>().await;
         };
         let outcome = tokio::select! {
-            // In this order: an idle scheduler ends in the very poll in which it learns of the stop.
+            // In this order: an idle scheduler ends in the very poll in which it learns of the
+            // stop.
             biased;
             () = tell => unreachable!("it only ever tells"),
             outcome = scheduler.run(stop) => outcome,
@@ -259,7 +264,8 @@ impl App {
             }
         };
         services.shutdown().await;
-        // The scheduler is gone, and its end of the queue with it: the writer closes the state and ends.
+        // The scheduler is gone, and its end of the queue with it: the writer closes the state and
+        // ends.
         if tokio::time::timeout(CLOSE_TIMEOUT, writer.join_next()).await.is_err() {
             tracing::warn!(
                 event = "state_close_late",
@@ -312,7 +318,8 @@ pub async fn retry(
     let mut retried = Vec::new();
     for ExportKey { project: digest, export } in failed {
         let Some(project) = names.get(&digest) else { continue };
-        // The notice first: should this stop half way, the export is still failed and can be retried once more.
+        // The notice first: should this stop half way, the export is still failed and can be
+        // retried once more.
         let (sink, name, id) = (sink.clone(), project.clone(), export.clone());
         let removed = tokio::task::spawn_blocking(move || sink.remove_failed(&name, &id)).await;
         match removed.map_err(|_| StartError::Worker)? {
@@ -329,21 +336,27 @@ pub async fn retry(
     Ok(retried)
 }
 
-/// Drops what is known of exports, and what is half done of them, while no daemon runs. Finished files stay.
+/// Drops what is known of exports, and what is half done of them, while no daemon runs. Finished
+/// files stay.
 ///
 /// # Errors
 /// When another instance runs, or the state cannot be used.
-pub async fn forget(config: &Config, wanted: &BTreeSet<ExportId>) -> Result<Vec<ForgetOutcome>, StartError> {
+pub async fn forget(
+    config: &Config,
+    wanted: &BTreeSet<ExportId>,
+) -> Result<Vec<ForgetOutcome>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
     let mut store = Store::open(&config.state_directory).await?;
     let (sink, _download_lock) = open_sink(config, &mut store).await?;
-    let outcomes = forget::forget_records(&mut store, &sink, &config.projects, wanted, Vec::new()).await?;
+    let outcomes =
+        forget::forget_records(&mut store, &sink, &config.projects, wanted, Vec::new()).await?;
     store.close().await?;
     Ok(outcomes)
 }
 
-/// How everything is where no daemon runs, as the state has it. Nothing is made, changed or locked for that.
+/// How everything is where no daemon runs, as the state has it. Nothing is made, changed or locked
+/// for that.
 ///
 /// # Errors
 /// When the state cannot be read.
@@ -354,7 +367,8 @@ pub async fn recorded_status(config: &Config) -> Result<Stamped, StartError> {
     Ok(status::recorded(config, seen, Timestamp::now()))
 }
 
-/// Listens on the control socket. A state directory that can hold none is no reason not to do the work.
+/// Listens on the control socket. A state directory that can hold none is no reason not to do the
+/// work.
 fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: Desk) {
     match ControlSocket::listen(state_directory) {
         Ok(socket) => {
@@ -370,8 +384,8 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
     }
 }
 
-/// Binds the status page. Where it listens by default somebody else may, such as another instance of this program: that is
-/// no reason not to do the work.
+/// Binds the status page. Where it listens by default somebody else may, such as another instance
+/// of this program: that is no reason not to do the work.
 async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartError> {
     let Some(address) = config.server.listen else { return Ok(None) };
     match StatusServer::bind(address, &config.server.allowed_hosts).await {
@@ -393,8 +407,8 @@ async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartErr
     }
 }
 
-/// Locks the state directory, and makes it where it is missing: for the owner alone. What leads to it may lead to the downloads
-/// as well, and is no obstacle to whoever may read those.
+/// Locks the state directory, and makes it where it is missing: for the owner alone. What leads to
+/// it may lead to the downloads as well, and is no obstacle to whoever may read those.
 async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
     let (path, parents_mode) = (config.state_directory.clone(), config.download.modes.directory);
     let lock = tokio::task::spawn_blocking(move || {
@@ -404,9 +418,12 @@ async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
     lock.await.map_err(|_| StartError::Worker)?
 }
 
-/// Opens the download directory as the state knows it, and locks it. One that is known and away, or cannot be written now,
-/// is locked when it is found to be well.
-async fn open_sink(config: &Config, store: &mut Store) -> Result<(LocalSink, Arc<LateLock>), StartError> {
+/// Opens the download directory as the state knows it, and locks it. One that is known and away, or
+/// cannot be written now, is locked when it is found to be well.
+async fn open_sink(
+    config: &Config,
+    store: &mut Store,
+) -> Result<(LocalSink, Arc<LateLock>), StartError> {
     let directory = config.download.directory.clone();
     let place = directory.display().to_string();
     // A marker on record that cannot be read is as good as none: the directory's own is adopted.
@@ -422,7 +439,9 @@ async fn open_sink(config: &Config, store: &mut Store) -> Result<(LocalSink, Arc
         store.apply(&[Change::Marker { directory: place, marker: marker.to_string() }]).await?;
     }
     let taking = lock.clone();
-    let taken = tokio::task::spawn_blocking(move || taking.ensure()).await.map_err(|_| StartError::Worker)?;
+    let taken = tokio::task::spawn_blocking(move || taking.ensure())
+        .await
+        .map_err(|_| StartError::Worker)?;
     match taken {
         Err(LockError::Failed { .. }) if opened == Opened::Known => {}
         taken => taken?,

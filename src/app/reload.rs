@@ -1,7 +1,8 @@
-//! Another configuration for the running program: read, judged and, where it is right, put in force as a whole. Whatever
-//! goes wrong, the one before goes on.
+//! Another configuration for the running program: read, judged and, where it is right, put in force
+//! as a whole. Whatever goes wrong, the one before goes on.
 //!
-//! SIGHUP, a changed file and a question over the control socket all come here; those that come together are one reload.
+//! SIGHUP, a changed file and a question over the control socket all come here; those that come
+//! together are one reload.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -211,7 +212,9 @@ impl Reloader {
     async fn try_reload(&mut self) -> Result<Option<Changes>, ReloadError> {
         let known = self.ask(|reply| Control::ReloadBegun { reply }).await?;
         let Prepared { config, clients, accesses } = self.read(known.projects.clone()).await?;
-        for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
+        for warning in
+            config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning))
+        {
             tracing::warn!(event = "configuration_doubtful", cause = warning, "{warning}");
         }
         let store = clients.as_ref().map(|clients| clients.store.clone());
@@ -228,8 +231,12 @@ impl Reloader {
         Ok((!unchanged).then_some(changes))
     }
 
-    /// Reads the configuration and everything it names, and judges it. `names` are those of the projects that are known.
-    async fn read(&self, names: HashMap<ProjectDigest, ProjectName>) -> Result<Prepared, ReloadError> {
+    /// Reads the configuration and everything it names, and judges it. `names` are those of the
+    /// projects that are known.
+    async fn read(
+        &self,
+        names: HashMap<ProjectDigest, ProjectName>,
+    ) -> Result<Prepared, ReloadError> {
         let (current, clients) = (self.config.clone(), self.clients.clone());
         let environment = Arc::clone(&self.environment);
         let reading = tokio::task::spawn_blocking(move || {
@@ -239,7 +246,8 @@ impl Reloader {
                 return Err(faults.into());
             }
             let successor = clients.successor(&current, &config)?;
-            let accesses = successor.as_ref().unwrap_or(&clients).accesses(&config, &environment)?;
+            let accesses =
+                successor.as_ref().unwrap_or(&clients).accesses(&config, &environment)?;
             Ok::<_, ReloadError>(Prepared { config, clients: successor, accesses })
         });
         match tokio::time::timeout(READ_TIMEOUT, reading).await {
@@ -260,7 +268,9 @@ impl Reloader {
         let (mut unknown, pauses) = self.look_up(config, known).await.map_err(StartError::from)?;
         let is_new = |scope: &str| {
             let digest = scope.strip_prefix("project:");
-            digest.is_some_and(|digest| !known.projects.keys().any(|known| known.to_string() == digest))
+            digest.is_some_and(|digest| {
+                !known.projects.keys().any(|known| known.to_string() == digest)
+            })
         };
         let projects = config.projects.iter().zip(accesses).map(|(project, access)| {
             let digest = ProjectDigest::of(&project.project_key);
@@ -285,26 +295,32 @@ impl Reloader {
 
     async fn look_up(&self, config: &Config, known: &Known) -> Result<LookedUp, StoreError> {
         let mut store = Store::beside(&config.state_directory);
-        let unknown = recover_unknown(&mut store, &self.sink, &config.projects, &known.exports).await?;
+        let unknown =
+            recover_unknown(&mut store, &self.sink, &config.projects, &known.exports).await?;
         let pauses = store.pauses().await?;
         store.close().await?;
         Ok((unknown, pauses))
     }
 
-    /// Has exports let go of, forgets them, and has those that are configured begin as they are on disk by then.
+    /// Has exports let go of, forgets them, and has those that are configured begin as they are on
+    /// disk by then.
     async fn forget(&self, wanted: BTreeSet<ExportId>) -> Result<Vec<ForgetOutcome>, String> {
         let exports = wanted.clone();
         let released = self.ask(|reply| Control::Release { exports, reply });
         let released = match tokio::time::timeout(RELEASE_TIMEOUT, released).await {
             Ok(Ok(released)) => Ok(released),
             Ok(Err(stopping)) => return Err(stopping.to_string()),
-            Err(_) => Err("what is under way does not come to its end; nothing was forgotten".to_owned()),
+            Err(_) => {
+                Err("what is under way does not come to its end; nothing was forgotten".to_owned())
+            }
         };
         let mut store = Store::beside(&self.config.state_directory);
         let outcomes = match released {
-            Ok(more) => forget_records(&mut store, &self.sink, &self.config.projects, &wanted, more)
-                .await
-                .map_err(|error| error.to_string()),
+            Ok(more) => {
+                forget_records(&mut store, &self.sink, &self.config.projects, &wanted, more)
+                    .await
+                    .map_err(|error| error.to_string())
+            }
             Err(cause) => Err(cause),
         };
         for ForgetOutcome { project, export, .. } in
@@ -325,7 +341,10 @@ impl Reloader {
     async fn begun(&self, store: &mut Store, wanted: &BTreeSet<ExportId>) -> Vec<Begun> {
         let keys = self.config.projects.iter().flat_map(|project| {
             let digest = ProjectDigest::of(&project.project_key);
-            project.exports.iter().map(move |export| ExportKey { project: digest, export: export.clone() })
+            project
+                .exports
+                .iter()
+                .map(move |export| ExportKey { project: digest, export: export.clone() })
         });
         let others: HashSet<ExportKey> = keys.filter(|key| !wanted.contains(&key.export)).collect();
         let found = recover_unknown(store, &self.sink, &self.config.projects, &others).await;
@@ -339,14 +358,22 @@ impl Reloader {
                 project: digest,
                 name: project.name.clone(),
                 configured: project.exports.clone(),
-                exports: project.exports.iter().filter(|export| wanted.contains(export)).cloned().collect(),
+                exports: project
+                    .exports
+                    .iter()
+                    .filter(|export| wanted.contains(export))
+                    .cloned()
+                    .collect(),
                 watches: found.remove(&digest).unwrap_or_default(),
             }
         });
         begun.collect()
     }
 
-    async fn ask<T>(&self, control: impl FnOnce(oneshot::Sender<T>) -> Control) -> Result<T, ReloadError> {
+    async fn ask<T>(
+        &self,
+        control: impl FnOnce(oneshot::Sender<T>) -> Control,
+    ) -> Result<T, ReloadError> {
         let (reply, answer) = oneshot::channel();
         // A scheduler that is gone drops what it is told.
         drop(self.engine.send(control(reply)).await);
@@ -363,7 +390,8 @@ async fn hung_up(hangups: &mut Option<Hangups>) {
 
 fn words(changes: Option<Changes>) -> String {
     let Some(changes) = changes else { return "nothing has changed".to_owned() };
-    let Changes { exports_added, exports_removed, projects_added, projects_removed, keys_changed } = changes;
+    let Changes { exports_added, exports_removed, projects_added, projects_removed, keys_changed } =
+        changes;
     let counts = [
         (exports_added, "export", "added"),
         (exports_removed, "export", "removed"),
@@ -373,7 +401,9 @@ fn words(changes: Option<Changes>) -> String {
     ];
     let counted = counts.into_iter().filter(|(count, ..)| *count > 0);
     let counted: Vec<_> = counted
-        .map(|(count, what, how)| format!("{count} {what}{} {how}", if count == 1 { "" } else { "s" }))
+        .map(|(count, what, how)| {
+            format!("{count} {what}{} {how}", if count == 1 { "" } else { "s" })
+        })
         .collect();
     if counted.is_empty() { "settings changed".to_owned() } else { counted.join(", ") }
 }
@@ -386,7 +416,8 @@ mod tests {
     fn the_words_count_what_changed() {
         assert_eq!(words(None), "nothing has changed");
         assert_eq!(words(Some(Changes::default())), "settings changed");
-        let changes = Changes { exports_added: 2, exports_removed: 1, keys_changed: 1, ..Changes::default() };
+        let changes =
+            Changes { exports_added: 2, exports_removed: 1, keys_changed: 1, ..Changes::default() };
         assert_eq!(words(Some(changes)), "2 exports added, 1 export removed, 1 key changed");
     }
 }

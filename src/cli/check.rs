@@ -38,13 +38,17 @@ async fn probe(config: &Config, environment: &Environment) -> u8 {
                 ("the api asks to be left alone for a while".to_owned(), exit::UNFINISHED)
             }
             ProbeOutcome::Rejected(refusal) => {
-                let words = format!("the api refuses the request: {}: {}", refusal.code, refusal.message);
+                let words =
+                    format!("the api refuses the request: {}: {}", refusal.code, refusal.message);
                 (words, exit::CONFIGURATION)
             }
-            ProbeOutcome::Fault(cause) => (format!("the api gave no good answer: {cause}"), exit::UNFINISHED),
+            ProbeOutcome::Fault(cause) => {
+                (format!("the api gave no good answer: {cause}"), exit::UNFINISHED)
+            }
         };
         console::print(&format!("# project {}: {words}\n", project.name));
-        // The worst result counts, and the codes are in that order: away (75), refused (77), misconfigured (78).
+        // The worst result counts, and the codes are in that order: away (75), refused (77),
+        // misconfigured (78).
         code = code.max(result);
     }
     code

@@ -1,5 +1,5 @@
-//! The terminal: log lines, plain output and progress bars share it without tearing each other, and nobody panics
-//! when it is gone.
+//! The terminal: log lines, plain output and progress bars share it without tearing each other, and
+//! nobody panics when it is gone.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -18,7 +18,8 @@ pub struct Console {
     pub(super) bars: Option<MultiProgress>,
 }
 
-/// Starts logging; with progress bars where the command shows some and standard error is a terminal.
+/// Starts logging; with progress bars where the command shows some and standard error is a
+/// terminal.
 #[must_use]
 pub fn start_console(cli: &Cli) -> Console {
     let watched = match &cli.command {
@@ -46,8 +47,8 @@ pub(super) fn size() -> (usize, usize) {
     }
 }
 
-/// Prints lines to standard error as they are, for messages that are meant for whoever typed the command; the journal is
-/// told that they are errors.
+/// Prints lines to standard error as they are, for messages that are meant for whoever typed the
+/// command; the journal is told that they are errors.
 pub(super) fn complain(text: &str) {
     let mut lines = text.trim_end().as_bytes().to_vec();
     lines.push(b'\n');

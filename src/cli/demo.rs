@@ -1,4 +1,5 @@
-//! `demo`: the whole job on this machine, without a key: a simulated API and object store, and the real daemon.
+//! `demo`: the whole job on this machine, without a key: a simulated API and object store, and the
+//! real daemon.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -16,7 +17,8 @@ use crate::engine::Outcome;
 use crate::exit;
 use crate::process::runtimes::TransferRuntimes;
 use crate::simulator::{
-    Canned, ChecksumHeader, Script, SentChecksum, SimExport, SimFile, SimProject, Simulator, ViewStep,
+    Canned, ChecksumHeader, Script, SentChecksum, SimExport, SimFile, SimProject, Simulator,
+    ViewStep,
 };
 
 /// Made up for the demo; the simulator asks for it.
@@ -67,9 +69,12 @@ pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Co
     }
 }
 
-/// Exports in different states: one goes the whole way, one is there already, one meets a busy API, one fails.
+/// Exports in different states: one goes the whole way, one is there already, one meets a busy API,
+/// one fails.
 fn script() -> Script {
-    let slow = |id, part, bytes| SimFile::generated(id, part, bytes).with_bytes_per_second(BYTES_PER_SECOND);
+    let slow = |id, part, bytes| {
+        SimFile::generated(id, part, bytes).with_bytes_per_second(BYTES_PER_SECOND)
+    };
     let md5 = SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5);
     let crc = SentChecksum::correct(ChecksumHeader::AmzChecksum, Algorithm::Crc64nvme);
     let customers = SimExport::succeeding(
@@ -80,13 +85,19 @@ fn script() -> Script {
             slow("file_customers_c", 3, 5_000_000).with_checksum(md5),
         ],
     );
-    let events =
-        SimExport::finished("export_events", vec![slow("file_events_a", 1, 9_000_000).with_checksum(crc)]);
+    let events = SimExport::finished(
+        "export_events",
+        vec![slow("file_events_a", 1, 9_000_000).with_checksum(crc)],
+    );
     let mut newsletter =
         SimExport::succeeding("export_newsletter", vec![slow("file_newsletter_a", 1, 3_000_000)]);
     newsletter.views.insert(1, ViewStep::Answer(Canned::throttled(Some("1"))));
     let broken = SimExport::failing("export_broken");
-    Script::new(vec![SimProject::new(DEMO_PROJECT, DEMO_KEY, vec![customers, events, newsletter, broken])])
+    Script::new(vec![SimProject::new(
+        DEMO_PROJECT,
+        DEMO_KEY,
+        vec![customers, events, newsletter, broken],
+    )])
 }
 
 /// Writes the key and the configuration as a user would, and loads them as `run` does.
@@ -94,7 +105,8 @@ fn prepare(folder: &Path, base_url: &str) -> Result<Config, String> {
     let written = |path: &Path| format!("{} cannot be written", path.display());
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", written(folder)))?;
     let key_file = folder.join("batch-rest-key");
-    write_private(&key_file, DEMO_KEY).map_err(|error| format!("{}: {error}", written(&key_file)))?;
+    write_private(&key_file, DEMO_KEY)
+        .map_err(|error| format!("{}: {error}", written(&key_file)))?;
     let config_file = folder.join("config.toml");
     let text = format!(
         r#"# Written by `batch-export-watcher demo`.
@@ -120,13 +132,15 @@ rest_api_key_file = "batch-rest-key"
 exports = ["{SHOWN_EXPORT}", "export_events", "export_newsletter", "export_broken"]
 "#
     );
-    write_private(&config_file, &text).map_err(|error| format!("{}: {error}", written(&config_file)))?;
+    write_private(&config_file, &text)
+        .map_err(|error| format!("{}: {error}", written(&config_file)))?;
     let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
     config::load(&config_file, &environment).map_err(|faults| faults.to_string())
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }
 
@@ -136,7 +150,11 @@ fn closing_words(folder: &Path, exports: &Path) -> String {
     collect(exports, &mut files);
     for (path, bytes) in files {
         let name = path.strip_prefix(exports).unwrap_or(&path);
-        text.push_str(&format!("  {:>10}  {}\n", bytesize::ByteSize(bytes).to_string(), name.display()));
+        text.push_str(&format!(
+            "  {:>10}  {}\n",
+            bytesize::ByteSize(bytes).to_string(),
+            name.display()
+        ));
     }
     let manifest = exports.join("shop").join(SHOWN_EXPORT).join(MANIFEST_FILE);
     if let Ok(content) = fs::read_to_string(&manifest) {

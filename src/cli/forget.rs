@@ -1,4 +1,5 @@
-//! `forget`: what is known of exports is dropped, with what is half done; by the daemon where one runs.
+//! `forget`: what is known of exports is dropped, with what is half done; by the daemon where one
+//! runs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -30,8 +30,8 @@ pub use console::{Console, start_console};
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How the log is written: text and json go to standard error; without this option it is journald where standard
-    /// error is systemd's journal, and text elsewhere.
+    /// How the log is written: text and json go to standard error; without this option it is
+    /// journald where standard error is systemd's journal, and text elsewhere.
     #[arg(long, value_enum, global = true)]
     log_format: Option<LogFormat>,
 }
@@ -44,7 +44,8 @@ enum Command {
     Check(CheckArgs),
     /// Set failed exports to watching again.
     Retry(RetryArgs),
-    /// Drop what is known of exports and what is half done of them, never finished files; those that are configured begin anew.
+    /// Drop what is known of exports and what is half done of them, never finished files; those
+    /// that are configured begin anew.
     Forget(ForgetArgs),
     /// Let the running daemon read its configuration again; 78 where it refuses.
     Reload(ReloadArgs),
@@ -120,7 +121,8 @@ struct StatusArgs {
     /// Draw the table again each second, until Ctrl-C; with --json print one document a line.
     #[arg(long)]
     watch: bool,
-    /// A health probe that says nothing where all is well: 0 where the daemon answers within five seconds, else 1.
+    /// A health probe that says nothing where all is well: 0 where the daemon answers within five
+    /// seconds, else 1.
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     check: bool,
 }

@@ -17,7 +17,11 @@ pub(super) async fn reload(args: &ReloadArgs, environment: &Environment) -> u8 {
             console::print(&format!("configuration reloaded: {words}\n"));
             // Who edits one file and reloads another one should know.
             if std::path::absolute(file).is_ok_and(|asked| asked != read) {
-                console::complain(&format!("the daemon reads {}, not {}", read.display(), file.display()));
+                console::complain(&format!(
+                    "the daemon reads {}, not {}",
+                    read.display(),
+                    file.display()
+                ));
             }
             exit::DONE
         }

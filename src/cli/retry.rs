@@ -1,4 +1,5 @@
-//! `retry`: failed exports are watched again; by the daemon at once where one runs, else from the next start on.
+//! `retry`: failed exports are watched again; by the daemon at once where one runs, else from the
+//! next start on.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

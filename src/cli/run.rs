@@ -43,7 +43,8 @@ pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<
     })?;
     let stop = CancellationToken::new();
     let running = async {
-        // Starting may take long, where a directory hangs or many manifests are read: a signal ends that, too.
+        // Starting may take long, where a directory hangs or many manifests are read: a signal ends
+        // that, too.
         let built = tokio::select! {
             built = App::build(setup) => built,
             () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),

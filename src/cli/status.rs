@@ -1,4 +1,5 @@
-//! `status`: how everything is, from the running daemon or from what the state has; `--check` is a health probe.
+//! `status`: how everything is, from the running daemon or from what the state has; `--check` is a
+//! health probe.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -37,7 +38,8 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
             exit::DONE
         }
         Ok(status) => {
-            let text: String = table(&status, terminal_look()).into_iter().map(|line| line + "\n").collect();
+            let text: String =
+                table(&status, terminal_look()).into_iter().map(|line| line + "\n").collect();
             console::print(&text);
             exit::DONE
         }
@@ -67,7 +69,10 @@ async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
 }
 
 /// The document of the running daemon, or of what the state has.
-pub(super) async fn look(config: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
+pub(super) async fn look(
+    config: &ConfigArg,
+    environment: &Environment,
+) -> Result<Stamped, Silence> {
     match from_daemon(config, environment).await? {
         Some(status) => Ok(status),
         None => from_state(config, environment).await,
@@ -75,15 +80,18 @@ pub(super) async fn look(config: &ConfigArg, environment: &Environment) -> Resul
 }
 
 /// `None` where no daemon runs.
-async fn from_daemon(arg: &ConfigArg, environment: &Environment) -> Result<Option<Stamped>, Silence> {
+async fn from_daemon(
+    arg: &ConfigArg,
+    environment: &Environment,
+) -> Result<Option<Stamped>, Silence> {
     let directory = config::state_directory(&arg.config, environment);
     let unfinished = |words: String| Silence::Words(words, exit::UNFINISHED);
     match ask(&directory, &Question::Document, PATIENCE).await {
         Ok(Answer::Document { document }) => match serde_json::from_value(document) {
             Ok(status) => Ok(Some(status)),
-            Err(error) => {
-                Err(unfinished(format!("the daemon's answer is not understood ({error}): restart it")))
-            }
+            Err(error) => Err(unfinished(format!(
+                "the daemon's answer is not understood ({error}): restart it"
+            ))),
         },
         Ok(Answer::Unavailable { cause }) => {
             Err(unfinished(format!("the daemon cannot do that now: {cause}")))
@@ -103,7 +111,9 @@ async fn from_daemon(arg: &ConfigArg, environment: &Environment) -> Result<Optio
 async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
     let config = config::load(&arg.config, environment)
         .map_err(|faults| Silence::Words(faults.to_string(), exit::CONFIGURATION))?;
-    app::recorded_status(&config).await.map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
+    app::recorded_status(&config)
+        .await
+        .map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
 }
 
 /// The document on one line.

@@ -14,7 +14,8 @@ use crate::status::{Stamped, table};
 
 /// How often the table is drawn.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Another screen, so that what was on the terminal comes back; no cursor; lines end where the terminal ends.
+/// Another screen, so that what was on the terminal comes back; no cursor; lines end where the
+/// terminal ends.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 

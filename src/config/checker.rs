@@ -1,4 +1,5 @@
-//! The judge of single values: knows where each stands, collects every fault, and lets a default stand in after one.
+//! The judge of single values: knows where each stands, collects every fault, and lets a default
+//! stand in after one.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -17,8 +18,8 @@ use super::units;
 /// Shortest interval or timeout that is accepted; anything below is a busy loop or cannot succeed.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// Judges values and collects what is wrong. After a fault the default stands in, so that the rest can be judged too;
-/// it goes nowhere, because a configuration with faults is never handed out.
+/// Judges values and collects what is wrong. After a fault the default stands in, so that the rest
+/// can be judged too; it goes nowhere, because a configuration with faults is never handed out.
 pub(super) struct Checker<'a> {
     /// The configuration file, as its faults name it.
     pub(super) path: &'a Path,
@@ -92,10 +93,15 @@ impl Checker<'_> {
         }
         // If one of the two has a fault of its own, its stand-in says nothing about their order.
         if faults == self.faults.len() {
-            let (shown_low, shown_high) = (units::format_duration(shorter), units::format_duration(longer));
+            let (shown_low, shown_high) =
+                (units::format_duration(shorter), units::format_duration(longer));
             match (low.value, high.value) {
                 (Some(value), _) => {
-                    self.fault(low.key, value.span(), format!("is longer than {}, {shown_high}", high.key));
+                    self.fault(
+                        low.key,
+                        value.span(),
+                        format!("is longer than {}, {shown_high}", high.key),
+                    );
                 }
                 (None, value) => {
                     let span = value.map_or(0..0, Spanned::span);
@@ -133,7 +139,11 @@ impl Checker<'_> {
     }
 
     /// Refuses every value that stands in the file twice, naming both lines.
-    pub(super) fn refuse_repetitions<'v>(&mut self, key: &str, values: impl Iterator<Item = &'v Text>) {
+    pub(super) fn refuse_repetitions<'v>(
+        &mut self,
+        key: &str,
+        values: impl Iterator<Item = &'v Text>,
+    ) {
         let mut first_lines = HashMap::new();
         for value in values {
             let line = self.lines.line_at(value.span().start);

@@ -15,7 +15,9 @@ pub(super) enum BaseUrlError {
         "must begin with https://: plain http is only for an api on this machine (127.0.0.0/8, ::1, localhost)"
     )]
     PlainHttp,
-    #[error("must not contain a user name or password: the key belongs into the project's key source")]
+    #[error(
+        "must not contain a user name or password: the key belongs into the project's key source"
+    )]
     UserInfo,
     #[error("must not contain a query, the part from '?' on")]
     Query,
@@ -60,7 +62,8 @@ fn is_loopback(url: &Url) -> bool {
 #[error("is not a host: write a host name or an ip address, without scheme, port or path")]
 pub(super) struct HostError;
 
-/// Reads a host name or an address; gives it in the spelling that [`super::DownloadConfig::allowed_hosts`] promises.
+/// Reads a host name or an address; gives it in the spelling that
+/// [`super::DownloadConfig::allowed_hosts`] promises.
 pub(super) fn parse_host(text: &str) -> Result<String, HostError> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return Ok(address.to_string());

@@ -1,4 +1,5 @@
-//! The environment variables as they were at one moment, so that the loader can be tested without touching the process.
+//! The environment variables as they were at one moment, so that the loader can be tested without
+//! touching the process.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,7 +17,9 @@ impl Environment {
     }
 
     /// The given variables and no others.
-    pub fn from_pairs<K: Into<OsString>, V: Into<OsString>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn from_pairs<K: Into<OsString>, V: Into<OsString>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 

@@ -1,4 +1,5 @@
-//! What is wrong with a configuration, and where. A fault never repeats a value from the file: it might be a secret.
+//! What is wrong with a configuration, and where. A fault never repeats a value from the file: it
+//! might be a secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with a configuration, at least one fault; shown one a line, in the order of the file.
+/// Everything that is wrong with a configuration, at least one fault; shown one a line, in the
+/// order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFaults(Vec<Fault>);
 
@@ -91,7 +93,12 @@ mod tests {
     use super::*;
 
     fn fault(file: &str, line: Option<usize>, key: Option<&str>) -> Fault {
-        Fault { file: file.into(), line, key: key.map(str::to_owned), message: "is wrong".to_owned() }
+        Fault {
+            file: file.into(),
+            line,
+            key: key.map(str::to_owned),
+            message: "is wrong".to_owned(),
+        }
     }
 
     #[test]
@@ -103,8 +110,7 @@ mod tests {
             fault("c.toml", None, None),
         ];
         let faults = ConfigFaults::of(faults, Path::new("c.toml")).unwrap();
-        let expected =
-            "c.toml: is wrong\nc.toml:2: is wrong\nc.toml:9: api.base_url: is wrong\nids.txt:1: is wrong";
+        let expected = "c.toml: is wrong\nc.toml:2: is wrong\nc.toml:9: api.base_url: is wrong\nids.txt:1: is wrong";
         assert_eq!(faults.to_string(), expected);
         assert_eq!(ConfigFaults::of(Vec::new(), Path::new("c.toml")), None);
     }

@@ -1,4 +1,5 @@
-//! Reading the small files an operator names: regular files only, never more than a cap, never a wait.
+//! Reading the small files an operator names: regular files only, never more than a cap, never a
+//! wait.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -7,7 +8,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Why a file was not read. Does not repeat the path: the caller knows it, and a path may be a misplaced secret.
+/// Why a file was not read. Does not repeat the path: the caller knows it, and a path may be a
+/// misplaced secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The operating system refuses.

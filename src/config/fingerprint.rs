@@ -1,5 +1,6 @@
-//! Whether files have changed, by what the file system says of them. Links are followed: where a folder is swapped behind
-//! one (as Kubernetes does with a ConfigMap) the file at the end of it is another one.
+//! Whether files have changed, by what the file system says of them. Links are followed: where a
+//! folder is swapped behind one (as Kubernetes does with a ConfigMap) the file at the end of it is
+//! another one.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

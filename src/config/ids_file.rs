@@ -1,4 +1,5 @@
-//! `exports_file`: one export ID a line, so that another job can append IDs while this program runs.
+//! `exports_file`: one export ID a line, so that another job can append IDs while this program
+//! runs.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -12,7 +13,8 @@ use super::file::{self, Content, ReadError};
 const MAX_FILE_BYTES: u64 = 16 << 20;
 /// How long a file must have rested before a last line without a newline is taken to be complete.
 const REST: Duration = Duration::from_secs(1);
-/// Bad lines that are reported one by one; the rest is counted, since a wrong file may have a million of them.
+/// Bad lines that are reported one by one; the rest is counted, since a wrong file may have a
+/// million of them.
 const SHOWN_FAULTS: usize = 20;
 
 /// What an exports file holds.
@@ -26,8 +28,8 @@ pub(super) struct Listed {
     pub(super) faults: Vec<Fault>,
 }
 
-/// Reads an exports file. A last line that somebody may still be writing is given its second, once: an ID that was
-/// written just before the start is not lost until the next reading.
+/// Reads an exports file. A last line that somebody may still be writing is given its second, once:
+/// an ID that was written just before the start is not lost until the next reading.
 pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
     let listed = read_now(path)?;
     if listed.unfinished_line.is_none() {
@@ -38,7 +40,8 @@ pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
 }
 
 fn read_now(path: &Path) -> Result<Listed, ReadError> {
-    // The time is taken from after the last read: a line that was appended in between makes the file young again.
+    // The time is taken from after the last read: a line that was appended in between makes the
+    // file young again.
     let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
     Ok(parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now())))
 }
@@ -105,7 +108,8 @@ mod tests {
 
     #[test]
     fn comments_blank_lines_and_crlf_are_tolerated() {
-        let listed = parsed("\u{feff}# head\r\nexport_1\r\n\r\n  export_2 # why\n#\nexport_1\n", false);
+        let listed =
+            parsed("\u{feff}# head\r\nexport_1\r\n\r\n  export_2 # why\n#\nexport_1\n", false);
         assert_eq!(ids(&listed), [(2, "export_1"), (4, "export_2"), (6, "export_1")]);
         assert_eq!((listed.unfinished_line, listed.faults), (None, vec![]));
     }
@@ -114,7 +118,11 @@ mod tests {
     fn a_line_that_was_written_just_before_is_given_its_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ids.txt");
-        std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), b"export_1\nexport_2").unwrap();
+        std::io::Write::write_all(
+            &mut std::fs::File::create(&path).unwrap(),
+            b"export_1\nexport_2",
+        )
+        .unwrap();
         assert_eq!(ids(&read(&path).unwrap()), [(1, "export_1"), (2, "export_2")]);
     }
 

@@ -1,7 +1,9 @@
-//! The configuration: a TOML file in, types that cannot hold nonsense out, or everything that is wrong with it.
+//! The configuration: a TOML file in, types that cannot hold nonsense out, or everything that is
+//! wrong with it.
 //!
-//! [`load`] reads the file's shape (`raw`), turns every value into its type and collects the faults (`validate`,
-//! `project`), and looks at the other files it names, so that `check` and a start come to the same verdict.
+//! [`load`] reads the file's shape (`raw`), turns every value into its type and collects the faults
+//! (`validate`, `project`), and looks at the other files it names, so that `check` and a start come
+//! to the same verdict.
 
 mod checker;
 mod endpoint;
@@ -44,7 +46,8 @@ use fault::Lines;
 
 /// Where the configuration is looked for where nobody says where it is.
 pub const DEFAULT_FILE: &str = "/etc/batch-export-watcher/config.toml";
-/// Most bytes of a configuration file that are read: room for more than a hundred thousand export IDs.
+/// Most bytes of a configuration file that are read: room for more than a hundred thousand export
+/// IDs.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// The effective configuration. Every path is absolute unless the current directory is gone.
@@ -73,8 +76,8 @@ pub struct Config {
     places: Places,
 }
 
-/// The lines of what a reload may have to complain about. Where something stands is not what it says: two configurations
-/// that differ in nothing else are equal.
+/// The lines of what a reload may have to complain about. Where something stands is not what it
+/// says: two configurations that differ in nothing else are equal.
 #[derive(Debug, Clone, Default)]
 struct Places {
     download_directory: Option<usize>,
@@ -105,16 +108,19 @@ pub struct ReloadConfig {
 /// `[server]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Where the status page listens; `None` where it is off. With other than a loopback address there are `allowed_hosts`.
+    /// Where the status page listens; `None` where it is off. With other than a loopback address
+    /// there are `allowed_hosts`.
     pub listen: Option<SocketAddr>,
-    /// Hosts that it may be asked for by besides those of loopback, spelled as [`DownloadConfig::allowed_hosts`].
+    /// Hosts that it may be asked for by besides those of loopback, spelled as
+    /// [`DownloadConfig::allowed_hosts`].
     pub allowed_hosts: Vec<String>,
 }
 
 /// `[api]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiConfig {
-    /// The API with its version, without a slash at its end, userinfo, query or fragment; https, or http on loopback.
+    /// The API with its version, without a slash at its end, userinfo, query or fragment; https, or
+    /// http on loopback.
     pub base_url: Url,
     /// View calls of one project in a second.
     pub requests_per_second: NonZeroU32,
@@ -122,12 +128,14 @@ pub struct ApiConfig {
     pub connect_timeout: Duration,
     /// The longest wait for a whole API call, and for the headers of a body.
     pub request_timeout: Duration,
-    /// More certificate authorities beside the system's, PEM; was readable and held a certificate when it was loaded.
+    /// More certificate authorities beside the system's, PEM; was readable and held a certificate
+    /// when it was loaded.
     pub ca_file: Option<PathBuf>,
 }
 
 impl ApiConfig {
-    /// Whether the API is a plain-http one, which by construction is on this machine: no proxy, and links may be http.
+    /// Whether the API is a plain-http one, which by construction is on this machine: no proxy, and
+    /// links may be http.
     #[must_use]
     pub fn is_loopback_http(&self) -> bool {
         self.base_url.scheme() == "http"
@@ -160,8 +168,8 @@ pub struct DownloadConfig {
     pub min_rate_bytes_per_second: u64,
     /// The cap on all bodies together; `None` without one.
     pub bandwidth: Option<Bandwidth>,
-    /// Hosts behind signed links that may have private addresses: lower-case host names in ASCII, or addresses in their
-    /// canonical text, IPv6 without brackets.
+    /// Hosts behind signed links that may have private addresses: lower-case host names in ASCII,
+    /// or addresses in their canonical text, IPv6 without brackets.
     pub allowed_hosts: Vec<String>,
 }
 
@@ -181,7 +189,8 @@ pub struct ProjectConfig {
 }
 
 impl Config {
-    /// The effective configuration as TOML, every key present, with the project keys shortened; no REST key is in it.
+    /// The effective configuration as TOML, every key present, with the project keys shortened; no
+    /// REST key is in it.
     #[must_use]
     pub fn show(&self) -> String {
         show::render(self)
@@ -205,8 +214,9 @@ impl Config {
     }
 }
 
-/// Where the state is, by the configuration file or, where it does not say, by default. The file need not be right: who
-/// asks a running daemon how it is must not depend on what somebody is writing at the moment.
+/// Where the state is, by the configuration file or, where it does not say, by default. The file
+/// need not be right: who asks a running daemon how it is must not depend on what somebody is
+/// writing at the moment.
 #[must_use]
 pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
     let text = file::read(path, MAX_FILE_BYTES).map(|content| content.bytes).unwrap_or_default();
@@ -214,20 +224,27 @@ pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
     validate::state_directory(path, named.as_deref(), environment)
 }
 
-/// Reads and validates the configuration file and everything it names. Blocks on the disk; changes nothing.
+/// Reads and validates the configuration file and everything it names. Blocks on the disk; changes
+/// nothing.
 ///
 /// # Errors
 /// With the first fault of the file's shape, or with every fault of its values.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
     let content = file::read(path, MAX_FILE_BYTES).map_err(|error| {
-        let help = "give the configuration with -c FILE or the variable BATCH_EXPORT_WATCHER_CONFIG";
+        let help =
+            "give the configuration with -c FILE or the variable BATCH_EXPORT_WATCHER_CONFIG";
         Fault { file: path.to_owned(), line: None, key: None, message: format!("{error}; {help}") }
     })?;
     judge(&content.bytes, path, environment)
 }
 
-/// The configuration that these bytes of `path` are. Looks at the files that they name, and at nothing else.
-pub(crate) fn judge(bytes: &[u8], path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
+/// The configuration that these bytes of `path` are. Looks at the files that they name, and at
+/// nothing else.
+pub(crate) fn judge(
+    bytes: &[u8],
+    path: &Path,
+    environment: &Environment,
+) -> Result<Config, ConfigFaults> {
     let lines = Lines::of(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| Fault {
         file: path.to_owned(),

@@ -15,13 +15,15 @@ use super::raw::{RawProject, Text};
 use super::secret::KeySource;
 
 /// The three ways to say where a REST key is.
-const KEY_WAYS: &str =
-    "rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or rest_api_key_credential = \"NAME\"";
+const KEY_WAYS: &str = "rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or rest_api_key_credential = \"NAME\"";
 /// Repetitions that are warned about one by one; the rest is counted.
 const SHOWN_REPETITIONS: usize = 10;
 
 /// Judges every project; those with a fault are left out.
-pub(super) fn projects(checker: &mut Checker<'_>, raw: &[Spanned<RawProject>]) -> Vec<ProjectConfig> {
+pub(super) fn projects(
+    checker: &mut Checker<'_>,
+    raw: &[Spanned<RawProject>],
+) -> Vec<ProjectConfig> {
     if raw.is_empty() {
         checker.fault(
             "project",
@@ -29,8 +31,10 @@ pub(super) fn projects(checker: &mut Checker<'_>, raw: &[Spanned<RawProject>]) -
             "there is no project: add a [[project]] table with a name, its keys and exports",
         );
     }
-    checker
-        .refuse_repetitions("project.name", raw.iter().filter_map(|project| project.get_ref().name.as_ref()));
+    checker.refuse_repetitions(
+        "project.name",
+        raw.iter().filter_map(|project| project.get_ref().name.as_ref()),
+    );
     checker.refuse_repetitions(
         "project.project_key",
         raw.iter().filter_map(|project| project.get_ref().project_key.as_ref()),
@@ -38,7 +42,11 @@ pub(super) fn projects(checker: &mut Checker<'_>, raw: &[Spanned<RawProject>]) -
     raw.iter().filter_map(|raw| project(checker, raw.get_ref(), raw.span())).collect()
 }
 
-fn project(checker: &mut Checker<'_>, raw: &RawProject, header: Range<usize>) -> Option<ProjectConfig> {
+fn project(
+    checker: &mut Checker<'_>,
+    raw: &RawProject,
+    header: Range<usize>,
+) -> Option<ProjectConfig> {
     let name = required(checker, "project.name", raw.name.as_ref(), &header);
     let project_key = required(checker, "project.project_key", raw.project_key.as_ref(), &header);
     let key_source = key_source(checker, raw, header);
@@ -67,28 +75,43 @@ where
     checker.parsed(key, value, str::parse)
 }
 
-/// The one source of the key, which is read once, so that a start does not fail where `check` did not.
-fn key_source(checker: &mut Checker<'_>, raw: &RawProject, header: Range<usize>) -> Option<KeySource> {
+/// The one source of the key, which is read once, so that a start does not fail where `check` did
+/// not.
+fn key_source(
+    checker: &mut Checker<'_>,
+    raw: &RawProject,
+    header: Range<usize>,
+) -> Option<KeySource> {
     if let Some(inline) = &raw.rest_api_key {
-        let message = format!("a key does not belong into this file: say where it is, with {KEY_WAYS}");
+        let message =
+            format!("a key does not belong into this file: say where it is, with {KEY_WAYS}");
         checker.fault("project.rest_api_key", inline.span(), message);
     }
     let ways: [(&str, Option<&Text>, ReadSource); 3] = [
         ("project.rest_api_key_file", raw.rest_api_key_file.as_ref(), file_source),
         ("project.rest_api_key_env", raw.rest_api_key_env.as_ref(), variable_source),
-        ("project.rest_api_key_credential", raw.rest_api_key_credential.as_ref(), credential_source),
+        (
+            "project.rest_api_key_credential",
+            raw.rest_api_key_credential.as_ref(),
+            credential_source,
+        ),
     ];
     let mut given = ways.into_iter().filter_map(|(key, value, source)| Some((key, value?, source)));
     let Some((key, value, source)) = given.next() else {
         if raw.rest_api_key.is_none() {
-            checker.fault("project", header, format!("has no source of its rest api key: add {KEY_WAYS}"));
+            checker.fault(
+                "project",
+                header,
+                format!("has no source of its rest api key: add {KEY_WAYS}"),
+            );
         }
         return None;
     };
     let first_line = checker.lines.line_at(value.span().start);
     let others: Vec<_> = given.collect();
     for (other, value, _) in &others {
-        let message = format!("is a second source of the key beside {key} on line {first_line}: keep one");
+        let message =
+            format!("is a second source of the key beside {key} on line {first_line}: keep one");
         checker.fault(other, value.span(), message);
     }
     if !others.is_empty() {
@@ -99,7 +122,8 @@ fn key_source(checker: &mut Checker<'_>, raw: &RawProject, header: Range<usize>)
         Err(error) => checker.fault(key, value.span(), error),
         Ok(_) => {
             if let Some(mode) = source.mode_if_readable_by_others() {
-                let message = format!("the key file has mode {mode:04o}: others than its owner can read it");
+                let message =
+                    format!("the key file has mode {mode:04o}: others than its owner can read it");
                 checker.warn(key, value.span(), message);
             }
         }
@@ -124,7 +148,8 @@ fn variable_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option
 }
 
 fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
-    let directory = checker.environment.get_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
+    let directory =
+        checker.environment.get_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
     let directory = directory.map(PathBuf::from);
     let parse = |name: &str| {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
@@ -182,8 +207,7 @@ fn append_exports_file(
         checker.warnings.push(format!("{}: {more} more ids are listed already", path.display()));
     }
     if let Some(line) = unfinished_line {
-        let message =
-            "the last line has no newline and may still be written: it counts when the file is read again";
+        let message = "the last line has no newline and may still be written: it counts when the file is read again";
         checker.warnings.push(format!("{}: {message}", at(path, line)));
     }
 }
@@ -208,10 +232,9 @@ mod tests {
         assert_eq!(faults.len(), 3, "{faults:?}");
         assert!(faults[0].starts_with("c.toml:2: project.name: is missing"), "{faults:?}");
         assert!(faults[1].starts_with("c.toml:2: project.project_key: is missing"), "{faults:?}");
-        assert!(
-            faults[2]
-                .starts_with("c.toml:2: project: has no source of its rest api key: add rest_api_key_file")
-        );
+        assert!(faults[2].starts_with(
+            "c.toml:2: project: has no source of its rest api key: add rest_api_key_file"
+        ));
     }
 
     #[test]
@@ -223,7 +246,9 @@ mod tests {
         for inline in ["\"s3cret\"", "[\"s3cret\"]", "7", "{ s3cret = 1 }"] {
             let refused = fault_of(&format!("rest_api_key = {inline}\n"));
             assert!(
-                refused.starts_with("c.toml:4: project.rest_api_key: a key does not belong into this file"),
+                refused.starts_with(
+                    "c.toml:4: project.rest_api_key: a key does not belong into this file"
+                ),
                 "{refused}"
             );
             for way in ["rest_api_key_file", "rest_api_key_env", "rest_api_key_credential"] {
@@ -249,7 +274,10 @@ mod tests {
             ("rest_api_key_env = \"\"", "is not the name of an environment variable"),
             ("rest_api_key_env = \"EMPTY\"", "the key is empty"),
             ("rest_api_key_env = \"TWO_LINES\"", "must be a single line"),
-            ("rest_api_key_credential = \"s3cret\"", "CREDENTIALS_DIRECTORY is not set, add LoadCredential="),
+            (
+                "rest_api_key_credential = \"s3cret\"",
+                "CREDENTIALS_DIRECTORY is not set, add LoadCredential=",
+            ),
             ("rest_api_key_credential = \"../s3cret\"", "a single path component"),
             ("rest_api_key_credential = \"..\"", "a single path component"),
             ("rest_api_key_credential = \"\"", "a single path component"),
@@ -264,9 +292,11 @@ mod tests {
     #[test]
     fn each_source_gives_its_key() {
         let folder = tempfile::tempdir().unwrap();
-        fs::copy(Scene::new().file("key", "from systemd\r\n"), folder.path().join("batch")).unwrap();
+        fs::copy(Scene::new().file("key", "from systemd\r\n"), folder.path().join("batch"))
+            .unwrap();
         let directory = folder.path().to_str().unwrap();
-        let scene = Scene::with_environment(&[("NAME", "from env"), ("CREDENTIALS_DIRECTORY", directory)]);
+        let scene =
+            Scene::with_environment(&[("NAME", "from env"), ("CREDENTIALS_DIRECTORY", directory)]);
         scene.file("bom", "\u{feff}from file\n");
         for (line, key) in [
             ("rest_api_key_file = \"bom\"", "from file"),
@@ -290,10 +320,14 @@ mod tests {
 
     #[test]
     fn names_and_keys_of_projects_are_unique() {
-        let text = format!("{SHOP}rest_api_key_file = \"key\"\n{SHOP}rest_api_key_file = \"key\"\n");
+        let text =
+            format!("{SHOP}rest_api_key_file = \"key\"\n{SHOP}rest_api_key_file = \"key\"\n");
         let faults = Scene::new().faults(&text);
         assert_eq!(faults.len(), 2, "{faults:?}");
-        assert!(faults[0].starts_with("c.toml:6: project.name: is the same as on line 2"), "{faults:?}");
+        assert!(
+            faults[0].starts_with("c.toml:6: project.name: is the same as on line 2"),
+            "{faults:?}"
+        );
         assert!(
             faults[1].starts_with("c.toml:7: project.project_key: is the same as on line 3"),
             "{faults:?}"
@@ -302,11 +336,18 @@ mod tests {
 
     #[test]
     fn an_id_twice_in_one_list_is_refused_with_both_lines() {
-        let list = |list: &str| fault(&format!("{SHOP}rest_api_key_file = \"key\"\nexports = {list}\n"));
+        let list =
+            |list: &str| fault(&format!("{SHOP}rest_api_key_file = \"key\"\nexports = {list}\n"));
         let apart = list("[\n\"export_1\",\n\"export_2\",\n\"export_1\"]");
-        assert!(apart.starts_with("c.toml:8: project.exports: is the same as on line 6"), "{apart}");
+        assert!(
+            apart.starts_with("c.toml:8: project.exports: is the same as on line 6"),
+            "{apart}"
+        );
         let beside = list("[\"export_1\", \"export_1\"]");
-        assert!(beside.starts_with("c.toml:5: project.exports: is the same as on line 5"), "{beside}");
+        assert!(
+            beside.starts_with("c.toml:5: project.exports: is the same as on line 5"),
+            "{beside}"
+        );
     }
 
     #[test]
@@ -358,8 +399,8 @@ mod tests {
     fn a_bad_line_of_the_exports_file_is_a_fault_that_names_it() {
         let scene = Scene::new();
         scene.file("ids.txt", "export_1\n../s3cret\n");
-        let faults =
-            scene.faults(&format!("{SHOP}rest_api_key_file = \"s3cret\"\nexports_file = \"ids.txt\"\n"));
+        let faults = scene
+            .faults(&format!("{SHOP}rest_api_key_file = \"s3cret\"\nexports_file = \"ids.txt\"\n"));
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].starts_with("c.toml:4: "), "{faults:?}");
         assert!(faults[1].starts_with("ids.txt:2: the export id may only contain"), "{faults:?}");

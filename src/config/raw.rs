@@ -1,6 +1,8 @@
-//! The configuration file as TOML spells it: texts, numbers and where they stand. Shape faults are found here.
+//! The configuration file as TOML spells it: texts, numbers and where they stand. Shape faults are
+//! found here.
 //!
-//! A fault of the parser is shown without the line it quotes and without the value it met: either may hold a key.
+//! A fault of the parser is shown without the line it quotes and without the value it met: either
+//! may hold a key.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -12,7 +14,8 @@ use crate::domain::text;
 /// A text and where it stands.
 pub(super) type Text = Spanned<String>;
 
-/// Every table and its keys; what a syntax fault may name without repeating something that was misplaced.
+/// Every table and its keys; what a syntax fault may name without repeating something that was
+/// misplaced.
 pub(super) const TABLES: [(&str, &[&str]); 8] = [
     ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
     ("poll", &["min_interval", "max_interval", "not_found_grace"]),
@@ -214,7 +217,8 @@ fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
     })
 }
 
-/// Serde's message in our words. Serde quotes the value that it met; what is kept of that is its type.
+/// Serde's message in our words. Serde quotes the value that it met; what is kept of that is its
+/// type.
 fn without_values(message: &str, key: Option<&str>) -> String {
     if message.starts_with("unknown field") {
         return unknown_key(key);
@@ -361,12 +365,20 @@ mod tests {
         for (text, line, key) in [
             ("[[project]]\nrest_api_key_file = s3cret\n", 2, Some("project.rest_api_key_file")),
             ("[[project]]\nname = \"s3cret\n", 2, Some("project.name")),
-            ("[poll]\nmin_interval = \"1s\"\nmin_interval = \"s3cret\"\n", 3, Some("poll.min_interval")),
+            (
+                "[poll]\nmin_interval = \"1s\"\nmin_interval = \"s3cret\"\n",
+                3,
+                Some("poll.min_interval"),
+            ),
             ("[[project]]\ns3cret==\n", 2, None),
             ("[[project]]\r\n\r\ns3cret\r\n", 3, None),
             ("[s3cret\nname = 1\n", 1, None),
             ("[[project]]\nname = \"\\s3cret\"", 2, Some("project.name")),
-            ("[api]\nrequests_per_second = 99999999999999999999", 2, Some("api.requests_per_second")),
+            (
+                "[api]\nrequests_per_second = 99999999999999999999",
+                2,
+                Some("api.requests_per_second"),
+            ),
             ("[api]\n[api]\n", 2, None),
         ] {
             let (at, found, said) = fault(text);
@@ -378,7 +390,9 @@ mod tests {
     #[test]
     fn the_state_directory_is_made_out_of_a_broken_file() {
         let directory = "[state]\ndirectory = \"/srv\"\n";
-        for broken in ["", "[poll]\nmin_interval = 10s\n", "[api]\nnonsense = 1\n", "[[project\n", "]\n"] {
+        for broken in
+            ["", "[poll]\nmin_interval = 10s\n", "[api]\nnonsense = 1\n", "[[project\n", "]\n"]
+        {
             let text = format!("{directory}{broken}");
             assert_eq!(state_directory(&text).as_deref(), Some("/srv"), "{text}");
         }

@@ -4,8 +4,9 @@ use crate::domain::ids::{ProjectKey, ProjectName};
 
 use super::{Config, ConfigFaults, Fault};
 
-/// What of `next` could only take effect with a restart, if anything: the directories are locked and hold what is under
-/// way, and so do the folders of projects; the status page is bound once. `name_of` says what a project that is worked on is called.
+/// What of `next` could only take effect with a restart, if anything: the directories are locked
+/// and hold what is under way, and so do the folders of projects; the status page is bound once.
+/// `name_of` says what a project that is worked on is called.
 #[must_use]
 pub fn restart_faults(
     current: &Config,
@@ -51,7 +52,11 @@ mod tests {
             let next = scene.load(text).unwrap();
             let name_of = |_: &ProjectKey| Some(current.projects[0].name.clone());
             restart_faults(&current, &next, name_of).map_or(Vec::new(), |faults| {
-                faults.to_string().lines().map(|line| line.rsplit_once('/').unwrap().1.to_owned()).collect()
+                faults
+                    .to_string()
+                    .lines()
+                    .map(|line| line.rsplit_once('/').unwrap().1.to_owned())
+                    .collect()
             })
         };
         let fine = "\n[poll]\nmin_interval = \"1s\"\n[download]\ndirectory = \"a\"\n";
@@ -60,11 +65,13 @@ mod tests {
         let renamed = project.replace("shop", "store");
         let found = faults(&format!("{renamed}{moved}"));
         assert_eq!(found.len(), 3, "{found:?}");
-        assert!(found[0].starts_with("c.toml:2: project.name: renaming shop takes a restart"), "{found:?}");
+        assert!(
+            found[0].starts_with("c.toml:2: project.name: renaming shop takes a restart"),
+            "{found:?}"
+        );
         assert!(found[1].starts_with("c.toml:6: download.directory: "), "{found:?}");
         assert!(found[2].starts_with("c.toml:8: state.directory: "), "{found:?}");
-        let server =
-            "[server]\nlisten = \"[::1]:1\"\nallowed_hosts = [\"a\"]\n[download]\ndirectory = \"a\"\n";
+        let server = "[server]\nlisten = \"[::1]:1\"\nallowed_hosts = [\"a\"]\n[download]\ndirectory = \"a\"\n";
         let found = faults(&format!("{project}{server}"));
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("c.toml:6: server.listen: another address"), "{found:?}");

@@ -13,7 +13,8 @@ use super::{Config, ConfigFaults, Environment, load};
 /// What marks a value that no fault, warning or rendering may show.
 pub(super) const SECRET: &str = "s3cret";
 /// A project in three lines; further lines go behind it.
-pub(super) const SHOP: &str = "[[project]]\nname = \"shop\"\nproject_key = \"project_0123456789\"\n";
+pub(super) const SHOP: &str =
+    "[[project]]\nname = \"shop\"\nproject_key = \"project_0123456789\"\n";
 
 /// A folder with a configuration file and a good key file beside it.
 pub(super) struct Scene {
@@ -23,7 +24,8 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn new() -> Self {
-        let scene = Self { folder: tempfile::tempdir().unwrap(), environment: Environment::default() };
+        let scene =
+            Self { folder: tempfile::tempdir().unwrap(), environment: Environment::default() };
         scene.file("key", "s3cret\n");
         scene
     }

@@ -1,4 +1,5 @@
-//! Where a project's REST key comes from, and the key itself: read when it is needed, compared without being shown.
+//! Where a project's REST key comes from, and the key itself: read when it is needed, compared
+//! without being shown.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +11,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::environment::Environment;
 use super::file::{self, ReadError};
 
-/// Longest REST key that is accepted, in bytes; it travels in a header, and common servers cap a header line at 8 KiB.
+/// Longest REST key that is accepted, in bytes; it travels in a header, and common servers cap a
+/// header line at 8 KiB.
 const MAX_KEY_BYTES: usize = 4096;
 /// Most bytes read from a key file: the key, a BOM and a line end.
 const MAX_KEY_FILE_BYTES: u64 = 4096 + 5;
@@ -24,21 +26,25 @@ const READABLE_BY_OTHERS: u32 = 0o044;
 pub struct RestKey(SecretString);
 
 impl RestKey {
-    /// Takes what a source holds: a BOM and one line end are cut, what is left must be one line of printable ASCII.
-    /// A space at either end is refused, because HTTP would silently drop it.
+    /// Takes what a source holds: a BOM and one line end are cut, what is left must be one line of
+    /// printable ASCII. A space at either end is refused, because HTTP would silently drop it.
     ///
     /// # Errors
     /// When nothing is left, or something that is no key.
     pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
-        let line = bytes.strip_suffix(b"\n").map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line));
+        let line = bytes
+            .strip_suffix(b"\n")
+            .map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line));
         match line {
             [] => Err(KeyError::Empty),
             _ if line.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
             _ if line.contains(&b'\n') => Err(KeyError::NotOneLine),
             [b' ', ..] | [.., b' '] => Err(KeyError::SpaceAtEnd),
             _ => match std::str::from_utf8(line) {
-                Ok(key) if key.bytes().all(|byte| matches!(byte, b' '..=b'~')) => Ok(Self(key.into())),
+                Ok(key) if key.bytes().all(|byte| matches!(byte, b' '..=b'~')) => {
+                    Ok(Self(key.into()))
+                }
                 _ => Err(KeyError::NotPrintable),
             },
         }
@@ -88,8 +94,9 @@ pub enum KeySource {
 }
 
 impl KeySource {
-    /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the changed key. A variable
-    /// gives the same key for as long as the process runs, since nobody outside can change a process's environment.
+    /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the
+    /// changed key. A variable gives the same key for as long as the process runs, since nobody
+    /// outside can change a process's environment.
     ///
     /// # Errors
     /// When there is no readable key at the source.
@@ -113,8 +120,8 @@ impl KeySource {
         }
     }
 
-    /// The permission bits of a key file that somebody other than its owner can read. Credentials are left out:
-    /// systemd guards them by the folder and by ACLs, which show up as group bits.
+    /// The permission bits of a key file that somebody other than its owner can read. Credentials
+    /// are left out: systemd guards them by the folder and by ACLs, which show up as group bits.
     pub(super) fn mode_if_readable_by_others(&self) -> Option<u32> {
         let Self::File(path) = self else { return None };
         let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
@@ -232,15 +239,21 @@ mod tests {
         let source = KeySource::Env("KEY".to_owned());
         assert_eq!(source.read(&Environment::from_pairs([("KEY", "k")])).unwrap().expose(), "k");
         assert!(matches!(source.read(&none), Err(KeyError::Unset)));
-        assert!(matches!(source.read(&Environment::from_pairs([("KEY", "")])), Err(KeyError::Empty)));
+        assert!(matches!(
+            source.read(&Environment::from_pairs([("KEY", "")])),
+            Err(KeyError::Empty)
+        ));
     }
 
     #[test]
     fn only_a_key_file_is_asked_for_its_permissions() {
         let file = file_with(b"key");
-        let set = |mode| std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
+        let set =
+            |mode| std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
         let source = KeySource::File(file.path().to_owned());
-        for (mode, warned) in [(0o600, None), (0o400, None), (0o640, Some(0o640)), (0o604, Some(0o604))] {
+        for (mode, warned) in
+            [(0o600, None), (0o400, None), (0o640, Some(0o640)), (0o604, Some(0o604))]
+        {
             set(mode);
             assert_eq!(source.mode_if_readable_by_others(), warned);
         }

@@ -32,7 +32,9 @@ fn parse_listen(text: &str) -> Result<Option<SocketAddr>, &'static str> {
         return Ok(None);
     }
     let address = text.parse::<SocketAddr>();
-    address.map(Some).map_err(|_| "must be an ip address with a port, such as 127.0.0.1:9847, or off")
+    address
+        .map(Some)
+        .map_err(|_| "must be an ip address with a port, such as 127.0.0.1:9847, or off")
 }
 
 #[cfg(test)]
@@ -45,7 +47,9 @@ mod tests {
         assert_eq!(parse_listen("off"), Ok(None));
         assert_eq!(parse_listen("[::1]:0"), Ok(Some("[::1]:0".parse().unwrap())));
         assert_eq!(parse_listen("127.0.0.1:9847"), Ok(Some(LISTEN)));
-        for text in ["", "on", "localhost:80", "127.0.0.1", ":80", "127.0.0.1:65536", "http://127.0.0.1:80"] {
+        for text in
+            ["", "on", "localhost:80", "127.0.0.1", ":80", "127.0.0.1:65536", "http://127.0.0.1:80"]
+        {
             assert!(parse_listen(text).is_err(), "{text}");
         }
     }
@@ -55,14 +59,14 @@ mod tests {
         let scene = Scene::new();
         let found = |text: &str| scene.load_with_shop(text).map(|config| config.server);
         for listen in ["0.0.0.0:9847", "[::]:1", "10.0.0.7:80"] {
-            let faults = found(&format!("[server]\nlisten = \"{listen}\"\n")).unwrap_err().to_string();
+            let faults =
+                found(&format!("[server]\nlisten = \"{listen}\"\n")).unwrap_err().to_string();
             assert!(
                 faults.contains("c.toml:2: server.listen: can be reached from other machines"),
                 "{faults}"
             );
         }
-        let text =
-            "[server]\nlisten = \"0.0.0.0:80\"\nallowed_hosts = [\"Watcher.Internal\", \"10.0.0.7\"]\n";
+        let text = "[server]\nlisten = \"0.0.0.0:80\"\nallowed_hosts = [\"Watcher.Internal\", \"10.0.0.7\"]\n";
         let allowed_hosts = vec!["watcher.internal".to_owned(), "10.0.0.7".to_owned()];
         assert_eq!(found(text).unwrap().allowed_hosts, allowed_hosts);
         let faults = found("[server]\nallowed_hosts = [\"a:80\"]\n").unwrap_err().to_string();

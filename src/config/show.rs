@@ -1,4 +1,5 @@
-//! The effective configuration as TOML, for a person: every key present, defaults filled in, secrets hidden.
+//! The effective configuration as TOML, for a person: every key present, defaults filled in,
+//! secrets hidden.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
@@ -99,7 +100,8 @@ enum ShownKeySource<'a> {
     Credential(&'a str),
 }
 
-/// Renders the configuration. It reads back as one, apart from the project keys, whose ellipsis is refused.
+/// Renders the configuration. It reads back as one, apart from the project keys, whose ellipsis is
+/// refused.
 pub(super) fn render(config: &Config) -> String {
     let Config {
         file: _,
@@ -127,7 +129,10 @@ pub(super) fn render(config: &Config) -> String {
             max_interval: format_duration(poll.cadence.max()),
             not_found_grace: format_duration(poll.not_found_grace),
         },
-        retry: ShownRetry { initial: format_duration(retry.initial()), max: format_duration(retry.max()) },
+        retry: ShownRetry {
+            initial: format_duration(retry.initial()),
+            max: format_duration(retry.max()),
+        },
         download: ShownDownload {
             directory: text(&download.directory),
             file_mode: download.modes.file.to_string(),
@@ -136,7 +141,9 @@ pub(super) fn render(config: &Config) -> String {
             reserve: format_size(download.reserve_bytes),
             stall_timeout: format_duration(download.stall_timeout),
             min_rate: format_rate(download.min_rate_bytes_per_second),
-            bandwidth: download.bandwidth.map(|bandwidth| format_rate(bandwidth.bytes_per_second())),
+            bandwidth: download
+                .bandwidth
+                .map(|bandwidth| format_rate(bandwidth.bytes_per_second())),
             allowed_hosts: &download.allowed_hosts,
         },
         state: ShownState { directory: text(state_directory) },
@@ -147,7 +154,8 @@ pub(super) fn render(config: &Config) -> String {
         },
         project: projects.iter().map(shown_project).collect(),
     };
-    toml::to_string_pretty(&shown).expect("plain structs of texts, numbers and lists always serialize")
+    toml::to_string_pretty(&shown)
+        .expect("plain structs of texts, numbers and lists always serialize")
 }
 
 fn shown_project(project: &ProjectConfig) -> ShownProject<'_> {

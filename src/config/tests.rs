@@ -1,4 +1,5 @@
-//! The loader as its users meet it: each sentence of the configuration's contract, through [`load`].
+//! The loader as its users meet it: each sentence of the configuration's contract, through
+//! [`load`].
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -42,7 +43,10 @@ fn without_a_word_the_defaults_of_the_contract_count() {
     assert!(!config.says_where_to_listen());
     assert_eq!(config.warnings, Vec::<String>::new());
     let [project] = config.projects.as_slice() else { panic!("{:?}", config.projects) };
-    assert_eq!((project.name.as_str(), project.project_key.expose()), ("shop", "project_0123456789"));
+    assert_eq!(
+        (project.name.as_str(), project.project_key.expose()),
+        ("shop", "project_0123456789")
+    );
     assert_eq!(project.key_source, KeySource::File(scene.path("key")));
     assert_eq!(project.exports, [], "a project without exports is fine");
 }
@@ -70,9 +74,14 @@ fn the_file_that_comes_with_the_program_states_every_key_and_every_default() {
     let bare = scene.load(&format!("[[project]]{project}")).unwrap();
     assert_eq!(scene.load(&example_project).unwrap(), bare);
 
-    let keys = TABLES.iter().flat_map(|(table, keys)| keys.iter().map(move |key| format!("{table}.{key}")));
+    let keys = TABLES
+        .iter()
+        .flat_map(|(table, keys)| keys.iter().map(move |key| format!("{table}.{key}")));
     let every_key: BTreeSet<_> = keys.collect();
-    assert_eq!(stated(example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line))), every_key);
+    assert_eq!(
+        stated(example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line))),
+        every_key
+    );
     let without_a_default = [
         "api.ca_file",
         "download.bandwidth",
@@ -124,13 +133,19 @@ fn every_value_can_be_set() {
     assert_eq!(config.api.base_url.as_str(), "http://localhost:8080/2.11");
     assert!(config.api.is_loopback_http());
     assert_eq!(config.api.requests_per_second.get(), 3);
-    assert_eq!((config.api.connect_timeout.as_secs(), config.api.request_timeout.as_secs()), (1, 120));
+    assert_eq!(
+        (config.api.connect_timeout.as_secs(), config.api.request_timeout.as_secs()),
+        (1, 120)
+    );
     assert_eq!(config.poll.cadence.min(), Duration::from_millis(10));
     assert_eq!(config.poll.cadence.max(), Duration::from_millis(10));
     assert_eq!(config.poll.not_found_grace, Duration::ZERO);
     assert_eq!((config.retry.initial().as_millis(), config.retry.max().as_secs()), (20, 3600));
     assert_eq!(config.download.directory, scene.path("out"), "relative to the file's folder");
-    assert_eq!((config.download.modes.file.bits(), config.download.modes.directory.bits()), (0o640, 0o750));
+    assert_eq!(
+        (config.download.modes.file.bits(), config.download.modes.directory.bits()),
+        (0o640, 0o750)
+    );
     assert_eq!((config.download.max_parts.get(), config.download.reserve_bytes), (1024, 0));
     assert_eq!(config.download.stall_timeout.as_secs(), 604_800);
     assert_eq!(config.download.min_rate_bytes_per_second, 0);
@@ -163,21 +178,33 @@ fn the_state_stays_out_of_the_download_directory() {
     fs::create_dir(scene.path("real")).unwrap();
     std::os::unix::fs::symlink("real", scene.path("link")).unwrap();
     let load = |download: &str, state: &str| {
-        let text = format!("[download]\ndirectory = \"{download}\"\n[state]\ndirectory = \"{state}\"");
+        let text =
+            format!("[download]\ndirectory = \"{download}\"\n[state]\ndirectory = \"{state}\"");
         scene.load_with_shop(&text)
     };
-    for (download, state) in
-        [("d", "d"), ("d", "d/state"), ("d", "./x/../d/state"), ("real", "link/state"), ("link", "real")]
-    {
+    for (download, state) in [
+        ("d", "d"),
+        ("d", "d/state"),
+        ("d", "./x/../d/state"),
+        ("real", "link/state"),
+        ("link", "real"),
+    ] {
         let faults = load(download, state).unwrap_err();
         let [fault] = faults.faults() else { panic!("{faults}") };
-        assert_eq!((fault.line, fault.key.as_deref()), (Some(4), Some("state.directory")), "{fault}");
+        assert_eq!(
+            (fault.line, fault.key.as_deref()),
+            (Some(4), Some("state.directory")),
+            "{fault}"
+        );
     }
     for (download, state) in [("d", "s"), ("d", "d2"), ("s/exports", "s"), ("d/x", "d/y")] {
         assert!(load(download, state).is_ok(), "{download} {state}");
     }
     let by_default = fault_before_shop("[download]\ndirectory = \"/var/lib/batch-export-watcher\"");
-    assert!(by_default.starts_with("c.toml:2: download.directory: the state directory"), "{by_default}");
+    assert!(
+        by_default.starts_with("c.toml:2: download.directory: the state directory"),
+        "{by_default}"
+    );
 }
 
 #[test]
@@ -203,11 +230,18 @@ fn a_file_that_is_no_text_is_refused_with_the_line() {
 #[test]
 fn shape_faults_come_with_file_line_and_key() {
     assert!(
-        fault("[api]\r\n\r\nbase_uri = \"s3cret\"\r\n").starts_with("c.toml:3: api.base_uri: is not a key")
+        fault("[api]\r\n\r\nbase_uri = \"s3cret\"\r\n")
+            .starts_with("c.toml:3: api.base_uri: is not a key")
     );
-    assert!(fault("[poll]\nmin_interval = 5").starts_with("c.toml:2: poll.min_interval: has the wrong type"));
+    assert!(
+        fault("[poll]\nmin_interval = 5")
+            .starts_with("c.toml:2: poll.min_interval: has the wrong type")
+    );
     let syntax = fault("[[project]]\nrest_api_key_file = s3cret\n");
-    assert!(syntax.starts_with("c.toml:2: project.rest_api_key_file: is not valid toml"), "{syntax}");
+    assert!(
+        syntax.starts_with("c.toml:2: project.rest_api_key_file: is not valid toml"),
+        "{syntax}"
+    );
 }
 
 #[test]
@@ -235,8 +269,10 @@ project_key = "with space s3cret"
 rest_api_key_env = "s3cret"
 "#;
     let faults = Scene::new().faults(text);
-    let found: Vec<_> =
-        faults.iter().map(|fault| fault.splitn(3, ": ").take(2).collect::<Vec<_>>().join(" ")).collect();
+    let found: Vec<_> = faults
+        .iter()
+        .map(|fault| fault.splitn(3, ": ").take(2).collect::<Vec<_>>().join(" "))
+        .collect();
     assert_eq!(
         found,
         [
@@ -272,7 +308,10 @@ fn numbers_have_bounds() {
         ("[download]\nmax_parts = 9223372036854775807", "download.max_parts"),
     ] {
         let fault = fault_before_shop(text);
-        assert!(fault.starts_with(&format!("c.toml:2: {key}: must be a whole number from 1 to")), "{fault}");
+        assert!(
+            fault.starts_with(&format!("c.toml:2: {key}: must be a whole number from 1 to")),
+            "{fault}"
+        );
     }
 }
 
@@ -290,9 +329,18 @@ fn intervals_have_bounds_and_an_order() {
             "[poll]\nmax_interval = \"1m\"\nmin_interval = \"2m\"",
             "3: poll.min_interval: is longer than poll.max_interval, 1m",
         ),
-        ("[poll]\nmin_interval = \"6m\"", "2: poll.min_interval: is longer than poll.max_interval, 5m"),
-        ("[poll]\nmax_interval = \"9s\"", "2: poll.max_interval: is shorter than poll.min_interval, 10s"),
-        ("[retry]\ninitial = \"2s\"\nmax = \"1500ms\"", "2: retry.initial: is longer than retry.max, 1500ms"),
+        (
+            "[poll]\nmin_interval = \"6m\"",
+            "2: poll.min_interval: is longer than poll.max_interval, 5m",
+        ),
+        (
+            "[poll]\nmax_interval = \"9s\"",
+            "2: poll.max_interval: is shorter than poll.min_interval, 10s",
+        ),
+        (
+            "[retry]\ninitial = \"2s\"\nmax = \"1500ms\"",
+            "2: retry.initial: is longer than retry.max, 1500ms",
+        ),
     ] {
         let fault = fault_before_shop(text);
         assert!(fault.starts_with(&format!("c.toml:{expected}")), "{fault}");
@@ -314,8 +362,13 @@ fn a_bandwidth_that_brings_next_to_nothing_is_refused() {
         assert!(fault.starts_with(&format!("c.toml:2: download.bandwidth: {expected}")), "{fault}");
     }
     for value in ["64KiB/s", "1048576TiB/s"] {
-        let config = Scene::new().load_with_shop(&format!("[download]\nbandwidth = \"{value}\"")).unwrap();
-        assert!(config.show().contains(&format!("\nbandwidth = \"{value}\"\n")), "{}", config.show());
+        let config =
+            Scene::new().load_with_shop(&format!("[download]\nbandwidth = \"{value}\"")).unwrap();
+        assert!(
+            config.show().contains(&format!("\nbandwidth = \"{value}\"\n")),
+            "{}",
+            config.show()
+        );
     }
     assert!(!Scene::new().load_with_shop("").unwrap().show().contains("bandwidth"));
 }
@@ -341,8 +394,10 @@ fn modes_share_with_a_group_at_most_and_only_for_reading() {
     }
     let number = fault_before_shop("[download]\ndir_mode = 0750");
     assert!(number.starts_with("c.toml:2: download.dir_mode: is not valid toml"), "{number}");
-    let shown =
-        Scene::new().load_with_shop("[download]\nfile_mode = \"640\"\ndir_mode = \"750\"").unwrap().show();
+    let shown = Scene::new()
+        .load_with_shop("[download]\nfile_mode = \"640\"\ndir_mode = \"750\"")
+        .unwrap()
+        .show();
     assert!(shown.contains("\nfile_mode = \"0640\"\ndir_mode = \"0750\"\n"), "{shown}");
     let shown = Scene::new().load_with_shop("").unwrap().show();
     assert!(shown.contains("\nfile_mode = \"0600\"\ndir_mode = \"0700\"\n"), "{shown}");
@@ -350,7 +405,8 @@ fn modes_share_with_a_group_at_most_and_only_for_reading() {
 
 #[test]
 fn files_for_a_group_in_folders_that_it_cannot_enter_are_worth_a_warning() {
-    let warnings = |text: &str| Scene::new().load_with_shop(&format!("[download]\n{text}")).unwrap().warnings;
+    let warnings =
+        |text: &str| Scene::new().load_with_shop(&format!("[download]\n{text}")).unwrap().warnings;
     for text in ["file_mode = \"0640\"", "file_mode = \"0640\"\ndir_mode = \"0740\""] {
         let found = warnings(text);
         let [warning] = found.as_slice() else { panic!("{found:?}") };
@@ -371,11 +427,15 @@ fn the_base_url_is_bare_and_plain_http_stays_on_this_machine() {
         ("s3cret", "is not a url"),
     ] {
         let fault = fault_before_shop(&format!("[api]\nbase_url = \"{url}\""));
-        assert!(fault.starts_with("c.toml:2: api.base_url: ") && fault.contains(expected), "{fault}");
+        assert!(
+            fault.starts_with("c.toml:2: api.base_url: ") && fault.contains(expected),
+            "{fault}"
+        );
     }
 }
 
-/// A self-signed authority, made with `openssl req -x509 -newkey ec`; its private key was never kept.
+/// A self-signed authority, made with `openssl req -x509 -newkey ec`; its private key was never
+/// kept.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
 MIIBezCCASGgAwIBAgIUQjgldDFQ4sCSFHvTcYe1V9SU63wwCgYIKoZIzj0EAwIw
 EjEQMA4GA1UEAwwHdGVzdCBjYTAgFw0yNjExMjMxNjA2MTRaGA8yMTI2MTAzMDE2
@@ -400,7 +460,8 @@ fn a_ca_file_must_hold_a_certificate() {
         ("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
     ] {
         scene.file(name, text);
-        let faults = scene.load_with_shop(&format!("[api]\nca_file = \"{name}\"")).unwrap_err().to_string();
+        let faults =
+            scene.load_with_shop(&format!("[api]\nca_file = \"{name}\"")).unwrap_err().to_string();
         assert!(faults.contains("c.toml:2: api.ca_file: must hold certificates"), "{faults}");
     }
 }
@@ -418,7 +479,8 @@ fn what_is_shown_reads_back_and_holds_no_secret() {
     assert!(!shown.contains(SECRET) && !shown.contains(long_key), "{shown}");
     assert!(!format!("{config:?}").contains(SECRET) && !format!("{config:?}").contains(long_key));
     assert!(
-        shown.contains("project_key = \"project_…\"") && shown.contains("rest_api_key_env = \"NAME\""),
+        shown.contains("project_key = \"project_…\"")
+            && shown.contains("rest_api_key_env = \"NAME\""),
         "{shown}"
     );
     let keys = ["project_0123456789", long_key];

@@ -1,5 +1,5 @@
-//! Durations, sizes and rates as the configuration writes them: one whole number, one unit, nothing between them. And modes:
-//! octal digits.
+//! Durations, sizes and rates as the configuration writes them: one whole number, one unit, nothing
+//! between them. And modes: octal digits.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use bytesize::ByteSize;
 
 /// Longest duration that is accepted: a year. Keeps every sum of times far from overflow.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
-/// Largest size that is accepted: one exbibyte. Below it `bytesize` computes exactly; above it, it saturates.
+/// Largest size that is accepted: one exbibyte. Below it `bytesize` computes exactly; above it, it
+/// saturates.
 const MAX_SIZE_BYTES: u64 = bytesize::EIB;
 /// The units of a duration, largest first, in milliseconds.
 const DURATION_UNITS: [(&str, u128); 5] =
@@ -30,13 +31,17 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not of a duration's form.
-    #[error("is not a duration: write one whole number and one unit, such as 10ms, 5s, 2m, 1h or 7d")]
+    #[error(
+        "is not a duration: write one whole number and one unit, such as 10ms, 5s, 2m, 1h or 7d"
+    )]
     NotADuration,
     /// Above a year.
     #[error("is too long: at most 365d")]
     TooLong,
     /// Not of a size's form.
-    #[error("is not a size: write one whole number and one unit, such as 1B, 1KiB, 1MiB, 1GiB or 1MB")]
+    #[error(
+        "is not a size: write one whole number and one unit, such as 1B, 1KiB, 1MiB, 1GiB or 1MB"
+    )]
     NotASize,
     /// Above one exbibyte.
     #[error("is too large: at most 1048576TiB")]
@@ -95,12 +100,17 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, UnitError> {
     }
 }
 
-/// Writes a duration in the largest unit that shows it exactly, so that [`parse_duration`] reads it back.
+/// Writes a duration in the largest unit that shows it exactly, so that [`parse_duration`] reads it
+/// back.
 pub(super) fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
-    let exact =
-        DURATION_UNITS.iter().find(|(_, factor)| milliseconds > 0 && milliseconds.is_multiple_of(*factor));
-    exact.map_or_else(|| "0s".to_owned(), |(unit, factor)| format!("{}{unit}", milliseconds / factor))
+    let exact = DURATION_UNITS
+        .iter()
+        .find(|(_, factor)| milliseconds > 0 && milliseconds.is_multiple_of(*factor));
+    exact.map_or_else(
+        || "0s".to_owned(),
+        |(unit, factor)| format!("{}{unit}", milliseconds / factor),
+    )
 }
 
 /// Writes a size in the largest unit that shows it exactly, so that [`parse_size`] reads it back.
@@ -138,12 +148,14 @@ mod tests {
     #[test]
     fn what_humantime_would_take_beyond_the_forms_is_refused() {
         for text in [
-            "", "5", "s", "5 s", " 5s", "5s ", "5sec", "1h30m", "1h 30m", "1.5h", "-5s", "+5s", "5S", "1M",
-            "1w", "1us", "1month", "1y", "٣s", "5µs", "1_0s",
+            "", "5", "s", "5 s", " 5s", "5s ", "5sec", "1h30m", "1h 30m", "1.5h", "-5s", "+5s",
+            "5S", "1M", "1w", "1us", "1month", "1y", "٣s", "5µs", "1_0s",
         ] {
             assert_eq!(parse_duration(text), Err(UnitError::NotADuration), "{text:?}");
         }
-        for text in ["366d", "99999999999999999999d", "18446744073709551615d", "18446744073709551615ms"] {
+        for text in
+            ["366d", "99999999999999999999d", "18446744073709551615d", "18446744073709551615ms"]
+        {
             assert_eq!(parse_duration(text), Err(UnitError::TooLong), "{text:?}");
         }
     }
@@ -171,14 +183,17 @@ mod tests {
     #[test]
     fn what_bytesize_would_take_beyond_the_forms_is_refused() {
         for text in [
-            "", "5", "B", "1 GiB", "1gib", "1GIB", "1.5GiB", "1K", "1Ki", "-1B", "+1B", "1EiB", "1b",
-            "1GiB/s",
+            "", "5", "B", "1 GiB", "1gib", "1GIB", "1.5GiB", "1K", "1Ki", "-1B", "+1B", "1EiB",
+            "1b", "1GiB/s",
         ] {
             assert_eq!(parse_size(text), Err(UnitError::NotASize), "{text:?}");
         }
-        for text in
-            ["1048577TiB", "18446744073709551615B", "99999999999999999999B", "99999999999999999999TiB"]
-        {
+        for text in [
+            "1048577TiB",
+            "18446744073709551615B",
+            "99999999999999999999B",
+            "99999999999999999999TiB",
+        ] {
             assert_eq!(parse_size(text), Err(UnitError::TooLarge), "{text:?}");
         }
     }
@@ -195,9 +210,14 @@ mod tests {
 
     #[test]
     fn a_mode_is_three_or_four_octal_digits() {
-        for (text, bits) in
-            [("600", 0o600), ("0600", 0o600), ("0640", 0o640), ("000", 0), ("7777", 0o7777), ("2750", 0o2750)]
-        {
+        for (text, bits) in [
+            ("600", 0o600),
+            ("0600", 0o600),
+            ("0640", 0o640),
+            ("000", 0),
+            ("7777", 0o7777),
+            ("2750", 0o2750),
+        ] {
             assert_eq!(parse_mode(text), Ok(bits), "{text}");
         }
         for text in [
@@ -236,9 +256,14 @@ mod tests {
         for (milliseconds, text) in durations {
             assert_eq!(format_duration(Duration::from_millis(milliseconds)), text);
         }
-        for (bytes, text) in
-            [(0, "0B"), (1, "1B"), (1 << 30, "1GiB"), (1536, "1536B"), (3_000_000, "3MB"), (1_000, "1kB")]
-        {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1, "1B"),
+            (1 << 30, "1GiB"),
+            (1536, "1536B"),
+            (3_000_000, "3MB"),
+            (1_000, "1kB"),
+        ] {
             assert_eq!(format_size(bytes), text);
         }
         assert_eq!(format_rate(1024), "1KiB/s");

@@ -1,4 +1,5 @@
-//! From the file's texts to types, table by table: every value is judged, every fault is kept, defaults fill the gaps.
+//! From the file's texts to types, table by table: every value is judged, every fault is kept,
+//! defaults fill the gaps.
 
 use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -22,8 +23,8 @@ use super::environment::Environment;
 use super::fault::Lines;
 use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawReload, RawRetry, Text};
 use super::{
-    ApiConfig, Config, ConfigFaults, DownloadConfig, Places, PollConfig, ReloadConfig, endpoint, file,
-    project, server, units,
+    ApiConfig, Config, ConfigFaults, DownloadConfig, Places, PollConfig, ReloadConfig, endpoint,
+    file, project, server, units,
 };
 
 /// The API, by the vendor's documentation, in the version that this program was written for.
@@ -44,7 +45,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Where the two directories lie when neither the file nor systemd says otherwise.
 const HOME: &str = "/var/lib/batch-export-watcher";
 
-/// Most parts in flight: each takes a socket and a file, and 4096 is a usual hard limit on descriptors.
+/// Most parts in flight: each takes a socket and a file, and 4096 is a usual hard limit on
+/// descriptors.
 const MOST_PARTS: u32 = 1024;
 /// Most bytes of a `ca_file`; the bundles of operating systems have a few hundred KiB.
 const MAX_CA_FILE_BYTES: u64 = 8 << 20;
@@ -56,10 +58,12 @@ pub(super) fn validate(
     lines: &Lines,
     environment: &Environment,
 ) -> Result<Config, ConfigFaults> {
-    // This fails only without a current directory; then the path as it was given is as good as it gets.
+    // This fails only without a current directory; then the path as it was given is as good as it
+    // gets.
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let folder = file.parent().unwrap_or(Path::new("/"));
-    let mut checker = Checker { path, folder, lines, environment, faults: Vec::new(), warnings: Vec::new() };
+    let mut checker =
+        Checker { path, folder, lines, environment, faults: Vec::new(), warnings: Vec::new() };
     let api = api(&mut checker, &raw.api);
     let poll = poll(&mut checker, &raw.poll);
     let retry = retry(&mut checker, &raw.retry);
@@ -119,7 +123,11 @@ fn ca_file(checker: &mut Checker<'_>, value: Option<&Text>) -> Option<PathBuf> {
     match file::read(&path, MAX_CA_FILE_BYTES) {
         Err(error) => checker.fault(KEY, span, error),
         Ok(content) if !holds_certificates(&content.bytes) => {
-            checker.fault(KEY, span, "must hold certificates in pem form, at least one, and only valid ones");
+            checker.fault(
+                KEY,
+                span,
+                "must hold certificates in pem form, at least one, and only valid ones",
+            );
         }
         Ok(_) => {}
     }
@@ -135,12 +143,21 @@ fn holds_certificates(pem: &[u8]) -> bool {
 
 fn poll(checker: &mut Checker<'_>, raw: &RawPoll) -> PollConfig {
     let (min, max) = checker.ordered(
-        &Setting { key: "poll.min_interval", value: raw.min_interval.as_ref(), default: MIN_INTERVAL },
-        &Setting { key: "poll.max_interval", value: raw.max_interval.as_ref(), default: MAX_INTERVAL },
+        &Setting {
+            key: "poll.min_interval",
+            value: raw.min_interval.as_ref(),
+            default: MIN_INTERVAL,
+        },
+        &Setting {
+            key: "poll.max_interval",
+            value: raw.max_interval.as_ref(),
+            default: MAX_INTERVAL,
+        },
     );
     let cadence = Cadence::try_new(min, max).expect("both are above zero and in order");
     // Unlike an interval, a grace may be zero: an unknown export then fails at once.
-    let grace = checker.parsed("poll.not_found_grace", raw.not_found_grace.as_ref(), units::parse_duration);
+    let grace =
+        checker.parsed("poll.not_found_grace", raw.not_found_grace.as_ref(), units::parse_duration);
     PollConfig { cadence, not_found_grace: grace.unwrap_or(NOT_FOUND_GRACE) }
 }
 
@@ -153,7 +170,8 @@ fn retry(checker: &mut Checker<'_>, raw: &RawRetry) -> RetryPolicy {
 }
 
 fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
-    let max_parts = checker.count("download.max_parts", raw.max_parts.as_ref(), MAX_PARTS, MOST_PARTS);
+    let max_parts =
+        checker.count("download.max_parts", raw.max_parts.as_ref(), MAX_PARTS, MOST_PARTS);
     let reserve = checker.parsed("download.reserve", raw.reserve.as_ref(), units::parse_size);
     let stall_timeout = checker.interval(&Setting {
         key: "download.stall_timeout",
@@ -172,7 +190,9 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
         min_rate_bytes_per_second: min_rate.unwrap_or(MIN_RATE_BYTES_PER_SECOND),
         bandwidth,
         allowed_hosts: hosts
-            .filter_map(|host| checker.parsed("download.allowed_hosts", Some(host), endpoint::parse_host))
+            .filter_map(|host| {
+                checker.parsed("download.allowed_hosts", Some(host), endpoint::parse_host)
+            })
             .collect(),
     }
 }
@@ -193,15 +213,24 @@ fn places(raw: &Raw, lines: &Lines) -> Places {
         state_directory: raw.state.directory.as_ref().map(line),
         server_listen: raw.server.listen.as_ref().map(line),
         server_allowed_hosts: raw.server.allowed_hosts.first().map(line),
-        names: raw.project.iter().filter_map(|project| project.get_ref().name.as_ref()).map(line).collect(),
+        names: raw
+            .project
+            .iter()
+            .filter_map(|project| project.get_ref().name.as_ref())
+            .map(line)
+            .collect(),
     }
 }
 
 /// Each key by itself, and then what the two say together.
 fn modes(checker: &mut Checker<'_>, raw: &RawDownload) -> Modes {
-    let file = checker.parsed("download.file_mode", raw.file_mode.as_ref(), parse_mode(FileMode::try_new));
-    let directory =
-        checker.parsed("download.dir_mode", raw.dir_mode.as_ref(), parse_mode(DirectoryMode::try_new));
+    let file =
+        checker.parsed("download.file_mode", raw.file_mode.as_ref(), parse_mode(FileMode::try_new));
+    let directory = checker.parsed(
+        "download.dir_mode",
+        raw.dir_mode.as_ref(),
+        parse_mode(DirectoryMode::try_new),
+    );
     let modes = Modes { file: file.unwrap_or_default(), directory: directory.unwrap_or_default() };
     if modes.shut_readers_out() {
         let span = raw.file_mode.as_ref().map_or(0..0, Spanned::span);
@@ -214,7 +243,9 @@ fn modes(checker: &mut Checker<'_>, raw: &RawDownload) -> Modes {
     modes
 }
 
-fn parse_mode<T>(judge: impl FnOnce(u32) -> Result<T, ModeError>) -> impl FnOnce(&str) -> Result<T, String> {
+fn parse_mode<T>(
+    judge: impl FnOnce(u32) -> Result<T, ModeError>,
+) -> impl FnOnce(&str) -> Result<T, String> {
     |text| {
         let bits = units::parse_mode(text).map_err(|error| error.to_string())?;
         judge(bits).map_err(|error| error.to_string())
@@ -226,8 +257,8 @@ fn parse_bandwidth(text: &str) -> Result<Bandwidth, String> {
     Bandwidth::try_new(bytes_per_second).map_err(|error| error.to_string())
 }
 
-/// The state may not lie in the download directory: consumers move and delete files there, and a project could have
-/// its name. The other way round, nobody is in anybody's way.
+/// The state may not lie in the download directory: consumers move and delete files there, and a
+/// project could have its name. The other way round, nobody is in anybody's way.
 fn state(checker: &mut Checker<'_>, raw: &Raw, download_directory: &Path) -> PathBuf {
     const KEY: &str = "state.directory";
     let directory = directory(checker, KEY, raw.state.directory.as_ref(), "state");
@@ -249,7 +280,8 @@ fn directory(checker: &mut Checker<'_>, key: &str, value: Option<&Text>, default
     path.unwrap_or_else(|| checker.folder.join(home(checker.environment)).join(default))
 }
 
-/// Where the directories lie by default: `$STATE_DIRECTORY`, where systemd sets it, or else a folder in `/var/lib`.
+/// Where the directories lie by default: `$STATE_DIRECTORY`, where systemd sets it, or else a
+/// folder in `/var/lib`.
 fn home(environment: &Environment) -> &Path {
     // systemd separates several directories with colons; the first is the one of this service.
     let list = environment.get_os("STATE_DIRECTORY").unwrap_or_default().as_bytes();
@@ -258,7 +290,11 @@ fn home(environment: &Environment) -> &Path {
 }
 
 /// `state.directory` by the value that the file at `path` has for it, if any.
-pub(super) fn state_directory(path: &Path, value: Option<&str>, environment: &Environment) -> PathBuf {
+pub(super) fn state_directory(
+    path: &Path,
+    value: Option<&str>,
+    environment: &Environment,
+) -> PathBuf {
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let folder = file.parent().unwrap_or(Path::new("/"));
     match value.filter(|value| !value.is_empty()) {
@@ -269,7 +305,8 @@ pub(super) fn state_directory(path: &Path, value: Option<&str>, environment: &En
 
 /// Where a path leads: links followed as far as it exists, the rest without `.` and `..`.
 fn resolved(path: &Path) -> PathBuf {
-    let found = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    let found =
+        path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
     let (start, mut resolved) = found.unwrap_or((Path::new(""), PathBuf::new()));
     for component in path.strip_prefix(start).unwrap_or(path).components() {
         match component {
@@ -277,7 +314,9 @@ fn resolved(path: &Path) -> PathBuf {
             Component::ParentDir => {
                 resolved.pop();
             }
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => resolved.push(component),
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => {
+                resolved.push(component)
+            }
         }
     }
     resolved

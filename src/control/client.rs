@@ -62,10 +62,16 @@ pub async fn ask(
     }
 }
 
-async fn talk(state_directory: &Path, path: &Path, question: &Question) -> Result<Answer, AskError> {
+async fn talk(
+    state_directory: &Path,
+    path: &Path,
+    question: &Question,
+) -> Result<Answer, AskError> {
     let place = || path.to_owned();
     let unreachable = |cause: io::Error| match cause.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoDaemon { path: place() },
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            AskError::NoDaemon { path: place() }
+        }
         io::ErrorKind::PermissionDenied => AskError::Forbidden { path: place(), cause },
         _ => AskError::Broken { path: place(), cause },
     };
@@ -77,7 +83,10 @@ async fn talk(state_directory: &Path, path: &Path, question: &Question) -> Resul
     text.push(b'\n');
     to.write_all(&text).await.map_err(broken)?;
     let mut line = Vec::new();
-    BufReader::new(from.take(MAX_ANSWER_BYTES)).read_until(b'\n', &mut line).await.map_err(broken)?;
+    BufReader::new(from.take(MAX_ANSWER_BYTES))
+        .read_until(b'\n', &mut line)
+        .await
+        .map_err(broken)?;
     if line.is_empty() {
         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
     }

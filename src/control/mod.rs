@@ -1,5 +1,6 @@
-//! Floor 2, the control socket: how the command line talks to the running daemon. A question and its answer, one line of
-//! JSON each, over a Unix socket in the state directory that only its owner can open.
+//! Floor 2, the control socket: how the command line talks to the running daemon. A question and
+//! its answer, one line of JSON each, over a Unix socket in the state directory that only its owner
+//! can open.
 
 mod client;
 mod protocol;
@@ -22,7 +23,8 @@ const MAX_ANSWER_BYTES: u64 = 16 << 20;
 /// Longest path of a socket that the system takes, without its final NUL (unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// How to name the socket to the system: a path that is too long for that is taken from the open folder.
+/// How to name the socket to the system: a path that is too long for that is taken from the open
+/// folder.
 fn address(directory: &File, path: &Path) -> PathBuf {
     if path.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
         path.to_owned()

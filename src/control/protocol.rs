@@ -1,5 +1,5 @@
-//! What can be asked and what is answered. Daemon and command may be of different versions for a while: what one does not
-//! understand it says so.
+//! What can be asked and what is answered. Daemon and command may be of different versions for a
+//! while: what one does not understand it says so.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -135,6 +135,8 @@ mod tests {
         let text = r#"{"answer":"refused","faults":"c.toml:1: wrong"}"#;
         assert_eq!(serde_json::to_string(&answer).unwrap(), text);
         assert_eq!(serde_json::from_str::<Answer>(text).unwrap(), answer);
-        assert!(serde_json::from_str::<Question>(r#"{"question":"retry","exports":["../x"]}"#).is_err());
+        assert!(
+            serde_json::from_str::<Question>(r#"{"question":"retry","exports":["../x"]}"#).is_err()
+        );
     }
 }

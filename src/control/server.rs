@@ -1,4 +1,5 @@
-//! The daemon's side: a socket that its owner alone can open, few connections at a time, each with an end.
+//! The daemon's side: a socket that its owner alone can open, few connections at a time, each with
+//! an end.
 
 use std::fs::{self, File};
 use std::future::Future;
@@ -8,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, fchmod};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -22,7 +25,8 @@ const MAX_CONNECTIONS: usize = 8;
 const BACKLOG: i32 = 16;
 /// Longest wait for a question, and for an answer to be taken.
 const TALK_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a connection could not be accepted: without descriptors the next try fails as well.
+/// The pause after a connection could not be accepted: without descriptors the next try fails as
+/// well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why there is no control socket.
@@ -41,8 +45,8 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens in the state directory. Whoever holds the directory's lock may call this: a socket that is there already
-    /// was left by a process that is gone.
+    /// Listens in the state directory. Whoever holds the directory's lock may call this: a socket
+    /// that is there already was left by a process that is gone.
     ///
     /// # Errors
     /// When the socket cannot be made; some file systems have none.

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-/// Most bytes that may be reserved at a time, and so how finely bodies take turns: little enough that nobody waits long
-/// for the others, and more than enough that reserving costs nothing beside hashing and writing so many bytes.
+/// Most bytes that may be reserved at a time, and so how finely bodies take turns: little enough
+/// that nobody waits long for the others, and more than enough that reserving costs nothing beside
+/// hashing and writing so many bytes.
 pub const SLICE_BYTES: u64 = 16 * 1024;
 
-/// Lowest cap, 64 KiB/s. The HTTP client hands out bodies by up to 408 KiB, so with eight parts, the default, each of them
-/// is read about once a minute at this rate. Stores hang up on who takes nothing for longer (60 s is a usual setting), and
-/// bytes that were on their way then come, and cost, twice.
+/// Lowest cap, 64 KiB/s. The HTTP client hands out bodies by up to 408 KiB, so with eight parts,
+/// the default, each of them is read about once a minute at this rate. Stores hang up on who takes
+/// nothing for longer (60 s is a usual setting), and bytes that were on their way then come, and
+/// cost, twice.
 pub const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// What may come at once after a quiet time, as time at the full rate. It has to outlast the naps of a busy machine, or the
-/// cap would not be reached; a tenth of a second is no peak that anybody would notice.
+/// What may come at once after a quiet time, as time at the full rate. It has to outlast the naps
+/// of a busy machine, or the cap would not be reached; a tenth of a second is no peak that anybody
+/// would notice.
 const BURST: Duration = Duration::from_millis(100);
 
 /// A cap in bytes per second, [`MIN_BYTES_PER_SECOND`] or more.
@@ -52,13 +55,14 @@ impl Bandwidth {
         self.bytes_per_second
     }
 
-    /// What may come at once after a quiet time, as time at the full rate: 100 ms, or what one slice takes.
+    /// What may come at once after a quiet time, as time at the full rate: 100 ms, or what one
+    /// slice takes.
     fn burst(self) -> Duration {
         BURST.max(self.time_of(SLICE_BYTES))
     }
 
-    /// How long so many bytes take at this rate, rounded up to a nanosecond: the cap is never exceeded, and at 10 GB/s a
-    /// slice costs less than a thousandth too much.
+    /// How long so many bytes take at this rate, rounded up to a nanosecond: the cap is never
+    /// exceeded, and at 10 GB/s a slice costs less than a thousandth too much.
     fn time_of(self, bytes: u64) -> Duration {
         let (seconds, rest) = (bytes / self.bytes_per_second, bytes % self.bytes_per_second);
         let nanos = (u128::from(rest) * 1_000_000_000).div_ceil(u128::from(self.bytes_per_second));
@@ -68,7 +72,8 @@ impl Bandwidth {
     }
 }
 
-/// The bucket that all bodies draw from; whoever reserves is served in that order. Times count from any fixed moment.
+/// The bucket that all bodies draw from; whoever reserves is served in that order. Times count from
+/// any fixed moment.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     bandwidth: Bandwidth,
@@ -88,9 +93,10 @@ impl Bucket {
         self.bandwidth = bandwidth;
     }
 
-    /// Reserves `bytes` at `now`, and says how long to wait for them from then on. What is granted within any span is at
-    /// most the span's worth of bytes and one burst, as long as nobody reserves more than [`SLICE_BYTES`] at a time: a
-    /// larger piece is granted whole, once it is earned. Cannot be given back.
+    /// Reserves `bytes` at `now`, and says how long to wait for them from then on. What is granted
+    /// within any span is at most the span's worth of bytes and one burst, as long as nobody
+    /// reserves more than [`SLICE_BYTES`] at a time: a larger piece is granted whole, once it is
+    /// earned. Cannot be given back.
     pub fn reserve(&mut self, now: Duration, bytes: u64) -> Duration {
         self.settled_at = self.settled_at.max(now).saturating_add(self.bandwidth.time_of(bytes));
         self.settled_at.saturating_sub(self.bandwidth.burst()).saturating_sub(now)
@@ -118,7 +124,9 @@ mod tests {
             assert_eq!(bandwidth(rate).bytes_per_second(), rate);
         }
         assert!(
-            BandwidthError::TooLow.to_string().contains(&format!("{}KiB/s", MIN_BYTES_PER_SECOND / 1024))
+            BandwidthError::TooLow
+                .to_string()
+                .contains(&format!("{}KiB/s", MIN_BYTES_PER_SECOND / 1024))
         );
     }
 

@@ -1,4 +1,5 @@
-//! Cadence: how often an export is asked about while nothing is wrong. Never mixed with [`super::retry`].
+//! Cadence: how often an export is asked about while nothing is wrong. Never mixed with
+//! [`super::retry`].
 
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ impl Cadence {
         self.max
     }
 
-    /// The wait before the next poll after `unchanged` polls in a row brought nothing new, spread by ±10 %.
+    /// The wait before the next poll after `unchanged` polls in a row brought nothing new, spread
+    /// by ±10 %.
     #[must_use]
     pub fn interval(&self, unchanged: u32, jitter: Unit) -> Duration {
         let mut interval = self.min;

@@ -1,14 +1,15 @@
-//! Capacity: how much may be under way at once, where the operating system grants only so many open files.
+//! Capacity: how much may be under way at once, where the operating system grants only so many open
+//! files.
 
 use std::num::NonZeroUsize;
 
-/// Parts that have their bytes and not their names, at once. They need no slot: a disk that is slow to sync does not leave
-/// the network idle. But it does not collect open files without end either.
+/// Parts that have their bytes and not their names, at once. They need no slot: a disk that is slow
+/// to sync does not leave the network idle. But it does not collect open files without end either.
 const MAX_COMMITS: usize = 192;
 /// Open files of a part in flight: a connection to the API, one to the store, and the file itself.
 const PER_PART: usize = 3;
-/// What is open whatever is fetched: the state, locks, sockets of the service manager and of the command line, the status
-/// page's connections, polls. An idle daemon has about 25.
+/// What is open whatever is fetched: the state, locks, sockets of the service manager and of the
+/// command line, the status page's connections, polls. An idle daemon has about 25.
 const OTHERS: usize = 64;
 
 /// How many parts may be where.
@@ -21,21 +22,28 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What is wanted, as far as it fits into the files that may be open at once; `None` is no limit.
+    /// What is wanted, as far as it fits into the files that may be open at once; `None` is no
+    /// limit.
     ///
-    /// More than that would livelock: calls of the API would hold every descriptor there is, and no part would ever get its
-    /// connection to the store.
+    /// More than that would livelock: calls of the API would hold every descriptor there is, and no
+    /// part would ever get its connection to the store.
     #[must_use]
     pub fn new(max_parts: NonZeroUsize, open_files: Option<u64>) -> Self {
-        let whole =
-            Self { parts: max_parts, commits: NonZeroUsize::new(MAX_COMMITS).unwrap_or(NonZeroUsize::MIN) };
+        let whole = Self {
+            parts: max_parts,
+            commits: NonZeroUsize::new(MAX_COMMITS).unwrap_or(NonZeroUsize::MIN),
+        };
         let Some(limit) = open_files.filter(|limit| *limit < Self::open_files(max_parts)) else {
             return whole;
         };
         let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHERS);
-        let parts = NonZeroUsize::new(left / (PER_PART + 1)).unwrap_or(NonZeroUsize::MIN).min(max_parts);
+        let parts =
+            NonZeroUsize::new(left / (PER_PART + 1)).unwrap_or(NonZeroUsize::MIN).min(max_parts);
         let commits = left.saturating_sub(PER_PART.saturating_mul(parts.get()));
-        Self { parts, commits: NonZeroUsize::new(commits).unwrap_or(NonZeroUsize::MIN).min(whole.commits) }
+        Self {
+            parts,
+            commits: NonZeroUsize::new(commits).unwrap_or(NonZeroUsize::MIN).min(whole.commits),
+        }
     }
 
     /// Files that may be open at once with so many parts in flight.
@@ -72,7 +80,11 @@ mod tests {
             (1024, Some(4096), (1024, 192)),
         ];
         for (max_parts, open_files, expected) in cases {
-            assert_eq!(capacity(max_parts, open_files), expected, "{max_parts} parts, {open_files:?} files");
+            assert_eq!(
+                capacity(max_parts, open_files),
+                expected,
+                "{max_parts} parts, {open_files:?} files"
+            );
         }
     }
 

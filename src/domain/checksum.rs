@@ -1,8 +1,9 @@
-//! The checksums an object store may send with a body, parsed; the hashing itself is done where the bytes are.
+//! The checksums an object store may send with a body, parsed; the hashing itself is done where the
+//! bytes are.
 //!
-//! Sources: `Content-MD5` RFC 1864; `Digest` RFC 3230; `Repr-Digest` and `Content-Digest` RFC 9530; `x-goog-hash`
-//! Cloud Storage XML API; `x-amz-checksum-*` Amazon S3 API, where a value ending in `-N` is a checksum of checksums
-//! and `x-amz-checksum-type: COMPOSITE` says the same.
+//! Sources: `Content-MD5` RFC 1864; `Digest` RFC 3230; `Repr-Digest` and `Content-Digest` RFC 9530;
+//! `x-goog-hash` Cloud Storage XML API; `x-amz-checksum-*` Amazon S3 API, where a value ending in
+//! `-N` is a checksum of checksums and `x-amz-checksum-type: COMPOSITE` says the same.
 
 use std::fmt;
 
@@ -114,7 +115,8 @@ pub enum Coverage {
     Range,
 }
 
-/// Every checksum of the whole file among `headers` (name in lower case, value), each once; what cannot be read is left out.
+/// Every checksum of the whole file among `headers` (name in lower case, value), each once; what
+/// cannot be read is left out.
 #[must_use]
 pub fn promised_checksums<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -127,7 +129,9 @@ pub fn promised_checksums<'a>(
     let mut google = Vec::new();
     for (name, value) in headers {
         match name {
-            "content-md5" if coverage == Coverage::Whole => found.extend(decode(Algorithm::Md5, value)),
+            "content-md5" if coverage == Coverage::Whole => {
+                found.extend(decode(Algorithm::Md5, value))
+            }
             "digest" => found.extend(value.split(',').filter_map(|item| {
                 let (name, value) = item.trim().split_once('=')?;
                 decode(rfc3230_algorithm(name)?, value)
@@ -164,7 +168,8 @@ pub fn promised_checksums<'a>(
     if !composite {
         found.extend(amazon);
     }
-    // Cloud Storage hashes what it stores; when that is compressed and was unpacked on the way, the hash is of other bytes.
+    // Cloud Storage hashes what it stores; when that is compressed and was unpacked on the way, the
+    // hash is of other bytes.
     if !stored_encoded {
         found.extend(google);
     }

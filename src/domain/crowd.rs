@@ -1,12 +1,13 @@
-//! Crowd: parts of one export that fail one after the other. Each of them waits longer from one time to the next, but there may
-//! be thousands, and none of the others has failed yet: without this they would all be tried in one rush, and told one by one.
+//! Crowd: parts of one export that fail one after the other. Each of them waits longer from one
+//! time to the next, but there may be thousands, and none of the others has failed yet: without
+//! this they would all be tried in one rush, and told one by one.
 
 use std::time::Duration;
 
 use super::gate::{Admission, Gate};
 
-/// Faults in a row, without a part that fared better, after which the rest waits as well. Of the default eight slots that is two
-/// rounds: one of them may be an accident.
+/// Faults in a row, without a part that fared better, after which the rest waits as well. Of the
+/// default eight slots that is two rounds: one of them may be an accident.
 const FAULTS: u32 = 16;
 
 /// How the parts of one export have fared of late.
@@ -28,8 +29,8 @@ impl Crowd {
         self.gate.probe_started();
     }
 
-    /// A part failed without having gained anything; the rest waits for `delay` of the times that this was so in a row.
-    /// Returns the number of faults where this is news.
+    /// A part failed without having gained anything; the rest waits for `delay` of the times that
+    /// this was so in a row. Returns the number of faults where this is news.
     pub fn failed(&mut self, now: Duration, delay: impl FnOnce(u32) -> Duration) -> Option<u32> {
         self.faults = self.faults.saturating_add(1);
         let is_news = self.faults >= FAULTS && self.gate.refused(now, delay);

@@ -53,9 +53,16 @@ impl FailureKind {
     /// Reads [`FailureKind::as_str`] back.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::RemoteError, Self::Expired, Self::NotFound, Self::Rejected, Self::Conflict, Self::PartGone]
-            .into_iter()
-            .find(|kind| kind.as_str() == word)
+        [
+            Self::RemoteError,
+            Self::Expired,
+            Self::NotFound,
+            Self::Rejected,
+            Self::Conflict,
+            Self::PartGone,
+        ]
+        .into_iter()
+        .find(|kind| kind.as_str() == word)
     }
 }
 
@@ -88,8 +95,8 @@ pub enum Hold {
         /// The HTTP status.
         status: u16,
     },
-    /// 401 or 403 for a key that is not in use any more: nothing waits, and the call is made anew, as one more call of the
-    /// request budget.
+    /// 401 or 403 for a key that is not in use any more: nothing waits, and the call is made anew,
+    /// as one more call of the request budget.
     KeyReplaced,
     /// The API does not know the route: `base_url` is wrong, the origin waits.
     RouteNotFound,
@@ -134,7 +141,8 @@ pub enum PartFailure {
     Transient {
         /// The cause in words, safe to show.
         cause: String,
-        /// From where the next attempt of this run can go on; the bytes need not be synced for that.
+        /// From where the next attempt of this run can go on; the bytes need not be synced for
+        /// that.
         resume: Option<super::resume::ResumePoint>,
         /// Whether this attempt gained bytes, so that the wait starts over from its shortest.
         progressed: bool,

@@ -1,4 +1,5 @@
-//! A gate in front of something that may have to wait as a whole: a project, its key, the API origin, a store host, the disk.
+//! A gate in front of something that may have to wait as a whole: a project, its key, the API
+//! origin, a store host, the disk.
 
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ enum State {
 }
 
 impl Gate {
-    /// Whether a call may pass now. Does not change the gate: say [`Gate::probe_started`] when a probe is sent.
+    /// Whether a call may pass now. Does not change the gate: say [`Gate::probe_started`] when a
+    /// probe is sent.
     #[must_use]
     pub fn admission(&self, now: Duration) -> Admission {
         match self.state {
@@ -51,14 +53,16 @@ impl Gate {
         }
     }
 
-    /// A probe came back without an answer to what it asked: another one goes at `again_at`. No refusal is counted.
+    /// A probe came back without an answer to what it asked: another one goes at `again_at`. No
+    /// refusal is counted.
     pub fn probe_abandoned(&mut self, again_at: Duration) {
         if self.state == State::Probing {
             self.state = State::Paused { until: again_at };
         }
     }
 
-    /// A call got through. Returns whether this ended a pause. A call that was sent before the pause proves nothing about it.
+    /// A call got through. Returns whether this ended a pause. A call that was sent before the
+    /// pause proves nothing about it.
     pub fn opened(&mut self) -> bool {
         if matches!(self.state, State::Paused { .. }) {
             return false;
@@ -68,8 +72,9 @@ impl Gate {
         ended
     }
 
-    /// A call was refused: pause for `delay`. Calls that were under way when the pause began only ever lengthen it.
-    /// Returns whether this is news: the first refusal in a row, not one more of a pause that is known.
+    /// A call was refused: pause for `delay`. Calls that were under way when the pause began only
+    /// ever lengthen it. Returns whether this is news: the first refusal in a row, not one more of
+    /// a pause that is known.
     pub fn refused(&mut self, now: Duration, delay: impl FnOnce(u32) -> Duration) -> bool {
         if let State::Paused { until } = self.state {
             let until = until.max(now.saturating_add(delay(self.refusals)));
@@ -133,7 +138,11 @@ mod tests {
         gate.probe_started();
         assert_eq!(gate.admission(at(11)), Admission::WaitForProbe);
         assert!(!gate.refused(at(12), |attempt| at(u64::from(attempt) * 10)), "known already");
-        assert_eq!(gate.admission(at(12)), Admission::WaitUntil(at(32)), "the second refusal waits longer");
+        assert_eq!(
+            gate.admission(at(12)),
+            Admission::WaitUntil(at(32)),
+            "the second refusal waits longer"
+        );
         gate.probe_started();
         assert!(gate.opened());
         assert_eq!((gate.admission(at(33)), gate.refusals()), (Admission::Pass, 0));

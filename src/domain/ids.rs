@@ -1,5 +1,5 @@
-//! Names that come from outside, parsed into types that are safe in a path, a header and a log by construction.
-//! What does not parse is refused, never cleaned up.
+//! Names that come from outside, parsed into types that are safe in a path, a header and a log by
+//! construction. What does not parse is refused, never cleaned up.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,8 @@ use std::str::FromStr;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-/// Longest export or file ID that is accepted, in bytes; keeps every file name under the 255 bytes of Linux file systems.
+/// Longest export or file ID that is accepted, in bytes; keeps every file name under the 255 bytes
+/// of Linux file systems.
 pub const MAX_ID_BYTES: usize = 128;
 /// Longest project name that is accepted, in bytes.
 pub const MAX_PROJECT_NAME_BYTES: usize = 64;
@@ -45,7 +46,9 @@ fn parse(
     match bytes.first() {
         None => Err(IdError::Empty),
         Some(_) if bytes.len() > max => Err(IdError::TooLong { max }),
-        Some(&byte) if first(byte) && bytes.iter().skip(1).all(|&byte| rest(byte)) => Ok(text.to_owned()),
+        Some(&byte) if first(byte) && bytes.iter().skip(1).all(|&byte| rest(byte)) => {
+            Ok(text.to_owned())
+        }
         Some(_) => Err(IdError::BadCharacter { allowed }),
     }
 }
@@ -130,7 +133,8 @@ path_safe_id!(
     |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
 );
 
-/// The key that names a project to the API (`X-Batch-Project`). Not shown whole anywhere: `Debug` hides it.
+/// The key that names a project to the API (`X-Batch-Project`). Not shown whole anywhere: `Debug`
+/// hides it.
 #[derive(Clone)]
 pub struct ProjectKey(SecretString);
 

@@ -109,7 +109,8 @@ impl Manifest {
     /// Reads a manifest back and holds it to its own rules.
     ///
     /// # Errors
-    /// When the bytes are not JSON of this shape, of another version, or name a path that is not ours.
+    /// When the bytes are not JSON of this shape, of another version, or name a path that is not
+    /// ours.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(bytes)?;
         if manifest.version != FORMAT_VERSION {
@@ -181,8 +182,8 @@ pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Fai
 }
 
 fn to_json(value: &impl Serialize) -> String {
-    let mut text =
-        serde_json::to_string_pretty(value).expect("plain structs with string keys always serialize");
+    let mut text = serde_json::to_string_pretty(value)
+        .expect("plain structs with string keys always serialize");
     text.push('\n');
     text
 }
@@ -203,7 +204,9 @@ mod tests {
 
     fn manifest() -> Manifest {
         let facts = ReportFacts {
-            request: Some(RawValue::from_string("{\"export_type\": \"ATTRIBUTES\"}".to_owned()).unwrap()),
+            request: Some(
+                RawValue::from_string("{\"export_type\": \"ATTRIBUTES\"}".to_owned()).unwrap(),
+            ),
             ..ReportFacts::default()
         };
         let at = "2026-01-02T03:04:05Z".parse().unwrap();

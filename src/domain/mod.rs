@@ -1,6 +1,8 @@
-//! Floor 0, the pure core: what an export, a part and a failure are, and what is decided about them.
+//! Floor 0, the pure core: what an export, a part and a failure are, and what is decided about
+//! them.
 //!
-//! Nothing here does I/O, reads a clock or rolls dice: the time and the jitter come in as arguments, decisions go out as values.
+//! Nothing here does I/O, reads a clock or rolls dice: the time and the jitter come in as
+//! arguments, decisions go out as values.
 
 pub mod bandwidth;
 pub mod cadence;

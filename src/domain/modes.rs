@@ -1,4 +1,5 @@
-//! Permission bits of what the program makes: the owner works with it, a group may read it, nobody else gets near it.
+//! Permission bits of what the program makes: the owner works with it, a group may read it, nobody
+//! else gets near it.
 
 use std::fmt;
 
@@ -21,11 +22,13 @@ pub struct Modes {
     pub directory: DirectoryMode,
 }
 
-/// The mode of a file: read and write for its owner, and for its group reading at most. Private by default.
+/// The mode of a file: read and write for its owner, and for its group reading at most. Private by
+/// default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMode(u32);
 
-/// The mode of a folder: everything for its owner, and for its group listing and entering at most. Private by default.
+/// The mode of a folder: everything for its owner, and for its group listing and entering at most.
+/// Private by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectoryMode(u32);
 
@@ -51,7 +54,9 @@ pub enum ModeError {
     #[error("must not make files executable: the owner's digit is 6, the group's 4 or 0")]
     Executable,
     /// What is verified could be changed behind the program's back.
-    #[error("must not let the group write, because the files are verified once: the group may read them")]
+    #[error(
+        "must not let the group write, because the files are verified once: the group may read them"
+    )]
     GroupWrites,
 }
 
@@ -156,7 +161,8 @@ mod tests {
         let all = || 0..=0o17777;
         let files: Vec<u32> = all().filter(|bits| FileMode::try_new(*bits).is_ok()).collect();
         assert_eq!(files, [0o600, 0o640]);
-        let directories: Vec<u32> = all().filter(|bits| DirectoryMode::try_new(*bits).is_ok()).collect();
+        let directories: Vec<u32> =
+            all().filter(|bits| DirectoryMode::try_new(*bits).is_ok()).collect();
         assert_eq!(directories, [0o700, 0o710, 0o740, 0o750]);
     }
 

@@ -1,10 +1,12 @@
-//! The time and the chance that a decision is given, so that the core needs neither a clock nor a generator.
+//! The time and the chance that a decision is given, so that the core needs neither a clock nor a
+//! generator.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// One moment, seen on both clocks: intervals are measured on the first, records and files carry the second.
+/// One moment, seen on both clocks: intervals are measured on the first, records and files carry
+/// the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// Monotonic time since the program started; a jump of the wall clock does not touch it.

@@ -3,7 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// View calls that may go out at once after a quiet time; the contract's `requests_per_second` names it.
+/// View calls that may go out at once after a quiet time; the contract's `requests_per_second`
+/// names it.
 pub const BURST: u32 = 10;
 
 /// A bucket that refills evenly and never holds more than [`BURST`] calls.

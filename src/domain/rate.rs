@@ -8,8 +8,8 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// Looks that come closer than this to the one before replace it: a window holds few.
 const SPACING: Duration = Duration::from_millis(500);
 
-/// The rate of a count that is looked at now and then. A count that falls, such as that of a part which starts over, takes
-/// nothing back.
+/// The rate of a count that is looked at now and then. A count that falls, such as that of a part
+/// which starts over, takes nothing back.
 #[derive(Debug, Clone, Default)]
 pub struct Rate {
     /// The count at the last look.
@@ -19,10 +19,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// The count is this now. Returns what was added in a second; nothing where no earlier look is recent enough.
+    /// The count is this now. Returns what was added in a second; nothing where no earlier look is
+    /// recent enough.
     pub fn observe(&mut self, count: u64, now: Duration) -> u64 {
-        let added =
-            self.looks.back().map_or(0, |(_, sum)| sum.saturating_add(count.saturating_sub(self.count)));
+        let added = self
+            .looks
+            .back()
+            .map_or(0, |(_, sum)| sum.saturating_add(count.saturating_sub(self.count)));
         self.count = count;
         while self.looks.front().is_some_and(|(at, _)| now.saturating_sub(*at) > WINDOW) {
             self.looks.pop_front();
@@ -52,13 +55,18 @@ mod tests {
             ("two looks do", vec![(0, 1_000), (1_000, 3_000)], 2_000),
             ("at the same moment they do not", vec![(0, 1_000), (0, 3_000)], 0),
             ("it is smooth", vec![(0, 0), (1_000, 4_000), (2_000, 4_000)], 2_000),
-            ("what is long ago does not count", vec![(0, 0), (4_000, 100_000), (8_000, 104_000)], 1_000),
+            (
+                "what is long ago does not count",
+                vec![(0, 0), (4_000, 100_000), (8_000, 104_000)],
+                1_000,
+            ),
             ("nobody looked for an hour", vec![(0, 0), (3_600_000, 1 << 40)], 0),
             ("a part starts over", vec![(0, 5_000), (1_000, 0), (2_000, 2_000)], 1_000),
             ("more than can be", vec![(0, 0), (1, u64::MAX)], u64::MAX),
         ] {
             let mut rate = Rate::default();
-            let said = looks.iter().map(|(at, count)| rate.observe(*count, Duration::from_millis(*at)));
+            let said =
+                looks.iter().map(|(at, count)| rate.observe(*count, Duration::from_millis(*at)));
             assert_eq!(said.last(), Some(expected), "{what}");
         }
     }
@@ -66,7 +74,8 @@ mod tests {
     #[test]
     fn many_looks_cost_little() {
         let mut rate = Rate::default();
-        let said = (0..10_000_u64).map(|at| rate.observe(at * 10, Duration::from_millis(at))).last();
+        let said =
+            (0..10_000_u64).map(|at| rate.observe(at * 10, Duration::from_millis(at))).last();
         assert_eq!(said, Some(10_000));
         assert!(rate.looks.len() <= 13, "{}", rate.looks.len());
     }

@@ -23,7 +23,8 @@ pub enum RemoteStatus {
 }
 
 impl RemoteStatus {
-    /// Reads the API's word; anything it does not know becomes [`RemoteStatus::Unrecognized`], escaped and cut.
+    /// Reads the API's word; anything it does not know becomes [`RemoteStatus::Unrecognized`],
+    /// escaped and cut.
     #[must_use]
     pub fn parse(word: &str) -> Self {
         match word {
@@ -50,7 +51,8 @@ impl RemoteStatus {
     }
 }
 
-/// One file of an export, as a view lists it. Its `url` is not kept: the download call is rebuilt from the ID.
+/// One file of an export, as a view lists it. Its `url` is not kept: the download call is rebuilt
+/// from the ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartListing {
     /// The file's ID, the identity of the part.

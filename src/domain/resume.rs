@@ -1,7 +1,9 @@
-//! Whether a partial file may be continued, and what a store's answer means for it. Pure: headers in, verdict out.
+//! Whether a partial file may be continued, and what a store's answer means for it. Pure: headers
+//! in, verdict out.
 //!
-//! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are appended only on a 206
-//! that starts exactly where the partial ends, with the same total and the same strong validator.
+//! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are
+//! appended only on a 206 that starts exactly where the partial ends, with the same total and the
+//! same strong validator.
 
 use super::part::{PartKey, Sha256};
 
@@ -14,8 +16,8 @@ impl StrongEtag {
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
         let inner = value.strip_prefix('"')?.strip_suffix('"')?;
-        let valid =
-            !inner.is_empty() && inner.bytes().all(|byte| byte == 0x21 || (0x23..=0x7e).contains(&byte));
+        let valid = !inner.is_empty()
+            && inner.bytes().all(|byte| byte == 0x21 || (0x23..=0x7e).contains(&byte));
         (valid && value.len() <= 512).then(|| Self(value.to_owned()))
     }
 
@@ -26,11 +28,12 @@ impl StrongEtag {
     }
 }
 
-/// What a power cut costs of a part at most: where a store gave a validator, the bytes before the last so many are durable
-/// and on record. Each costs a sync of the disk.
+/// What a power cut costs of a part at most: where a store gave a validator, the bytes before the
+/// last so many are durable and on record. Each costs a sync of the disk.
 pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 
-/// Whether a part is so small that it is not worth a checkpoint: it is fetched again instead. One of unknown length is not.
+/// Whether a part is so small that it is not worth a checkpoint: it is fetched again instead. One
+/// of unknown length is not.
 #[must_use]
 pub fn is_small(declared_bytes: Option<u64>) -> bool {
     declared_bytes.is_some_and(|declared| declared < CHECKPOINT_BYTES)
@@ -50,8 +53,8 @@ pub struct Prefix {
 pub struct ResumePoint {
     /// Bytes at the start of the partial that were made durable.
     pub bytes: u64,
-    /// Their SHA-256. It alone makes them trustworthy: a record may be older than the partial that lies on disk, which may
-    /// have been started over with another version of the file.
+    /// Their SHA-256. It alone makes them trustworthy: a record may be older than the partial that
+    /// lies on disk, which may have been started over with another version of the file.
     pub sha256: Sha256,
     /// Length of the whole file, by the answer that the bytes came from.
     pub total_bytes: u64,
@@ -77,7 +80,8 @@ pub enum Plan {
     Continue(ResumePoint),
 }
 
-/// Continues where that can be right: some bytes are there, some are missing, and the length still is what the API says.
+/// Continues where that can be right: some bytes are there, some are missing, and the length still
+/// is what the API says.
 #[must_use]
 pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> Plan {
     match point {
@@ -182,9 +186,9 @@ fn judge_whole(declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
             true => refused("an html or xml page instead of the file"),
             false => Verdict::Whole { total_bytes: length },
         },
-        (None, _) => {
-            refused("no size was declared and the body has no framing, so its end cannot be told from a cut")
-        }
+        (None, _) => refused(
+            "no size was declared and the body has no framing, so its end cannot be told from a cut",
+        ),
     }
 }
 
@@ -218,8 +222,11 @@ fn judge_encoding(head: &ResponseHead) -> Option<Verdict> {
 }
 
 fn markup(content_type: Option<&str>) -> bool {
-    let essence =
-        content_type.and_then(|value| value.split(';').next()).unwrap_or("").trim().to_ascii_lowercase();
+    let essence = content_type
+        .and_then(|value| value.split(';').next())
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
     essence == "text/html"
         || essence == "text/xml"
         || essence == "application/xml"
@@ -248,7 +255,12 @@ mod tests {
 
     fn point() -> ResumePoint {
         let sha256 = Sha256::new([0; 32]);
-        ResumePoint { bytes: 40, sha256, total_bytes: 100, etag: StrongEtag::parse("\"v1\"").unwrap() }
+        ResumePoint {
+            bytes: 40,
+            sha256,
+            total_bytes: 100,
+            etag: StrongEtag::parse("\"v1\"").unwrap(),
+        }
     }
 
     fn partial_answer() -> ResponseHead {
@@ -275,8 +287,14 @@ mod tests {
         assert_eq!(plan_resume(Some(point()), Some(100)), Plan::Continue(point()));
         assert_eq!(plan_resume(Some(point()), None), Plan::Continue(point()));
         assert_eq!(plan_resume(Some(point()), Some(99)), Plan::FromStart);
-        assert_eq!(plan_resume(Some(ResumePoint { bytes: 0, ..point() }), Some(100)), Plan::FromStart);
-        assert_eq!(plan_resume(Some(ResumePoint { bytes: 100, ..point() }), Some(100)), Plan::FromStart);
+        assert_eq!(
+            plan_resume(Some(ResumePoint { bytes: 0, ..point() }), Some(100)),
+            Plan::FromStart
+        );
+        assert_eq!(
+            plan_resume(Some(ResumePoint { bytes: 100, ..point() }), Some(100)),
+            Plan::FromStart
+        );
         assert_eq!(plan_resume(None, Some(100)), Plan::FromStart);
     }
 
@@ -303,23 +321,35 @@ mod tests {
         ] {
             assert!(matches!(judge(&head), Verdict::StartOver { .. }), "{head:?}");
         }
-        let whole =
-            ResponseHead { status: 200, content_length: Some(100), framed: true, ..ResponseHead::default() };
+        let whole = ResponseHead {
+            status: 200,
+            content_length: Some(100),
+            framed: true,
+            ..ResponseHead::default()
+        };
         assert_eq!(judge(&whole), Verdict::Whole { total_bytes: Some(100) });
     }
 
     #[test]
     fn a_whole_answer_is_held_to_the_declared_size_and_its_framing() {
-        let judge = |declared, head: ResponseHead| judge_response(&Plan::FromStart, declared, &head);
-        let ok =
-            ResponseHead { status: 200, content_length: Some(5), framed: true, ..ResponseHead::default() };
+        let judge =
+            |declared, head: ResponseHead| judge_response(&Plan::FromStart, declared, &head);
+        let ok = ResponseHead {
+            status: 200,
+            content_length: Some(5),
+            framed: true,
+            ..ResponseHead::default()
+        };
         let unframed = ResponseHead { status: 200, ..ResponseHead::default() };
         let chunked = ResponseHead { framed: true, ..unframed.clone() };
         assert_eq!(judge(Some(5), ok.clone()), Verdict::Whole { total_bytes: Some(5) });
         assert_eq!(judge(None, ok.clone()), Verdict::Whole { total_bytes: Some(5) });
         assert_eq!(judge(Some(5), unframed.clone()), Verdict::Whole { total_bytes: Some(5) });
         assert_eq!(judge(None, chunked.clone()), Verdict::Whole { total_bytes: None });
-        assert!(matches!(judge(Some(6), ok.clone()), Verdict::Refused { listing_in_doubt: true, .. }));
+        assert!(matches!(
+            judge(Some(6), ok.clone()),
+            Verdict::Refused { listing_in_doubt: true, .. }
+        ));
         assert!(matches!(judge(None, unframed), Verdict::Refused { .. }));
         for content_type in ["text/html; charset=utf-8", "application/xml", "image/svg+xml"] {
             let page = ResponseHead { content_type: Some(content_type.into()), ..ok.clone() };

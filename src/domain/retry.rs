@@ -1,8 +1,9 @@
 //! Retry: how long to wait after a fault. The only file that uses `backoff`.
 //!
-//! `backoff` 0.4 is unmaintained (RUSTSEC-2025-0012, and RUSTSEC-2024-0384 through `instant`). The owner chose it, and
-//! what is used here is its arithmetic alone: a capped exponential policy without a limit on the elapsed time and
-//! without its own randomisation, which gives the ceiling; the jitter is ours and comes in as an argument.
+//! `backoff` 0.4 is unmaintained (RUSTSEC-2025-0012, and RUSTSEC-2024-0384 through `instant`). The
+//! owner chose it, and what is used here is its arithmetic alone: a capped exponential policy
+//! without a limit on the elapsed time and without its own randomisation, which gives the ceiling;
+//! the jitter is ours and comes in as an argument.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use super::moment::Unit;
 pub const RETRY_AFTER_CAP: Duration = Duration::from_hours(1);
 /// Growth of the ceiling from one attempt to the next.
 const MULTIPLIER: f64 = 2.0;
-/// Attempts after which any policy has reached its cap: 2^64 times one millisecond is beyond every configurable cap.
+/// Attempts after which any policy has reached its cap: 2^64 times one millisecond is beyond every
+/// configurable cap.
 const LAST_GROWING_ATTEMPT: u32 = 64;
 
 /// Exponential backoff: the ceiling doubles from `initial` up to `max`.
@@ -34,7 +36,11 @@ impl RetryPolicy {
     /// # Errors
     /// When `initial` is zero or above `max`.
     pub fn try_new(initial: Duration, max: Duration) -> Result<Self, RetryPolicyError> {
-        if initial.is_zero() || initial > max { Err(RetryPolicyError) } else { Ok(Self { initial, max }) }
+        if initial.is_zero() || initial > max {
+            Err(RetryPolicyError)
+        } else {
+            Ok(Self { initial, max })
+        }
     }
 
     /// The ceiling of the first delay.
@@ -49,7 +55,8 @@ impl RetryPolicy {
         self.max
     }
 
-    /// The wait after the `attempt`-th fault in a row (from 1): between half the ceiling and the ceiling.
+    /// The wait after the `attempt`-th fault in a row (from 1): between half the ceiling and the
+    /// ceiling.
     #[must_use]
     pub fn delay(&self, attempt: u32, jitter: Unit) -> Duration {
         self.ceiling(attempt).mul_f64(0.5 + 0.5 * jitter.get())
@@ -80,7 +87,8 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_up_to_the_cap() {
-        let policy = RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
+        let policy =
+            RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
         for (attempt, seconds) in
             [(0, 1), (1, 1), (2, 2), (3, 4), (10, 512), (11, 600), (64, 600), (u32::MAX, 600)]
         {

@@ -1,9 +1,11 @@
-//! Text that a server sent, made safe to show: escaped, cut, and with the secrets we know taken out.
+//! Text that a server sent, made safe to show: escaped, cut, and with the secrets we know taken
+//! out.
 
 /// Longest excerpt of a server's words in a log line or an error, in characters.
 const SHOWN_CHARACTERS: usize = 200;
 
-/// A server's words for people: control characters escaped, cut to 200 characters, every listed secret replaced.
+/// A server's words for people: control characters escaped, cut to 200 characters, every listed
+/// secret replaced.
 #[must_use]
 pub fn shown(text: &str, secrets: &[&str]) -> String {
     let mut clean = text.to_owned();
@@ -30,7 +32,8 @@ pub fn escaped(text: &str) -> String {
 }
 
 fn push_escaped(out: &mut String, character: char) {
-    // Beyond control characters: the bidirectional overrides and line separators that can disguise a log line.
+    // Beyond control characters: the bidirectional overrides and line separators that can disguise
+    // a log line.
     let disguises = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     if character.is_control() || disguises {
         out.extend(character.escape_unicode());

@@ -1,5 +1,5 @@
-//! Every system call by which this room looks at or changes a file system on the way of a file to its final name. Each of
-//! them is a point (`failpoint`), named after the file that it is about.
+//! Every system call by which this room looks at or changes a file system on the way of a file to
+//! its final name. Each of them is a point (`failpoint`), named after the file that it is about.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -31,7 +31,12 @@ pub(super) fn open(at: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io
 }
 
 /// Creates the file `name`, or one in `dir` that could be called so.
-pub(super) fn create(dir: &OwnedFd, name: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+pub(super) fn create(
+    dir: &OwnedFd,
+    name: &str,
+    flags: OFlags,
+    mode: Mode,
+) -> rustix::io::Result<OwnedFd> {
     let path = if flags.contains(OFlags::TMPFILE) { "." } else { name };
     let name_kept = (path == name).then_some(name);
     call("create", name, || fs::openat(dir, path, flags, mode))
@@ -83,7 +88,8 @@ pub(super) fn sync_folder(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
 
 /// Gives an open file a name that has to be free.
 pub(super) fn link_file(file: &File, dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
-    // By /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on most kernels: open(2).
+    // By /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on most
+    // kernels: open(2).
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     call("link", name, || fs::linkat(fs::CWD, descriptor, dir, name, AtFlags::SYMLINK_FOLLOW))
         .inspect(|()| record::linked(dir, name))

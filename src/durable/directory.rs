@@ -1,4 +1,5 @@
-//! An open directory: names are resolved against its descriptor, so that a path that changes underneath cannot lead elsewhere.
+//! An open directory: names are resolved against its descriptor, so that a path that changes
+//! underneath cannot lead elsewhere.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -53,12 +54,13 @@ impl Dir {
     /// A directory in which everything works but fsync.
     #[cfg(test)]
     pub(super) fn open_unsyncable(path: &Path) -> Self {
-        let fd = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let fd = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .unwrap();
         Self { fd, path: path.to_owned() }
     }
 
-    /// Opens a directory and makes what is missing of its path, durable: itself with `mode`, and with `parents_mode` what
-    /// leads to it.
+    /// Opens a directory and makes what is missing of its path, durable: itself with `mode`, and
+    /// with `parents_mode` what leads to it.
     ///
     /// # Errors
     /// When a part of the path is no directory, or cannot be made or synced.
@@ -100,7 +102,8 @@ impl Dir {
         }
     }
 
-    /// Opens the directory `name` in this one, made with `mode` where it is missing; its name is durable on return.
+    /// Opens the directory `name` in this one, made with `mode` where it is missing; its name is
+    /// durable on return.
     ///
     /// # Errors
     /// When `name` is something else than a directory, or cannot be made, opened or synced.
@@ -209,7 +212,8 @@ impl Dir {
     /// # Errors
     /// When fsync fails.
     pub fn sync_entry(&self, name: &str, file: &File) -> Result<(), DurableError> {
-        calls::sync(file, name).map_err(|errno| DurableError::new("sync", self.path.join(name), errno))
+        calls::sync(file, name)
+            .map_err(|errno| DurableError::new("sync", self.path.join(name), errno))
     }
 
     /// Shows `visit` the first `length` bytes of an existing file.
@@ -266,7 +270,8 @@ impl Dir {
             .map_err(|errno| DurableError::new("look at", &self.path, errno))
     }
 
-    /// Makes `name` a durable empty file, 0600, for a library that goes on by itself. There must be none yet.
+    /// Makes `name` a durable empty file, 0600, for a library that goes on by itself. There must be
+    /// none yet.
     ///
     /// # Errors
     /// When it is there, or cannot be made or synced.
@@ -279,15 +284,20 @@ impl Dir {
     pub(super) fn create_file(&self, name: &str, mode: FileMode) -> Result<File, DurableError> {
         let failed = |errno| DurableError::new("create", self.path.join(name), errno);
         let mode = Mode::from_raw_mode(mode.bits());
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = calls::create(&self.fd, name, flags, mode).map_err(failed)?;
         settle_file_mode(&fd, mode).map_err(failed)?;
         Ok(File::from(fd))
     }
 
-    /// Creates a file without a name, open for reading and writing. It is gone when it is closed; `name` is what it would
-    /// be called.
-    pub(super) fn create_unnamed_file(&self, name: &str, mode: FileMode) -> Result<File, DurableError> {
+    /// Creates a file without a name, open for reading and writing. It is gone when it is closed;
+    /// `name` is what it would be called.
+    pub(super) fn create_unnamed_file(
+        &self,
+        name: &str,
+        mode: FileMode,
+    ) -> Result<File, DurableError> {
         let failed = |errno| DurableError::new("create a file in", &self.path, errno);
         let mode = Mode::from_raw_mode(mode.bits());
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
@@ -305,9 +315,13 @@ impl Dir {
         }
     }
 
-    /// Opens the regular file `name` for reading and writing, and gives it this mode; `None` where it is somebody else's, so
-    /// that its mode cannot be changed.
-    pub(super) fn open_file(&self, name: &str, mode: FileMode) -> Result<Option<File>, DurableError> {
+    /// Opens the regular file `name` for reading and writing, and gives it this mode; `None` where
+    /// it is somebody else's, so that its mode cannot be changed.
+    pub(super) fn open_file(
+        &self,
+        name: &str,
+        mode: FileMode,
+    ) -> Result<Option<File>, DurableError> {
         let failed = |errno| DurableError::new("open", self.path.join(name), errno);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = calls::open(self.fd.as_fd(), Path::new(name), flags).map_err(failed)?;
@@ -329,15 +343,20 @@ impl Dir {
     }
 }
 
-/// A umask may have taken bits away from a new file, or a default ACL given it some. Only then is there something to change,
-/// which would cost an update of the inode.
+/// A umask may have taken bits away from a new file, or a default ACL given it some. Only then is
+/// there something to change, which would cost an update of the inode.
 fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
-    if Mode::from_raw_mode(fs::fstat(file)?.st_mode) == mode { Ok(()) } else { fs::fchmod(file, mode) }
+    if Mode::from_raw_mode(fs::fstat(file)?.st_mode) == mode {
+        Ok(())
+    } else {
+        fs::fchmod(file, mode)
+    }
 }
 
-/// Changes the mode of a new folder where its permission bits are not the wanted ones. In a setgid folder the kernel has made
-/// it setgid too, so that what is made in it has the same group: a change that leaves the bit out would clear it, and one
-/// that has it may be forbidden (`RestrictSUIDSGID=` of systemd says EPERM). Of the two the permissions matter more.
+/// Changes the mode of a new folder where its permission bits are not the wanted ones. In a setgid
+/// folder the kernel has made it setgid too, so that what is made in it has the same group: a
+/// change that leaves the bit out would clear it, and one that has it may be forbidden
+/// (`RestrictSUIDSGID=` of systemd says EPERM). Of the two the permissions matter more.
 fn correct(
     found: Mode,
     wanted: Mode,
@@ -392,7 +411,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let shared = DirectoryMode::try_new(0o750).unwrap();
         Dir::create_all(&root.path().join("a/b"), DirectoryMode::PRIVATE, shared).unwrap();
-        let dir = Dir::create_all(&root.path().join("a/c"), shared, DirectoryMode::PRIVATE).unwrap();
+        let dir =
+            Dir::create_all(&root.path().join("a/c"), shared, DirectoryMode::PRIVATE).unwrap();
         dir.make_child("d", shared).unwrap();
         for (made, expected) in [("a", 0o750), ("a/b", 0o700), ("a/c", 0o750), ("a/c/d", 0o750)] {
             assert_eq!(mode(&root.path().join(made)), expected, "{made}");
@@ -403,13 +423,17 @@ mod tests {
     fn folders_below_a_setgid_one_inherit_the_bit_and_keep_it() {
         let root = tempfile::tempdir().unwrap();
         let set = |name: &str, bits| {
-            std::fs::set_permissions(root.path().join(name), std::fs::Permissions::from_mode(bits)).unwrap();
+            std::fs::set_permissions(root.path().join(name), std::fs::Permissions::from_mode(bits))
+                .unwrap();
         };
         set(".", 0o2700);
         let dir = Dir::open(root.path()).unwrap();
         let shared = DirectoryMode::try_new(0o750).unwrap();
         dir.make_child("a", shared).unwrap().make_child("b", shared).unwrap();
-        assert_eq!([mode(&root.path().join("a")), mode(&root.path().join("a/b"))], [0o2750, 0o2750]);
+        assert_eq!(
+            [mode(&root.path().join("a")), mode(&root.path().join("a/b"))],
+            [0o2750, 0o2750]
+        );
         // As a umask of 077 would have left it.
         set("a", 0o2700);
         dir.settle_mode(OsStr::new("a"), shared).unwrap();
@@ -417,7 +441,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_is_changed_only_where_it_is_wrong_and_the_setgid_bit_given_up_only_where_it_is_forbidden() {
+    fn a_mode_is_changed_only_where_it_is_wrong_and_the_setgid_bit_given_up_only_where_it_is_forbidden()
+     {
         let bits = |bits| Mode::from_raw_mode(bits);
         let changes = |found, refused: &[u32], says| {
             let asked = std::cell::RefCell::new(Vec::new());
@@ -486,7 +511,8 @@ mod tests {
         std::fs::create_dir(root.path().join("folder")).unwrap();
         std::os::unix::fs::symlink("file", root.path().join("link")).unwrap();
         fs::mknodat(&dir, "pipe", FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        io::Write::write_all(&mut dir.create_file("file", FileMode::PRIVATE).unwrap(), b"12345").unwrap();
+        io::Write::write_all(&mut dir.create_file("file", FileMode::PRIVATE).unwrap(), b"12345")
+            .unwrap();
         assert!(matches!(dir.entry("file").unwrap(), Entry::Regular(_, 5)));
         assert!(matches!(dir.entry("nothing").unwrap(), Entry::Absent));
         for name in ["folder", "link", "pipe"] {

@@ -1,4 +1,5 @@
-//! What the file system said no to, with the operation and the path, and the class that decides what is done about it.
+//! What the file system said no to, with the operation and the path, and the class that decides
+//! what is done about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ pub enum ErrorClass {
     Occupied,
     /// Nothing has that name.
     Missing,
-    /// Something has that name and is of the wrong kind: a symbolic link, a folder, a file where a folder belongs.
+    /// Something has that name and is of the wrong kind: a symbolic link, a folder, a file where a
+    /// folder belongs.
     WrongKind,
     /// Permissions.
     Denied,
@@ -44,7 +46,11 @@ impl DurableError {
         Self { operation, path: path.into(), errno }
     }
 
-    pub(super) fn from_io(operation: &'static str, path: impl Into<PathBuf>, error: &io::Error) -> Self {
+    pub(super) fn from_io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        error: &io::Error,
+    ) -> Self {
         Self::new(operation, path, Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 
@@ -86,7 +92,10 @@ mod tests {
     #[test]
     fn a_message_names_operation_path_and_cause() {
         let error = DurableError::new("create", "/srv/x", Errno::NOSPC);
-        assert_eq!(error.to_string(), "cannot create /srv/x: No space left on device (os error 28)");
+        assert_eq!(
+            error.to_string(),
+            "cannot create /srv/x: No space left on device (os error 28)"
+        );
         assert!(error.is_space());
     }
 

@@ -1,14 +1,17 @@
-//! The only place that creates working files, renames and fsyncs: a file becomes visible whole and durable, or not at all.
+//! The only place that creates working files, renames and fsyncs: a file becomes visible whole and
+//! durable, or not at all.
 //!
-//! The order is held by types: a [`Partial`] can be written, [`Partial::sync`] turns it into a [`Synced`], only that can be
-//! given its final name and becomes a [`Named`], and only a group of those is committed, with one sync of their directory. An fsync that fails is never repeated on the same file: after it the kernel may
-//! call lost pages clean, so the partial is thrown away. Everything blocks; call it from a worker thread.
+//! The order is held by types: a [`Partial`] can be written, [`Partial::sync`] turns it into a
+//! [`Synced`], only that can be given its final name and becomes a [`Named`], and only a group of
+//! those is committed, with one sync of their directory. An fsync that fails is never repeated on
+//! the same file: after it the kernel may call lost pages clean, so the partial is thrown away.
+//! Everything blocks; call it from a worker thread.
 //!
-//! Every name is resolved against an open directory, and symbolic links are not followed below the directory that the
-//! operator named.
+//! Every name is resolved against an open directory, and symbolic links are not followed below the
+//! directory that the operator named.
 //!
-//! What is made here has exactly the mode that was asked for, whatever the umask; the group, and a folder's setgid bit, are
-//! those that the kernel takes from a setgid folder above.
+//! What is made here has exactly the mode that was asked for, whatever the umask; the group, and a
+//! folder's setgid bit, are those that the kernel takes from a setgid folder above.
 
 mod calls;
 mod directory;

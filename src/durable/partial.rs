@@ -1,4 +1,5 @@
-//! A working file, from its creation over fsync to its final name. It may do without a name until then.
+//! A working file, from its creation over fsync to its final name. It may do without a name until
+//! then.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -15,7 +16,8 @@ use crate::domain::modes::FileMode;
 /// Bytes read at a time when a file is hashed from disk.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A working file that may lack anything. Dropped, it stays on disk, and nothing vouches for its bytes.
+/// A working file that may lack anything. Dropped, it stays on disk, and nothing vouches for its
+/// bytes.
 #[derive(Debug)]
 #[must_use]
 pub struct Partial(Working);
@@ -25,7 +27,8 @@ pub struct Partial(Working);
 #[must_use]
 pub struct Synced(Working);
 
-/// A file under its final name, which a power loss may still take back. Dropped without [`Named::settle`], it stays.
+/// A file under its final name, which a power loss may still take back. Dropped without
+/// [`Named::settle`], it stays.
 #[derive(Debug)]
 #[must_use]
 pub struct Named {
@@ -33,7 +36,8 @@ pub struct Named {
     name: String,
 }
 
-/// Makes the bytes durable that a working file has so far, while more are written to it: a checkpoint. Blocks.
+/// Makes the bytes durable that a working file has so far, while more are written to it: a
+/// checkpoint. Blocks.
 #[derive(Debug)]
 #[must_use]
 pub struct DataSync {
@@ -73,8 +77,8 @@ impl Working {
         DurableError::new(operation, self.dir.path().join(&self.name), errno)
     }
 
-    /// Removes the working file, unless its name has passed to another one. What cannot be removed is found and removed
-    /// when the export is prepared again.
+    /// Removes the working file, unless its name has passed to another one. What cannot be removed
+    /// is found and removed when the export is prepared again.
     fn discard(self) {
         if self.is_named && self.dir.names_file(&self.name, &self.file).unwrap_or(false) {
             drop(self.dir.remove(&self.name));
@@ -82,8 +86,9 @@ impl Working {
     }
 
     fn read(&self, length: u64, visit: &mut dyn FnMut(&[u8])) -> Result<(), DurableError> {
-        read(&self.file, length, visit)
-            .map_err(|error| DurableError::from_io("read", self.dir.path().join(&self.name), &error))
+        read(&self.file, length, visit).map_err(|error| {
+            DurableError::from_io("read", self.dir.path().join(&self.name), &error)
+        })
     }
 }
 
@@ -97,17 +102,22 @@ impl Partial {
         Ok(Self(Working::new(dir, name, true, dir.create_file(name, mode)?)))
     }
 
-    /// Creates a working file without a name: it is gone when it is dropped, also by a crash, unless it was kept or
-    /// committed. Kept, it is called `name`. Only where [`super::probe_unnamed`] says so.
+    /// Creates a working file without a name: it is gone when it is dropped, also by a crash,
+    /// unless it was kept or committed. Kept, it is called `name`. Only where
+    /// [`super::probe_unnamed`] says so.
     ///
     /// # Errors
     /// When it cannot be created.
-    pub fn create_unnamed(dir: &Arc<Dir>, name: &str, mode: FileMode) -> Result<Self, DurableError> {
+    pub fn create_unnamed(
+        dir: &Arc<Dir>,
+        name: &str,
+        mode: FileMode,
+    ) -> Result<Self, DurableError> {
         Ok(Self(Working::new(dir, name, false, dir.create_unnamed_file(name, mode)?)))
     }
 
-    /// Opens the working file `name`, gives it this mode and cuts it to its first `keep_bytes`; `None` where it is missing,
-    /// shorter, or somebody else's.
+    /// Opens the working file `name`, gives it this mode and cuts it to its first `keep_bytes`;
+    /// `None` where it is missing, shorter, or somebody else's.
     ///
     /// # Errors
     /// When it is there and cannot be opened or cut.
@@ -122,7 +132,8 @@ impl Partial {
         }
         let Some(file) = dir.open_file(name, mode)? else { return Ok(None) };
         let mut partial = Self(Working::new(dir, name, true, file));
-        let length = partial.0.file.metadata().map_err(|error| partial.io_error("look at", &error))?.len();
+        let length =
+            partial.0.file.metadata().map_err(|error| partial.io_error("look at", &error))?.len();
         if length < keep_bytes {
             return Ok(None);
         }
@@ -130,8 +141,8 @@ impl Partial {
         Ok(Some(partial))
     }
 
-    /// Reserves room up to `bytes` from the file's start, without changing its length. Whether the file system could:
-    /// where it cannot, the room is found out when it is written to.
+    /// Reserves room up to `bytes` from the file's start, without changing its length. Whether the
+    /// file system could: where it cannot, the room is found out when it is written to.
     ///
     /// # Errors
     /// When there is no such room.
@@ -150,7 +161,8 @@ impl Partial {
     /// # Errors
     /// When not all of it could be written; how much was is not known.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
-        calls::write(&self.0.file, &self.0.name, bytes).map_err(|error| self.io_error("write", &error))
+        calls::write(&self.0.file, &self.0.name, bytes)
+            .map_err(|error| self.io_error("write", &error))
     }
 
     /// Cuts the file to its first `keep_bytes` and goes on from there.
@@ -174,10 +186,12 @@ impl Partial {
         self.0.read(length, visit)
     }
 
-    /// What makes the bytes durable that are there now. `None` for a file without a name: nobody could find them.
+    /// What makes the bytes durable that are there now. `None` for a file without a name: nobody
+    /// could find them.
     pub fn checkpoint(&mut self) -> Option<DataSync> {
         let with_name = !self.0.name_synced;
-        // Should that fail, the file is thrown away: so the name can be taken for durable from here on.
+        // Should that fail, the file is thrown away: so the name can be taken for durable from here
+        // on.
         self.0.name_synced = true;
         self.0.is_named.then(|| DataSync {
             dir: Arc::clone(&self.0.dir),
@@ -187,15 +201,17 @@ impl Partial {
         })
     }
 
-    /// Asks the kernel to begin writing to the disk what is still in memory, and does not wait. A group of files whose
-    /// bytes are on their way already is synced with one commit of the file system's journal instead of one each: 2,000
-    /// files of 50 KB in groups of 32 took 0.38 s instead of 0.72 s on ext4.
+    /// Asks the kernel to begin writing to the disk what is still in memory, and does not wait. A
+    /// group of files whose bytes are on their way already is synced with one commit of the file
+    /// system's journal instead of one each: 2,000 files of 50 KB in groups of 32 took 0.38 s
+    /// instead of 0.72 s on ext4.
     pub fn start_writing_back(&self) {
         // Advice: where it is not taken, the sync does all the work.
         let _ = fs::fadvise(&self.0.file, 0, None, Advice::DontNeed);
     }
 
-    /// Makes the bytes durable. A working file that cannot be synced is thrown away: no later fsync could be believed.
+    /// Makes the bytes durable. A working file that cannot be synced is thrown away: no later fsync
+    /// could be believed.
     ///
     /// # Errors
     /// When fsync fails.
@@ -236,7 +252,8 @@ impl Synced {
     /// Gives the file its final name in the same directory, never over an existing file.
     ///
     /// # Errors
-    /// [`CommitFailure`]; after [`CommitFailure::Failed`] neither name is left, as far as the file system lets us.
+    /// [`CommitFailure`]; after [`CommitFailure::Failed`] neither name is left, as far as the file
+    /// system lets us.
     pub fn name(self, final_name: &str, no_overwrite: NoOverwrite) -> Result<Named, CommitFailure> {
         let working = self.0;
         let published = if working.is_named {
@@ -245,8 +262,8 @@ impl Synced {
                 return Err(CommitFailure::Failed(working.failed("find again", Errno::STALE)));
             }
             let published = no_overwrite.publish(&working.dir, &working.name, final_name);
-            // Nor may it have passed to another file since: that one was under our working name, and nobody verified it. A final
-            // name that is not there at all is a consumer's doing.
+            // Nor may it have passed to another file since: that one was under our working name,
+            // and nobody verified it. A final name that is not there at all is a consumer's doing.
             if matches!(published, Ok(Published::Done))
                 && !working.dir.names_file(final_name, &working.file).unwrap_or(true)
             {
@@ -280,7 +297,8 @@ impl Synced {
     /// Leaves the working file where it is, its name durable too.
     ///
     /// # Errors
-    /// When it cannot be named, or the directory cannot be synced; the working file is thrown away then.
+    /// When it cannot be named, or the directory cannot be synced; the working file is thrown away
+    /// then.
     pub fn keep(self) -> Result<(), DurableError> {
         let working = self.0;
         if !working.is_named {
@@ -289,7 +307,10 @@ impl Synced {
                 return Err(working.failed("name", Errno::EXIST));
             }
         }
-        working.dir.sync_name(&working.name).inspect_err(|_| drop(working.dir.remove(&working.name)))
+        working
+            .dir
+            .sync_name(&working.name)
+            .inspect_err(|_| drop(working.dir.remove(&working.name)))
     }
 
     /// Removes the working file.
@@ -302,8 +323,8 @@ impl Named {
     /// Makes the names of a group of files durable, with one sync of each directory.
     ///
     /// # Errors
-    /// When a directory cannot be synced: whether its names would survive a power loss is not known then, so that none of
-    /// the group stays visible.
+    /// When a directory cannot be synced: whether its names would survive a power loss is not known
+    /// then, so that none of the group stays visible.
     #[expect(clippy::needless_pass_by_value, reason = "the names are spent, whatever comes of it")]
     pub fn settle(group: Vec<Self>) -> Result<(), DurableError> {
         let mut synced: Vec<&Arc<Dir>> = Vec::new();
@@ -386,7 +407,8 @@ mod tests {
         for way in [NoOverwrite::Rename, NoOverwrite::Link] {
             let (root, dir) = dir();
             File::create(root.path().join("final")).unwrap();
-            let Err(CommitFailure::Occupied(synced)) = synced(&dir, b"new").commit("final", way) else {
+            let Err(CommitFailure::Occupied(synced)) = synced(&dir, b"new").commit("final", way)
+            else {
                 panic!("{way:?}: committed over an existing file");
             };
             assert_eq!(dir.names().unwrap(), [".work", "final"]);
@@ -402,11 +424,15 @@ mod tests {
         let verified = synced(&dir, b"verified");
         std::fs::remove_file(root.path().join(".work")).unwrap();
         File::create(root.path().join(".work")).unwrap();
-        assert!(matches!(verified.commit("final", NoOverwrite::Rename), Err(CommitFailure::Failed(_))));
+        assert!(matches!(
+            verified.commit("final", NoOverwrite::Rename),
+            Err(CommitFailure::Failed(_))
+        ));
         assert_eq!(dir.names().unwrap(), [".work"], "and the other one's file stays");
     }
 
-    /// Between the look at the working name and its rename there is a moment, and somebody who uses it again and again.
+    /// Between the look at the working name and its rename there is a moment, and somebody who uses
+    /// it again and again.
     #[test]
     fn a_working_name_that_passes_to_another_file_at_any_moment_takes_no_final_name() {
         let (root, dir) = dir();
@@ -425,7 +451,9 @@ mod tests {
             });
             for _ in 0..300 {
                 let _ = std::fs::remove_file(root.path().join(".work"));
-                let Ok(mut partial) = Partial::create(&dir, ".work", FileMode::PRIVATE) else { continue };
+                let Ok(mut partial) = Partial::create(&dir, ".work", FileMode::PRIVATE) else {
+                    continue;
+                };
                 partial.write(b"verified").unwrap();
                 let Ok(verified) = partial.sync() else { continue };
                 let named = verified.name("final", NoOverwrite::Rename).is_ok();
@@ -440,7 +468,8 @@ mod tests {
     fn what_cannot_be_synced_is_thrown_away() {
         let (root, dir) = dir();
         // A pipe refuses fsync, and a named one has a name to be thrown away.
-        fs::mknodat(&*dir, ".work", fs::FileType::Fifo, fs::Mode::RUSR | fs::Mode::WUSR, 0).unwrap();
+        fs::mknodat(&*dir, ".work", fs::FileType::Fifo, fs::Mode::RUSR | fs::Mode::WUSR, 0)
+            .unwrap();
         let file = File::options().read(true).write(true).open(root.path().join(".work")).unwrap();
         let partial = Partial(Working::new(&dir, ".work", true, file));
         partial.sync().unwrap_err();
@@ -473,7 +502,8 @@ mod tests {
         unnamed(b"whole").commit("final", NoOverwrite::Rename).unwrap();
         let path = root.path().join("final");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-        let Err(CommitFailure::Occupied(synced)) = unnamed(b"other").commit("final", NoOverwrite::Rename)
+        let Err(CommitFailure::Occupied(synced)) =
+            unnamed(b"other").commit("final", NoOverwrite::Rename)
         else {
             panic!("committed over an existing file");
         };
@@ -495,14 +525,19 @@ mod tests {
             let partial = Partial::create_unnamed(&dir, ".work", FileMode::PRIVATE).unwrap();
             partial.sync().unwrap().name(name, way).unwrap()
         };
-        Named::settle(vec![named("a", NoOverwrite::Rename), named("b", NoOverwrite::Link)]).unwrap();
+        Named::settle(vec![named("a", NoOverwrite::Rename), named("b", NoOverwrite::Link)])
+            .unwrap();
         assert_eq!(dir.names().unwrap(), ["a", "b"]);
 
         let (other_root, _) = self::dir();
         let unsyncable = Arc::new(Dir::open_unsyncable(other_root.path()));
         let lost = synced(&unsyncable, b"whole").name("c", NoOverwrite::Rename).unwrap();
         Named::settle(vec![named("d", NoOverwrite::Rename), lost]).unwrap_err();
-        assert_eq!(dir.names().unwrap(), ["a", "b"], "what was not told as committed is not visible");
+        assert_eq!(
+            dir.names().unwrap(),
+            ["a", "b"],
+            "what was not told as committed is not visible"
+        );
         assert!(unsyncable.names().is_err() || !unsyncable.exists("c").unwrap());
     }
 

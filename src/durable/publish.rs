@@ -1,4 +1,5 @@
-//! Giving a file a name that must be free: how this file system can do it, found out once for a directory.
+//! Giving a file a name that must be free: how this file system can do it, found out once for a
+//! directory.
 
 use rustix::io::Errno;
 
@@ -10,7 +11,8 @@ use crate::domain::modes::FileMode;
 pub enum NoOverwrite {
     /// `renameat2` with `RENAME_NOREPLACE`.
     Rename,
-    /// `linkat`, which refuses an existing name, and then `unlinkat`. A crash in between leaves both names.
+    /// `linkat`, which refuses an existing name, and then `unlinkat`. A crash in between leaves
+    /// both names.
     Link,
 }
 
@@ -20,8 +22,11 @@ pub(super) enum Published {
 }
 
 /// The names that the probe uses; they exist only while it runs.
-const PROBE_NAMES: [&str; 3] =
-    [".batch-export-watcher.probe-1", ".batch-export-watcher.probe-2", ".batch-export-watcher.probe-3"];
+const PROBE_NAMES: [&str; 3] = [
+    ".batch-export-watcher.probe-1",
+    ".batch-export-watcher.probe-2",
+    ".batch-export-watcher.probe-3",
+];
 
 impl NoOverwrite {
     /// Finds out what the directory's file system can do; `None` where it can do neither.
@@ -60,7 +65,12 @@ impl NoOverwrite {
         }
     }
 
-    pub(super) fn publish(self, dir: &Dir, working: &str, name: &str) -> Result<Published, DurableError> {
+    pub(super) fn publish(
+        self,
+        dir: &Dir,
+        working: &str,
+        name: &str,
+    ) -> Result<Published, DurableError> {
         let answer = match self {
             Self::Rename => calls::rename(dir, working, name),
             Self::Link => calls::link(dir, working, name),
@@ -85,33 +95,42 @@ pub fn is_probe_name(name: &str) -> bool {
     PROBE_NAMES.contains(&name)
 }
 
-/// Whether files without a name can be made here and be named later, so that nothing is left behind by a crash. The
-/// answer no costs nothing but tidiness: working files have names then.
+/// Whether files without a name can be made here and be named later, so that nothing is left behind
+/// by a crash. The answer no costs nothing but tidiness: working files have names then.
 ///
 /// # Errors
 /// When the directory cannot be written to now; ask again.
 pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
     let name = PROBE_NAMES[0];
     dir.remove(name)?;
-    let named = dir.create_unnamed_file(name, FileMode::PRIVATE).and_then(|file| dir.name_file(&file, name));
+    let named = dir
+        .create_unnamed_file(name, FileMode::PRIVATE)
+        .and_then(|file| dir.name_file(&file, name));
     let found = dir.remove(name)?;
     match named {
         Ok(named) => Ok(named && found),
         Err(error)
-            if matches!(error.class(), ErrorClass::NoSpace | ErrorClass::ReadOnly | ErrorClass::Io) =>
+            if matches!(
+                error.class(),
+                ErrorClass::NoSpace | ErrorClass::ReadOnly | ErrorClass::Io
+            ) =>
         {
             Err(error)
         }
-        // EOPNOTSUPP where the file system cannot, EISDIR where the kernel does not know it, ENOENT without /proc.
+        // EOPNOTSUPP where the file system cannot, EISDIR where the kernel does not know it, ENOENT
+        // without /proc.
         Err(_) => Ok(false),
     }
 }
 
-/// A way that replaced the file, or that the file system does not know (some say EPERM to a hard link), does not work here.
+/// A way that replaced the file, or that the file system does not know (some say EPERM to a hard
+/// link), does not work here.
 fn unsupported_or(answer: Result<Published, DurableError>) -> Result<bool, DurableError> {
     match answer {
         Ok(_) => Ok(false),
-        Err(error) if matches!(error.class(), ErrorClass::Unsupported | ErrorClass::Denied) => Ok(false),
+        Err(error) if matches!(error.class(), ErrorClass::Unsupported | ErrorClass::Denied) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -140,7 +159,8 @@ mod tests {
         assert!(dir.names().unwrap().is_empty());
         // The kernel's own file system of processes has no files to be made.
         assert!(
-            !probe_unnamed(&Dir::open(std::path::Path::new("/proc/self/fdinfo")).unwrap()).unwrap_or(false)
+            !probe_unnamed(&Dir::open(std::path::Path::new("/proc/self/fdinfo")).unwrap())
+                .unwrap_or(false)
         );
     }
 }

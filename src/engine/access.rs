@@ -1,4 +1,5 @@
-//! One project's way to the API: its client, and where its key comes from when the one in use is refused.
+//! One project's way to the API: its client, and where its key comes from when the one in use is
+//! refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use crate::config::{Environment, KeySource};
 use crate::domain::failure::{Hold, ViewOutcome};
 use crate::domain::ids::{ExportId, FileId, ProjectName};
 
-/// Longest wait for a key source to be read; a file on a network share that hangs must not hold up a probe for ever.
+/// Longest wait for a key source to be read; a file on a network share that hangs must not hold up
+/// a probe for ever.
 const KEY_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A project's client together with the source of its key.
@@ -49,37 +51,42 @@ impl Access {
         self.client.has_key_of(&other.client)
     }
 
-    /// One view; a refused key is read again, and where that brought another one, the call is to be made anew: it costs the
-    /// project's request budget like any other.
+    /// One view; a refused key is read again, and where that brought another one, the call is to be
+    /// made anew: it costs the project's request budget like any other.
     pub(crate) async fn view(&self, export: &ExportId, key: KeyUse) -> ViewOutcome {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
         }
         let generation = self.client.key_generation();
         match self.client.view(export).await {
-            ViewOutcome::Held(Hold::Unauthorized { .. }) if self.key_differs_from(generation).await => {
+            ViewOutcome::Held(Hold::Unauthorized { .. })
+                if self.key_differs_from(generation).await =>
+            {
                 ViewOutcome::Held(Hold::KeyReplaced)
             }
             outcome => outcome,
         }
     }
 
-    /// One signed link; it costs no budget, so that with another key the call is made once more here.
+    /// One signed link; it costs no budget, so that with another key the call is made once more
+    /// here.
     pub(crate) async fn link(&self, file: &FileId, key: KeyUse) -> LinkOutcome {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
         }
         let generation = self.client.key_generation();
         match self.client.link(file).await {
-            LinkOutcome::Held(Hold::Unauthorized { .. }) if self.key_differs_from(generation).await => {
+            LinkOutcome::Held(Hold::Unauthorized { .. })
+                if self.key_differs_from(generation).await =>
+            {
                 self.client.link(file).await
             }
             outcome => outcome,
         }
     }
 
-    /// Reads the key source. Returns whether another key is in use than at that generation; a call that was refused at
-    /// the same time may have brought it.
+    /// Reads the key source. Returns whether another key is in use than at that generation; a call
+    /// that was refused at the same time may have brought it.
     async fn key_differs_from(&self, generation: u64) -> bool {
         self.read_key_again().await;
         self.client.key_generation() != generation

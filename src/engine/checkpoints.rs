@@ -1,4 +1,5 @@
-//! A large part's bytes become durable while more of them come, so that neither a crash nor a power cut costs much.
+//! A large part's bytes become durable while more of them come, so that neither a crash nor a power
+//! cut costs much.
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -9,8 +10,9 @@ use crate::domain::part::PartKey;
 use crate::domain::resume::{CHECKPOINT_BYTES, Prefix, ResumablePart, ResumePoint, StrongEtag};
 use crate::sink::{PartWriter, SinkError};
 
-/// Bytes from the start of one checkpoint to the next. One is under way at most, and the next one waits for it: so what is
-/// not durable is never more than [`CHECKPOINT_BYTES`], in the page cache neither.
+/// Bytes from the start of one checkpoint to the next. One is under way at most, and the next one
+/// waits for it: so what is not durable is never more than [`CHECKPOINT_BYTES`], in the page cache
+/// neither.
 const INTERVAL_BYTES: u64 = CHECKPOINT_BYTES / 2;
 
 /// What a resume needs to know of the answer the bytes came from.
@@ -56,7 +58,8 @@ impl Checkpoints {
     /// # Errors
     /// When that one failed: the writer has to be discarded.
     pub(super) async fn written(&mut self, writer: &mut PartWriter) -> Result<(), SinkError> {
-        let Some(origin) = self.origin.as_ref().filter(|_| writer.bytes() >= self.next_at_bytes) else {
+        let Some(origin) = self.origin.as_ref().filter(|_| writer.bytes() >= self.next_at_bytes)
+        else {
             return Ok(());
         };
         let origin = origin.clone();
@@ -64,16 +67,15 @@ impl Checkpoints {
         self.next_at_bytes = writer.bytes().saturating_add(INTERVAL_BYTES);
         let Some(checkpoint) = writer.checkpoint() else { return Ok(()) };
         let (entry, key, news) = (self.entry, self.key.clone(), self.news.clone());
-        self.under_way =
-            Some(Handle::current().spawn_blocking(move || {
-                let point = origin.resume_after(checkpoint.run()?);
-                // Only an engine that has ended does not listen any more.
-                drop(news.blocking_send(DownloadNews::Checkpointed {
-                    entry,
-                    partial: ResumablePart { key, point },
-                }));
-                Ok(())
+        self.under_way = Some(Handle::current().spawn_blocking(move || {
+            let point = origin.resume_after(checkpoint.run()?);
+            // Only an engine that has ended does not listen any more.
+            drop(news.blocking_send(DownloadNews::Checkpointed {
+                entry,
+                partial: ResumablePart { key, point },
             }));
+            Ok(())
+        }));
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Child tasks that come back as events, each with a name, so that even one that panicked can be told apart.
+//! Child tasks that come back as events, each with a name, so that even one that panicked can be
+//! told apart.
 
 use std::collections::HashMap;
 use std::future::Future;

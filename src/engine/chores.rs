@@ -1,4 +1,5 @@
-//! Blocking work on an export's folder: prepare it, seal it, leave or take away the notice of a failure.
+//! Blocking work on an export's folder: prepare it, seal it, leave or take away the notice of a
+//! failure.
 
 use std::sync::Arc;
 
@@ -70,9 +71,10 @@ impl ChoreOrder {
                     .write_failed(&self.project, &self.export, notice.as_bytes())
                     .map(|()| ChoreEnd::NoticeWritten)
             }
-            Chore::RemoveNotice => {
-                self.sink.remove_failed(&self.project, &self.export).map(|()| ChoreEnd::NoticeRemoved)
-            }
+            Chore::RemoveNotice => self
+                .sink
+                .remove_failed(&self.project, &self.export)
+                .map(|()| ChoreEnd::NoticeRemoved),
         };
         done.unwrap_or_else(|error| self.hindered(&error))
     }
@@ -87,7 +89,12 @@ impl ChoreOrder {
             Chore::Prepare => {
                 let conflicts =
                     self.unrecorded.iter().map(|part| (part.key.clone(), cause.clone())).collect();
-                ChoreEnd::Prepared { adopted: Vec::new(), conflicts, needed_bytes: 0, free_bytes: 0 }
+                ChoreEnd::Prepared {
+                    adopted: Vec::new(),
+                    conflicts,
+                    needed_bytes: 0,
+                    free_bytes: 0,
+                }
             }
             Chore::Seal { .. } => ChoreEnd::SealConflict { cause },
             Chore::WriteNotice(_) => {
@@ -113,7 +120,8 @@ impl ChoreOrder {
         let prepared = self.sink.prepare_export(&self.project, &self.export, &listed, &partials)?;
         let adopted_bytes: u64 = prepared.adopted.iter().map(|part| part.bytes).sum();
         let kept_bytes: u64 = prepared.resumable.iter().map(|part| part.point.bytes).sum();
-        let declared: u64 = listed.iter().filter_map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
+        let declared: u64 =
+            listed.iter().filter_map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
         let needed_bytes = declared.saturating_sub(adopted_bytes).saturating_sub(kept_bytes);
         let free_bytes = self.sink.free_bytes()?.saturating_sub(self.sink.reserve_bytes());
         let (adopted, conflicts) = (prepared.adopted, prepared.conflicts);
@@ -128,7 +136,9 @@ impl ChoreOrder {
         let parsed = match Manifest::parse(manifest.as_bytes()) {
             Ok(parsed) => parsed,
             Err(error) => {
-                return Ok(ChoreEnd::SealConflict { cause: format!("the recorded manifest: {error}") });
+                return Ok(ChoreEnd::SealConflict {
+                    cause: format!("the recorded manifest: {error}"),
+                });
             }
         };
         if self.sink.recover_sealing(&self.project, &self.export, &parsed, manifest.as_bytes())?
@@ -151,12 +161,18 @@ mod tests {
     #[test]
     fn a_resume_point_whose_bytes_are_gone_saves_no_room() {
         let root = tempfile::tempdir().unwrap();
-        let (sink, _) = LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
+        let (sink, _) =
+            LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
         let etag = StrongEtag::parse("\"v1\"").unwrap();
         let part = PartOrder {
             key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },
             declared_bytes: Some(100),
-            resume: Some(ResumePoint { bytes: 90, sha256: Sha256::new([0; 32]), total_bytes: 100, etag }),
+            resume: Some(ResumePoint {
+                bytes: 90,
+                sha256: Sha256::new([0; 32]),
+                total_bytes: 100,
+                etag,
+            }),
         };
         let order = ChoreOrder {
             sink,

@@ -35,8 +35,8 @@ pub enum Control {
         /// Where those go that were failed.
         reply: oneshot::Sender<Vec<(ProjectName, ExportId)>>,
     },
-    /// Let go of exports, in whatever project: what is under way for them is stopped, and nothing is begun.
-    /// [`Control::Begin`] follows in any case.
+    /// Let go of exports, in whatever project: what is under way for them is stopped, and nothing
+    /// is begun. [`Control::Begin`] follows in any case.
     Release {
         /// Those that are wanted.
         exports: BTreeSet<ExportId>,

@@ -1,10 +1,11 @@
-//! One part, from its slot to its last byte: fresh link -> request -> stream and hash -> verify. What comes after that costs
-//! the network nothing, and needs no slot (`scheduler/commits.rs`).
+//! One part, from its slot to its last byte: fresh link -> request -> stream and hash -> verify.
+//! What comes after that costs the network nothing, and needs no slot (`scheduler/commits.rs`).
 //!
-//! The part holds its slot from before the link is asked for, so that no link grows old waiting. A large part's local file
-//! is begun before its link is asked for, so that a disk that has no room for it costs the API no call; a small one's when
-//! there is a body, because then it costs a thread no wait. The link is asked on the control runtime; the request to the
-//! store, every read and every write happen on the part's lane, whose thread may block (`stream`).
+//! The part holds its slot from before the link is asked for, so that no link grows old waiting. A
+//! large part's local file is begun before its link is asked for, so that a disk that has no room
+//! for it costs the API no call; a small one's when there is a body, because then it costs a thread
+//! no wait. The link is asked on the control runtime; the request to the store, every read and
+//! every write happen on the part's lane, whose thread may block (`stream`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +28,16 @@ use crate::meters::Meters;
 use crate::sink::{FinishedPart, LocalSink, PartWriter};
 use crate::transport::Link;
 
-/// Links asked for in one attempt: the first, and a fresh one twice at once when the store refuses it.
+/// Links asked for in one attempt: the first, and a fresh one twice at once when the store refuses
+/// it.
 const LINKS_PER_ATTEMPT: u32 = 3;
 
-/// Longest wait for the local file. A disk that hangs then counts as ill: the slot and what the part probes are given back.
+/// Longest wait for the local file. A disk that hangs then counts as ill: the slot and what the
+/// part probes are given back.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a download tells while it is still under way, so that gates and slots open as soon as they can.
+/// What a download tells while it is still under way, so that gates and slots open as soon as they
+/// can.
 #[derive(Debug)]
 pub(crate) enum DownloadNews {
     /// The API gave a link.
@@ -89,7 +93,9 @@ impl Download {
             }
             let link = match self.link().await {
                 Ok(link) => link,
-                Err(PartFailure::Stopped { .. }) => return Err(self.stopped(writer, continued(&plan)).await),
+                Err(PartFailure::Stopped { .. }) => {
+                    return Err(self.stopped(writer, continued(&plan)).await);
+                }
                 Err(failure) => return Err(keep_for_resume(&plan, failure)),
             };
             if attempt > 1 {
@@ -105,7 +111,9 @@ impl Download {
                     (writer, plan) = (Some(self.restart(back).await?), Plan::FromStart);
                     refusal = reason;
                 }
-                Transfer::Stopped { writer, origin } => return Err(self.stopped(writer, origin).await),
+                Transfer::Stopped { writer, origin } => {
+                    return Err(self.stopped(writer, origin).await);
+                }
                 Transfer::Failed { writer, origin, failure } => {
                     return Err(self.failed(writer, origin, failure, first_byte).await);
                 }
@@ -116,7 +124,8 @@ impl Download {
     }
 
     async fn begin(&self, plan: &Plan) -> Result<PartWriter, PartFailure> {
-        let (sink, project, export) = (self.sink.clone(), self.project.clone(), self.export.clone());
+        let (sink, project, export) =
+            (self.sink.clone(), self.project.clone(), self.export.clone());
         let (order, plan) = (self.order.clone(), plan.clone());
         let begun = self.blocking(move || {
             let begun = sink.begin_part(&project, &export, &order.key, &plan, order.declared_bytes);
@@ -168,7 +177,9 @@ impl Download {
             open_host: self.open_host.clone(),
         };
         // Boxed, because a runtime moves a task's future more than once and this one is large.
-        let task = AbortOnDropHandle::new(self.lane.runtime.spawn(Box::pin(stream.run(writer, link, plan))));
+        let task = AbortOnDropHandle::new(
+            self.lane.runtime.spawn(Box::pin(stream.run(writer, link, plan))),
+        );
         task.await.map_err(|error| died(&error))
     }
 
@@ -203,9 +214,14 @@ impl Download {
         }
     }
 
-    /// Syncs the partial where the store gave a validator to continue it by; else it goes, and its room with it. Synced also
-    /// within a run: a page that the kernel could not write would else go unnoticed once the file is closed.
-    async fn keep(&self, writer: Option<PartWriter>, origin: Option<BodyOrigin>) -> Option<ResumePoint> {
+    /// Syncs the partial where the store gave a validator to continue it by; else it goes, and its
+    /// room with it. Synced also within a run: a page that the kernel could not write would else go
+    /// unnoticed once the file is closed.
+    async fn keep(
+        &self,
+        writer: Option<PartWriter>,
+        origin: Option<BodyOrigin>,
+    ) -> Option<ResumePoint> {
         let writer = writer?;
         let Some(origin) = origin else {
             let discard = move || {
@@ -214,7 +230,10 @@ impl Download {
             };
             return self.blocking(discard).await.err().and(None);
         };
-        let kept = self.blocking(move || writer.sync_and_keep().map_err(|error| disk(&error))).await.ok()?;
+        let kept = self
+            .blocking(move || writer.sync_and_keep().map_err(|error| disk(&error)))
+            .await
+            .ok()?;
         kept.map(|prefix| origin.resume_after(prefix))
     }
 
@@ -234,9 +253,15 @@ impl Download {
 /// The link could not be had; a partial that could be continued still can.
 fn keep_for_resume(plan: &Plan, failure: PartFailure) -> PartFailure {
     match (failure, plan) {
-        (PartFailure::Transient { cause, progressed, listing_in_doubt, .. }, Plan::Continue(point)) => {
-            PartFailure::Transient { cause, resume: Some(point.clone()), progressed, listing_in_doubt }
-        }
+        (
+            PartFailure::Transient { cause, progressed, listing_in_doubt, .. },
+            Plan::Continue(point),
+        ) => PartFailure::Transient {
+            cause,
+            resume: Some(point.clone()),
+            progressed,
+            listing_in_doubt,
+        },
         (failure, _) => failure,
     }
 }

@@ -14,7 +14,8 @@ pub struct Lanes {
     others: Vec<Lane>,
 }
 
-/// A runtime of one thread, and connections to stores that are at home on it. While a clone lives, a part is on it.
+/// A runtime of one thread, and connections to stores that are at home on it. While a clone lives,
+/// a part is on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
     pub(crate) runtime: Handle,
@@ -26,8 +27,12 @@ impl Lanes {
     /// One lane on each of these runtimes.
     #[must_use]
     pub fn new(runtimes: TransferRuntimes, store: &StoreClient) -> Self {
-        let lane = |runtime| Lane { runtime, store: store.with_own_connections(), parts: Arc::default() };
-        Self { first: lane(runtimes.first), others: runtimes.others.into_iter().map(lane).collect() }
+        let lane =
+            |runtime| Lane { runtime, store: store.with_own_connections(), parts: Arc::default() };
+        Self {
+            first: lane(runtimes.first),
+            others: runtimes.others.into_iter().map(lane).collect(),
+        }
     }
 
     /// Parts that begin from now on use this client; those under way keep theirs.
@@ -43,7 +48,10 @@ impl Lanes {
     pub(crate) fn least_busy(&self) -> Lane {
         let others = self.others.iter();
         let lane =
-            others.fold(&self.first, |least, lane| if lane.parts() < least.parts() { lane } else { least });
+            others.fold(
+                &self.first,
+                |least, lane| if lane.parts() < least.parts() { lane } else { least },
+            );
         lane.clone()
     }
 

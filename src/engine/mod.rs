@@ -1,4 +1,5 @@
-//! Floor 3, the moving parts: one scheduler that owns every watch, and the children that poll, download and tend folders.
+//! Floor 3, the moving parts: one scheduler that owns every watch, and the children that poll,
+//! download and tend folders.
 
 mod access;
 mod checkpoints;

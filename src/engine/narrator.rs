@@ -1,8 +1,9 @@
-//! What people are told of an export: one line a change, silence while nothing changes. Every event and its fields are listed in
-//! `docs/log-events.md`; `tests/it/log_events.rs` holds the code to that.
+//! What people are told of an export: one line a change, silence while nothing changes. Every event
+//! and its fields are listed in `docs/log-events.md`; `tests/it/log_events.rs` holds the code to
+//! that.
 //!
-//! What happens once for an export is told at `info`, what happens once for each of its parts at `debug`: an export may have
-//! thousands.
+//! What happens once for an export is told at `info`, what happens once for each of its parts at
+//! `debug`: an export may have thousands.
 
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::RemoteStatus;

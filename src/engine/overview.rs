@@ -1,4 +1,5 @@
-//! The read model of the status page: everything at one moment, made when somebody asks. Plain data, without secrets.
+//! The read model of the status page: everything at one moment, made when somebody asks. Plain
+//! data, without secrets.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Parts that wait for a slot: projects take turns, and so do the exports within a project, so that none can starve another;
-//! within an export, in part order.
+//! Parts that wait for a slot: projects take turns, and so do the exports within a project, so that
+//! none can starve another; within an export, in part order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -43,8 +43,9 @@ impl PartQueue {
         }
     }
 
-    /// Takes the next part of the first project in turn that is admitted and has an export that may begin; project and export
-    /// then go to the end of their lines. Gives the admission back with it.
+    /// Takes the next part of the first project in turn that is admitted and has an export that may
+    /// begin; project and export then go to the end of their lines. Gives the admission back with
+    /// it.
     pub(crate) fn pop<A>(
         &mut self,
         mut admission: impl FnMut(usize) -> Option<A>,
@@ -53,7 +54,8 @@ impl PartQueue {
         let place = (0..self.turns.len()).find_map(|at| {
             let project = self.turns[at];
             let admitted = admission(project)?;
-            let export = self.projects.get(&project)?.turns.iter().position(|export| may_begin(*export))?;
+            let export =
+                self.projects.get(&project)?.turns.iter().position(|export| may_begin(*export))?;
             Some((at, export, admitted))
         });
         let (at, export, admitted) = place?;
@@ -103,7 +105,9 @@ mod tests {
         queue.push(2, 3, key(7));
         queue.push(2, 3, key(7));
         let mut order = Vec::new();
-        while let Some((export, key, ())) = queue.pop(|project| (project != 2).then_some(()), |_| true) {
+        while let Some((export, key, ())) =
+            queue.pop(|project| (project != 2).then_some(()), |_| true)
+        {
             order.push((export, key.number));
         }
         assert_eq!(order, [(0, 1), (2, 4), (1, 9), (0, 2), (0, 3)]);

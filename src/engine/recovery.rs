@@ -11,7 +11,9 @@ use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
 use crate::sink::{LocalSink, OnDisk, SinkError};
-use crate::store::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState, Store, StoreError};
+use crate::store::{
+    Change, ExportKey, ExportRecord, ProjectDigest, RecordedState, Store, StoreError,
+};
 
 /// Longest look for the manifests of exports that the state does not know.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,8 +29,8 @@ pub struct Recovered {
     pub pauses: HashMap<String, Timestamp>,
 }
 
-/// Reads the state once and decides how each configured export goes on. A project that the state does not know is first
-/// looked for in the manifests on disk.
+/// Reads the state once and decides how each configured export goes on. A project that the state
+/// does not know is first looked for in the manifests on disk.
 ///
 /// # Errors
 /// When the state cannot be read or written.
@@ -37,15 +39,21 @@ pub async fn recover(
     sink: &LocalSink,
     projects: &[ProjectConfig],
 ) -> Result<Recovered, StoreError> {
-    let digests: Vec<_> = projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
+    let digests: Vec<_> =
+        projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
     let unrecovered = store.unrecovered(&digests).await?;
-    for (project, digest) in projects.iter().zip(&digests).filter(|(_, digest)| unrecovered.contains(digest))
+    for (project, digest) in
+        projects.iter().zip(&digests).filter(|(_, digest)| unrecovered.contains(digest))
     {
         rebuild(store, sink, &project.name, *digest).await?;
     }
     let pauses = store.pauses().await?.into_iter().collect();
-    let mut records: HashMap<ExportKey, ExportRecord> =
-        store.load(&digests).await?.into_iter().map(|record| (record.key.clone(), record)).collect();
+    let mut records: HashMap<ExportKey, ExportRecord> = store
+        .load(&digests)
+        .await?
+        .into_iter()
+        .map(|record| (record.key.clone(), record))
+        .collect();
     let mut watches = Vec::new();
     for (project, digest) in projects.iter().zip(digests) {
         let key = |export: &ExportId| ExportKey { project: digest, export: export.clone() };
@@ -60,8 +68,11 @@ pub async fn recover(
         }
         watches.push((digest, of_project));
     }
-    let names: HashMap<_, _> =
-        watches.iter().map(|(digest, _)| *digest).zip(projects.iter().map(|project| &project.name)).collect();
+    let names: HashMap<_, _> = watches
+        .iter()
+        .map(|(digest, _)| *digest)
+        .zip(projects.iter().map(|project| &project.name))
+        .collect();
     let withdrawn = records.into_values().filter_map(|record| {
         let failed = matches!(record.state, RecordedState::Failed(_));
         let name = names.get(&record.key.project).filter(|_| failed)?;
@@ -71,8 +82,8 @@ pub async fn recover(
     Ok(Recovered { watches, pauses })
 }
 
-/// The same for exports that came while the program runs: those of these projects that are not `known` yet, as the state has
-/// them.
+/// The same for exports that came while the program runs: those of these projects that are not
+/// `known` yet, as the state has them.
 ///
 /// # Errors
 /// When the state cannot be read or written.
@@ -85,9 +96,11 @@ pub async fn recover_unknown(
     let mut recovered = HashMap::new();
     for project in projects {
         let digest = ProjectDigest::of(&project.project_key);
-        let is_known =
-            |export: &ExportId| known.contains(&ExportKey { project: digest, export: export.clone() });
-        let unknown: Vec<&ExportId> = project.exports.iter().filter(|export| !is_known(export)).collect();
+        let is_known = |export: &ExportId| {
+            known.contains(&ExportKey { project: digest, export: export.clone() })
+        };
+        let unknown: Vec<&ExportId> =
+            project.exports.iter().filter(|export| !is_known(export)).collect();
         if unknown.is_empty() {
             continue;
         }
@@ -108,7 +121,8 @@ pub async fn recover_unknown(
     Ok(recovered)
 }
 
-/// Exports without a record that have a manifest all the same are whole: they were forgotten, or come from elsewhere.
+/// Exports without a record that have a manifest all the same are whole: they were forgotten, or
+/// come from elsewhere.
 async fn look_for(
     store: &mut Store,
     sink: &LocalSink,
@@ -153,19 +167,30 @@ async fn look_for(
 }
 
 /// How an export goes on, by its record.
-pub(crate) fn watch(project: &ProjectName, export: &ExportId, record: Option<ExportRecord>) -> Watch {
+pub(crate) fn watch(
+    project: &ProjectName,
+    export: &ExportId,
+    record: Option<ExportRecord>,
+) -> Watch {
     let Some(record) = record else { return Watch::new(project.clone(), export.clone()) };
     let by_file = |part: CommittedPart| (part.key.file_id.clone(), part);
     let kept = Kept {
         committed: record.parts.into_iter().map(by_file).collect(),
-        partials: record.partials.into_iter().map(|part| (part.key.file_id.clone(), part)).collect(),
+        partials: record
+            .partials
+            .into_iter()
+            .map(|part| (part.key.file_id.clone(), part))
+            .collect(),
     };
     let state = match record.state {
-        RecordedState::Watching => WatchState::Polling(Polling::resumed(record.remote_status, kept)),
+        RecordedState::Watching => {
+            WatchState::Polling(Polling::resumed(record.remote_status, kept))
+        }
         RecordedState::Sealing { manifest } => {
             match recorded_manifest(&manifest, export, &kept) {
                 Ok(totals) => WatchState::Sealing { manifest: manifest.into(), totals },
-                // Its parts are on record one by one: the listing is asked for again, and the manifest made anew.
+                // Its parts are on record one by one: the listing is asked for again, and the
+                // manifest made anew.
                 Err(error) => {
                     tracing::error!(event = "manifest_unreadable", %project, %export, cause = %error, "the manifest on record cannot be believed, the export is asked for again: {error}");
                     WatchState::Polling(Polling::resumed(record.remote_status, kept))
@@ -180,15 +205,19 @@ pub(crate) fn watch(project: &ProjectName, export: &ExportId, record: Option<Exp
     Watch::with_state(project.clone(), export.clone(), state)
 }
 
-/// The size of an export by the manifest on record. One that speaks of another export, or not of every part on record, is not
-/// what this program has written: it must not come to lie beside these parts as their manifest.
+/// The size of an export by the manifest on record. One that speaks of another export, or not of
+/// every part on record, is not what this program has written: it must not come to lie beside these
+/// parts as their manifest.
 fn recorded_manifest(text: &str, export: &ExportId, kept: &Kept) -> Result<Totals, String> {
     let manifest = Manifest::parse(text.as_bytes()).map_err(|error| error.to_string())?;
     if manifest.export_id != *export {
         return Err("it is of another export".to_owned());
     }
-    let listed: HashMap<_, _> =
-        manifest.parts.iter().map(|part| (&part.file_id, (part.part, part.bytes, part.sha256))).collect();
+    let listed: HashMap<_, _> = manifest
+        .parts
+        .iter()
+        .map(|part| (&part.file_id, (part.part, part.bytes, part.sha256)))
+        .collect();
     let is_listed = |part: &CommittedPart| {
         listed.get(&part.key.file_id) == Some(&(part.key.number, part.bytes, part.sha256))
     };
@@ -204,8 +233,9 @@ fn totals(manifest: &Manifest) -> Totals {
     Totals { parts: manifest.parts.len() as u64, bytes }
 }
 
-/// An ID that was taken out of the configuration and put back is watched again; what was finished stays finished. The
-/// notices first: an export whose notice is still there is still failed, and the next start tries again.
+/// An ID that was taken out of the configuration and put back is watched again; what was finished
+/// stays finished. The notices first: an export whose notice is still there is still failed, and
+/// the next start tries again.
 async fn forget_withdrawn_failures(
     store: &mut Store,
     sink: &LocalSink,
@@ -216,8 +246,9 @@ async fn forget_withdrawn_failures(
     }
     let sink = sink.clone();
     let remove = move || -> Vec<ExportKey> {
-        let removed =
-            withdrawn.into_iter().filter(|(project, key)| notice_is_gone(&sink, project, &key.export));
+        let removed = withdrawn
+            .into_iter()
+            .filter(|(project, key)| notice_is_gone(&sink, project, &key.export));
         removed.map(forgotten).collect()
     };
     let forgotten = tokio::task::spawn_blocking(remove).await.unwrap_or_default();
@@ -243,8 +274,8 @@ fn notice_is_gone(sink: &LocalSink, project: &ProjectName, export: &ExportId) ->
     }
 }
 
-/// Every export with a manifest that can be believed is recorded as whole. Where the disk cannot be read to the end, the
-/// next start looks again.
+/// Every export with a manifest that can be believed is recorded as whole. Where the disk cannot be
+/// read to the end, the next start looks again.
 async fn rebuild(
     store: &mut Store,
     sink: &LocalSink,
@@ -277,7 +308,10 @@ async fn rebuild(
 }
 
 /// Blocks. The exports that are whole, and whether everything could be looked at.
-fn whole_exports(sink: &LocalSink, project: &ProjectName) -> (Vec<(ExportId, Totals, Timestamp)>, bool) {
+fn whole_exports(
+    sink: &LocalSink,
+    project: &ProjectName,
+) -> (Vec<(ExportId, Totals, Timestamp)>, bool) {
     let scan = match sink.scan_manifests(project) {
         Ok(scan) => scan,
         Err(error) => {
@@ -339,7 +373,10 @@ mod tests {
         };
         let (a, b) = (part(1, "a", 3), part(2, "b", 4));
         let both = Totals { parts: 2, bytes: 7 };
-        assert_eq!(judged("export_1", vec![a.clone(), b.clone()], vec![a.clone(), b.clone()]), Ok(both));
+        assert_eq!(
+            judged("export_1", vec![a.clone(), b.clone()], vec![a.clone(), b.clone()]),
+            Ok(both)
+        );
         let other = judged("export_2", vec![a.clone()], vec![a.clone()]).unwrap_err();
         assert_eq!(other, "it is of another export");
         let fewer = judged("export_1", vec![a.clone()], vec![a.clone(), b]).unwrap_err();

@@ -1,5 +1,5 @@
-//! Values under numbers: what an event names by its number may be gone when the event comes, and must then not be taken
-//! for another one.
+//! Values under numbers: what an event names by its number may be gone when the event comes, and
+//! must then not be taken for another one.
 
 use std::collections::BTreeMap;
 use std::ops::{Index, IndexMut};
@@ -51,7 +51,8 @@ impl<T> Registry<T> {
     }
 }
 
-/// For numbers that are known to be there: those of children, timers and tickets, which a value outlives.
+/// For numbers that are known to be there: those of children, timers and tickets, which a value
+/// outlives.
 impl<T> Index<usize> for Registry<T> {
     type Output = T;
 

@@ -1,4 +1,5 @@
-//! The read model: what is going on, as one immutable value on a watch channel. Readers clone it, nobody locks.
+//! The read model: what is going on, as one immutable value on a watch channel. Readers clone it,
+//! nobody locks.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! How the work stands, in numbers and in one sentence: for the service manager and for whoever asks.
+//! How the work stands, in numbers and in one sentence: for the service manager and for whoever
+//! asks.
 
 use std::fmt;
 use std::time::Duration;
@@ -111,7 +112,8 @@ mod tests {
             "watching 1 export, 3 whole, 1 failed, next poll in 3 min; project shop waits for its rest api key; \
              the last reload was refused: c.toml:3: api.base_url: is not a url"
         );
-        let standing = Standing { draining: true, downloading: 1, watching: 1, ..Standing::default() };
+        let standing =
+            Standing { draining: true, downloading: 1, watching: 1, ..Standing::default() };
         assert_eq!(standing.to_string(), "stopping, watching 1 export, 1 downloading");
         assert_eq!(Standing::default().to_string(), "nothing left to watch");
     }

@@ -1,4 +1,5 @@
-//! The half of a download that lives on a lane, whose thread may block: request, stream, hash and write.
+//! The half of a download that lives on a lane, whose thread may block: request, stream, hash and
+//! write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,12 +133,14 @@ impl Stream {
         self.sink.begin_part(project, export, &order.key, &Plan::FromStart, order.declared_bytes)
     }
 
-    /// Hash and write each chunk where it was received: no hand-over, and memory stays at one read buffer.
+    /// Hash and write each chunk where it was received: no hand-over, and memory stays at one read
+    /// buffer.
     async fn copy(self, mut writer: PartWriter, mut body: Body) -> Transfer {
         let origin = origin(&body);
         let key = self.order.key.clone();
         let news = self.news.clone();
-        let mut checkpoints = Checkpoints::new(self.entry, key, origin.clone(), writer.bytes(), news);
+        let mut checkpoints =
+            Checkpoints::new(self.entry, key, origin.clone(), writer.bytes(), news);
         let ended = loop {
             self.progress.show(&writer);
             let chunk = tokio::select! {
@@ -160,7 +163,8 @@ impl Stream {
                 break Ended::Disk(error);
             }
         };
-        // Also where the bytes are given up: nothing may still be written to a file that is removed.
+        // Also where the bytes are given up: nothing may still be written to a file that is
+        // removed.
         let settled = checkpoints.settle().await;
         match (ended, settled) {
             (Ended::Disk(error), _) | (_, Err(error)) => {
@@ -168,10 +172,12 @@ impl Stream {
                 Transfer::failed(disk(&error))
             }
             (Ended::Stopped, Ok(())) => Transfer::Stopped { writer: Some(writer), origin },
-            (Ended::Complete, Ok(())) => match writer.finish(self.order.declared_bytes, &body.promised) {
-                Ok(finished) => Transfer::Complete(finished),
-                Err(error) => Transfer::failed(commit_failure(&error)),
-            },
+            (Ended::Complete, Ok(())) => {
+                match writer.finish(self.order.declared_bytes, &body.promised) {
+                    Ok(finished) => Transfer::Complete(finished),
+                    Err(error) => Transfer::failed(commit_failure(&error)),
+                }
+            }
             (Ended::Cut(error), Ok(())) => Transfer::Failed {
                 writer: Some(writer),
                 origin: origin.filter(|_| is_sound(&error)),
@@ -231,7 +237,9 @@ fn refused(refusal: FetchRefusal, writer: Option<PartWriter>, plan: &Plan) -> Tr
 fn failure_of(refusal: FetchRefusal) -> PartFailure {
     match refusal {
         FetchRefusal::Gone { cause } => PartFailure::Gone { cause, error_code: None },
-        FetchRefusal::Busy { host, retry_after } => PartFailure::Held(Hold::StoreBusy { host, retry_after }),
+        FetchRefusal::Busy { host, retry_after } => {
+            PartFailure::Held(Hold::StoreBusy { host, retry_after })
+        }
         FetchRefusal::Refused { cause, listing_in_doubt } => {
             PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt }
         }

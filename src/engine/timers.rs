@@ -1,4 +1,5 @@
-//! Every wait of the engine in one queue: about a hundred bytes a timer, where a task would cost a thousand.
+//! Every wait of the engine in one queue: about a hundred bytes a timer, where a task would cost a
+//! thousand.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;

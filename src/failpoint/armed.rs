@@ -1,9 +1,10 @@
-//! What a debug build was told to do at which point: `[after:]SUBJECT.OPERATION=ACTION[@N][@N+][while:PATH]`, several of them
-//! with commas between. `*` is any subject, or any operation.
+//! What a debug build was told to do at which point:
+//! `[after:]SUBJECT.OPERATION=ACTION[@N][@N+][while:PATH]`, several of them with commas between.
+//! `*` is any subject, or any operation.
 //!
 //! - `kill`: the process kills itself, at the N-th passing (the first where no N is given).
-//! - `EIO`, `ENOSPC`: the operation is not done and fails so, at the N-th time; with `@N+` from then on; with `while:PATH` each
-//!   time that something has this path. Of a write half is done.
+//! - `EIO`, `ENOSPC`: the operation is not done and fails so, at the N-th time; with `@N+` from
+//!   then on; with `while:PATH` each time that something has this path. Of a write half is done.
 //! - `tell`: each point is told in the log, when it is passed for the first time.
 //!
 //! An error is told in the log as well, as `fault injected`.
@@ -99,9 +100,12 @@ fn due(operation: &str, name: &str, is_after: bool) -> Option<Errno> {
 
 impl Rule {
     fn is_about(&self, operation: &str, subject: &str, is_after: bool) -> bool {
-        let fits =
-            |wanted: &Option<String>, word: &str| wanted.as_deref().is_none_or(|wanted| wanted == word);
-        self.is_after == is_after && fits(&self.subject, subject) && fits(&self.operation, operation)
+        let fits = |wanted: &Option<String>, word: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == word)
+        };
+        self.is_after == is_after
+            && fits(&self.subject, subject)
+            && fits(&self.operation, operation)
     }
 
     fn is_due(&self) -> bool {
@@ -121,7 +125,10 @@ fn subject(name: &str) -> &str {
     }
     let base = Path::new(name).file_name().and_then(|base| base.to_str()).unwrap_or(name);
     let bare = base.trim_start_matches('.');
-    SUBJECTS.iter().find(|(start, _)| bare.starts_with(start)).map_or("folder", |(_, subject)| subject)
+    SUBJECTS
+        .iter()
+        .find(|(start, _)| bare.starts_with(start))
+        .map_or("folder", |(_, subject)| subject)
 }
 
 fn tell(operation: &str, subject: &str, is_after: bool) {
@@ -201,11 +208,18 @@ mod tests {
 
     #[test]
     fn a_rule_is_about_its_point_at_its_time() {
-        let rules = parse("part.write=kill@2,after:*.sync=EIO@2+,manifest.*=ENOSPCwhile:/nowhere,*.*=tell");
+        let rules =
+            parse("part.write=kill@2,after:*.sync=EIO@2+,manifest.*=ENOSPCwhile:/nowhere,*.*=tell");
         assert_eq!(rules.len(), 4);
         assert!(rules[0].is_about("write", "part", false));
-        assert!(!rules[0].is_about("write", "manifest", false) && !rules[0].is_about("write", "part", true));
-        assert!(rules[1].is_about("sync", "folder", true) && !rules[1].is_about("sync", "folder", false));
+        assert!(
+            !rules[0].is_about("write", "manifest", false)
+                && !rules[0].is_about("write", "part", true)
+        );
+        assert!(
+            rules[1].is_about("sync", "folder", true)
+                && !rules[1].is_about("sync", "folder", false)
+        );
         let due = |rule: &Rule| [(); 4].map(|()| rule.is_due());
         assert_eq!(due(&rules[0]), [false, true, false, false]);
         assert_eq!(due(&rules[1]), [false, true, true, true]);

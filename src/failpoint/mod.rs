@@ -1,9 +1,9 @@
-//! Moments at which a debug build can be told to die, or to be refused by the disk: how the tests find out that nothing is
-//! lost. A release build has nothing of it but functions without a body.
+//! Moments at which a debug build can be told to die, or to be refused by the disk: how the tests
+//! find out that nothing is lost. A release build has nothing of it but functions without a body.
 //!
-//! A point is an operation on a subject, such as `part.sync`: every system call of `durable` is one, and so are the steps
-//! that are none, such as the records of the state. What is to happen is said in a variable of the environment; the words
-//! are in `armed`.
+//! A point is an operation on a subject, such as `part.sync`: every system call of `durable` is
+//! one, and so are the steps that are none, such as the records of the state. What is to happen is
+//! said in a variable of the environment; the words are in `armed`.
 
 #[cfg(debug_assertions)]
 mod armed;

@@ -1,4 +1,5 @@
-//! An answer whose body has not been read yet: the store's, or the API's own where it sent the file instead of a link.
+//! An answer whose body has not been read yet: the store's, or the API's own where it sent the file
+//! instead of a link.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -44,8 +45,8 @@ impl Answer {
         self.head.version
     }
 
-    /// The length of what is left of the body, by the framing that is in force: a `Content-Length` beside chunks means
-    /// nothing.
+    /// The length of what is left of the body, by the framing that is in force: a `Content-Length`
+    /// beside chunks means nothing.
     pub(super) fn content_length(&self) -> Option<u64> {
         match &self.body {
             OnItsWay::Store { body, .. } => body.length(),
@@ -54,7 +55,8 @@ impl Answer {
         }
     }
 
-    /// The next bytes of the body, `None` at its complete end. Cancel-safe. Bound it with a timeout.
+    /// The next bytes of the body, `None` at its complete end. Cancel-safe. Bound it with a
+    /// timeout.
     ///
     /// # Errors
     /// When the body was cut; the error never holds the URL.
@@ -82,14 +84,15 @@ impl Answer {
 }
 
 impl OnItsWay {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
         Poll::Ready(match self {
-            Self::Store { body, .. } => {
-                ready!(body.poll_frame(cx)).map(|frame| frame.map_err(|error| TransportError::cut(&error)))
-            }
-            Self::Api(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(TransportError::from))
-            }
+            Self::Store { body, .. } => ready!(body.poll_frame(cx))
+                .map(|frame| frame.map_err(|error| TransportError::cut(&error))),
+            Self::Api(body) => ready!(Pin::new(body).poll_frame(cx))
+                .map(|frame| frame.map_err(TransportError::from)),
             Self::Complete => None,
         })
     }

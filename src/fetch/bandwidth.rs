@@ -1,7 +1,8 @@
 //! The cap on bandwidth: one bucket that all bodies share, and what each of them owes it.
 //!
-//! A body pays, by waiting, for what it has received before it reads on; meanwhile its connection fills up and TCP makes
-//! the sender wait. What the cap holds to is what is read: for each body a chunk and the buffers of its socket are ahead.
+//! A body pays, by waiting, for what it has received before it reads on; meanwhile its connection
+//! fills up and TCP makes the sender wait. What the cap holds to is what is read: for each body a
+//! chunk and the buffers of its socket are ahead.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,8 +39,8 @@ impl SharedBucket {
     }
 }
 
-/// What one body owes for the bytes that it has received. Dropped in debt, it leaves that to the others: the bytes did
-/// come.
+/// What one body owes for the bytes that it has received. Dropped in debt, it leaves that to the
+/// others: the bytes did come.
 #[derive(Debug)]
 pub(super) struct Debt {
     bucket: SharedBucket,
@@ -65,13 +66,15 @@ impl Debt {
         self.bytes
     }
 
-    /// Pays whole slices, until less than one is owed. So each turn is worth the same to every body, however small the
-    /// chunks are that it comes in. Cancel-safe: what was waited for is not waited for again.
+    /// Pays whole slices, until less than one is owed. So each turn is worth the same to every
+    /// body, however small the chunks are that it comes in. Cancel-safe: what was waited for is not
+    /// waited for again.
     pub(super) async fn pay_slices(&mut self) {
         self.pay(SLICE_BYTES).await;
     }
 
-    /// Pays everything, before the end is told: a file of less than a slice is not free. Cancel-safe.
+    /// Pays everything, before the end is told: a file of less than a slice is not free.
+    /// Cancel-safe.
     pub(super) async fn pay_all(&mut self) {
         self.pay(1).await;
     }
@@ -174,7 +177,10 @@ mod tests {
         let (bucket, since) = (bucket(), Instant::now());
         let mut given_up = Debt::new(bucket.clone());
         given_up.add(600_000);
-        assert!(timeout(SECOND / 10, given_up.pay_all()).await.is_err(), "it is in the middle of paying");
+        assert!(
+            timeout(SECOND / 10, given_up.pay_all()).await.is_err(),
+            "it is in the middle of paying"
+        );
         drop(given_up);
         let mut next = Debt::new(bucket);
         next.add(400_000);
@@ -201,7 +207,8 @@ mod tests {
         }
         let ends = bodies.join_all().await;
         let (first, last) = (*ends.iter().min().unwrap(), *ends.iter().max().unwrap());
-        // Equal shares end together, but for the burst: one may have had it, and is ahead of each of the others by it.
+        // Equal shares end together, but for the burst: one may have had it, and is ahead of each
+        // of the others by it.
         let ahead = 3 * (BURST_BYTES + 2 * SLICE_BYTES);
         assert!(last - first <= time_of(BURST_BYTES + ahead), "{ends:?}");
         let due = time_of(4 * BODY_BYTES);

@@ -1,4 +1,5 @@
-//! A body on its way: chunk by chunk, held to its length, its pace and its first byte, and paid for where there is a cap.
+//! A body on its way: chunk by chunk, held to its length, its pace and its first byte, and paid for
+//! where there is a cap.
 
 use std::fmt;
 use std::time::Duration;
@@ -41,7 +42,9 @@ pub enum BodyError {
         after: Duration,
     },
     /// The bytes drip.
-    #[error("only {bytes} bytes came within a minute of waiting, fewer than download.min_rate demands")]
+    #[error(
+        "only {bytes} bytes came within a minute of waiting, fewer than download.min_rate demands"
+    )]
     TooSlow {
         /// Bytes within the last minute of waiting.
         bytes: u64,
@@ -111,7 +114,12 @@ pub(super) struct BodyFacts {
 }
 
 impl Body {
-    pub(super) fn new(facts: BodyFacts, answer: Answer, patience: Patience, debt: Option<Debt>) -> Self {
+    pub(super) fn new(
+        facts: BodyFacts,
+        answer: Answer,
+        patience: Patience,
+        debt: Option<Debt>,
+    ) -> Self {
         let expected_bytes = match facts.opening {
             Opening::Whole { total_bytes } => total_bytes,
             Opening::Append { total_bytes } => Some(total_bytes),
@@ -135,10 +143,11 @@ impl Body {
 
     /// The next bytes; `None` once the body is complete in framing and length. Never empty.
     ///
-    /// Under a cap on bandwidth, first waits until what came before is paid for; that is neither a stall nor slow. An error
-    /// waits for nothing.
+    /// Under a cap on bandwidth, first waits until what came before is paid for; that is neither a
+    /// stall nor slow. An error waits for nothing.
     ///
-    /// Cancel-safe: no byte is lost, and the time already waited counts on. An error stays: the next call returns it again.
+    /// Cancel-safe: no byte is lost, and the time already waited counts on. An error stays: the
+    /// next call returns it again.
     ///
     /// # Errors
     /// When the body is cut, stalls, drips, or is not of the expected length or kind.
@@ -155,8 +164,12 @@ impl Body {
                 (None, None) => {}
             }
             let judged = match wait(&mut self.answer, &mut self.idle, self.stall_timeout).await {
-                Some(Ok(Some(chunk))) if chunk.is_empty() && self.idle < self.stall_timeout => continue,
-                Some(Ok(Some(chunk))) if !chunk.is_empty() => self.take(&chunk).map(|()| Some(chunk)),
+                Some(Ok(Some(chunk))) if chunk.is_empty() && self.idle < self.stall_timeout => {
+                    continue;
+                }
+                Some(Ok(Some(chunk))) if !chunk.is_empty() => {
+                    self.take(&chunk).map(|()| Some(chunk))
+                }
                 Some(Ok(None)) => self.finish().map(|()| None),
                 Some(Err(error)) => Err(error.into()),
                 Some(Ok(Some(_))) | None => Err(BodyError::Stalled { after: self.stall_timeout }),
@@ -171,7 +184,8 @@ impl Body {
 
     fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
         let bytes = chunk.len() as u64;
-        // No wait for the socket is longer than the stall timeout: what is more, this thread has spent in another part's write.
+        // No wait for the socket is longer than the stall timeout: what is more, this thread has
+        // spent in another part's write.
         let waited = std::mem::take(&mut self.idle).min(self.stall_timeout);
         if let Some(debt) = &mut self.debt {
             debt.add(bytes);
@@ -313,7 +327,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{half\r\n0\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{half\r\n",
         ] {
-            let Err(BodyError::Transport(error)) = fetch(Answer::raw(raw), whole(None)).await else {
+            let Err(BodyError::Transport(error)) = fetch(Answer::raw(raw), whole(None)).await
+            else {
                 panic!("{raw}");
             };
             assert_eq!(error.kind(), TransportErrorKind::Cut, "{raw}");
@@ -335,7 +350,11 @@ mod tests {
                 "{bad}"
             );
         }
-        assert_eq!(fetch(Answer::ok(b"<"), whole(Some(1))).await.unwrap(), b"<", "a declared size is enough");
+        assert_eq!(
+            fetch(Answer::ok(b"<"), whole(Some(1))).await.unwrap(),
+            b"<",
+            "a declared size is enough"
+        );
     }
 
     #[tokio::test]
@@ -416,9 +435,13 @@ mod tests {
         };
         let (one, two) = tokio::join!(end(&mut one), end(&mut two));
         let (first, last) = (one.min(two), one.max(two));
-        assert!(last >= Duration::from_millis((2 * 250_000 - BURST_BYTES) * 1000 / RATE), "{last:?}");
+        assert!(
+            last >= Duration::from_millis((2 * 250_000 - BURST_BYTES) * 1000 / RATE),
+            "{last:?}"
+        );
         assert!(last < Duration::from_secs(4), "the cap is made use of: {last:?}");
-        // When the first is whole, so is the other but for the burst and a few turns, however it came.
+        // When the first is whole, so is the other but for the burst and a few turns, however it
+        // came.
         let ahead = BURST_BYTES + 4 * SLICE_BYTES;
         assert!(
             first >= Duration::from_millis((2 * 250_000 - BURST_BYTES - ahead) * 1000 / RATE),
@@ -428,8 +451,10 @@ mod tests {
 
     #[tokio::test]
     async fn paying_is_neither_a_stall_nor_slow_and_loses_no_byte() {
-        let patience =
-            Patience { stall_timeout: Duration::from_millis(500), min_rate_bytes_per_second: u64::MAX };
+        let patience = Patience {
+            stall_timeout: Duration::from_millis(500),
+            min_rate_bytes_per_second: u64::MAX,
+        };
         let server = RawServer::start([unframed("{").then("}")]).await;
         let mut body = open_capped(&server, whole(Some(2)), patience, &capped(100_000)).await;
         assert_eq!(body.next_chunk().await.unwrap().unwrap(), "{");
@@ -448,7 +473,11 @@ mod tests {
         };
         assert_eq!(chunk, "}");
         let least = Duration::from_millis((120_000 - 2 * SLICE_BYTES) * 1000 / 100_000);
-        assert!(cancelled > 0 && since.elapsed() >= least, "{cancelled} times, {:?}", since.elapsed());
+        assert!(
+            cancelled > 0 && since.elapsed() >= least,
+            "{cancelled} times, {:?}",
+            since.elapsed()
+        );
         assert_eq!(body.next_chunk().await.unwrap(), None);
     }
 
@@ -465,7 +494,10 @@ mod tests {
             assert_eq!(outcome == Ok(None), is_whole, "{outcome:?}");
             let took = since.elapsed();
             assert_eq!(body.debt.as_ref().unwrap().owed_bytes() == 0, is_whole);
-            assert!(!is_whole || took >= Duration::from_millis(SLICE_BYTES / 2 * 1000 / 100_000), "{took:?}");
+            assert!(
+                !is_whole || took >= Duration::from_millis(SLICE_BYTES / 2 * 1000 / 100_000),
+                "{took:?}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! From a store's address to an open connection: through the environment's proxy where it names one, to addresses that
-//! were judged, with TLS.
+//! From a store's address to an open connection: through the environment's proxy where it names
+//! one, to addresses that were judged, with TLS.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -46,7 +46,8 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// `tls` names the protocols to offer. Proxies are the environment's, unless there are to be none.
+    /// `tls` names the protocols to offer. Proxies are the environment's, unless there are to be
+    /// none.
     pub(super) fn new(
         resolver: JudgingResolver,
         tls: ClientConfig,
@@ -76,12 +77,17 @@ impl Connector {
             Some(proxy) => self.open_through(&proxy, url, target).await,
             None => {
                 let tcp = self.tcp.clone().call(target).await?;
-                if url.scheme() == "https" { self.secure(url, tcp).await } else { Ok(Box::new(tcp)) }
+                if url.scheme() == "https" {
+                    self.secure(url, tcp).await
+                } else {
+                    Ok(Box::new(tcp))
+                }
             }
         }
     }
 
-    /// Links that a proxy is used for are https: plain http is for an API on this machine, which no proxy is used for.
+    /// Links that a proxy is used for are https: plain http is for an API on this machine, which no
+    /// proxy is used for.
     async fn open_through(
         &self,
         proxy: &Intercept,
@@ -136,7 +142,8 @@ impl Connector {
             Host::Ipv4(address) => ServerName::from(std::net::IpAddr::V4(address)),
             Host::Ipv6(address) => ServerName::from(std::net::IpAddr::V6(address)),
         };
-        let secured = TlsConnector::from(self.tls.clone()).connect(name, TokioIo::new(wire)).await?;
+        let secured =
+            TlsConnector::from(self.tls.clone()).connect(name, TokioIo::new(wire)).await?;
         Ok(Box::new(TokioIo::new(secured)))
     }
 }
@@ -150,8 +157,8 @@ pub(super) fn proxy_host(proxies: &Matcher) -> Option<String> {
     proxy.uri().host().map(str::to_owned)
 }
 
-/// Scheme, host and port of a URL and no more of it, so that no signature comes near a proxy; with another host in place
-/// of its own where one is given.
+/// Scheme, host and port of a URL and no more of it, so that no signature comes near a proxy; with
+/// another host in place of its own where one is given.
 fn origin_of(url: &Url, host: Option<&str>) -> Result<Uri, InvalidUri> {
     let host = host.or(url.host_str()).unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or(443);
@@ -174,13 +181,21 @@ mod tests {
     const LINK: &str = "https://store.example:8443/s3cr3t-path?sig=s3cr3t";
 
     fn connector(proxy: &str) -> Connector {
-        let rules = HopRules::new("https://api.example/".parse().unwrap(), &["localhost".to_owned()], None);
+        let rules =
+            HopRules::new("https://api.example/".parse().unwrap(), &["localhost".to_owned()], None);
         let proxies = Matcher::builder().all(proxy).build();
-        Connector::new(JudgingResolver(Arc::new(rules)), tls(), Some(proxies), Duration::from_secs(5))
+        Connector::new(
+            JudgingResolver(Arc::new(rules)),
+            tls(),
+            Some(proxies),
+            Duration::from_secs(5),
+        )
     }
 
     async fn failure(connector: &Connector, link: &str) -> TransportError {
-        let Err(error) = connector.connect(&link.parse().unwrap()).await else { panic!("connected") };
+        let Err(error) = connector.connect(&link.parse().unwrap()).await else {
+            panic!("connected")
+        };
         let error = TransportError::connecting(&*error);
         let text = format!("{error:?} {error}");
         assert!(!text.contains("s3cr3t") && !text.contains("passw0rd"), "{text}");
@@ -192,7 +207,9 @@ mod tests {
         // Behind an open tunnel this proxy hangs up instead of speaking TLS.
         let opened = Answer::raw("HTTP/1.1 200 OK\r\n\r\n");
         let refused = Answer::raw("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
-        for (answer, kind) in [(opened, TransportErrorKind::Connect), (refused, TransportErrorKind::Proxy)] {
+        for (answer, kind) in
+            [(opened, TransportErrorKind::Connect), (refused, TransportErrorKind::Proxy)]
+        {
             let proxy = RawServer::start([answer.clone()]).await;
             let connector = connector(&proxy.url("").replace("http://", "http://user:passw0rd@"));
             let error = failure(&connector, LINK).await;
@@ -201,7 +218,10 @@ mod tests {
             assert!(head.starts_with("connect store.example:8443 http/1.1\r\n"), "{head}");
             // Base64 of user:passw0rd, in the lower case of the recorded head.
             assert!(head.contains("proxy-authorization: basic dxnlcjpwyxnzdzbyza=="), "{head}");
-            assert!(head.contains("user-agent: batch-export-watcher/") && !head.contains("s3cr3t"), "{head}");
+            assert!(
+                head.contains("user-agent: batch-export-watcher/") && !head.contains("s3cr3t"),
+                "{head}"
+            );
         }
     }
 
@@ -234,17 +254,28 @@ mod tests {
     async fn a_socks_proxy_is_told_the_name_or_a_judged_address() {
         let (address, asked) = socks_proxy().await;
         failure(&connector(&format!("socks5h://{address}")), LINK).await;
-        assert_eq!(asked.await.unwrap(), [b"store.example".as_slice(), &8443_u16.to_be_bytes()].concat());
+        assert_eq!(
+            asked.await.unwrap(),
+            [b"store.example".as_slice(), &8443_u16.to_be_bytes()].concat()
+        );
 
         let (address, asked) = socks_proxy().await;
         failure(&connector(&format!("socks5://{address}")), "https://localhost:8443/").await;
         let target = asked.await.unwrap();
-        assert!(target.ends_with(&8443_u16.to_be_bytes()) && !target.starts_with(b"localhost"), "{target:?}");
+        assert!(
+            target.ends_with(&8443_u16.to_be_bytes()) && !target.starts_with(b"localhost"),
+            "{target:?}"
+        );
 
         let rules = HopRules::new("https://api.example/".parse().unwrap(), &[], None);
-        let strict =
-            Connector { resolver: JudgingResolver(Arc::new(rules)), ..connector("socks5://127.0.0.1:9") };
-        assert_eq!(failure(&strict, "https://localhost/").await.kind(), TransportErrorKind::Refused);
+        let strict = Connector {
+            resolver: JudgingResolver(Arc::new(rules)),
+            ..connector("socks5://127.0.0.1:9")
+        };
+        assert_eq!(
+            failure(&strict, "https://localhost/").await.kind(),
+            TransportErrorKind::Refused
+        );
     }
 
     #[tokio::test]

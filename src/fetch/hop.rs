@@ -1,7 +1,9 @@
-//! Whether a signed link, or a redirect behind it, may be asked. Pure: a URL or an address in, a verdict out.
+//! Whether a signed link, or a redirect behind it, may be asked. Pure: a URL or an address in, a
+//! verdict out.
 //!
-//! Sources of the address classes: the IANA special-purpose address registries (RFC 6890), RFC 6598 for carrier-grade NAT,
-//! RFC 6052 and RFC 8215 for NAT64, RFC 3056 for 6to4, and the clouds' documentation for the metadata addresses.
+//! Sources of the address classes: the IANA special-purpose address registries (RFC 6890), RFC 6598
+//! for carrier-grade NAT, RFC 6052 and RFC 8215 for NAT64, RFC 3056 for 6to4, and the clouds'
+//! documentation for the metadata addresses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,14 +11,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use url::{Host, Url};
 
 use crate::domain::text::shown;
-use crate::transport::{RefusedAddress, has_userinfo, is_loopback_host, is_plain_loopback, same_origin};
+use crate::transport::{
+    RefusedAddress, has_userinfo, is_loopback_host, is_plain_loopback, same_origin,
+};
 
 /// What hops are held to.
 #[derive(Debug)]
 pub(super) struct HopRules {
     api: Url,
     allowed_hosts: BTreeSet<String>,
-    /// The environment's proxy is the operator's word: its address may be asked, but no link leads to it.
+    /// The environment's proxy is the operator's word: its address may be asked, but no link leads
+    /// to it.
     proxy_host: Option<String>,
 }
 
@@ -44,7 +49,8 @@ pub(super) enum HopRefusal {
 }
 
 impl HopRules {
-    /// Rules for links from the API at `api`. Hosts are names or addresses, with or without brackets.
+    /// Rules for links from the API at `api`. Hosts are names or addresses, with or without
+    /// brackets.
     pub(super) fn new(api: Url, allowed_hosts: &[String], proxy_host: Option<&str>) -> Self {
         let allowed_hosts = allowed_hosts.iter().map(|host| normal(host)).collect();
         Self { api, allowed_hosts, proxy_host: proxy_host.map(normal) }
@@ -102,7 +108,8 @@ fn normal(host: &str) -> String {
     bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase()
 }
 
-/// The class of an address that a link from the outside has no business with; `None` for the public ones.
+/// The class of an address that a link from the outside has no business with; `None` for the public
+/// ones.
 fn class_of(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => class_of_v4(address),
@@ -192,7 +199,8 @@ mod tests {
     /// No host is listed.
     const NONE: &[&str] = &[];
     /// Other spellings of loopback that a URL parser takes.
-    const LOOPBACK: [&str; 6] = ["127.0.0.1", "127.9.9.9", "[::1]", "0x7f.1", "2130706433", "0177.0.0.1"];
+    const LOOPBACK: [&str; 6] =
+        ["127.0.0.1", "127.9.9.9", "[::1]", "0x7f.1", "2130706433", "0177.0.0.1"];
 
     fn rules(api: &str, allowed: &[impl AsRef<str>]) -> HopRules {
         let allowed: Vec<_> = allowed.iter().map(|host| host.as_ref().to_owned()).collect();
@@ -222,8 +230,14 @@ mod tests {
                     assert_eq!(verdict, Err(HopRefusal::Scheme), "{scheme} {host}");
                 }
             }
-            for (host, expected) in INWARD.into_iter().chain(LOOPBACK.map(|host| (host, "loopback"))) {
-                assert_eq!(class(judge(&rules, &format!("https://{host}{port}/"))), Some(expected), "{host}");
+            for (host, expected) in
+                INWARD.into_iter().chain(LOOPBACK.map(|host| (host, "loopback")))
+            {
+                assert_eq!(
+                    class(judge(&rules, &format!("https://{host}{port}/"))),
+                    Some(expected),
+                    "{host}"
+                );
             }
         }
         for other in ["data:text/plain,x", "file:///etc/passwd", "unix:/run/x"] {
@@ -231,24 +245,34 @@ mod tests {
         }
     }
 
-    /// Scheme by host by port by user, from each kind of API, with and without the host being listed.
+    /// Scheme by host by port by user, from each kind of API, with and without the host being
+    /// listed.
     #[test]
     fn every_combination_is_judged_by_the_first_rule_that_it_breaks() {
-        let apis = ["https://api.example/2.11", "https://127.0.0.1:9000/2.11", "http://127.0.0.1:9000/2.11"];
+        let apis = [
+            "https://api.example/2.11",
+            "https://127.0.0.1:9000/2.11",
+            "http://127.0.0.1:9000/2.11",
+        ];
         let classed = INWARD.into_iter().chain(LOOPBACK.map(|host| (host, "loopback")));
         let hosts: Vec<_> = classed.chain(PUBLIC.map(|host| (host, "public"))).collect();
         let mut judged = 0;
-        for (api, listed, user) in apis
-            .iter()
-            .flat_map(|api| [(*api, false, ""), (*api, false, "u@"), (*api, true, ""), (*api, true, ":p@")])
-        {
+        for (api, listed, user) in apis.iter().flat_map(|api| {
+            [(*api, false, ""), (*api, false, "u@"), (*api, true, ""), (*api, true, ":p@")]
+        }) {
             let (local, plain) = (api.contains("127.0.0.1"), api.starts_with("http:"));
             for (host, class_of_host) in &hosts {
-                let name = format!("https://{host}/").parse::<Url>().unwrap().host_str().unwrap().to_owned();
+                let name = format!("https://{host}/")
+                    .parse::<Url>()
+                    .unwrap()
+                    .host_str()
+                    .unwrap()
+                    .to_owned();
                 let rules = rules(api, if listed { std::slice::from_ref(&name) } else { &[] });
-                for (scheme, port) in ["https", "http", "ftp", "wss"]
-                    .into_iter()
-                    .flat_map(|scheme| ["", ":80", ":443", ":8443", ":9000"].map(|port| (scheme, port)))
+                for (scheme, port) in
+                    ["https", "http", "ftp", "wss"].into_iter().flat_map(|scheme| {
+                        ["", ":80", ":443", ":8443", ":9000"].map(|port| (scheme, port))
+                    })
                 {
                     let url = format!("{scheme}://{user}{host}{port}/x?s");
                     let home = local
@@ -306,7 +330,11 @@ mod tests {
                 assert_eq!(judge(&rules, &format!("https://{host}:9001/")), Ok(()), "{api} {host}");
             }
             for (host, expected) in INWARD {
-                assert_eq!(class(judge(&rules, &format!("https://{host}/"))), Some(expected), "{api} {host}");
+                assert_eq!(
+                    class(judge(&rules, &format!("https://{host}/"))),
+                    Some(expected),
+                    "{api} {host}"
+                );
             }
             assert_eq!(class(judge(&rules, "https://93.184.216.34/")), Some("public"));
             let resolved = rules.judge_address("store.example", "93.184.216.34".parse().unwrap());
@@ -316,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_listed_host_may_lead_anywhere_but_not_over_http() {
-        let rules = rules("https://api.example/", &["Minio.Internal", "10.0.0.5", "[fd00::5]", "fd00::6"]);
+        let rules =
+            rules("https://api.example/", &["Minio.Internal", "10.0.0.5", "[fd00::5]", "fd00::6"]);
         for url in ["https://10.0.0.5/", "https://[fd00::5]/", "https://[fd00::6]:9000/"] {
             assert_eq!(judge(&rules, url), Ok(()), "{url}");
         }
@@ -337,7 +366,11 @@ mod tests {
             let rules = HopRules::new(api.clone(), &[], Some(proxy));
             assert_eq!(rules.judge_address(proxy, inward), Ok(()), "{proxy}");
             assert!(rules.judge_address("store.example", inward).is_err(), "{proxy}");
-            assert_eq!(judge(&rules, &format!("https://{proxy}:3128/")), Err(HopRefusal::Proxy), "{proxy}");
+            assert_eq!(
+                judge(&rules, &format!("https://{proxy}:3128/")),
+                Err(HopRefusal::Proxy),
+                "{proxy}"
+            );
             let vouched = HopRules::new(api.clone(), &[proxy.to_owned()], Some(proxy));
             assert_eq!(judge(&vouched, &format!("https://{proxy}/")), Ok(()), "{proxy}");
         }
@@ -345,7 +378,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_where_and_shows_no_path() {
-        let refusal = judge(&rules("https://api.example/", NONE), "https://10.0.0.1/s3cr3t?sig=s3cr3t");
+        let refusal =
+            judge(&rules("https://api.example/", NONE), "https://10.0.0.1/s3cr3t?sig=s3cr3t");
         let text = format!("{refusal:?} {}", refusal.as_ref().unwrap_err());
         assert!(text.contains("10.0.0.1") && text.contains("allowed_hosts"), "{text}");
         assert!(!text.contains("s3cr3t"), "{text}");

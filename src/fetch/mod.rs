@@ -1,8 +1,9 @@
-//! The other client: fetches bodies from signed links, with no credentials and no default headers of its own.
+//! The other client: fetches bodies from signed links, with no credentials and no default headers
+//! of its own.
 //!
-//! Every hop is judged by `hop` before it is asked, every resolved address by `resolver`, the answer's head by
-//! [`crate::domain::resume`], and the bytes by `body`, which pays for them where `bandwidth` is capped. What is shown of a
-//! link is its host.
+//! Every hop is judged by `hop` before it is asked, every resolved address by `resolver`, the
+//! answer's head by [`crate::domain::resume`], and the bytes by `body`, which pays for them where
+//! `bandwidth` is capped. What is shown of a link is its host.
 
 mod answer;
 mod bandwidth;

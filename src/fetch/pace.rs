@@ -12,7 +12,8 @@ pub(super) struct TooSlow {
     pub(super) bytes: u64,
 }
 
-/// A minimum rate, measured over windows of one minute of waiting; time spent elsewhere does not count.
+/// A minimum rate, measured over windows of one minute of waiting; time spent elsewhere does not
+/// count.
 #[derive(Debug)]
 pub(super) struct RateFloor {
     min_bytes_per_second: u64,
@@ -33,7 +34,8 @@ impl RateFloor {
         if self.waited < WINDOW {
             return Ok(());
         }
-        let demanded = u128::from(self.min_bytes_per_second).saturating_mul(self.waited.as_millis());
+        let demanded =
+            u128::from(self.min_bytes_per_second).saturating_mul(self.waited.as_millis());
         let enough = u128::from(self.bytes) * 1000 >= demanded;
         let verdict = if enough { Ok(()) } else { Err(TooSlow { bytes: self.bytes }) };
         *self = Self::new(self.min_bytes_per_second);

@@ -10,11 +10,12 @@ use url::Url;
 
 use super::wire::Wire;
 
-/// How long a connection is kept for the next part; `reqwest`, which asks the API, keeps its own as long.
+/// How long a connection is kept for the next part; `reqwest`, which asks the API, keeps its own as
+/// long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Open connections by origin. Cheap to clone. It holds as many as were in use at once, which the slots bound, and none
-/// that is older than [`IDLE_TIMEOUT`].
+/// Open connections by origin. Cheap to clone. It holds as many as were in use at once, which the
+/// slots bound, and none that is older than [`IDLE_TIMEOUT`].
 #[derive(Clone, Default)]
 pub(super) struct Pool(Arc<Mutex<Idle>>);
 
@@ -187,7 +188,11 @@ mod tests {
         assert_eq!(server.connections(), 2, "each body has one of its own");
         drop((one, other));
         server.fetch(&store).await;
-        assert_eq!(server.connections(), 3, "a body that was not read to its end leaves none behind");
+        assert_eq!(
+            server.connections(),
+            3,
+            "a body that was not read to its end leaves none behind"
+        );
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! Names into addresses for the store client: a name that leads to an address it must not ask is refused as a whole.
+//! Names into addresses for the store client: a name that leads to an address it must not ask is
+//! refused as a whole.
 
 use std::error::Error;
 use std::future::Future;
@@ -21,8 +22,12 @@ impl JudgingResolver {
     /// The addresses of a host.
     ///
     /// # Errors
-    /// [`Unresolved`], or the [`RefusedAddress`](crate::transport::RefusedAddress) that must not be asked.
-    pub(super) async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
+    /// [`Unresolved`], or the [`RefusedAddress`](crate::transport::RefusedAddress) that must not be
+    /// asked.
+    pub(super) async fn resolve(
+        &self,
+        host: &str,
+    ) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
         // Whoever connects puts the port in.
         let found = tokio::net::lookup_host((host, 0)).await.map_err(|_| Unresolved)?;
         let addresses: Vec<SocketAddr> = found.collect();
@@ -53,7 +58,11 @@ mod tests {
     use super::*;
     use crate::transport::RefusedAddress;
 
-    async fn resolve(api: &str, allowed: &[String], proxy_host: Option<&str>) -> Result<usize, String> {
+    async fn resolve(
+        api: &str,
+        allowed: &[String],
+        proxy_host: Option<&str>,
+    ) -> Result<usize, String> {
         let rules = Arc::new(HopRules::new(api.parse().unwrap(), allowed, proxy_host));
         match JudgingResolver(rules).call("localhost".parse().unwrap()).await {
             Ok(addresses) => Ok(addresses.count()),

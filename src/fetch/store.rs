@@ -1,7 +1,8 @@
 //! The store client: from a link to an open body, over the store's own redirects, each judged anew.
 //!
-//! It speaks HTTP/1.1 through hyper itself (`wire`), not through `reqwest` as the API's client does: that is what lets a
-//! part have a read buffer of known size, and be read by the task that hashes and writes it.
+//! It speaks HTTP/1.1 through hyper itself (`wire`), not through `reqwest` as the API's client
+//! does: that is what lets a part have a read buffer of known size, and be read by the task that
+//! hashes and writes it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,14 +31,15 @@ use crate::domain::bandwidth::Bandwidth;
 use crate::domain::checksum::{Coverage, promised_checksums};
 use crate::domain::resume::{Plan, ResponseHead, StrongEtag, Verdict, judge_response};
 use crate::transport::{
-    AGENT, ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, is_plain_loopback, is_redirect,
-    redirect_target, retry_after, with_alpn,
+    AGENT, ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, is_plain_loopback,
+    is_redirect, redirect_target, retry_after, with_alpn,
 };
 
 /// What fetching is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePolicy {
-    /// Any URL of the API: links never lead back to its origin, and where it is on loopback, to loopback only.
+    /// Any URL of the API: links never lead back to its origin, and where it is on loopback, to
+    /// loopback only.
     pub api_origin: Url,
     /// Hosts that may have addresses which are not public.
     pub allowed_hosts: Vec<String>,
@@ -114,8 +116,9 @@ impl StoreClient {
         let proxy_host = proxies.as_ref().and_then(proxy_host);
         let api = policy.api_origin.clone();
         let rules = Arc::new(HopRules::new(api, &policy.allowed_hosts, proxy_host.as_deref()));
-        // HTTP/1.1 gives each part a connection: over HTTP/2 all parts of a host would share one congestion window and one
-        // flow-control window, and a part that waits for the disk would hold up the others.
+        // HTTP/1.1 gives each part a connection: over HTTP/2 all parts of a host would share one
+        // congestion window and one flow-control window, and a part that waits for the disk would
+        // hold up the others.
         let tls = with_alpn(tls, ALPN_HTTP1);
         let resolver = JudgingResolver(Arc::clone(&rules));
         Self {
@@ -137,7 +140,8 @@ impl StoreClient {
     pub fn successor(&self, tls: &ClientConfig, policy: &StorePolicy) -> Self {
         let mut next = Self::new(tls, policy);
         if let Some(bucket) = &self.bucket {
-            next.inherited = Some((bucket.clone(), policy.bandwidth.unwrap_or(Bandwidth::BOUNDLESS)));
+            next.inherited =
+                Some((bucket.clone(), policy.bandwidth.unwrap_or(Bandwidth::BOUNDLESS)));
             if policy.bandwidth.is_some() {
                 next.bucket = Some(bucket.clone());
             }
@@ -145,21 +149,24 @@ impl StoreClient {
         next
     }
 
-    /// This client is in force. Its cap on bandwidth holds for it and the client before together: what is under way with that
-    /// one is held to the new cap as well, and to none where there is none any more. Only a first cap leaves it alone.
+    /// This client is in force. Its cap on bandwidth holds for it and the client before together:
+    /// what is under way with that one is held to the new cap as well, and to none where there is
+    /// none any more. Only a first cap leaves it alone.
     pub fn take_over(&self) {
         if let Some((bucket, bandwidth)) = &self.inherited {
             bucket.change(*bandwidth);
         }
     }
 
-    /// The same client with connections of its own, which are at home on the runtime that reads from them.
+    /// The same client with connections of its own, which are at home on the runtime that reads
+    /// from them.
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
         Self { pool: Pool::default(), ..self.clone() }
     }
 
-    /// Opens the body behind `link` as `plan` says, and holds its head to the rules of [`crate::domain::resume`].
+    /// Opens the body behind `link` as `plan` says, and holds its head to the rules of
+    /// [`crate::domain::resume`].
     ///
     /// # Errors
     /// When there is no body to read, by what is to be done about it.
@@ -179,26 +186,40 @@ impl StoreClient {
         self.judge(response, host, plan, declared_bytes)
     }
 
-    async fn follow(&self, link: SignedLink, plan: &Plan) -> Result<(Answer, String), FetchRefusal> {
+    async fn follow(
+        &self,
+        link: SignedLink,
+        plan: &Plan,
+    ) -> Result<(Answer, String), FetchRefusal> {
         let SignedLink { mut url, mut hops_left } = link;
         loop {
             let host = url.host();
-            let fault = |words: &dyn fmt::Display| FetchRefusal::Fault { cause: format!("{host}: {words}") };
+            let fault = |words: &dyn fmt::Display| FetchRefusal::Fault {
+                cause: format!("{host}: {words}"),
+            };
             self.rules.judge(url.expose()).map_err(|refusal| fault(&refusal))?;
-            let response = match tokio::time::timeout(self.headers_timeout, self.get(url.expose(), plan))
-                .await
+            let response = match tokio::time::timeout(
+                self.headers_timeout,
+                self.get(url.expose(), plan),
+            )
+            .await
             {
                 Ok(sent) => sent.map_err(|error| fault(&error))?,
-                Err(_) => return Err(fault(&format_args!("no answer within {:?}", self.headers_timeout))),
+                Err(_) => {
+                    return Err(fault(&format_args!(
+                        "no answer within {:?}",
+                        self.headers_timeout
+                    )));
+                }
             };
             if !is_redirect(response.status()) {
                 return Ok((response, host));
             }
             let target = redirect_target(url.expose(), response.headers())
                 .map_err(|words| fault(&format_args!("it answered with {words}")))?;
-            hops_left = hops_left
-                .checked_sub(1)
-                .ok_or_else(|| fault(&format_args!("the link redirects more than {MAX_HOPS} times")))?;
+            hops_left = hops_left.checked_sub(1).ok_or_else(|| {
+                fault(&format_args!("the link redirects more than {MAX_HOPS} times"))
+            })?;
             url = SecretUrl::new(target);
         }
     }
@@ -213,7 +234,9 @@ impl StoreClient {
                 None => (self.connect(url).await?, false),
             };
             request = match wire.send(request).await {
-                Ok((head, body)) => return Ok(Answer::new(head, body, (self.pool.clone(), origin))),
+                Ok((head, body)) => {
+                    return Ok(Answer::new(head, body, (self.pool.clone(), origin)));
+                }
                 // The store closed it while it was idle: no request was made yet.
                 Err(SendError::Unsent(request, _)) if reused => *request,
                 Err(SendError::Unsent(_, error) | SendError::Failed(error)) => {
@@ -249,7 +272,10 @@ impl StoreClient {
                 return Err(FetchRefusal::Busy { host, retry_after });
             }
             Verdict::Refused { reason, listing_in_doubt } => {
-                return Err(FetchRefusal::Refused { cause: format!("{host}: {reason}"), listing_in_doubt });
+                return Err(FetchRefusal::Refused {
+                    cause: format!("{host}: {reason}"),
+                    listing_in_doubt,
+                });
             }
         };
         let (coverage, position) = match (opening, plan) {
@@ -289,16 +315,17 @@ fn request(url: &Url, plan: &Plan) -> Option<Request<Empty<Bytes>>> {
         .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let request = match plan {
         Plan::FromStart => request,
-        Plan::Continue(point) => {
-            request.header(RANGE, format!("bytes={}-", point.bytes)).header(IF_RANGE, point.etag.as_str())
-        }
+        Plan::Continue(point) => request
+            .header(RANGE, format!("bytes={}-", point.bytes))
+            .header(IF_RANGE, point.etag.as_str()),
     };
     request.body(Empty::new()).ok()
 }
 
 /// The facts of an answer's head that its judgement needs.
 fn head_of(response: &Answer) -> ResponseHead {
-    // A repeated header is one list (RFC 9110 section 5.3); where a single value is meant, the list does not parse.
+    // A repeated header is one list (RFC 9110 section 5.3); where a single value is meant, the list
+    // does not parse.
     let text = |name: HeaderName| {
         let values: Vec<_> = response
             .headers()
@@ -357,7 +384,10 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_cap_changes_when_its_client_is_in_force_and_not_before() {
-        let capped = |rate| StorePolicy { bandwidth: Some(Bandwidth::try_new(rate).unwrap()), ..policy(API) };
+        let capped = |rate| StorePolicy {
+            bandwidth: Some(Bandwidth::try_new(rate).unwrap()),
+            ..policy(API)
+        };
         let first = StoreClient::new(&tls(), &capped(100_000));
         let bucket = first.bucket.clone().unwrap();
         // Beyond what may come at once, so that each byte takes its time.
@@ -367,7 +397,11 @@ pub(super) mod tests {
             bucket.reserve(1_000_000) - before
         };
         let second = first.successor(&tls(), &capped(1_000_000));
-        assert_eq!(time_of_a_megabyte().as_secs(), 10, "one that is not in force yet changes nothing");
+        assert_eq!(
+            time_of_a_megabyte().as_secs(),
+            10,
+            "one that is not in force yet changes nothing"
+        );
         second.take_over();
         assert_eq!(time_of_a_megabyte().as_secs(), 1);
         let third = second.successor(&tls(), &policy(API));
@@ -382,7 +416,10 @@ pub(super) mod tests {
     }
 
     fn signed(url: &str) -> Link {
-        Link::Signed(SignedLink { url: SecretUrl::new(url.parse().unwrap()), hops_left: MAX_HOPS - 1 })
+        Link::Signed(SignedLink {
+            url: SecretUrl::new(url.parse().unwrap()),
+            hops_left: MAX_HOPS - 1,
+        })
     }
 
     async fn open_from(
@@ -397,7 +434,11 @@ pub(super) mod tests {
         outcome
     }
 
-    async fn open(answer: Answer, plan: &Plan, declared_bytes: Option<u64>) -> Result<Body, FetchRefusal> {
+    async fn open(
+        answer: Answer,
+        plan: &Plan,
+        declared_bytes: Option<u64>,
+    ) -> Result<Body, FetchRefusal> {
         let server = RawServer::start([answer]).await;
         open_from(API, &server.url(LINK), plan, declared_bytes).await
     }
@@ -421,8 +462,10 @@ pub(super) mod tests {
     #[tokio::test]
     async fn a_redirected_body_is_fetched_without_credentials_cookies_or_referer() {
         let second = RawServer::start([Answer::with(200, "etag: \"v1\"\r\n", b"12345")]).await;
-        let away = format!("set-cookie: a=b\r\nlocation: {}\r\n", second.url("/next?X-Sig=s3cr3t#top"));
-        let answers = [Answer::redirect(302, "relative?X-Sig=s3cr3t"), Answer::with(307, &away, b"")];
+        let away =
+            format!("set-cookie: a=b\r\nlocation: {}\r\n", second.url("/next?X-Sig=s3cr3t#top"));
+        let answers =
+            [Answer::redirect(302, "relative?X-Sig=s3cr3t"), Answer::with(307, &away, b"")];
         let first = RawServer::start(answers).await;
         let mut body = open_from(API, &first.url(LINK), &Plan::FromStart, Some(5)).await.unwrap();
         assert_eq!(body.opening, Opening::Whole { total_bytes: Some(5) });
@@ -448,7 +491,11 @@ pub(super) mod tests {
         let looping = RawServer::start((0..10).map(|_| Answer::redirect(307, "/again"))).await;
         let words = cause(open_from(API, &looping.url(LINK), &Plan::FromStart, None).await);
         assert!(words.contains("more than 5"), "{words}");
-        assert_eq!(looping.heads().len(), usize::from(MAX_HOPS), "the api's own redirect was the first hop");
+        assert_eq!(
+            looping.heads().len(),
+            usize::from(MAX_HOPS),
+            "the api's own redirect was the first hop"
+        );
         for (location, expected) in [
             ("http://127.0.0.1:1/s3cr3t", "back to the api"),
             ("https://93.184.216.34/s3cr3t", "public address"),
@@ -485,16 +532,24 @@ pub(super) mod tests {
         }
         assert!(matches!(of(404).await, FetchRefusal::Gone { .. }));
         for status in [429, 503] {
-            let FetchRefusal::Busy { host, retry_after } = of(status).await else { panic!("{status}") };
+            let FetchRefusal::Busy { host, retry_after } = of(status).await else {
+                panic!("{status}")
+            };
             assert!(host.starts_with("127.0.0.1:"), "{host}");
             assert_eq!(retry_after, Some(Duration::from_secs(7)));
         }
         for status in [204, 206, 304, 416, 500, 502] {
             let refusal = of(status).await;
-            assert!(matches!(refusal, FetchRefusal::Refused { listing_in_doubt: false, .. }), "{refusal:?}");
+            assert!(
+                matches!(refusal, FetchRefusal::Refused { listing_in_doubt: false, .. }),
+                "{refusal:?}"
+            );
         }
         let other_size = open(Answer::ok(b"12345"), &Plan::FromStart, Some(6)).await.unwrap_err();
-        assert!(matches!(other_size, FetchRefusal::Refused { listing_in_doubt: true, .. }), "{other_size:?}");
+        assert!(
+            matches!(other_size, FetchRefusal::Refused { listing_in_doubt: true, .. }),
+            "{other_size:?}"
+        );
     }
 
     #[tokio::test]
@@ -508,7 +563,11 @@ pub(super) mod tests {
         assert!(server.heads()[0].contains("if-range: \"v1\"\r\n"), "{}", server.heads()[0]);
         assert_eq!(body.opening, Opening::Append { total_bytes: 5 });
         let algorithms: Vec<_> = body.promised.iter().map(|promised| promised.algorithm).collect();
-        assert_eq!(algorithms, [Algorithm::Md5, Algorithm::Crc32c], "every x-goog-hash, of the whole file");
+        assert_eq!(
+            algorithms,
+            [Algorithm::Md5, Algorithm::Crc32c],
+            "every x-goog-hash, of the whole file"
+        );
         assert_eq!(body.next_chunk().await.unwrap().unwrap(), "345");
         assert_eq!(body.next_chunk().await.unwrap(), None);
 
@@ -528,11 +587,13 @@ pub(super) mod tests {
         assert!(open(Answer::chunked(&[b"{}"]), &Plan::FromStart, None).await.is_ok());
         let known = open(Answer::ok(b"{}"), &Plan::FromStart, None).await.unwrap();
         assert_eq!(known.opening, Opening::Whole { total_bytes: Some(2) });
-        for packed in
-            ["content-encoding: gzip\r\n", "content-encoding: identity\r\ncontent-encoding: gzip\r\n"]
-        {
-            let refusal =
-                open(Answer::with(200, packed, b"{}"), &Plan::FromStart, Some(2)).await.unwrap_err();
+        for packed in [
+            "content-encoding: gzip\r\n",
+            "content-encoding: identity\r\ncontent-encoding: gzip\r\n",
+        ] {
+            let refusal = open(Answer::with(200, packed, b"{}"), &Plan::FromStart, Some(2))
+                .await
+                .unwrap_err();
             assert!(matches!(refusal, FetchRefusal::Refused { .. }), "{packed}: {refusal:?}");
         }
     }
@@ -548,12 +609,14 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_direct_answer_is_held_to_the_same_rules() {
-        for (answer, good) in
-            [(Answer::ok(b"[]"), true), (Answer::with(200, "content-type: text/html\r\n", b"[]"), false)]
-        {
+        for (answer, good) in [
+            (Answer::ok(b"[]"), true),
+            (Answer::with(200, "content-type: text/html\r\n", b"[]"), false),
+        ] {
             let server = RawServer::start([answer]).await;
             let direct = DirectAnswer(send(client().get(server.url(LINK))).await.unwrap());
-            let outcome = store(API).open(Link::Direct(direct), &Plan::Continue(point()), None).await;
+            let outcome =
+                store(API).open(Link::Direct(direct), &Plan::Continue(point()), None).await;
             assert_eq!(outcome.is_ok(), good, "{outcome:?}");
         }
     }

@@ -1,5 +1,6 @@
-//! One HTTP/1.1 connection to a store, driven by whoever reads from it: no task of its own, so that a chunk is hashed and
-//! written where it was received, and one read buffer is all the memory that a body needs.
+//! One HTTP/1.1 connection to a store, driven by whoever reads from it: no task of its own, so that
+//! a chunk is hashed and written where it was received, and one read buffer is all the memory that
+//! a body needs.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,8 +14,9 @@ use hyper::{Request, Response};
 
 use super::connector::Connection;
 
-/// What the read buffer of a connection grows to, and so the largest chunk. With 64, 128, 256 and 408 KiB (hyper's own
-/// limit) 256 parts of 1 MB over https, 64 at once, took 1.06, 0.93, 0.81 and 1.02 s and 29, 37, 46 and 76 MiB.
+/// What the read buffer of a connection grows to, and so the largest chunk. With 64, 128, 256 and
+/// 408 KiB (hyper's own limit) 256 parts of 1 MB over https, 64 at once, took 1.06, 0.93, 0.81 and
+/// 1.02 s and 29, 37, 46 and 76 MiB.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// A connection that can take a request.
@@ -53,7 +55,8 @@ impl Wire {
         self.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the answer's head. Bound it with a timeout; dropped, the connection is closed.
+    /// Sends a request and waits for the answer's head. Bound it with a timeout; dropped, the
+    /// connection is closed.
     ///
     /// # Errors
     /// When no answer came.

@@ -44,12 +44,21 @@ fn check_faults(faults: &ConfigFaults, data: &[u8]) {
 
 fn check(config: &Config) {
     assert!(!config.projects.is_empty());
-    assert!(config.poll.cadence.min() <= config.poll.cadence.max() && !config.poll.cadence.min().is_zero());
+    assert!(
+        config.poll.cadence.min() <= config.poll.cadence.max()
+            && !config.poll.cadence.min().is_zero()
+    );
     let base = &config.api.base_url;
     assert!(base.scheme() == "https" || config.api.is_loopback_http(), "{base}");
-    assert!(base.username().is_empty() && base.password().is_none() && base.query().is_none(), "{base}");
+    assert!(
+        base.username().is_empty() && base.password().is_none() && base.query().is_none(),
+        "{base}"
+    );
     assert!(config.download.directory.is_absolute() && config.state_directory.is_absolute());
-    assert!(!config.state_directory.starts_with(&config.download.directory), "the state among the exports");
+    assert!(
+        !config.state_directory.starts_with(&config.download.directory),
+        "the state among the exports"
+    );
     for (index, project) in config.projects.iter().enumerate() {
         for other in &config.projects[..index] {
             assert!(project.name != other.name && project.project_key != other.project_key);
@@ -66,7 +75,8 @@ fn check(config: &Config) {
 fn reads_back(config: &Config) {
     let shown = config.show();
     let mut table: toml::Table = shown.parse().expect("what is shown is toml");
-    let projects = table.get_mut("project").and_then(toml::Value::as_array_mut).expect("there are projects");
+    let projects =
+        table.get_mut("project").and_then(toml::Value::as_array_mut).expect("there are projects");
     for (shown, project) in projects.iter_mut().zip(&config.projects) {
         shown["project_key"] = project.project_key.expose().into();
     }

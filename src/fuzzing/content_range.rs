@@ -1,4 +1,5 @@
-//! Fuzzed: the head of a store's answer to a range, where a wrong verdict would join the bytes of two files.
+//! Fuzzed: the head of a store's answer to a range, where a wrong verdict would join the bytes of
+//! two files.
 
 use super::number;
 use crate::domain::part::Sha256;
@@ -6,9 +7,9 @@ use crate::domain::resume::{
     Plan, ResponseHead, ResumePoint, StrongEtag, Verdict, judge_response, plan_resume,
 };
 
-/// A line each for the declared length, the bytes that are there, the length they promise, their validator, the status,
-/// `Content-Length`, whether there is framing, `Content-Range`, `ETag`, `Content-Encoding` and `Content-Type`. An empty line
-/// is an absent header.
+/// A line each for the declared length, the bytes that are there, the length they promise, their
+/// validator, the status, `Content-Length`, whether there is framing, `Content-Range`, `ETag`,
+/// `Content-Encoding` and `Content-Type`. An empty line is an absent header.
 ///
 /// # Panics
 /// When a rule is broken.
@@ -41,13 +42,18 @@ pub fn content_range(data: &[u8]) {
     let plan = plan_resume(point, declared);
     if let Plan::Continue(point) = &plan {
         assert!(0 < point.bytes && point.bytes < point.total_bytes, "{point:?}");
-        assert!(declared.is_none_or(|declared| declared == point.total_bytes), "{point:?} {declared:?}");
+        assert!(
+            declared.is_none_or(|declared| declared == point.total_bytes),
+            "{point:?} {declared:?}"
+        );
     }
     let fits = fits_exactly(&plan, &head);
     match judge_response(&plan, declared, &head) {
         Verdict::Append { total_bytes } => {
             assert!(fits, "appended to {plan:?} by {head:?}");
-            let Plan::Continue(point) = &plan else { panic!("appended although no range was asked for") };
+            let Plan::Continue(point) = &plan else {
+                panic!("appended although no range was asked for")
+            };
             assert_eq!(total_bytes, point.total_bytes);
         }
         verdict => {
@@ -55,7 +61,10 @@ pub fn content_range(data: &[u8]) {
             if let Verdict::Whole { total_bytes } = verdict {
                 assert_eq!(head.status, 200);
                 assert!(is_identity(&head), "a file in a coding: {head:?}");
-                assert!(declared.is_none() || total_bytes == declared, "{total_bytes:?} {declared:?}");
+                assert!(
+                    declared.is_none() || total_bytes == declared,
+                    "{total_bytes:?} {declared:?}"
+                );
                 assert!(declared.is_some() || framed, "an end that cannot be told from a cut");
                 let told = declared.zip(content_length);
                 assert!(told.is_none_or(|(declared, length)| declared == length), "{told:?}");
@@ -64,11 +73,13 @@ pub fn content_range(data: &[u8]) {
     }
 }
 
-/// The rule of appending once more, written from the other side: the one header that fits is made, and compared.
+/// The rule of appending once more, written from the other side: the one header that fits is made,
+/// and compared.
 fn fits_exactly(plan: &Plan, head: &ResponseHead) -> bool {
     let Plan::Continue(point) = plan else { return false };
     let expected = format!("{}-{}/{}", point.bytes, point.total_bytes - 1, point.total_bytes);
-    let range = head.content_range.as_deref().map(str::trim).and_then(|value| value.strip_prefix("bytes "));
+    let range =
+        head.content_range.as_deref().map(str::trim).and_then(|value| value.strip_prefix("bytes "));
     let etag = head.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
     head.status == 206
         && range.and_then(without_leading_zeros) == Some(expected)
@@ -77,7 +88,8 @@ fn fits_exactly(plan: &Plan, head: &ResponseHead) -> bool {
         && is_identity(head)
 }
 
-/// `007-9/010` is `7-9/10`: RFC 9110 has numbers as digits, however many. Blanks around the range and the total are borne.
+/// `007-9/010` is `7-9/10`: RFC 9110 has numbers as digits, however many. Blanks around the range
+/// and the total are borne.
 fn without_leading_zeros(range: &str) -> Option<String> {
     let (range, total) = range.split_once('/')?;
     let (first, last) = range.trim().split_once('-')?;

@@ -18,7 +18,8 @@ const SETTINGS: [(&str, &[&str], Option<&str>); 5] = [
     ("https://api.batch.com/2.11", &[], Some("10.0.0.3")),
 ];
 
-/// A digit that chooses the settings, then a `Location` a line; a tab in it stands between two headers of one answer.
+/// A digit that chooses the settings, then a `Location` a line; a tab in it stands between two
+/// headers of one answer.
 ///
 /// # Panics
 /// When a rule is broken.
@@ -49,7 +50,12 @@ pub fn location(data: &[u8]) {
         assert!(target.username().is_empty() && target.password().is_none(), "{target}");
         match with_credentials.take().map(|url| url.follow(target.clone())) {
             Some(Ok(on_origin)) => {
-                assert_eq!(origin(on_origin.url()), origin(&api), "credentials go to {}", on_origin.url());
+                assert_eq!(
+                    origin(on_origin.url()),
+                    origin(&api),
+                    "credentials go to {}",
+                    on_origin.url()
+                );
                 with_credentials = Some(on_origin);
             }
             // From here on no request carries credentials: none is `Credentialed`.
@@ -113,7 +119,8 @@ fn check_resolved(name: &str, api: &Url, hops: &Hops) {
     }
 }
 
-/// What the standard library knows of the classes, and the prefixes that carry another address inside.
+/// What the standard library knows of the classes, and the prefixes that carry another address
+/// inside.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
@@ -126,7 +133,8 @@ fn is_public(address: IpAddr) -> bool {
                 || address.octets()[0] >= 240)
         }
         IpAddr::V6(address) => {
-            let carries_another = address.segments()[0] == 0x2002 || address.segments()[..2] == [0x2001, 0];
+            let carries_another =
+                address.segments()[0] == 0x2002 || address.segments()[..2] == [0x2001, 0];
             address.segments()[0] >> 13 == 1 && !carries_another
         }
     }
@@ -134,5 +142,9 @@ fn is_public(address: IpAddr) -> bool {
 
 /// Scheme, host and port as texts.
 fn origin(url: &Url) -> (String, Option<String>, Option<u16>) {
-    (url.scheme().to_owned(), url.host_str().map(str::to_ascii_lowercase), url.port_or_known_default())
+    (
+        url.scheme().to_owned(),
+        url.host_str().map(str::to_ascii_lowercase),
+        url.port_or_known_default(),
+    )
 }

@@ -17,7 +17,8 @@ pub fn manifest(data: &[u8]) {
     if let Some(name) =
         data.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok())
     {
-        // What is removed as a leftover is one name in the folder, and never one that a finished file has.
+        // What is removed as a leftover is one name in the folder, and never one that a finished
+        // file has.
         if sink::fuzzing::is_working_name(name) {
             assert!(name.starts_with('.') && name.ends_with(".partial"), "{name:?}");
             assert!(is_safe_name(&name[1..]) && !name.contains('/'), "{name:?}");
@@ -28,7 +29,10 @@ pub fn manifest(data: &[u8]) {
         assert!(is_safe_name(&part.path), "{part:?}");
         assert!(part.path != MANIFEST_FILE && part.path != FAILED_FILE, "{part:?}");
         assert!(!sink::fuzzing::is_working_name(&part.path), "{part:?} would be removed");
-        assert!(sink::fuzzing::is_working_name(&sink::fuzzing::working_name(&part.path)), "{part:?}");
+        assert!(
+            sink::fuzzing::is_working_name(&sink::fuzzing::working_name(&part.path)),
+            "{part:?}"
+        );
     }
     let text = manifest.to_text();
     let again = Manifest::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{text}"));

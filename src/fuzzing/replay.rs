@@ -22,7 +22,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
@@ -51,9 +52,15 @@ replayed!(configuration, content_range, location, manifest, retry_after, state_r
 fn every_target_is_built_and_replayed() {
     let targets: BTreeSet<_> = TARGETS.into_iter().map(|(name, _)| name.to_owned()).collect();
     let stem = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
-    assert_eq!(files(&folder("fuzz_targets")).into_iter().map(stem).collect::<BTreeSet<_>>(), targets);
+    assert_eq!(
+        files(&folder("fuzz_targets")).into_iter().map(stem).collect::<BTreeSet<_>>(),
+        targets
+    );
     let manifest = fs::read_to_string(folder("Cargo.toml")).unwrap();
     for target in targets {
-        assert!(manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")), "{target} is not built");
+        assert!(
+            manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")),
+            "{target} is not built"
+        );
     }
 }

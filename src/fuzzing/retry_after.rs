@@ -19,7 +19,8 @@ pub fn retry_after(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let value = lines.next().unwrap_or_default();
     let date = lines.next().unwrap_or_default();
-    let now: u64 = number(lines.next().and_then(|line| std::str::from_utf8(line).ok())).unwrap_or(0);
+    let now: u64 =
+        number(lines.next().and_then(|line| std::str::from_utf8(line).ok())).unwrap_or(0);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.min(LAST_SECOND));
     let mut headers = HeaderMap::new();
     for (name, bytes) in [(RETRY_AFTER, value), (DATE, date)] {
@@ -36,11 +37,11 @@ pub fn retry_after(data: &[u8]) {
         None | Some("") => assert_eq!(pause, None, "nothing was asked for"),
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             // Read by another way than the code's own.
-            let seconds = digits
-                .bytes()
-                .fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
-            let expected =
-                (digits.len() <= 9 && seconds > 0).then(|| Duration::from_secs(seconds).min(RETRY_AFTER_CAP));
+            let seconds = digits.bytes().fold(0_u64, |sum, digit| {
+                sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+            });
+            let expected = (digits.len() <= 9 && seconds > 0)
+                .then(|| Duration::from_secs(seconds).min(RETRY_AFTER_CAP));
             assert_eq!(pause, expected, "{digits}");
         }
         Some(date) => {

@@ -23,8 +23,9 @@ thread_local! {
     static STATE: RefCell<Option<(Runtime, Memory)>> = const { RefCell::new(None) };
 }
 
-/// A row a line: the first letter of its table (`e`xport, `p`art, partia`l`, pa`u`se), then its columns behind the project's,
-/// each after a `|`: `~` is null, `#` begins a number, `!` a blob, anything else is a text.
+/// A row a line: the first letter of its table (`e`xport, `p`art, partia`l`, pa`u`se), then its
+/// columns behind the project's, each after a `|`: `~` is null, `#` begins a number, `!` a blob,
+/// anything else is a text.
 ///
 /// # Panics
 /// When a rule is broken.
@@ -106,7 +107,10 @@ fn check(record: ExportRecord) {
         }
         (WatchState::Sealing { .. }, RecordedState::Sealing { manifest }) => {
             let orders = world.watch.resume_commands();
-            assert!(matches!(orders.as_slice(), [Command::Seal(text)] if **text == *manifest), "{orders:?}");
+            assert!(
+                matches!(orders.as_slice(), [Command::Seal(text)] if **text == *manifest),
+                "{orders:?}"
+            );
             world.bring_home(orders, &report(&export, &[]));
             keeps(&world.manifest(), &parts);
             assert_eq!(world.sealed, Some(manifest));
@@ -134,7 +138,8 @@ fn come_home(mut world: World, orders: Vec<Command>, export: &ExportId, parts: &
     keeps(&world.manifest(), parts);
 }
 
-/// Every file on record is in the manifest with one of its records: with a digest that was on record.
+/// Every file on record is in the manifest with one of its records: with a digest that was on
+/// record.
 fn keeps(manifest: &Manifest, parts: &[CommittedPart]) {
     for part in parts {
         let digests: Vec<_> = parts
@@ -164,7 +169,10 @@ fn report(export: &ExportId, parts: &[CommittedPart]) -> Report {
     }
     let new: FileId = "not_on_record".parse().expect("an id");
     if parts.iter().all(|part| part.key.file_id != new) {
-        files.insert(new.clone(), PartListing { file_id: new, number: None, declared_bytes: Some(1) });
+        files.insert(
+            new.clone(),
+            PartListing { file_id: new, number: None, declared_bytes: Some(1) },
+        );
     }
     Report {
         export: export.clone(),

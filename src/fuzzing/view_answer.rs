@@ -23,7 +23,10 @@ pub fn view_answer(data: &[u8]) {
     let report = match api::fuzzing::parse_view(data, &asked, &[SECRET]) {
         Ok(report) => report,
         Err(words) => {
-            assert!(!words.contains(SECRET) && words.len() < 300 && !words.contains('\n'), "{words}");
+            assert!(
+                !words.contains(SECRET) && words.len() < 300 && !words.contains('\n'),
+                "{words}"
+            );
             return;
         }
     };
@@ -42,7 +45,8 @@ fn check(report: &Report, data: &[u8]) {
         assert!(file.number != Some(0), "{file:?}");
         assert!(ids.insert(&file.file_id), "{file:?} is listed twice");
     }
-    // A number beyond f64 or a lone surrogate in a field that is not read is an error there and none here.
+    // A number beyond f64 or a lone surrogate in a field that is not read is an error there and
+    // none here.
     let Ok(json) = serde_json::from_slice::<serde_json::Value>(data) else { return };
     assert_eq!(json["id"], ASKED, "an answer about another export was used");
     assert!(json["error_code"].is_null(), "an error was used");
@@ -61,7 +65,10 @@ fn first_view(report: &Report) {
     let finished = report.status == RemoteStatus::Success && report.files.is_some();
     assert_eq!(fetches, finished, "{:?} led to {commands:?}", report.status);
     if !finished && report.status != RemoteStatus::Error {
-        assert!(commands.iter().any(|command| matches!(command, Command::ViewAfter(_))), "{commands:?}");
+        assert!(
+            commands.iter().any(|command| matches!(command, Command::ViewAfter(_))),
+            "{commands:?}"
+        );
         return;
     }
     world.bring_home(commands, report);
@@ -69,7 +76,10 @@ fn first_view(report: &Report) {
         let manifest = world.manifest();
         let files = report.files.iter().flatten();
         let expected: BTreeSet<_> = files.map(|file| &file.file_id).collect();
-        assert_eq!(manifest.parts.iter().map(|part| &part.file_id).collect::<BTreeSet<_>>(), expected);
+        assert_eq!(
+            manifest.parts.iter().map(|part| &part.file_id).collect::<BTreeSet<_>>(),
+            expected
+        );
         assert_eq!(manifest.parts.len(), expected.len(), "a part stands there twice");
         assert_eq!(manifest.scope, report.facts.scope);
         let request = |request: &Option<Box<serde_json::value::RawValue>>| {
@@ -111,7 +121,9 @@ fn later_view(report: &Report) {
         assert!(listed.contains(file) && *file != under_way.file_id, "{file} was queued");
         assert_eq!(report.status, RemoteStatus::Success, "{file} was queued");
     }
-    let WatchState::Fetching(fetching) = world.watch.state() else { panic!("a part under way is awaited") };
+    let WatchState::Fetching(fetching) = world.watch.state() else {
+        panic!("a part under way is awaited")
+    };
     assert!(fetching.parts().any(|(key, _)| *key == under_way), "a part under way was lost");
 }
 

@@ -1,4 +1,5 @@
-//! A world in which everything goes well: it does what a watch commands, until the watch has settled.
+//! A world in which everything goes well: it does what a watch commands, until the watch has
+//! settled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -33,8 +34,10 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(watch: Watch) -> Self {
         let policies = Policies {
-            cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_mins(5)).expect("in order"),
-            retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_mins(10)).expect("in order"),
+            cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_mins(5))
+                .expect("in order"),
+            retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_mins(10))
+                .expect("in order"),
             not_found_grace: Duration::from_mins(10),
         };
         Self { watch, policies, seconds: 0, fetched: BTreeMap::new(), sealed: None }
@@ -50,7 +53,8 @@ impl World {
     /// Does what is commanded, and what that brings, until nothing is left to do.
     ///
     /// # Panics
-    /// When that does not end, when a part is fetched that is committed, or when a manifest is not what was committed.
+    /// When that does not end, when a part is fetched that is committed, or when a manifest is not
+    /// what was committed.
     pub(super) fn bring_home(&mut self, commands: Vec<Command>, report: &Report) {
         let parts = report.files.as_ref().map_or(0, Vec::len);
         let mut left = 100 + 20 * parts;
@@ -70,10 +74,14 @@ impl World {
                 vec![WatchEvent::Viewed(ViewOutcome::Report(report.clone()))]
             }
             Command::ViewAfter(_) | Command::Notify(_) => Vec::new(),
-            Command::Prepare => vec![WatchEvent::Prepared { adopted: Vec::new(), conflicts: Vec::new() }],
+            Command::Prepare => {
+                vec![WatchEvent::Prepared { adopted: Vec::new(), conflicts: Vec::new() }]
+            }
             Command::QueuePart(key) => self.fetch(key),
             Command::RetryPartAfter(key, _) => vec![WatchEvent::PartRetryDue(key)],
-            Command::Record(change) => recorded(change).into_iter().map(WatchEvent::Recorded).collect(),
+            Command::Record(change) => {
+                recorded(change).into_iter().map(WatchEvent::Recorded).collect()
+            }
             Command::Seal(text) => {
                 self.sealed = Some(text.to_string());
                 vec![WatchEvent::ManifestDurable]
@@ -103,7 +111,9 @@ impl World {
     /// # Panics
     /// When it is not whole, or the manifest cannot be read back.
     pub(super) fn manifest(&self) -> Manifest {
-        let WatchState::Completed { totals, .. } = self.watch.state() else { panic!("{:?}", self.watch) };
+        let WatchState::Completed { totals, .. } = self.watch.state() else {
+            panic!("{:?}", self.watch)
+        };
         let text = self.sealed.as_deref().expect("a whole export was sealed");
         let manifest = Manifest::parse(text.as_bytes()).expect("what was sealed reads back");
         assert_eq!(manifest.export_id, *self.watch.export(), "a manifest of another export");

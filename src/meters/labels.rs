@@ -1,5 +1,5 @@
-//! Every label and every value that it can have. Nothing that a server or a file says becomes one: only names of projects,
-//! which the configuration bounds.
+//! Every label and every value that it can have. Nothing that a server or a file says becomes one:
+//! only names of projects, which the configuration bounds.
 
 use std::fmt::{Error, Write as _};
 
@@ -155,7 +155,9 @@ impl PollOutcome {
             ViewOutcome::Held(Hold::Unauthorized { .. } | Hold::KeyReplaced) => Self::Unauthorized,
             ViewOutcome::Held(Hold::RouteNotFound) => Self::RouteNotFound,
             // A poll meets neither a store nor the disk.
-            ViewOutcome::Held(Hold::StoreBusy { .. } | Hold::StoreWaits { .. } | Hold::Disk { .. })
+            ViewOutcome::Held(
+                Hold::StoreBusy { .. } | Hold::StoreWaits { .. } | Hold::Disk { .. },
+            )
             | ViewOutcome::Fault(_) => Self::Fault,
         }
     }
@@ -163,7 +165,8 @@ impl PollOutcome {
 
 impl RetryCause {
     /// Causes that a poll can have.
-    pub const OF_POLLS: &[Self] = &[Self::Throttled, Self::Unavailable, Self::Unauthorized, Self::Fault];
+    pub const OF_POLLS: &[Self] =
+        &[Self::Throttled, Self::Unavailable, Self::Unauthorized, Self::Fault];
 
     /// Why a poll that came out so is done again; `None` where it did what it was to do.
     #[must_use]
@@ -283,7 +286,8 @@ mod tests {
             Hold::Unauthorized { status: 401 },
             Hold::RouteNotFound,
         ];
-        let outcomes = holds.into_iter().map(ViewOutcome::Held).chain([ViewOutcome::Fault(String::new())]);
+        let outcomes =
+            holds.into_iter().map(ViewOutcome::Held).chain([ViewOutcome::Fault(String::new())]);
         for outcome in outcomes {
             let cause = RetryCause::of_poll(&outcome).unwrap();
             assert!(RetryCause::OF_POLLS.contains(&cause), "{outcome:?}");

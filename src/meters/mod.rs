@@ -1,7 +1,8 @@
 //! Floor 1, what is counted: every metric's name, unit, help and labels, in Prometheus' terms.
 //!
-//! What happens is counted where it happens, through [`Meters`]. What is a matter of the moment is made for each scrape
-//! from the read model, through [`Moment`]: nothing of it can be stale. There is no label for an export.
+//! What happens is counted where it happens, through [`Meters`]. What is a matter of the moment is
+//! made for each scrape from the read model, through [`Moment`]: nothing of it can be stale. There
+//! is no label for an export.
 //!
 //! - `mod.rs` what is counted
 //! - `moment.rs` what is so at the moment
@@ -30,8 +31,10 @@ use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project
 
 /// What every name begins with.
 const PREFIX: &str = "batch_export_watcher";
-/// Bounds in seconds for a poll: an answer at once, up to the longest `request_timeout` that makes sense.
-const POLL_SECONDS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Bounds in seconds for a poll: an answer at once, up to the longest `request_timeout` that makes
+/// sense.
+const POLL_SECONDS: [f64; 12] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// Bounds in seconds for a part: 50 KB from a store nearby, up to gigabytes over a slow line.
 const PART_SECONDS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
@@ -85,7 +88,11 @@ impl Counted {
         to.register("polls", "Polls that came back, by outcome", self.polls.clone());
         let help = "How long a poll took until its answer was there";
         to.register_with_unit("poll_duration", help, Unit::Seconds, self.poll_seconds.clone());
-        to.register("parts_downloaded", "Parts that are durable under their names", self.parts.clone());
+        to.register(
+            "parts_downloaded",
+            "Parts that are durable under their names",
+            self.parts.clone(),
+        );
         let help = "Bytes of parts that came from stores, also those that were not kept";
         to.register_with_unit("downloaded", help, Unit::Bytes, self.bytes.clone());
         let help = "How long a part took from its slot until it was durable under its name";
@@ -99,8 +106,8 @@ impl Counted {
         self
     }
 
-    /// Everything that can occur without a project is there from the start: a rate over what comes into being with its
-    /// first event would miss that event.
+    /// Everything that can occur without a project is there from the start: a rate over what comes
+    /// into being with its first event would miss that event.
     fn begin(&self) {
         for &outcome in PollOutcome::ALL {
             drop(self.polls.get_or_create(&OfOutcome { outcome }));

@@ -19,7 +19,8 @@ pub struct Facts {
     pub slots_in_use: usize,
     /// Most parts in flight.
     pub slots_max: usize,
-    /// Bytes that may still be used on the download directory's file system; `None` where it does not say so in time.
+    /// Bytes that may still be used on the download directory's file system; `None` where it does
+    /// not say so in time.
     pub free_bytes: Option<u64>,
     /// Bytes that are never to be used.
     pub reserve_bytes: u64,
@@ -88,8 +89,14 @@ impl Moment {
         to.register("exports", "Exports by the state that they are in", self.exports.clone());
         let help = "For how long the oldest export is in this state, as far as this run knows; 0 where there is none";
         to.register_with_unit("oldest_export", help, Unit::Seconds, self.oldest_seconds.clone());
-        let help = "When an export became whole last, in seconds since 1970; missing where none ever did";
-        to.register_with_unit("last_success_timestamp", help, Unit::Seconds, self.last_success.clone());
+        let help =
+            "When an export became whole last, in seconds since 1970; missing where none ever did";
+        to.register_with_unit(
+            "last_success_timestamp",
+            help,
+            Unit::Seconds,
+            self.last_success.clone(),
+        );
         let help = "1 while something waits as a whole: a project, or without that label all";
         to.register("paused", help, self.paused.clone());
         to.register("slots_in_use", "Parts in flight", gauge(facts.slots_in_use));
@@ -150,7 +157,10 @@ mod tests {
         ] {
             assert!(lines.iter().any(|found| found == line), "{line} is not in {lines:#?}");
         }
-        assert!(!lines.iter().any(|line| line.contains("oldest") && line.contains("whole")), "{lines:#?}");
+        assert!(
+            !lines.iter().any(|line| line.contains("oldest") && line.contains("whole")),
+            "{lines:#?}"
+        );
     }
 
     #[test]
@@ -158,10 +168,17 @@ mod tests {
         let moment = Moment::default();
         let known = |lines: &[String], name: &str| lines.iter().any(|line| line.starts_with(name));
         let without = lines(&moment);
-        assert!(!known(&without, "disk_free_bytes") && !known(&without, "last_success"), "{without:#?}");
+        assert!(
+            !known(&without, "disk_free_bytes") && !known(&without, "last_success"),
+            "{without:#?}"
+        );
         moment.success(&"shop".parse().unwrap(), Timestamp::from_second(1_700_000_000).unwrap());
-        let with = lines(&Moment { facts: Facts { free_bytes: Some(5), ..Facts::default() }, ..moment });
+        let with =
+            lines(&Moment { facts: Facts { free_bytes: Some(5), ..Facts::default() }, ..moment });
         assert!(known(&with, "disk_free_bytes 5"), "{with:#?}");
-        assert!(known(&with, "last_success_timestamp_seconds{project=\"shop\"} 1700000000"), "{with:#?}");
+        assert!(
+            known(&with, "last_success_timestamp_seconds{project=\"shop\"} 1700000000"),
+            "{with:#?}"
+        );
     }
 }

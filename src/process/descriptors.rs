@@ -2,8 +2,9 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard one. Each part in flight takes two, a connection and a file, and the
-/// usual soft limit of 1024 is there for programs that use `select(2)`, which cannot name more; this one uses epoll.
+/// Raises the soft limit of open files to the hard one. Each part in flight takes two, a connection
+/// and a file, and the usual soft limit of 1024 is there for programs that use `select(2)`, which
+/// cannot name more; this one uses epoll.
 ///
 /// # Errors
 /// When the kernel refuses; the limit is as it was.

@@ -4,7 +4,8 @@ use std::io;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Sets RLIMIT_CORE to zero and PR_SET_DUMPABLE to off, which also keeps other processes of the user from attaching.
+/// Sets RLIMIT_CORE to zero and PR_SET_DUMPABLE to off, which also keeps other processes of the
+/// user from attaching.
 ///
 /// # Errors
 /// When the kernel refuses either.

@@ -1,7 +1,9 @@
-//! The journal of systemd: whether standard error leads there, and log events as entries with fields of their own.
+//! The journal of systemd: whether standard error leads there, and log events as entries with
+//! fields of their own.
 //!
-//! Entries go to the journal's socket one by one, by its path, so that a journal that is restarted is found again. While
-//! its queue is full the sender waits, as one that writes lines to the journal's stream does.
+//! Entries go to the journal's socket one by one, by its path, so that a journal that is restarted
+//! is found again. While its queue is full the sender waits, as one that writes lines to the
+//! journal's stream does.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -45,7 +47,8 @@ fn names(journal_stream: &str, file: impl AsFd) -> bool {
         .is_some_and(|named| Stream::of(file).is_ok_and(|descriptor| named == descriptor))
 }
 
-/// Makes an entry of each event, or tells why the journal cannot be reached. Our fields keep their names, in upper case.
+/// Makes an entry of each event, or tells why the journal cannot be reached. Our fields keep their
+/// names, in upper case.
 pub(super) fn layer() -> io::Result<Layer> {
     let priorities = PriorityMappings {
         error: priority(Level::ERROR),

@@ -1,4 +1,5 @@
-//! One instance a state and a download directory: an advisory lock that the kernel drops with the process, however it ends.
+//! One instance a state and a download directory: an advisory lock that the kernel drops with the
+//! process, however it ends.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 /// Longest holder that is read back.
 const MAX_HOLDER_BYTES: u64 = 4096;
 
-/// Holds the lock while it lives. The file stays: removing it would let two instances lock two files of one name.
+/// Holds the lock while it lives. The file stays: removing it would let two instances lock two
+/// files of one name.
 #[derive(Debug)]
 pub struct InstanceLock {
     _file: File,
@@ -65,8 +67,10 @@ impl InstanceLock {
     /// [`LockError::Held`] where another instance, or this one, has it already.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source: io::Error| LockError::Failed { path: path.to_owned(), source };
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd =
+            open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
         // Whatever the umask: without the bits for its owner, the next start could not open it.
         fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
         let mut file = File::from(fd);
@@ -77,7 +81,8 @@ impl InstanceLock {
             }
             Err(errno) => return Err(failed(errno.into())),
         }
-        // The lock is the flock; a disk too full for the note about its holder must not keep the program from starting.
+        // The lock is the flock; a disk too full for the note about its holder must not keep the
+        // program from starting.
         if let Err(error) = note(&mut file) {
             tracing::debug!(event = "lock_holder_unnoted", path = %path.display(), cause = %error, "the lock is taken, its holder could not be noted: {error}");
         }
@@ -153,7 +158,9 @@ mod tests {
         let LockError::Held { holder: Some(holder), .. } = &refused else { panic!("{refused:?}") };
         assert_eq!(holder.pid, std::process::id());
         let message = refused.to_string();
-        for part in [holder.pid.to_string(), holder.host.clone(), format!("{:.0}", holder.started_at)] {
+        for part in
+            [holder.pid.to_string(), holder.host.clone(), format!("{:.0}", holder.started_at)]
+        {
             assert!(message.contains(&part), "{message}");
         }
         drop(first);

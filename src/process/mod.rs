@@ -1,4 +1,5 @@
-//! Floor 2, the process and its surroundings: locks, signals, the service manager, logs, runtimes, limits, umask, core dumps.
+//! Floor 2, the process and its surroundings: locks, signals, the service manager, logs, runtimes,
+//! limits, umask, core dumps.
 
 pub mod descriptors;
 pub mod hardening;

@@ -1,8 +1,9 @@
 //! The process's runtimes: one for control, and lanes that move bytes and may block in write(2).
 //!
-//! A lane is a runtime of one thread, with an eye on its own connections. On a runtime of several threads one of them
-//! watches the connections of all: where it blocks in write(2), nobody sees what comes until that write is over.
-//! A disk that hangs holds up transfers only: polls, signals and timers live on the control runtime.
+//! A lane is a runtime of one thread, with an eye on its own connections. On a runtime of several
+//! threads one of them watches the connections of all: where it blocks in write(2), nobody sees
+//! what comes until that write is over. A disk that hangs holds up transfers only: polls, signals
+//! and timers live on the control runtime.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,9 +14,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-/// Lanes. They hash and write where they receive; more than two bring nothing on the hardware this runs on.
+/// Lanes. They hash and write where they receive; more than two bring nothing on the hardware this
+/// runs on.
 const LANES: usize = 2;
-/// Threads of each runtime for fsync, rename and other blocking work; a disk that hangs must not collect more.
+/// Threads of each runtime for fsync, rename and other blocking work; a disk that hangs must not
+/// collect more.
 const BLOCKING_THREADS: usize = 16;
 /// Longest wait for threads to end at exit; one that is stuck in the kernel is left to it.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
@@ -55,7 +58,9 @@ impl Runtimes {
         Ok(Self {
             // The thread that calls block_on: what its tasks tell each other wakes nobody.
             control: one_thread("control")?,
-            lanes: (0..LANES).map(|_| LaneThread::start(stop_lanes.clone())).collect::<io::Result<_>>()?,
+            lanes: (0..LANES)
+                .map(|_| LaneThread::start(stop_lanes.clone()))
+                .collect::<io::Result<_>>()?,
             stop_lanes,
         })
     }
@@ -103,7 +108,11 @@ impl LaneThread {
 
 fn one_thread(blocking_threads_name: &str) -> io::Result<Runtime> {
     let mut builder = Builder::new_current_thread();
-    builder.max_blocking_threads(BLOCKING_THREADS).thread_name(blocking_threads_name).enable_all().build()
+    builder
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name(blocking_threads_name)
+        .enable_all()
+        .build()
 }
 
 #[cfg(test)]

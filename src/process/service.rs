@@ -42,8 +42,8 @@ pub fn listens() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// How often [`alive`] has to be said: half the time after which the service manager gives the process up
-/// (sd_watchdog_enabled(3)).
+/// How often [`alive`] has to be said: half the time after which the service manager gives the
+/// process up (sd_watchdog_enabled(3)).
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)

@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT: the first drains, the second ends the process at once. SIGHUP: the configuration is read again.
+//! SIGTERM and SIGINT: the first drains, the second ends the process at once. SIGHUP: the
+//! configuration is read again.
 
 use std::io;
 
@@ -20,7 +21,10 @@ impl StopSignals {
     /// # Errors
     /// When the handlers cannot be installed.
     pub fn install() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Cancels `stop` at the first signal and ends the process at the second. Never returns.

@@ -1,5 +1,6 @@
-//! Logs: readable text or JSON lines on stderr, or entries of the journal. `RUST_LOG` rules our own events; every other crate
-//! is capped at warnings, because the debug lines of HTTP crates print signed links.
+//! Logs: readable text or JSON lines on stderr, or entries of the journal. `RUST_LOG` rules our own
+//! events; every other crate is capped at warnings, because the debug lines of HTTP crates print
+//! signed links.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -43,9 +44,10 @@ pub enum LogTarget {
     Above(MultiProgress),
 }
 
-/// Installs the process-wide subscriber and a panic hook that logs where a panic happened, without its payload: that may
-/// hold content. `rust_log` is the variable of that name; what it holds and cannot be read counts as `info`. Where the
-/// journal is wanted and cannot be reached, the log is text, and says so.
+/// Installs the process-wide subscriber and a panic hook that logs where a panic happened, without
+/// its payload: that may hold content. `rust_log` is the variable of that name; what it holds and
+/// cannot be read counts as `info`. Where the journal is wanted and cannot be reached, the log is
+/// text, and says so.
 pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
     let shows_progress = matches!(target, LogTarget::Above(_));
     let (layer, quiet, unreachable) = match format {
@@ -63,7 +65,8 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
         .and_then(|directives| directives.parse::<Targets>().ok())
         .unwrap_or_else(|| Targets::new().with_default(default));
     // A second call (tests in one process) keeps the first subscriber.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(ours_or_warnings(wanted))).try_init();
+    let _ =
+        tracing_subscriber::registry().with(layer.with_filter(ours_or_warnings(wanted))).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(event = "task_panicked", place, "internal error: a task panicked");
@@ -82,7 +85,8 @@ fn text(target: LogTarget) -> BoxedLayer {
 }
 
 fn json(target: LogTarget) -> BoxedLayer {
-    let layer = fmt::layer().with_writer(StderrWriter { target, priorities: false }).with_ansi(false);
+    let layer =
+        fmt::layer().with_writer(StderrWriter { target, priorities: false }).with_ansi(false);
     let layer = layer.log_internal_errors(false).json();
     layer.flatten_event(true).with_current_span(false).with_span_list(false).boxed()
 }
@@ -165,8 +169,8 @@ mod tests {
     fn other_crates_never_get_below_warnings() {
         let wanted: Targets = "trace".parse().unwrap();
         let filter = ours_or_warnings(wanted);
-        let subscriber =
-            tracing_subscriber::registry().with(fmt::layer().with_writer(io::sink).with_filter(filter));
+        let subscriber = tracing_subscriber::registry()
+            .with(fmt::layer().with_writer(io::sink).with_filter(filter));
         tracing::subscriber::with_default(subscriber, || {
             assert!(tracing::enabled!(target: "batch_export_watcher::engine", Level::TRACE));
             assert!(tracing::enabled!(target: "hyper_util::client", Level::WARN));

@@ -1,4 +1,5 @@
-//! The text log's sentence and fields: `sentence name=value name="value with spaces"`, always on one line.
+//! The text log's sentence and fields: `sentence name=value name="value with spaces"`, always on
+//! one line.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -7,17 +8,24 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-/// Writes the sentence first and each field after it. A cause that has its field is not said in the sentence, too.
+/// Writes the sentence first and each field after it. A cause that has its field is not said in the
+/// sentence, too.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TextFields;
 
 impl<'writer> FormatFields<'writer> for TextFields {
-    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
         let mut line = Collected::default();
         fields.record(&mut line);
         let Collected { sentence, fields } = line;
-        let cause = fields.iter().find(|(name, _)| *name == "cause").map(|(_, cause)| format!(": {cause}"));
-        let sentence = cause.map_or_else(|| sentence.clone(), |cause| sentence.replacen(&cause, "", 1));
+        let cause =
+            fields.iter().find(|(name, _)| *name == "cause").map(|(_, cause)| format!(": {cause}"));
+        let sentence =
+            cause.map_or_else(|| sentence.clone(), |cause| sentence.replacen(&cause, "", 1));
         write!(writer, "{}", OneLine(&sentence))?;
         let separators = std::iter::once(if sentence.is_empty() { "" } else { " " });
         let separators = separators.chain(std::iter::repeat(" "));
@@ -106,7 +114,8 @@ mod tests {
     fn written(log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let layer = fmt::layer().with_writer(move || writer.clone()).with_ansi(false).without_time();
+        let layer =
+            fmt::layer().with_writer(move || writer.clone()).with_ansi(false).without_time();
         let layer = layer.with_target(false).fmt_fields(TextFields);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         let bytes = lines.0.lock().unwrap().clone();
@@ -127,15 +136,15 @@ mod tests {
                 "part committed"
             );
         });
-        let fields =
-            r#"event=part_committed export=export_1 bytes=7 words="two words" none="" equation="a=b""#;
+        let fields = r#"event=part_committed export=export_1 bytes=7 words="two words" none="" equation="a=b""#;
         assert_eq!(line, format!(" INFO part committed {fields}\n"));
     }
 
     #[test]
     fn a_cause_is_said_once() {
         let cause = "no answer";
-        let line = written(|| tracing::warn!(event = "poll_failed", cause, "poll failed: {cause}; again"));
+        let line =
+            written(|| tracing::warn!(event = "poll_failed", cause, "poll failed: {cause}; again"));
         assert_eq!(line, " WARN poll failed; again event=poll_failed cause=\"no answer\"\n");
         let line = written(|| tracing::warn!(event = "answer_odd", cause, "{cause}"));
         assert_eq!(line, " WARN no answer event=answer_odd cause=\"no answer\"\n");

@@ -1,12 +1,14 @@
-//! The process's umask: what it would take from new files and folders is asked for by nobody but the configuration.
+//! The process's umask: what it would take from new files and folders is asked for by nobody but
+//! the configuration.
 
 use rustix::fs::Mode;
 
 use crate::domain::modes::Modes;
 
-/// Lets these modes through for the whole process, and nothing beyond them. `durable` puts a mode right where the umask was in
-/// its way, but not without loss: a folder that inherits the setgid bit may lose it when its mode is changed. So this comes
-/// before the first folder is made, and again when the modes change.
+/// Lets these modes through for the whole process, and nothing beyond them. `durable` puts a mode
+/// right where the umask was in its way, but not without loss: a folder that inherits the setgid
+/// bit may lose it when its mode is changed. So this comes before the first folder is made, and
+/// again when the modes change.
 pub fn permit(modes: Modes) {
     rustix::process::umask(Mode::from_raw_mode(mask_for(modes)));
 }

@@ -31,7 +31,8 @@ impl Route {
     fn parse(head: &Parts) -> Option<Self> {
         let (version, route) = head.uri.path().strip_prefix('/')?.split_once('/')?;
         let (major, minor) = version.split_once('.')?;
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if head.method != hyper::Method::GET || !number(major) || !number(minor) {
             return None;
         }
@@ -54,8 +55,12 @@ pub(super) async fn answer(world: &World, head: &Parts) -> Reply {
         return Canned::api_error(404, "ROUTE_NOT_FOUND", "The route does not exist.").into();
     };
     let Some(project_key) = authenticate(world, head) else {
-        return Canned::api_error(401, "AUTHENTICATION_INVALID", "The key is not valid for this project.")
-            .into();
+        return Canned::api_error(
+            401,
+            "AUTHENTICATION_INVALID",
+            "The key is not valid for this project.",
+        )
+        .into();
     };
     if let Some(outage) = world.project_outage(project_key) {
         return outage.into();
@@ -64,7 +69,8 @@ pub(super) async fn answer(world: &World, head: &Parts) -> Reply {
         return list(world, project_key, head.uri.query()).unwrap_or_else(|refusal| refusal).into();
     }
     let Some(id) = parameter(head.uri.query(), "id").filter(|id| !id.is_empty()) else {
-        return Canned::api_error(400, "MISSING_PARAMETER", "The parameter `id` is missing.").into();
+        return Canned::api_error(400, "MISSING_PARAMETER", "The parameter `id` is missing.")
+            .into();
     };
     match route {
         Route::View | Route::List => view(world, project_key, &id).await.into(),
@@ -100,7 +106,11 @@ async fn view(world: &World, project_key: &str, export_id: &str) -> Canned {
 
 fn list(world: &World, project_key: &str, query: Option<&str>) -> Result<Canned, Canned> {
     let malformed = |name: &str| {
-        Canned::api_error(400, "MALFORMED_PARAMETER", &format!("The parameter `{name}` is malformed."))
+        Canned::api_error(
+            400,
+            "MALFORMED_PARAMETER",
+            &format!("The parameter `{name}` is malformed."),
+        )
     };
     let limit = match parameter(query, "limit") {
         None => DEFAULT_PAGE,
@@ -118,8 +128,12 @@ fn list(world: &World, project_key: &str, query: Option<&str>) -> Result<Canned,
             .ok_or_else(|| malformed("from"))?,
     };
     let rows = world.listing(project_key)?;
-    let page: Vec<Value> =
-        rows.iter().skip(from).take(limit).map(|(export, step)| world.report(export, step)).collect();
+    let page: Vec<Value> = rows
+        .iter()
+        .skip(from)
+        .take(limit)
+        .map(|(export, step)| world.report(export, step))
+        .collect();
     let next = from.saturating_add(page.len());
     let mut body = json!({ "count": page.len(), "exports": page, "has_more": next < rows.len() });
     if next < rows.len() {
@@ -143,7 +157,8 @@ async fn download(world: &World, project_key: &str, file_id: &str, head: &Parts)
         }
         LinkStep::RedirectWith { status, location } => {
             let (origin, path) = world.sign(file_id);
-            let authority = origin.split_once("://").map_or(origin.as_str(), |(_, authority)| authority);
+            let authority =
+                origin.split_once("://").map_or(origin.as_str(), |(_, authority)| authority);
             let location = location
                 .replace("{link}", &format!("{origin}{path}"))
                 .replace("{authority}", authority)

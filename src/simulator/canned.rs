@@ -39,7 +39,8 @@ impl Canned {
     /// 429, with this `Retry-After` if any.
     #[must_use]
     pub fn throttled(retry_after: Option<&str>) -> Self {
-        Self::api_error(429, "TOO_MANY_REQUESTS", "Too many requests.").with_retry_after(retry_after)
+        Self::api_error(429, "TOO_MANY_REQUESTS", "Too many requests.")
+            .with_retry_after(retry_after)
     }
 
     /// 503, with this `Retry-After` if any.
@@ -71,7 +72,11 @@ impl Canned {
     /// A redirect without a body.
     #[must_use]
     pub fn redirect(status: u16, location: &str) -> Self {
-        Self { status, headers: vec![("location".to_owned(), location.to_owned())], body: Vec::new() }
+        Self {
+            status,
+            headers: vec![("location".to_owned(), location.to_owned())],
+            body: Vec::new(),
+        }
     }
 
     /// The same answer with one more header.

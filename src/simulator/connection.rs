@@ -35,8 +35,9 @@ impl Watched {
 }
 
 impl Drained {
-    /// For the body of an answer: hyper writes out its buffer whenever the body has nothing ready. So after one such
-    /// pause either all is written, or the socket is full and says when it no longer is.
+    /// For the body of an answer: hyper writes out its buffer whenever the body has nothing ready.
+    /// So after one such pause either all is written, or the socket is full and says when it no
+    /// longer is.
     pub(super) async fn wait(&mut self) {
         tokio::task::yield_now().await;
         // An error means that the connection is gone, and with it the reason to wait.

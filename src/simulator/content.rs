@@ -1,4 +1,5 @@
-//! What a simulated file holds: given bytes, or a JSON array made up on the way and never held whole in memory.
+//! What a simulated file holds: given bytes, or a JSON array made up on the way and never held
+//! whole in memory.
 
 use aws_lc_rs::digest;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
@@ -8,7 +9,8 @@ use md5::{Digest as _, Md5};
 use crate::domain::checksum::Algorithm;
 use crate::domain::part::Sha256;
 
-/// One row of generated content; the zeros are replaced by the row's number and a pseudo-random token.
+/// One row of generated content; the zeros are replaced by the row's number and a pseudo-random
+/// token.
 const ROW: &[u8] = b"\n{\"custom_id\":\"user-0000000000000000\",\"token\":\"0000000000000000\"},";
 /// Length of a row, as a file offset.
 const ROW_BYTES: u64 = ROW.len() as u64;
@@ -43,7 +45,8 @@ impl Content {
         }
     }
 
-    /// The digest of the whole, as a store would send it before base64. Reads it all: slow for a large one.
+    /// The digest of the whole, as a store would send it before base64. Reads it all: slow for a
+    /// large one.
     #[must_use]
     pub fn digest(&self, algorithm: Algorithm) -> Vec<u8> {
         match algorithm {
@@ -153,7 +156,8 @@ impl Reader {
     }
 }
 
-/// `length` bytes from offset `from` of the array of `total` bytes: a bracket, whole rows, spaces, a bracket.
+/// `length` bytes from offset `from` of the array of `total` bytes: a bracket, whole rows, spaces,
+/// a bracket.
 fn generate(total: u64, seed: u64, from: u64, length: usize) -> Vec<u8> {
     let rows = total.saturating_sub(2) / ROW_BYTES;
     let mut out = Vec::with_capacity(length);
@@ -249,7 +253,8 @@ mod tests {
 
     #[test]
     fn digests_are_the_published_ones() {
-        // The check value of each algorithm, of the text "123456789" (RFC 1321 A.5 style, the CRC catalogue, FIPS 180).
+        // The check value of each algorithm, of the text "123456789" (RFC 1321 A.5 style, the CRC
+        // catalogue, FIPS 180).
         let content = Content::from("123456789");
         let hex = |algorithm| -> String {
             content.digest(algorithm).iter().map(|byte| format!("{byte:02x}")).collect()

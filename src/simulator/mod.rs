@@ -1,8 +1,9 @@
-//! Floor 3, a well-behaved Batch API and object store on loopback, in plain HTTP, for `demo`, tests and benches.
+//! Floor 3, a well-behaved Batch API and object store on loopback, in plain HTTP, for `demo`, tests
+//! and benches.
 //!
-//! Two origins, as in the real world: the API redirects to a store that takes no credentials. What they say is a
-//! [`Script`] of plain values; every request is recorded; nothing waits for time unless the script says so. Faults below
-//! HTTP (resets, garbage, TLS) are not its business.
+//! Two origins, as in the real world: the API redirects to a store that takes no credentials. What
+//! they say is a [`Script`] of plain values; every request is recorded; nothing waits for time
+//! unless the script says so. Faults below HTTP (resets, garbage, TLS) are not its business.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -40,7 +41,9 @@ use tokio_util::sync::CancellationToken;
 pub use canned::Canned;
 pub use content::Content;
 pub use record::{NotSeen, Origin, Recorded};
-pub use script::{ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject};
+pub use script::{
+    ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject,
+};
 pub use steps::{LinkStep, Place, Serving, StoreStep, ViewStep};
 pub use world::UnknownId;
 
@@ -49,7 +52,8 @@ use world::World;
 /// The API version in [`Simulator::api_base_url`].
 const API_VERSION: &str = "2.11";
 
-/// A running simulator, inside the caller's tokio runtime. Dropping it ends its tasks and connections.
+/// A running simulator, inside the caller's tokio runtime. Dropping it ends its tasks and
+/// connections.
 #[derive(Debug)]
 pub struct Simulator {
     world: Arc<World>,
@@ -126,7 +130,8 @@ impl Simulator {
         self.world.expire_links();
     }
 
-    /// Lets everything go that is held for this export or file ID, now and later, until [`Simulator::hold`].
+    /// Lets everything go that is held for this export or file ID, now and later, until
+    /// [`Simulator::hold`].
     pub fn release(&self, id: &str) {
         self.world.release(id);
     }
@@ -136,7 +141,8 @@ impl Simulator {
         self.world.hold(id);
     }
 
-    /// Every request to this origin gets this answer, until `None`. Steps are not used up meanwhile.
+    /// Every request to this origin gets this answer, until `None`. Steps are not used up
+    /// meanwhile.
     pub fn set_outage(&self, origin: Origin, answer: Option<Canned>) {
         self.world.set_outage(origin, answer);
     }
@@ -145,7 +151,11 @@ impl Simulator {
     ///
     /// # Errors
     /// When the script has no such project.
-    pub fn set_project_outage(&self, project_key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
+    pub fn set_project_outage(
+        &self,
+        project_key: &str,
+        answer: Option<Canned>,
+    ) -> Result<(), UnknownId> {
         self.world.set_project_outage(project_key, answer)
     }
 
@@ -181,8 +191,8 @@ impl Simulator {
         self.world.remove_export(project_key, export_id)
     }
 
-    /// The next view call of the export gets the first of these steps. A file of theirs that is new or changed starts with
-    /// its first steps, too.
+    /// The next view call of the export gets the first of these steps. A file of theirs that is new
+    /// or changed starts with its first steps, too.
     ///
     /// # Errors
     /// When the script has no such export.
@@ -196,14 +206,15 @@ impl Simulator {
         self.world.recorder.requests()
     }
 
-    /// Takes the oldest requests out of the record, up to the first one that has not ended: a long run would fill the memory
-    /// with them.
+    /// Takes the oldest requests out of the record, up to the first one that has not ended: a long
+    /// run would fill the memory with them.
     #[must_use]
     pub fn take_ended_requests(&self) -> Vec<Recorded> {
         self.world.recorder.take_ended()
     }
 
-    /// Waits until the requests so far satisfy `seen`, which is asked after each change; returns them.
+    /// Waits until the requests so far satisfy `seen`, which is asked after each change; returns
+    /// them.
     ///
     /// # Errors
     /// When that has not happened within `timeout`.

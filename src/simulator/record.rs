@@ -152,7 +152,8 @@ impl Recorder {
     pub(super) fn take_ended(&self) -> Vec<Recorded> {
         let mut taken = Vec::new();
         self.0.send_if_modified(|log| {
-            let ended = log.requests.iter().take_while(|request| request.ended_at.is_some()).count();
+            let ended =
+                log.requests.iter().take_while(|request| request.ended_at.is_some()).count();
             taken.extend(log.requests.drain(..ended));
             log.first += ended;
             false
@@ -176,7 +177,8 @@ impl Recorder {
 
     fn summary(&self) -> String {
         let line = |request: &Recorded| {
-            let status = request.status.map_or_else(|| "unanswered".to_owned(), |status| status.to_string());
+            let status =
+                request.status.map_or_else(|| "unanswered".to_owned(), |status| status.to_string());
             let id = request.parameter("id").unwrap_or_default();
             let Recorded { origin, method, path, body_bytes, .. } = request;
             format!("  {origin:?} {method} {path} {id} -> {status}, {body_bytes} bytes")

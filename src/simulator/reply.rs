@@ -1,4 +1,5 @@
-//! An answer on its way out: head as plain values, and a body that is cut, stalled or slowed as the script wants.
+//! An answer on its way out: head as plain values, and a body that is cut, stalled or slowed as the
+//! script wants.
 
 use std::io;
 use std::sync::Arc;
@@ -49,7 +50,11 @@ pub(super) struct BodyPlan {
 
 impl From<Canned> for Reply {
     fn from(canned: Canned) -> Self {
-        Self { status: canned.status, headers: canned.headers, body: BodyPlan::plain(&canned.body.into()) }
+        Self {
+            status: canned.status,
+            headers: canned.headers,
+            body: BodyPlan::plain(&canned.body.into()),
+        }
     }
 }
 
@@ -70,12 +75,18 @@ impl BodyPlan {
 
 impl Reply {
     /// The answer as hyper takes it; headers that are none become a 500 that says so.
-    pub(super) fn into_response(self, number: usize, world: &Arc<World>, drained: Drained) -> Response<Body> {
+    pub(super) fn into_response(
+        self,
+        number: usize,
+        world: &Arc<World>,
+        drained: Drained,
+    ) -> Response<Body> {
         let mut response = Response::builder().status(self.status);
         for (name, value) in &self.headers {
             response = response.header(name, value);
         }
-        let has_length = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let has_length =
+            self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
         if let Some(length) = self.body.length.filter(|_| !has_length) {
             response = response.header("content-length", length);
         }
@@ -83,10 +94,14 @@ impl Reply {
         match response.body(flow.into_body()) {
             Ok(response) => response,
             Err(error) => {
-                let canned =
-                    Canned::new(500, "text/plain", format!("the script's answer is not http: {error}"));
+                let canned = Canned::new(
+                    500,
+                    "text/plain",
+                    format!("the script's answer is not http: {error}"),
+                );
                 let body = http_body_util::Full::new(Bytes::from(canned.body));
-                let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+                let mut response =
+                    Response::new(body.map_err(|never| match never {}).boxed_unsync());
                 *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
                 response
             }
@@ -135,11 +150,14 @@ impl Flow {
         match self.plan.reader.next_chunk(limit) {
             Some(chunk) => {
                 self.sent_bytes += chunk.len() as u64;
-                self.world.recorder.update(self.number, |request| request.body_bytes = self.sent_bytes);
+                self.world
+                    .recorder
+                    .update(self.number, |request| request.body_bytes = self.sent_bytes);
                 Some(Ok(chunk))
             }
             None if self.plan.cut => {
-                // An error drops what hyper still buffers, so what was promised has to be on the socket first.
+                // An error drops what hyper still buffers, so what was promised has to be on the
+                // socket first.
                 self.drained.wait().await;
                 self.plan.cut = false;
                 Some(Err(io::Error::other("cut by the script")))

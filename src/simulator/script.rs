@@ -13,7 +13,8 @@ use crate::domain::checksum::Algorithm;
 
 /// How long a signed link lives: 20 minutes by the API's documentation.
 const LINK_LIFETIME: Duration = Duration::from_secs(20 * 60);
-/// When the scripted exports were requested, unless they say otherwise: a fixed moment keeps answers the same.
+/// When the scripted exports were requested, unless they say otherwise: a fixed moment keeps
+/// answers the same.
 const REQUEST_DATE: Timestamp = Timestamp::constant(1_767_600_000, 0);
 
 /// Everything a simulator starts with.
@@ -23,7 +24,8 @@ pub struct Script {
     pub projects: Vec<SimProject>,
     /// How long a signed link is good for.
     pub link_lifetime: Duration,
-    /// The origin in signed links, where it is not the store's own: a proxy that stands in front of it.
+    /// The origin in signed links, where it is not the store's own: a proxy that stands in front of
+    /// it.
     pub link_origin: Option<String>,
     /// Waited before each answer of the API, to look like a network.
     pub latency: Duration,
@@ -259,8 +261,10 @@ impl SimFile {
 
     /// Its row in a view's `files`.
     fn row(&self, api_base_url: &str) -> Value {
-        let url =
-            self.url.clone().unwrap_or_else(|| format!("{api_base_url}/exports/download?id={}", self.id));
+        let url = self
+            .url
+            .clone()
+            .unwrap_or_else(|| format!("{api_base_url}/exports/download?id={}", self.id));
         let mut row = json!({ "id": self.id, "url": url });
         if let Some(part) = self.part {
             row["part"] = part.into();
@@ -308,7 +312,8 @@ pub enum ChecksumHeader {
 pub struct SentChecksum {
     /// In which header.
     pub header: ChecksumHeader,
-    /// By which algorithm; a header that has no word for it is sent with the algorithm's name anyway.
+    /// By which algorithm; a header that has no word for it is sent with the algorithm's name
+    /// anyway.
     pub algorithm: Algorithm,
     /// Whether it is the content's; otherwise it is wrong in one bit.
     pub correct: bool,

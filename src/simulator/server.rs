@@ -24,7 +24,12 @@ use super::{api, store};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves until `stop`; connections end with it.
-pub(super) async fn serve(listener: TcpListener, origin: Origin, world: Arc<World>, stop: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    origin: Origin,
+    world: Arc<World>,
+    stop: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     let mut numbers = 0..;
     loop {
@@ -47,9 +52,11 @@ async fn converse(stream: TcpStream, origin: Origin, number: u64, world: Arc<Wor
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
     let (stream, drained) = Watched::new(stream);
-    let service =
-        service_fn(|request| answer(request, (origin, number), Arc::clone(&world), drained.clone()));
-    // A client that goes away and a scripted cut both end here; the record has what there is to say.
+    let service = service_fn(|request| {
+        answer(request, (origin, number), Arc::clone(&world), drained.clone())
+    });
+    // A client that goes away and a scripted cut both end here; the record has what there is to
+    // say.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -70,7 +77,9 @@ async fn answer(
         headers: head
             .headers
             .iter()
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .map(|(name, value)| {
+                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            })
             .collect(),
         status: None,
         whole_bytes: None,

@@ -1,4 +1,5 @@
-//! What is answered to the n-th request for an export, a link or a blob; the last step of a list repeats.
+//! What is answered to the n-th request for an export, a link or a blob; the last step of a list
+//! repeats.
 
 use super::canned::Canned;
 use super::content::Content;
@@ -47,15 +48,17 @@ impl ViewStep {
 pub enum LinkStep {
     /// 307 to a fresh signed link.
     Redirect,
-    /// Another redirect. In `location`, `{link}` stands for a fresh signed link, `{authority}` for its host and port,
-    /// `{path}` for its path and query; without any of them the text is sent as it is.
+    /// Another redirect. In `location`, `{link}` stands for a fresh signed link, `{authority}` for
+    /// its host and port, `{path}` for its path and query; without any of them the text is sent as
+    /// it is.
     RedirectWith {
         /// HTTP status.
         status: u16,
         /// The template of the `Location`.
         location: String,
     },
-    /// 307 to a path on the API itself, without an origin, which answers with 307 to a fresh signed link.
+    /// 307 to a path on the API itself, without an origin, which answers with 307 to a fresh signed
+    /// link.
     RelativeHop,
     /// 200 with the file itself, as the store would serve it.
     Direct,
@@ -93,7 +96,8 @@ impl From<Canned> for StoreStep {
 pub enum Place {
     /// After so many bytes.
     Bytes(u64),
-    /// After so many thousandths of the body, whatever range of the file it is; below 1000 it is never the end.
+    /// After so many thousandths of the body, whatever range of the file it is; below 1000 it is
+    /// never the end.
     Permille(u16),
 }
 
@@ -117,18 +121,21 @@ impl From<u64> for Place {
     }
 }
 
-/// How the store sends a file; [`Serving::well`] is what a healthy one does. Bytes count the body of this one answer.
+/// How the store sends a file; [`Serving::well`] is what a healthy one does. Bytes count the body
+/// of this one answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Serving {
     /// Sent instead of the file's own content, with its own ETag and without the file's checksums.
     pub other_content: Option<Content>,
     /// Answers 200 with the whole file to a request for a range.
     pub ignores_range: bool,
-    /// Answers a request for a range with that range although the file is not the one that `If-Range` speaks of.
+    /// Answers a request for a range with that range although the file is not the one that
+    /// `If-Range` speaks of.
     pub ignores_if_range: bool,
     /// Sends chunks, and no `Content-Length`.
     pub chunked: bool,
-    /// A `Content-Length` that is not the truth: a larger one ends in a closed connection, a smaller one cuts the body.
+    /// A `Content-Length` that is not the truth: a larger one ends in a closed connection, a
+    /// smaller one cuts the body.
     pub claimed_length: Option<u64>,
     /// Closes the connection there, in the middle of the body.
     pub cut_after: Option<Place>,

@@ -1,4 +1,5 @@
-//! The object store's side of a conversation: signed links, strictness, ranges, validators and checksums.
+//! The object store's side of a conversation: signed links, strictness, ranges, validators and
+//! checksums.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -62,7 +63,10 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
         true => Asked::Whole,
         false => {
             let heeded = serving.ignores_if_range || is_unchanged(request, etag.as_deref());
-            request.get("range").filter(|_| heeded).map_or(Asked::Whole, |range| Asked::parse(range, total))
+            request
+                .get("range")
+                .filter(|_| heeded)
+                .map_or(Asked::Whole, |range| Asked::parse(range, total))
         }
     };
     let mut headers = vec![("accept-ranges".to_owned(), "bytes".to_owned())];
@@ -83,7 +87,8 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
         header("etag", etag);
     }
     if serving.other_content.is_none() {
-        let fitting = stored.checksums.iter().filter(|(.., whole_only)| status == 200 || !whole_only);
+        let fitting =
+            stored.checksums.iter().filter(|(.., whole_only)| status == 200 || !whole_only);
         headers.extend(fitting.map(|(name, value, _)| (name.clone(), value.clone())));
     }
     for (name, value) in &serving.headers {
@@ -135,7 +140,9 @@ impl Asked {
         let (first, last) = match (first, last) {
             ("", suffix) => (total.saturating_sub(suffix.parse().ok()?), total.checked_sub(1)?),
             (first, "") => (first.parse().ok()?, total.saturating_sub(1)),
-            (first, last) => (first.parse().ok()?, last.parse::<u64>().ok()?.min(total.saturating_sub(1))),
+            (first, last) => {
+                (first.parse().ok()?, last.parse::<u64>().ok()?.min(total.saturating_sub(1)))
+            }
         };
         match first {
             first if first >= total => Some(Self::Beyond),
@@ -144,7 +151,8 @@ impl Asked {
     }
 }
 
-/// The headers for a file's checksums, and whether each speaks of a whole answer only. Reads the content.
+/// The headers for a file's checksums, and whether each speaks of a whole answer only. Reads the
+/// content.
 pub(super) fn checksum_headers(file: &SimFile) -> Vec<(String, String, bool)> {
     let header = |sent: &SentChecksum| {
         let mut value = file.content.digest(sent.algorithm);
@@ -167,7 +175,9 @@ pub(super) fn checksum_headers(file: &SimFile) -> Vec<(String, String, bool)> {
             ChecksumHeader::ContentDigest => {
                 ("content-digest".to_owned(), format!("{hyphenated}=:{value}:"), true)
             }
-            ChecksumHeader::GoogHash => ("x-goog-hash".to_owned(), format!("{algorithm}={value}"), false),
+            ChecksumHeader::GoogHash => {
+                ("x-goog-hash".to_owned(), format!("{algorithm}={value}"), false)
+            }
             ChecksumHeader::AmzChecksum => (format!("x-amz-checksum-{algorithm}"), value, true),
         };
         (name, value, whole_only)
@@ -225,7 +235,10 @@ mod tests {
                 let pairs = headers.iter().map(|(name, value, _)| (name.as_str(), value.as_str()));
                 let promised = promised_checksums(pairs, Coverage::Whole);
                 assert_eq!(promised.len(), 1, "{header:?} {algorithm}");
-                assert_eq!((promised[0].algorithm, promised[0].value == truth), (algorithm, agrees));
+                assert_eq!(
+                    (promised[0].algorithm, promised[0].value == truth),
+                    (algorithm, agrees)
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The simulator's memory: the script as it stands now, how often each step was used, and the links that are good.
+//! The simulator's memory: the script as it stands now, how often each step was used, and the links
+//! that are good.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -151,7 +152,11 @@ impl World {
     }
 
     /// Changes a project of the script.
-    pub(super) fn set_rest_api_key(&self, project_key: &str, rest_api_key: &str) -> Result<(), UnknownId> {
+    pub(super) fn set_rest_api_key(
+        &self,
+        project_key: &str,
+        rest_api_key: &str,
+    ) -> Result<(), UnknownId> {
         rest_api_key.clone_into(&mut self.state().project(project_key)?.rest_api_key);
         Ok(())
     }
@@ -165,12 +170,17 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn set_listing(&self, project_key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
+    pub(super) fn set_listing(
+        &self,
+        project_key: &str,
+        answer: Option<Canned>,
+    ) -> Result<(), UnknownId> {
         self.state().project(project_key)?.listing = answer;
         Ok(())
     }
 
-    /// Puts an export on top of its project's list, or in the place of the one with its ID; its calls count from zero.
+    /// Puts an export on top of its project's list, or in the place of the one with its ID; its
+    /// calls count from zero.
     pub(super) fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
         let mut state = self.state();
         state.project(project_key)?;
@@ -180,10 +190,15 @@ impl World {
     }
 
     /// Takes an export out of its project's list, and its files with it.
-    pub(super) fn remove_export(&self, project_key: &str, export_id: &str) -> Result<(), UnknownId> {
+    pub(super) fn remove_export(
+        &self,
+        project_key: &str,
+        export_id: &str,
+    ) -> Result<(), UnknownId> {
         let mut state = self.state();
         let removed = state.project(project_key)?.take(export_id);
-        let removed = removed.ok_or_else(|| UnknownId { kind: "export", id: export_id.to_owned() })?;
+        let removed =
+            removed.ok_or_else(|| UnknownId { kind: "export", id: export_id.to_owned() })?;
         for file in removed.views.iter().flat_map(ViewStep::files).chain(&removed.unlisted) {
             state.files.remove(&file.id);
         }
@@ -203,7 +218,10 @@ impl World {
 
     /// Whether these credentials belong together.
     pub(super) fn authenticates(&self, project_key: &str, rest_api_key: &str) -> bool {
-        self.state().projects.get(project_key).is_some_and(|project| project.rest_api_key == rest_api_key)
+        self.state()
+            .projects
+            .get(project_key)
+            .is_some_and(|project| project.rest_api_key == rest_api_key)
     }
 
     pub(super) fn project_outage(&self, project_key: &str) -> Option<Canned> {
@@ -211,7 +229,11 @@ impl World {
     }
 
     /// The next view step of an export; `None` for an export this project does not have.
-    pub(super) fn next_view(&self, project_key: &str, export_id: &str) -> Option<(Arc<SimExport>, ViewStep)> {
+    pub(super) fn next_view(
+        &self,
+        project_key: &str,
+        export_id: &str,
+    ) -> Option<(Arc<SimExport>, ViewStep)> {
         let mut state = self.state();
         let project = state.projects.get_mut(project_key)?;
         let export = Arc::clone(project.exports.get(*project.place_of.get(export_id)?)?);
@@ -219,25 +241,36 @@ impl World {
         Some((export, step))
     }
 
-    /// The exports of a project, newest first, with the step that the last view call got, or the listing that was set for it.
-    pub(super) fn listing(&self, project_key: &str) -> Result<Vec<(Arc<SimExport>, ViewStep)>, Canned> {
+    /// The exports of a project, newest first, with the step that the last view call got, or the
+    /// listing that was set for it.
+    pub(super) fn listing(
+        &self,
+        project_key: &str,
+    ) -> Result<Vec<(Arc<SimExport>, ViewStep)>, Canned> {
         let state = self.state();
         let Some(project) = state.projects.get(project_key) else { return Ok(Vec::new()) };
         if let Some(answer) = &project.listing {
             return Err(answer.clone());
         }
         let row = |export: &Arc<SimExport>| {
-            let mut calls = project.view_calls.get(&export.id).map_or(0, |calls| calls.saturating_sub(1));
+            let mut calls =
+                project.view_calls.get(&export.id).map_or(0, |calls| calls.saturating_sub(1));
             Some((Arc::clone(export), nth(&export.views, &mut calls)?))
         };
         Ok(project.exports.iter().rev().filter_map(row).collect())
     }
 
     /// The next link step of a file; `None` for a file this project does not have.
-    pub(super) fn next_link(&self, project_key: &str, file_id: &str) -> Option<(Arc<StoredFile>, LinkStep)> {
+    pub(super) fn next_link(
+        &self,
+        project_key: &str,
+        file_id: &str,
+    ) -> Option<(Arc<StoredFile>, LinkStep)> {
         let mut state = self.state();
-        let entry = state.files.get_mut(file_id).filter(|entry| entry.project_key == project_key)?;
-        let step = nth(&entry.stored.file.link_steps, &mut entry.link_calls).unwrap_or(LinkStep::Redirect);
+        let entry =
+            state.files.get_mut(file_id).filter(|entry| entry.project_key == project_key)?;
+        let step =
+            nth(&entry.stored.file.link_steps, &mut entry.link_calls).unwrap_or(LinkStep::Redirect);
         Some((Arc::clone(&entry.stored), step))
     }
 
@@ -251,18 +284,24 @@ impl World {
             state.links.retain(|_, link| link.expires_at > now);
         }
         let lifetime = state.link_lifetime;
-        let expires =
-            (SystemTime::now() + lifetime).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let expires = (SystemTime::now() + lifetime)
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let link = Link { file_id: file_id.to_owned(), expires_at: now + lifetime };
         state.links.insert(signature.clone(), link);
-        (state.link_origin.clone(), format!("/blob/{file_id}?expires={expires}&signature={signature}"))
+        (
+            state.link_origin.clone(),
+            format!("/blob/{file_id}?expires={expires}&signature={signature}"),
+        )
     }
 
     /// Whether a signed link is for this file and still good.
     pub(super) fn honours(&self, file_id: &str, signature: &str) -> bool {
         let state = self.state();
         state.links.get(signature).is_some_and(|link| {
-            link.file_id == file_id && link.expires_at > Instant::now() && state.files.contains_key(file_id)
+            link.file_id == file_id
+                && link.expires_at > Instant::now()
+                && state.files.contains_key(file_id)
         })
     }
 
@@ -279,7 +318,9 @@ impl World {
         match step {
             ViewStep::Status(status) => export.report(status, None, &self.api_base_url),
             ViewStep::Success(files) => export.report("SUCCESS", Some(files), &self.api_base_url),
-            ViewStep::Listed { status, files } => export.report(status, Some(files), &self.api_base_url),
+            ViewStep::Listed { status, files } => {
+                export.report(status, Some(files), &self.api_base_url)
+            }
             ViewStep::Held(step) => self.report(export, step),
             // Only a listing asks for the row of such an export.
             ViewStep::Answer(_) => export.report("RUNNING", None, &self.api_base_url),
@@ -314,7 +355,9 @@ impl State {
     fn register_files(&mut self, project_key: &str, export: &SimExport) {
         for file in export.views.iter().flat_map(ViewStep::files).chain(&export.unlisted) {
             let known = self.files.get(&file.id);
-            if known.is_some_and(|known| known.project_key == project_key && known.stored.file == *file) {
+            if known
+                .is_some_and(|known| known.project_key == project_key && known.stored.file == *file)
+            {
                 continue;
             }
             let entry = FileEntry {

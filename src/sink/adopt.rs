@@ -1,4 +1,5 @@
-//! What lies in an export's folder besides what belongs there: leftovers to remove, finished files to adopt.
+//! What lies in an export's folder besides what belongs there: leftovers to remove, finished files
+//! to adopt.
 
 use std::collections::HashSet;
 
@@ -30,9 +31,10 @@ pub struct Prepared {
 }
 
 impl LocalSink {
-    /// Makes an export's folder and looks through it. `listed` are the parts that are not on record, with their declared
-    /// lengths; `keep_partials` those whose partials a record vouches for. Every other partial is removed, except those
-    /// that a [`super::PartWriter`] has open. Files that are not ours stay untouched. Hashes what it adopts: slow.
+    /// Makes an export's folder and looks through it. `listed` are the parts that are not on
+    /// record, with their declared lengths; `keep_partials` those whose partials a record vouches
+    /// for. Every other partial is removed, except those that a [`super::PartWriter`] has open.
+    /// Files that are not ours stay untouched. Hashes what it adopts: slow.
     ///
     /// # Errors
     /// When the disk fails, or the folder's own place is taken.
@@ -51,15 +53,16 @@ impl LocalSink {
         let mut kept = self.partials_in_flight(project, export);
         for resumable in keep_partials {
             let partial = working_name(&resumable.key.file_name());
-            let long_enough =
-                matches!(dir.entry(&partial)?, Entry::Regular(_, length) if length >= resumable.point.bytes);
+            let long_enough = matches!(dir.entry(&partial)?, Entry::Regular(_, length) if length >= resumable.point.bytes);
             if long_enough {
                 kept.insert(partial);
                 prepared.resumable.push(resumable.clone());
             }
         }
         remove_leftovers(&dir, &names, &kept)?;
-        for (key, declared_bytes) in listed.iter().filter(|(key, _)| names.contains(&key.file_name())) {
+        for (key, declared_bytes) in
+            listed.iter().filter(|(key, _)| names.contains(&key.file_name()))
+        {
             match adopt(&dir, key, *declared_bytes, self.settings().modes.file)? {
                 Adoption::Ours(part) => prepared.adopted.push(part),
                 Adoption::Foreign(found) => prepared.conflicts.push((key.clone(), found)),
@@ -67,7 +70,8 @@ impl LocalSink {
             }
         }
         if !prepared.adopted.is_empty() {
-            // A crash between `linkat` and `unlinkat` leaves a file under both names: it is there once, and whole.
+            // A crash between `linkat` and `unlinkat` leaves a file under both names: it is there
+            // once, and whole.
             let adopted = |key: &PartKey| prepared.adopted.iter().any(|part| part.key == *key);
             prepared.resumable.retain(|resumable| !adopted(&resumable.key));
             dir.sync()?;
@@ -75,8 +79,8 @@ impl LocalSink {
         Ok(prepared)
     }
 
-    /// Nothing of an export that has come to its end is worked on any more: removes every partial in its folder, except
-    /// those that a [`super::PartWriter`] has open.
+    /// Nothing of an export that has come to its end is worked on any more: removes every partial
+    /// in its folder, except those that a [`super::PartWriter`] has open.
     pub(super) fn tidy(
         &self,
         dir: &Dir,
@@ -88,10 +92,15 @@ impl LocalSink {
     }
 }
 
-fn remove_leftovers(dir: &Dir, names: &HashSet<String>, kept: &HashSet<String>) -> Result<(), DurableError> {
+fn remove_leftovers(
+    dir: &Dir,
+    names: &HashSet<String>,
+    kept: &HashSet<String>,
+) -> Result<(), DurableError> {
     for name in names.iter().filter(|name| is_working_name(name) && !kept.contains(*name)) {
         match dir.remove(name) {
-            // A folder by such a name is not ours. It becomes a conflict only if that very part is fetched.
+            // A folder by such a name is not ours. It becomes a conflict only if that very part is
+            // fetched.
             Err(error) if error.class() != ErrorClass::WrongKind => return Err(error),
             Ok(_) | Err(_) => {}
         }
@@ -105,9 +114,10 @@ enum Adoption {
     Nothing,
 }
 
-/// A file of ours gets its final name only after its length and every promised checksum were checked, so one that is left
-/// by a crash is adopted by its length; without a declared length the first byte has to do. A file that is not ours by
-/// owner and mode proves nothing by its length: the part is fetched, and the commit compares the contents.
+/// A file of ours gets its final name only after its length and every promised checksum were
+/// checked, so one that is left by a crash is adopted by its length; without a declared length the
+/// first byte has to do. A file that is not ours by owner and mode proves nothing by its length:
+/// the part is fetched, and the commit compares the contents.
 fn adopt(
     dir: &Dir,
     key: &PartKey,
@@ -144,13 +154,15 @@ fn adopt(
     }))
 }
 
-/// Whether a file looks as this program makes them: owned by its user, and either of exactly the configured mode or closed to
-/// everybody else, as it is where an earlier run was configured so. One that is open in any other way was made by something
-/// else of the same user, such as a copy under a usual umask.
+/// Whether a file looks as this program makes them: owned by its user, and either of exactly the
+/// configured mode or closed to everybody else, as it is where an earlier run was configured so.
+/// One that is open in any other way was made by something else of the same user, such as a copy
+/// under a usual umask.
 fn is_ours(file: &std::fs::File, mode: FileMode) -> Result<bool, Errno> {
     let stat = fstat(file)?;
     let found = Mode::from_raw_mode(stat.st_mode);
-    let looks_ours = found == Mode::from_raw_mode(mode.bits()) || !found.intersects(Mode::RWXG | Mode::RWXO);
+    let looks_ours =
+        found == Mode::from_raw_mode(mode.bits()) || !found.intersects(Mode::RWXG | Mode::RWXO);
     Ok(stat.st_uid == geteuid().as_raw() && looks_ours)
 }
 
@@ -175,11 +187,14 @@ pub(super) fn hash(
 
 /// Whether a file is a partial of ours, or what a crash has left of a probe, by its name.
 pub(super) fn is_working_name(name: &str) -> bool {
-    if is_probe_name(name) || [MANIFEST_FILE, FAILED_FILE].iter().any(|of| name == working_name(of)) {
+    if is_probe_name(name) || [MANIFEST_FILE, FAILED_FILE].iter().any(|of| name == working_name(of))
+    {
         return true;
     }
     let inner = name.strip_prefix(".part-").and_then(|rest| rest.strip_suffix(".json.partial"));
-    let Some((number, file_id)) = inner.and_then(|inner| inner.split_once('-')) else { return false };
+    let Some((number, file_id)) = inner.and_then(|inner| inner.split_once('-')) else {
+        return false;
+    };
     let (Ok(number), Ok(file_id)) = (number.parse(), file_id.parse()) else { return false };
     // Letter for letter: a number with more zeros than we write is somebody else's.
     name == working_name(&PartKey { number, file_id }.file_name())
@@ -192,7 +207,9 @@ mod tests {
     #[test]
     fn only_names_that_we_give_are_working_names() {
         let key = PartKey { number: 7, file_id: "file-1_x".parse().unwrap() };
-        for name in [working_name(&key.file_name()), working_name(MANIFEST_FILE), working_name(FAILED_FILE)] {
+        for name in
+            [working_name(&key.file_name()), working_name(MANIFEST_FILE), working_name(FAILED_FILE)]
+        {
             assert!(is_working_name(&name), "{name}");
         }
         for name in [

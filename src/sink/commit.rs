@@ -1,5 +1,6 @@
-//! Parts whose bytes are complete and checked get their final names: steps 4 to 6 of the order in `local`, for a group of
-//! parts at once, so that they share one look at each folder and one sync of it.
+//! Parts whose bytes are complete and checked get their final names: steps 4 to 6 of the order in
+//! `local`, for a group of parts at once, so that they share one look at each folder and one sync
+//! of it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +11,12 @@ use super::{CommitError, SinkError};
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::is_small;
-use crate::durable::{CommitFailure, Dir, DurableError, Entry, Named, NoOverwrite, Partial, Synced};
+use crate::durable::{
+    CommitFailure, Dir, DurableError, Entry, Named, NoOverwrite, Partial, Synced,
+};
 
-/// A part whose bytes are complete and agree with all that was promised. Dropped, its partial is not trusted again.
+/// A part whose bytes are complete and agree with all that was promised. Dropped, its partial is
+/// not trusted again.
 #[must_use]
 pub struct FinishedPart {
     project: ProjectName,
@@ -48,7 +52,8 @@ impl FinishedPart {
         Self { project, export, dir, file, part, _reservation: reservation }
     }
 
-    /// Whether it is synced with its group. A large part is to be synced before: its group would wait for it.
+    /// Whether it is synced with its group. A large part is to be synced before: its group would
+    /// wait for it.
     #[must_use]
     pub fn syncs_with_group(&self) -> bool {
         is_small(Some(self.part.bytes)) || matches!(self.file, File::Synced(_))
@@ -64,7 +69,9 @@ impl FinishedPart {
     }
 
     fn is_in_folder_of(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.dir, &other.dir) && self.export == other.export && self.project == other.project
+        Arc::ptr_eq(&self.dir, &other.dir)
+            && self.export == other.export
+            && self.project == other.project
     }
 }
 
@@ -88,8 +95,9 @@ impl File {
 type Outcomes = Vec<Option<Result<CommittedPart, CommitError>>>;
 
 impl LocalSink {
-    /// Gives each part of a group its final name, durable on return. A file that already has the name is adopted where it
-    /// is identical. Blocks. The outcomes are in the order of the group; of a part that failed the partial is gone.
+    /// Gives each part of a group its final name, durable on return. A file that already has the
+    /// name is adopted where it is identical. Blocks. The outcomes are in the order of the group;
+    /// of a part that failed the partial is gone.
     #[must_use]
     pub fn commit(&self, group: Vec<FinishedPart>) -> Vec<Result<CommittedPart, CommitError>> {
         if group.len() > 1 {
@@ -129,7 +137,9 @@ impl LocalSink {
         let mut synced = Vec::with_capacity(folder.len());
         for (place, finished) in folder {
             match finished.file.sync() {
-                Ok(file) => synced.push((place, finished.dir, file, finished.part, finished._reservation)),
+                Ok(file) => {
+                    synced.push((place, finished.dir, file, finished.part, finished._reservation))
+                }
                 Err(error) => outcomes[place] = Some(Err(error.into())),
             }
         }
@@ -145,13 +155,15 @@ impl LocalSink {
                 Err(error) => outcomes[place] = Some(Err(error)),
             }
         }
-        let settled = Named::settle(named).map_err(|error| CommitError::from(SinkError::from(error)));
+        let settled =
+            Named::settle(named).map_err(|error| CommitError::from(SinkError::from(error)));
         for (place, part, _reservation) in waiting {
             outcomes[place] = Some(settled.clone().map(|()| part));
         }
     }
 
-    /// The folder must still be the one that its path leads to, or the file would be published where nobody looks.
+    /// The folder must still be the one that its path leads to, or the file would be published
+    /// where nobody looks.
     fn check_place(&self, finished: &FinishedPart) -> Result<NoOverwrite, CommitError> {
         let root = self.root()?;
         let now = LocalSink::export_dir(&root, &finished.project, &finished.export)?;
@@ -160,7 +172,9 @@ impl LocalSink {
             return Ok(self.no_overwrite(&root)?);
         }
         let path = finished.dir.path().display();
-        Err(CommitError::Mismatch(format!("the folder {path} was moved or removed during the download")))
+        Err(CommitError::Mismatch(format!(
+            "the folder {path} was moved or removed during the download"
+        )))
     }
 }
 
@@ -179,14 +193,16 @@ fn name(
     }
 }
 
-/// The final name is taken: by the same file, which is adopted, or by another one, which stays untouched.
+/// The final name is taken: by the same file, which is adopted, or by another one, which stays
+/// untouched.
 fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result<(), CommitError> {
     let same = is_same(dir, name, part);
     synced.discard();
     match same.map_err(SinkError::below)? {
         true => Ok(dir.sync().map_err(SinkError::from)?),
         false => {
-            let cause = format!("{} is there already with other content", dir.path().join(name).display());
+            let cause =
+                format!("{} is there already with other content", dir.path().join(name).display());
             Err(CommitError::Conflict(cause))
         }
     }

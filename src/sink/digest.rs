@@ -34,7 +34,9 @@ impl Digests {
     pub fn new(algorithms: &[Algorithm]) -> Self {
         let mut promised: Vec<(Algorithm, Hasher)> = Vec::new();
         for &algorithm in algorithms {
-            if algorithm != Algorithm::Sha256 && promised.iter().all(|(known, _)| *known != algorithm) {
+            if algorithm != Algorithm::Sha256
+                && promised.iter().all(|(known, _)| *known != algorithm)
+            {
                 promised.push((algorithm, Hasher::new(algorithm)));
             }
         }
@@ -61,8 +63,11 @@ impl Digests {
     /// When a promised checksum differs, or was not named to [`Digests::new`].
     pub fn finish(self, promised: &[PromisedChecksum]) -> Result<(Sha256, Vec<Check>), Mismatch> {
         let sha256 = sha256_of(self.sha256);
-        let mut values: Vec<(Algorithm, Vec<u8>)> =
-            self.promised.into_iter().map(|(algorithm, hasher)| (algorithm, hasher.finish())).collect();
+        let mut values: Vec<(Algorithm, Vec<u8>)> = self
+            .promised
+            .into_iter()
+            .map(|(algorithm, hasher)| (algorithm, hasher.finish()))
+            .collect();
         values.push((Algorithm::Sha256, sha256.as_bytes().to_vec()));
         let mut checks = Vec::with_capacity(promised.len());
         for PromisedChecksum { algorithm, value } in promised {
@@ -110,7 +115,9 @@ impl Hasher {
             Self::Md5(md5) => md5.finalize().to_vec(),
             Self::AwsLc(context) => context.finish().as_ref().to_vec(),
             // The value is as wide as its algorithm; it arrives in the low bytes of a u64.
-            Self::Crc(crc, bytes) => crc.finalize().to_be_bytes()[size_of::<u64>() - bytes..].to_vec(),
+            Self::Crc(crc, bytes) => {
+                crc.finalize().to_be_bytes()[size_of::<u64>() - bytes..].to_vec()
+            }
         }
     }
 }
@@ -119,8 +126,9 @@ impl Hasher {
 mod tests {
     use super::*;
 
-    /// The check values of "123456789": RFC 1321 and FIPS 180 by `md5sum` and `sha*sum`, the CRCs by the catalogue of
-    /// parametrised CRC algorithms (CRC-32/ISO-HDLC, CRC-32/ISCSI, CRC-64/NVME).
+    /// The check values of "123456789": RFC 1321 and FIPS 180 by `md5sum` and `sha*sum`, the CRCs
+    /// by the catalogue of parametrised CRC algorithms (CRC-32/ISO-HDLC, CRC-32/ISCSI,
+    /// CRC-64/NVME).
     const KNOWN: [(Algorithm, &str); 7] = [
         (Algorithm::Md5, "25f9e794323b453885f5181f1b624d0b"),
         (Algorithm::Sha1, "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
@@ -135,8 +143,10 @@ mod tests {
     ];
 
     fn promise(algorithm: Algorithm, hex: &str) -> PromisedChecksum {
-        let value =
-            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let value = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect();
         PromisedChecksum { algorithm, value }
     }
 
@@ -170,7 +180,10 @@ mod tests {
     #[test]
     fn what_was_not_computed_is_not_called_verified() {
         let promised = [promise(Algorithm::Md5, KNOWN[0].1)];
-        assert_eq!(digests(&[]).finish(&promised).unwrap_err(), Mismatch { algorithm: Algorithm::Md5 });
+        assert_eq!(
+            digests(&[]).finish(&promised).unwrap_err(),
+            Mismatch { algorithm: Algorithm::Md5 }
+        );
         assert_eq!(digests(&[]).finish(&[]).unwrap().1, []);
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::durable::{DurableError, ErrorClass};
 
-/// The sink could not do it. Ask [`SinkError::is_conflict`] first: a conflict is the export's own, all else is the disk's.
+/// The sink could not do it. Ask [`SinkError::is_conflict`] first: a conflict is the export's own,
+/// all else is the disk's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {
     /// The file system refused.
@@ -47,7 +48,8 @@ pub enum SinkError {
         /// The part's file.
         path: PathBuf,
     },
-    /// The marker cannot be read as one. Only from opening a directory that the state does not know.
+    /// The marker cannot be read as one. Only from opening a directory that the state does not
+    /// know.
     #[error(
         "{} is not a marker that this version can read: remove it if this is the right folder",
         .path.display()
@@ -74,16 +76,19 @@ impl SinkError {
         Self::Conflict { path: path.into(), found: found.into() }
     }
 
-    /// An error below the download directory: there something of the wrong kind is a conflict, not a fault of the disk.
+    /// An error below the download directory: there something of the wrong kind is a conflict, not
+    /// a fault of the disk.
     pub(super) fn below(error: DurableError) -> Self {
         match error.class() {
-            ErrorClass::WrongKind => Self::conflict(error.path(), "neither a file nor a folder of ours"),
+            ErrorClass::WrongKind => {
+                Self::conflict(error.path(), "neither a file nor a folder of ours")
+            }
             _ => Self::Disk(error),
         }
     }
 
-    /// Whether only this export is hit, for good. Otherwise the disk is, everything waits and it is looked at again, but for
-    /// [`SinkError::is_busy`].
+    /// Whether only this export is hit, for good. Otherwise the disk is, everything waits and it is
+    /// looked at again, but for [`SinkError::is_busy`].
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })

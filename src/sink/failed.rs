@@ -1,4 +1,5 @@
-//! The notice beside the parts of an export that failed. It is ours to replace, unlike everything else.
+//! The notice beside the parts of an export that failed. It is ours to replace, unlike everything
+//! else.
 
 use std::sync::Arc;
 
@@ -14,11 +15,12 @@ use crate::durable::{Dir, Entry};
 const MAX_NOTICE_BYTES: u64 = 64 * 1024;
 
 impl LocalSink {
-    /// Writes `failed.json`, in the place of an earlier one, and removes what is left of partials. A crash in between can leave neither: write it again at
-    /// the next start.
+    /// Writes `failed.json`, in the place of an earlier one, and removes what is left of partials.
+    /// A crash in between can leave neither: write it again at the next start.
     ///
     /// # Errors
-    /// A conflict where the name is taken by something that is no notice of this export; otherwise the disk.
+    /// A conflict where the name is taken by something that is no notice of this export; otherwise
+    /// the disk.
     pub fn write_failed(
         &self,
         project: &ProjectName,

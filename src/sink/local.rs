@@ -1,31 +1,41 @@
-//! The download directory: finding it, telling it from an empty mount point, and the folders of exports in it.
+//! The download directory: finding it, telling it from an empty mount point, and the folders of
+//! exports in it.
 //!
 //! # Durable order of one part
-//! 0. Make the folders of project and export, with the modes of the settings whatever the umask, fsync each parent.
-//! 1. Create the partial beside its final place, with the mode that it keeps: a small part without a name (`O_TMPFILE`), where
-//!    the file system can; else `O_EXCL`, `O_NOFOLLOW`, with room reserved for all of it.
-//! 2. Append, counting and hashing. Of a large part the bytes so far are synced now and then, the first time with the
-//!    folder, and a record then says how many they are and what their SHA-256 is.
-//! 3. Length is what was declared, the framing was complete (the caller's part), every promised checksum agrees.
-//! 4. fsync the file. Should that fail, the partial is thrown away; it is never synced again and believed.
-//! 5. Give it its final name, never over an existing file: `linkat` for a file without a name, `renameat2(NOREPLACE)` for
-//!    the others, else `linkat` and `unlinkat`; which of them works is probed once, and where neither does the directory is
-//!    refused.
-//! 6. fsync the directory, once for all parts that have come as far as this at the same time. Should that fail, their names
-//!    are unlinked and the disk is reported.
+//! 0. Make the folders of project and export, with the modes of the settings whatever the umask,
+//!    fsync each parent.
+//! 1. Create the partial beside its final place, with the mode that it keeps: a small part without
+//!    a name (`O_TMPFILE`), where the file system can; else `O_EXCL`, `O_NOFOLLOW`, with room
+//!    reserved for all of it.
+//! 2. Append, counting and hashing. Of a large part the bytes so far are synced now and then, the
+//!    first time with the folder, and a record then says how many they are and what their SHA-256
+//!    is.
+//! 3. Length is what was declared, the framing was complete (the caller's part), every promised
+//!    checksum agrees.
+//! 4. fsync the file. Should that fail, the partial is thrown away; it is never synced again and
+//!    believed.
+//! 5. Give it its final name, never over an existing file: `linkat` for a file without a name,
+//!    `renameat2(NOREPLACE)` for the others, else `linkat` and `unlinkat`; which of them works is
+//!    probed once, and where neither does the directory is refused.
+//! 6. fsync the directory, once for all parts that have come as far as this at the same time.
+//!    Should that fail, their names are unlinked and the disk is reported.
 //! 7. Record the part in the store (the engine's part).
 //!
-//! After the last part's step 6 the engine records the manifest's exact bytes as `sealing`, then `manifest.json` goes
-//! through steps 1 to 6, then the export is recorded as completed. **`manifest.json` present <=> the export is whole.**
+//! After the last part's step 6 the engine records the manifest's exact bytes as `sealing`, then
+//! `manifest.json` goes through steps 1 to 6, then the export is recorded as completed.
+//! **`manifest.json` present <=> the export is whole.**
 //!
 //! # On open
-//! - Died in 0 to 4: nothing is left of a small part. Of a large one a partial is there: it is cut to its recorded length
-//!   where a record speaks of it, else removed: [`LocalSink::prepare_export`]. Before anything is appended its bytes are
-//!   hashed, and where they are not those of the record it is started over: [`PartWriter::arm`](super::PartWriter::arm).
-//! - Died in 5 to 7: the final name is there without a record. A regular file of the declared length is hashed and
-//!   adopted; anything else is a conflict and stays untouched: [`LocalSink::prepare_export`].
-//! - Died while sealing: [`LocalSink::recover_sealing`] finds the manifest, finds nothing because a consumer took it
-//!   all, or writes it again.
+//! - Died in 0 to 4: nothing is left of a small part. Of a large one a partial is there: it is cut
+//!   to its recorded length where a record speaks of it, else removed:
+//!   [`LocalSink::prepare_export`]. Before anything is appended its bytes are hashed, and where
+//!   they are not those of the record it is started over:
+//!   [`PartWriter::arm`](super::PartWriter::arm).
+//! - Died in 5 to 7: the final name is there without a record. A regular file of the declared
+//!   length is hashed and adopted; anything else is a conflict and stays untouched:
+//!   [`LocalSink::prepare_export`].
+//! - Died while sealing: [`LocalSink::recover_sealing`] finds the manifest, finds nothing because a
+//!   consumer took it all, or writes it again.
 //! - State lost: [`LocalSink::scan_manifests`].
 
 use std::collections::{HashMap, HashSet, hash_map};
@@ -55,7 +65,8 @@ pub struct SinkSettings {
     pub modes: Modes,
 }
 
-/// The download directory. Cheap to clone; every operation blocks, and begins by looking for the marker.
+/// The download directory. Cheap to clone; every operation blocks, and begins by looking for the
+/// marker.
 #[derive(Debug, Clone)]
 pub struct LocalSink(Arc<Inner>);
 
@@ -69,8 +80,8 @@ struct Inner {
     unnamed: Mutex<Option<bool>>,
     /// By what [`folded`] makes of them.
     in_flight: Mutex<HashMap<String, InFlight>>,
-    /// Folders of exports whose names this run has made durable: they need not be synced again for every part, nor
-    /// looked up again while a part of theirs is being written.
+    /// Folders of exports whose names this run has made durable: they need not be synced again for
+    /// every part, nor looked up again while a part of theirs is being written.
     folders: Mutex<HashMap<Folder, Weak<Dir>>>,
 }
 
@@ -86,7 +97,8 @@ pub enum Opened {
     Adopted(MarkerId),
     /// It is the one that the state knows.
     Known,
-    /// It is not there, or it is another one. Every operation fails until the right one is back; the text says why.
+    /// It is not there, or it is another one. Every operation fails until the right one is back;
+    /// the text says why.
     Away(String),
 }
 
@@ -105,13 +117,13 @@ pub(super) struct Reservation {
 }
 
 impl LocalSink {
-    /// Opens the download directory. `known` is the marker that the state has for it: where there is none, the
-    /// directory is made and marked, or its marker adopted; a known one is never made again. What is missing of its path
-    /// gets its mode, too: who may enter it has to get there.
+    /// Opens the download directory. `known` is the marker that the state has for it: where there
+    /// is none, the directory is made and marked, or its marker adopted; a known one is never made
+    /// again. What is missing of its path gets its mode, too: who may enter it has to get there.
     ///
     /// # Errors
-    /// When a new directory cannot be made or marked, or its file system cannot do what step 5 needs. That a known
-    /// directory is missing is not an error but [`Opened::Away`].
+    /// When a new directory cannot be made or marked, or its file system cannot do what step 5
+    /// needs. That a known directory is missing is not an error but [`Opened::Away`].
     pub fn open(
         directory: &Path,
         known: Option<MarkerId>,
@@ -145,7 +157,8 @@ impl LocalSink {
         match sink.root().and_then(|root| sink.no_overwrite(&root)) {
             Err(error @ SinkError::Unsupported { .. }) => Err(error),
             Err(error @ SinkError::Away { .. }) => Ok((sink, Opened::Away(error.to_string()))),
-            // A full or read-only disk is no reason not to start: it is found again by the first operation.
+            // A full or read-only disk is no reason not to start: it is found again by the first
+            // operation.
             Ok(_) | Err(_) => Ok((sink, Opened::Known)),
         }
     }
@@ -156,8 +169,9 @@ impl LocalSink {
         &self.0.directory
     }
 
-    /// Other settings for this sink and all its clones, for what is begun from now on. The process's umask has to let the
-    /// modes through, or folders may lose the setgid bit that they inherit.
+    /// Other settings for this sink and all its clones, for what is begun from now on. The
+    /// process's umask has to let the modes through, or folders may lose the setgid bit that they
+    /// inherit.
     pub fn reconfigure(&self, settings: SinkSettings) {
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
@@ -181,8 +195,9 @@ impl LocalSink {
         Ok(self.root()?.free_bytes()?)
     }
 
-    /// Whether the disk is fit for downloads: marker, `room_bytes` of free space above the reserve, and a small file that
-    /// can go all the way of a part: who finds less is sent back here by every part that was fetched in vain.
+    /// Whether the disk is fit for downloads: marker, `room_bytes` of free space above the reserve,
+    /// and a small file that can go all the way of a part: who finds less is sent back here by
+    /// every part that was fetched in vain.
     ///
     /// # Errors
     /// The first of these that is not so.
@@ -202,7 +217,9 @@ impl LocalSink {
         let away = |found| SinkError::Away { directory: self.0.directory.clone(), found };
         let root = match Dir::open(&self.0.directory) {
             Ok(root) => root,
-            Err(error) if error.class() == ErrorClass::Missing => return Err(away("the folder is missing")),
+            Err(error) if error.class() == ErrorClass::Missing => {
+                return Err(away("the folder is missing"));
+            }
             Err(error) => return Err(error.into()),
         };
         match read_marker(&root)? {
@@ -221,9 +238,11 @@ impl LocalSink {
         }
     }
 
-    /// Whether working files can do without a name here; where that cannot be found out now, they have one.
+    /// Whether working files can do without a name here; where that cannot be found out now, they
+    /// have one.
     pub(super) fn takes_unnamed(&self, dir: &Dir) -> bool {
-        // Parts that begin at the same time would find each other's probe in the way: one looks, the others wait for it.
+        // Parts that begin at the same time would find each other's probe in the way: one looks,
+        // the others wait for it.
         let mut unnamed = self.0.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
         if unnamed.is_none() {
             *unnamed = probe_unnamed(dir).ok();
@@ -274,13 +293,18 @@ impl LocalSink {
         Ok(dir)
     }
 
-    /// The folder of an export as a part that is being written has it open. Whether its path still leads there is asked
-    /// before anything gets its final name.
-    pub(super) fn open_export_dir(&self, project: &ProjectName, export: &ExportId) -> Option<Arc<Dir>> {
+    /// The folder of an export as a part that is being written has it open. Whether its path still
+    /// leads there is asked before anything gets its final name.
+    pub(super) fn open_export_dir(
+        &self,
+        project: &ProjectName,
+        export: &ExportId,
+    ) -> Option<Arc<Dir>> {
         self.folders().get(&(project.clone(), export.clone())).and_then(Weak::upgrade)
     }
 
-    /// Forgets an open folder that its path no longer leads to, or that nothing more will be written to.
+    /// Forgets an open folder that its path no longer leads to, or that nothing more will be
+    /// written to.
     pub(super) fn forget_export_dir(&self, project: &ProjectName, export: &ExportId) {
         self.folders().remove(&(project.clone(), export.clone()));
     }
@@ -296,8 +320,9 @@ impl LocalSink {
         self.0.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks a part as being written; `None` where it already is, or one whose name differs in case alone: where case is
-    /// nothing both have the same working file, and one would get its final name with the bytes of the other.
+    /// Marks a part as being written; `None` where it already is, or one whose name differs in case
+    /// alone: where case is nothing both have the same working file, and one would get its final
+    /// name with the bytes of the other.
     pub(super) fn reserve(
         &self,
         project: &ProjectName,
@@ -315,7 +340,11 @@ impl LocalSink {
     }
 
     /// The names of the partials of an export that are being written.
-    pub(super) fn partials_in_flight(&self, project: &ProjectName, export: &ExportId) -> HashSet<String> {
+    pub(super) fn partials_in_flight(
+        &self,
+        project: &ProjectName,
+        export: &ExportId,
+    ) -> HashSet<String> {
         self.in_flight()
             .values()
             .filter(|(of, in_export, _)| of == project && in_export == export)
@@ -396,15 +425,23 @@ fn read_marker(root: &Dir) -> Result<Found, DurableError> {
 /// Marks a directory that the state does not know, or finds the marker that it has.
 fn mark(root: &Arc<Dir>, no_overwrite: NoOverwrite) -> Result<(MarkerId, Named), SinkError> {
     if let Found::Nothing = read_marker(root)? {
-        let marker = MarkerId::random().map_err(|errno| root.failed("draw a random marker for", errno))?;
-        let written =
-            write_named(root, MARKER_FILE, marker.to_file().as_bytes(), FileMode::PRIVATE, no_overwrite)?;
+        let marker =
+            MarkerId::random().map_err(|errno| root.failed("draw a random marker for", errno))?;
+        let written = write_named(
+            root,
+            MARKER_FILE,
+            marker.to_file().as_bytes(),
+            FileMode::PRIVATE,
+            no_overwrite,
+        )?;
         if written == Named::Written {
             return Ok((marker, Named::Written));
         }
     }
     match read_marker(root)? {
         Found::Marker(marker) => Ok((marker, Named::Occupied)),
-        Found::Nothing | Found::Damaged => Err(SinkError::Marker { path: root.path().join(MARKER_FILE) }),
+        Found::Nothing | Found::Damaged => {
+            Err(SinkError::Marker { path: root.path().join(MARKER_FILE) })
+        }
     }
 }

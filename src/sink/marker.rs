@@ -1,4 +1,5 @@
-//! The marker in the download directory: tells our directory from an empty mount point or somebody else's disk.
+//! The marker in the download directory: tells our directory from an empty mount point or somebody
+//! else's disk.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +26,10 @@ impl MarkerId {
         let mut bytes = [0; 16];
         let mut filled = 0;
         while filled < bytes.len() {
-            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+            filled += rustix::rand::getrandom(
+                &mut bytes[filled..],
+                rustix::rand::GetRandomFlags::empty(),
+            )?;
         }
         Ok(Self(u128::from_ne_bytes(bytes)))
     }

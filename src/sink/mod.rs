@@ -1,4 +1,5 @@
-//! Where the bytes of exports go. A local directory today; an object store would be a second file beside `local`.
+//! Where the bytes of exports go. A local directory today; an object store would be a second file
+//! beside `local`.
 
 mod adopt;
 mod commit;

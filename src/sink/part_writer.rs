@@ -14,12 +14,12 @@ use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, is_small};
 use crate::durable::{DataSync, Dir, ErrorClass, Partial};
 use crate::failpoint;
 
-/// Bytes between two looks at the free space: little against any sensible reserve, and rare enough to cost nothing even
-/// where the question goes over a network.
+/// Bytes between two looks at the free space: little against any sensible reserve, and rare enough
+/// to cost nothing even where the question goes over a network.
 const SPACE_CHECK_BYTES: u64 = 1024 * 1024;
 
-/// A part being written. Dropped, its partial is not trusted again: say [`PartWriter::sync_and_keep`] to go on later,
-/// [`PartWriter::discard`] to start over.
+/// A part being written. Dropped, its partial is not trusted again: say
+/// [`PartWriter::sync_and_keep`] to go on later, [`PartWriter::discard`] to start over.
 #[must_use]
 pub struct PartWriter {
     sink: LocalSink,
@@ -76,11 +76,12 @@ impl fmt::Debug for PartWriter {
 }
 
 impl LocalSink {
-    /// Creates a part's partial, or opens it and cuts it to the resume point. Where the point's bytes are not there any
-    /// more it starts over: [`PartWriter::plan`] says what it is ready for.
+    /// Creates a part's partial, or opens it and cuts it to the resume point. Where the point's
+    /// bytes are not there any more it starts over: [`PartWriter::plan`] says what it is ready for.
     ///
     /// # Errors
-    /// When the disk fails, something is in the way, there is no room, or the part is already being written.
+    /// When the disk fails, something is in the way, there is no room, or the part is already being
+    /// written.
     pub fn begin_part(
         &self,
         project: &ProjectName,
@@ -98,9 +99,11 @@ impl LocalSink {
         let name = working_name(&key.file_name());
         let kept = match plan {
             Plan::FromStart => None,
-            Plan::Continue(point) => Partial::reopen(&dir, &name, point.bytes, self.settings().modes.file)
-                .map_err(SinkError::below)?
-                .map(|kept| (kept, point)),
+            Plan::Continue(point) => {
+                Partial::reopen(&dir, &name, point.bytes, self.settings().modes.file)
+                    .map_err(SinkError::below)?
+                    .map(|kept| (kept, point))
+            }
         };
         let (partial, plan, bytes) = match kept {
             Some((partial, point)) => (partial, plan.clone(), point.bytes),
@@ -162,8 +165,8 @@ impl PartWriter {
         self.allocated_bytes.max(self.bytes)
     }
 
-    /// Sees whether the whole part has room, and takes that of a large one at once: then a disk that others fill as well
-    /// cannot stop it half way, and the file lies in one piece.
+    /// Sees whether the whole part has room, and takes that of a large one at once: then a disk
+    /// that others fill as well cannot stop it half way, and the file lies in one piece.
     fn make_room(&mut self, declared_bytes: u64) -> Result<(), SinkError> {
         let more_bytes = declared_bytes.saturating_sub(self.bytes);
         self.sink.check_reserve(&self.dir, more_bytes)?;
@@ -174,8 +177,9 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Names the checksums that the store promised, before the first byte; the bytes that are already there are hashed
-    /// from disk, which may take a moment, and held against the resume point. Without this only SHA-256 is computed.
+    /// Names the checksums that the store promised, before the first byte; the bytes that are
+    /// already there are hashed from disk, which may take a moment, and held against the resume
+    /// point. Without this only SHA-256 is computed.
     ///
     /// # Errors
     /// When the kept bytes cannot be read.
@@ -195,8 +199,8 @@ impl PartWriter {
     /// Appends.
     ///
     /// # Errors
-    /// When the disk fails or the reserve would be touched; [`PartWriter::sync_and_keep`] may still save what was
-    /// written before.
+    /// When the disk fails or the reserve would be touched; [`PartWriter::sync_and_keep`] may still
+    /// save what was written before.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let beyond = self.bytes.saturating_add(length) > self.allocated_bytes;
@@ -205,20 +209,23 @@ impl PartWriter {
             self.until_space_check = SPACE_CHECK_BYTES;
         }
         self.until_space_check = self.until_space_check.saturating_sub(length);
-        self.partial.write(bytes).inspect_err(|error| self.spoiled |= error.class() == ErrorClass::Io)?;
+        self.partial
+            .write(bytes)
+            .inspect_err(|error| self.spoiled |= error.class() == ErrorClass::Io)?;
         self.bytes += length;
         self.digests.get_or_insert_with(|| Digests::new(&[])).update(bytes);
         Ok(())
     }
 
-    /// What makes the bytes so far durable, while more are written. `None` for a small part, which has no name that its
-    /// bytes could be found by.
+    /// What makes the bytes so far durable, while more are written. `None` for a small part, which
+    /// has no name that its bytes could be found by.
     pub fn checkpoint(&mut self) -> Option<Checkpoint> {
         let prefix = self.prefix()?;
         self.partial.checkpoint().map(|sync| Checkpoint { sync, prefix })
     }
 
-    /// The bytes so far and their SHA-256; `None` while there are none, or they have not been looked at.
+    /// The bytes so far and their SHA-256; `None` while there are none, or they have not been
+    /// looked at.
     fn prefix(&self) -> Option<Prefix> {
         let sha256 = match (&self.digests, &self.plan) {
             (Some(digests), _) => digests.so_far(),
@@ -241,8 +248,8 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Makes what was written durable and leaves it for later; `None` where there is nothing to be trusted, because there
-    /// are no bytes yet or the device failed while they were written.
+    /// Makes what was written durable and leaves it for later; `None` where there is nothing to be
+    /// trusted, because there are no bytes yet or the device failed while they were written.
     ///
     /// # Errors
     /// When it cannot be synced; the partial is thrown away then.
@@ -263,8 +270,8 @@ impl PartWriter {
         self.partial.discard();
     }
 
-    /// Checks the file against the declared length and every promised checksum: step 3. That the body's framing was
-    /// complete is for the caller to know.
+    /// Checks the file against the declared length and every promised checksum: step 3. That the
+    /// body's framing was complete is for the caller to know.
     ///
     /// # Errors
     /// [`CommitError`]; the partial is gone then.
@@ -281,8 +288,16 @@ impl PartWriter {
             }
         };
         failpoint::pass("verify", &self.key.file_name());
-        let part = CommittedPart { key: self.key, bytes: self.bytes, declared_bytes, sha256, verified_by };
-        Ok(FinishedPart::new(self.project, self.export, self.dir, self.partial, part, self.reservation))
+        let part =
+            CommittedPart { key: self.key, bytes: self.bytes, declared_bytes, sha256, verified_by };
+        Ok(FinishedPart::new(
+            self.project,
+            self.export,
+            self.dir,
+            self.partial,
+            part,
+            self.reservation,
+        ))
     }
 
     /// [`PartWriter::finish`], and then [`LocalSink::commit`] for this part alone.
@@ -310,15 +325,17 @@ impl PartWriter {
             return Err(CommitError::Mismatch(cause));
         }
         if self.digests.is_none() {
-            let algorithms: Vec<Algorithm> = promised.iter().map(|promised| promised.algorithm).collect();
+            let algorithms: Vec<Algorithm> =
+                promised.iter().map(|promised| promised.algorithm).collect();
             if self.arm(&algorithms)? == Armed::OtherBytes {
                 let cause = "the partial is not what its record says".to_owned();
                 return Err(CommitError::Mismatch(cause));
             }
         }
         let digests = self.digests.take().unwrap_or_else(|| Digests::new(&[]));
-        let (sha256, mut checks) =
-            digests.finish(promised).map_err(|mismatch| CommitError::Mismatch(mismatch.to_string()))?;
+        let (sha256, mut checks) = digests
+            .finish(promised)
+            .map_err(|mismatch| CommitError::Mismatch(mismatch.to_string()))?;
         checks.insert(0, if declared_bytes.is_some() { Check::Size } else { Check::Framing });
         Ok((sha256, checks))
     }

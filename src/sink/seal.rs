@@ -8,7 +8,8 @@ use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::manifest::{MANIFEST_FILE, Manifest};
 use crate::durable::{Dir, DurableError, Entry};
 
-/// Longest manifest that is read back: 100,000 parts take a quarter of it, the request's definition at most another.
+/// Longest manifest that is read back: 100,000 parts take a quarter of it, the request's definition
+/// at most another.
 const MAX_MANIFEST_BYTES: u64 = 128 * 1024 * 1024;
 
 /// What sealing found.
@@ -46,11 +47,17 @@ pub enum OnDisk {
 }
 
 impl LocalSink {
-    /// Writes `manifest.json`; before that, whatever is left of partials goes, such as that of a part that was delisted.
+    /// Writes `manifest.json`; before that, whatever is left of partials goes, such as that of a
+    /// part that was delisted.
     ///
     /// # Errors
     /// A conflict where another manifest, or something else, has the name; otherwise the disk.
-    pub fn seal(&self, project: &ProjectName, export: &ExportId, bytes: &[u8]) -> Result<Sealed, SinkError> {
+    pub fn seal(
+        &self,
+        project: &ProjectName,
+        export: &ExportId,
+        bytes: &[u8],
+    ) -> Result<Sealed, SinkError> {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
         let dir = self.make_export_dir(&root, project, export)?;
@@ -70,7 +77,8 @@ impl LocalSink {
         }
     }
 
-    /// Finishes the sealing of an export that an earlier run had recorded: its manifest, and the exact bytes of it.
+    /// Finishes the sealing of an export that an earlier run had recorded: its manifest, and the
+    /// exact bytes of it.
     ///
     /// # Errors
     /// As [`LocalSink::seal`].
@@ -83,7 +91,9 @@ impl LocalSink {
     ) -> Result<Recovered, SinkError> {
         let root = self.root()?;
         // The folder was made before the first part, also for an export without parts.
-        let Some(dir) = Self::export_dir(&root, project, export)? else { return Ok(Recovered::Taken) };
+        let Some(dir) = Self::export_dir(&root, project, export)? else {
+            return Ok(Recovered::Taken);
+        };
         let mut left = dir.exists(MANIFEST_FILE)? || manifest.parts.is_empty();
         for part in &manifest.parts {
             left = left || dir.exists(&part.path)?;
@@ -94,11 +104,16 @@ impl LocalSink {
         self.seal(project, export, bytes).map(Recovered::Sealed)
     }
 
-    /// Reads the manifest of an export. A file that it lists and that is not there was taken by a consumer.
+    /// Reads the manifest of an export. A file that it lists and that is not there was taken by a
+    /// consumer.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn read_manifest(&self, project: &ProjectName, export: &ExportId) -> Result<OnDisk, SinkError> {
+    pub fn read_manifest(
+        &self,
+        project: &ProjectName,
+        export: &ExportId,
+    ) -> Result<OnDisk, SinkError> {
         match Self::export_dir(&self.root()?, project, export) {
             Ok(Some(dir)) => Ok(examine(&dir, export)?),
             Ok(None) => Ok(OnDisk::Absent),
@@ -107,7 +122,8 @@ impl LocalSink {
         }
     }
 
-    /// Every export of a project that has a manifest, one after the other, for a state that is lost.
+    /// Every export of a project that has a manifest, one after the other, for a state that is
+    /// lost.
     ///
     /// # Errors
     /// When the project's folder cannot be listed, and for each export when the disk fails.
@@ -120,17 +136,18 @@ impl LocalSink {
             None => Vec::new(),
         };
         let (sink, project) = (self.clone(), project.clone());
-        Ok(names.into_iter().filter_map(|name| name.parse().ok()).filter_map(move |export: ExportId| {
-            match sink.read_manifest(&project, &export) {
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).filter_map(
+            move |export: ExportId| match sink.read_manifest(&project, &export) {
                 Ok(OnDisk::Absent) => None,
                 Ok(found) => Some(Ok((export, found))),
                 Err(error) => Some(Err(error)),
-            }
-        }))
+            },
+        ))
     }
 }
 
-/// A manifest is there already. Another one of the same files is as good: the state may be older than the disk.
+/// A manifest is there already. Another one of the same files is as good: the state may be older
+/// than the disk.
 fn settle(dir: &Arc<Dir>, ours: &[u8]) -> Result<(), SinkError> {
     let conflict = |found: &str| SinkError::conflict(dir.path().join(MANIFEST_FILE), found);
     let Entry::Regular(file, length) = dir.entry(MANIFEST_FILE)? else {
@@ -156,11 +173,15 @@ fn settle(dir: &Arc<Dir>, ours: &[u8]) -> Result<(), SinkError> {
 fn examine(dir: &Arc<Dir>, export: &ExportId) -> Result<OnDisk, DurableError> {
     let (file, length) = match dir.entry(MANIFEST_FILE)? {
         Entry::Absent => return Ok(OnDisk::Absent),
-        Entry::Other => return Ok(OnDisk::Rejected(format!("{MANIFEST_FILE} is not a regular file"))),
+        Entry::Other => {
+            return Ok(OnDisk::Rejected(format!("{MANIFEST_FILE} is not a regular file")));
+        }
         Entry::Regular(file, length) => (file, length),
     };
     let Some(bytes) = read(dir, &file, length)? else {
-        return Ok(OnDisk::Rejected(format!("{MANIFEST_FILE} has {length} bytes, too many for a manifest")));
+        return Ok(OnDisk::Rejected(format!(
+            "{MANIFEST_FILE} has {length} bytes, too many for a manifest"
+        )));
     };
     let manifest = match Manifest::parse(&bytes) {
         Ok(manifest) => manifest,
@@ -176,8 +197,10 @@ fn examine(dir: &Arc<Dir>, export: &ExportId) -> Result<OnDisk, DurableError> {
             Entry::Other => false,
         };
         if !right {
-            let found =
-                format!("{} is not the file of {} bytes that the manifest lists", part.path, part.bytes);
+            let found = format!(
+                "{} is not the file of {} bytes that the manifest lists",
+                part.path, part.bytes
+            );
             return Ok(OnDisk::Rejected(found));
         }
     }

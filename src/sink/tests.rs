@@ -26,7 +26,8 @@ struct Bench {
 
 fn bench() -> Bench {
     let root = tempfile::tempdir().unwrap();
-    let (sink, _) = LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
+    let (sink, _) =
+        LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
     Bench { root, sink, project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() }
 }
 
@@ -54,8 +55,8 @@ const SHA256_OF_12345: &str = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3c
 
 /// MD5 of "0123456789".
 fn md5_of_digits() -> PromisedChecksum {
-    let value =
-        (0..16).map(|at| u8::from_str_radix(&"781e5e245d69b566979b86e28d23f2c7"[at * 2..at * 2 + 2], 16));
+    let value = (0..16)
+        .map(|at| u8::from_str_radix(&"781e5e245d69b566979b86e28d23f2c7"[at * 2..at * 2 + 2], 16));
     PromisedChecksum { algorithm: Algorithm::Md5, value: value.map(Result::unwrap).collect() }
 }
 
@@ -69,7 +70,9 @@ impl Bench {
     }
 
     fn begin_declared(&self, number: u32, plan: &Plan, declared_bytes: Option<u64>) -> PartWriter {
-        self.sink.begin_part(&self.project, &self.export, &key(number), plan, declared_bytes).unwrap()
+        self.sink
+            .begin_part(&self.project, &self.export, &key(number), plan, declared_bytes)
+            .unwrap()
     }
 
     fn commit(&self, number: u32, bytes: &[u8]) -> CommittedPart {
@@ -114,7 +117,9 @@ fn a_part_gets_its_name_whole_and_checked() {
     assert_eq!((part.bytes, part.declared_bytes), (10, Some(10)));
     assert_eq!(part.verified_by, [Check::Size, Check::Md5]);
     assert!(part.sha256.to_string().starts_with("84d89877f0d4041e"), "{}", part.sha256);
-    for (path, mode) in [("part-00001-file_1.json", 0o600), (".", 0o700), ("..", 0o700), ("../..", 0o700)] {
+    for (path, mode) in
+        [("part-00001-file_1.json", 0o600), (".", 0o700), ("..", 0o700), ("../..", 0o700)]
+    {
         let found = fs::metadata(bench.folder().join(path)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(found, mode, "{path}");
     }
@@ -188,8 +193,12 @@ fn a_group_is_committed_together_and_each_part_has_its_own_outcome() {
     };
     put(&bench.folder().join("part-00002-file_2.json"), b"something else");
     put(&bench.folder().join("part-00003-file_3.json"), b"the same");
-    let group =
-        vec![finished(1, b"one"), finished(2, b"two"), finished(3, b"the same"), finished(4, b"four")];
+    let group = vec![
+        finished(1, b"one"),
+        finished(2, b"two"),
+        finished(3, b"the same"),
+        finished(4, b"four"),
+    ];
     let synced = finished(5, b"five").sync().unwrap();
     let outcomes = bench.sink.commit(group.into_iter().chain([synced]).collect());
     let numbers: Vec<_> =
@@ -254,7 +263,11 @@ fn a_continued_part_is_hashed_from_its_first_byte() {
 fn a_restart_and_a_lost_partial_begin_at_zero() {
     let bench = bench();
     let mut writer = bench.begin(1, &Plan::Continue(point(b"0123456")));
-    assert_eq!((writer.plan(), writer.bytes()), (&Plan::FromStart, 0), "there is nothing to continue");
+    assert_eq!(
+        (writer.plan(), writer.bytes()),
+        (&Plan::FromStart, 0),
+        "there is nothing to continue"
+    );
     writer.write(b"garbage that is longer").unwrap();
     writer.restart().unwrap();
     writer.arm(&[Algorithm::Md5]).unwrap();
@@ -284,7 +297,10 @@ fn an_identical_file_at_the_final_name_is_adopted_and_another_is_a_conflict() {
         let mut writer = bench.begin(1, &Plan::FromStart);
         writer.write(b"same").unwrap();
         let error = writer.commit(Some(4), &[]).unwrap_err();
-        assert!(matches!(&error, CommitError::Conflict(words) if words.contains("part-00001")), "{error:?}");
+        assert!(
+            matches!(&error, CommitError::Conflict(words) if words.contains("part-00001")),
+            "{error:?}"
+        );
         assert_eq!(fs::read(&path).unwrap(), other, "untouched");
         assert_eq!(bench.names(), ["part-00001-file_1.json"], "and no partial is left");
     }
@@ -294,14 +310,16 @@ fn an_identical_file_at_the_final_name_is_adopted_and_another_is_a_conflict() {
 fn two_writers_of_one_part_are_refused_and_a_dropped_one_frees_it() {
     let bench = bench();
     let first = bench.begin(1, &Plan::FromStart);
-    let second = bench.sink.begin_part(&bench.project, &bench.export, &key(1), &Plan::FromStart, None);
+    let second =
+        bench.sink.begin_part(&bench.project, &bench.export, &key(1), &Plan::FromStart, None);
     assert!(second.is_err());
     drop(first);
     bench.begin(1, &Plan::FromStart).discard();
     assert_eq!(bench.names(), [""; 0]);
 }
 
-/// To some disks their working files would be one, and one of them would get its final name with the bytes of the other.
+/// To some disks their working files would be one, and one of them would get its final name with
+/// the bytes of the other.
 #[test]
 fn parts_whose_names_differ_in_case_alone_are_written_one_after_the_other() {
     let bench = bench();
@@ -344,10 +362,15 @@ fn leftovers_are_removed_unless_a_record_or_a_writer_vouches_for_them() {
     }
     let _writing = bench.begin(4, &Plan::FromStart);
     let keep = |number, bytes| ResumablePart { key: key(number), point: point(&vec![0; bytes]) };
-    let prepared =
-        bench.prepare(&[(key(1), Some(10)), (key(2), None)], &[keep(1, 7), keep(2, 11), keep(9, 1)]);
+    let prepared = bench
+        .prepare(&[(key(1), Some(10)), (key(2), None)], &[keep(1, 7), keep(2, 11), keep(9, 1)]);
     assert_eq!(prepared, Prepared { resumable: vec![keep(1, 7)], ..Prepared::default() });
-    let left = [".hidden", ".part-00001-file_1.json.partial", ".part-00004-file_4.json.partial", "notes.txt"];
+    let left = [
+        ".hidden",
+        ".part-00001-file_1.json.partial",
+        ".part-00004-file_4.json.partial",
+        "notes.txt",
+    ];
     assert_eq!(bench.names(), left);
 }
 
@@ -355,12 +378,15 @@ fn leftovers_are_removed_unless_a_record_or_a_writer_vouches_for_them() {
 fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
     let bench = bench();
     let folder = bench.folder();
-    for (number, bytes) in [(1, "12345"), (2, "123"), (3, "{\"a\":1}"), (4, "<html>"), (5, ""), (6, "")] {
+    for (number, bytes) in
+        [(1, "12345"), (2, "123"), (3, "{\"a\":1}"), (4, "<html>"), (5, ""), (6, "")]
+    {
         let path = folder.join(key(number).file_name());
         put(&path, bytes.as_bytes());
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
-    // Of the right length, and a stranger's by its mode: neither believed nor refused before its content is known.
+    // Of the right length, and a stranger's by its mode: neither believed nor refused before its
+    // content is known.
     let strangers = folder.join(key(9).file_name());
     put(&strangers, b"x");
     fs::set_permissions(strangers, fs::Permissions::from_mode(0o644)).unwrap();
@@ -414,7 +440,11 @@ fn a_manifest_is_written_once_and_never_over_another() {
     assert_eq!(bench.seal(&bytes).unwrap(), Sealed::AlreadyThere);
     let mut later = bench.manifest(vec![part]);
     later.sealed_at = "2027-01-01T00:00:00Z".parse().unwrap();
-    assert_eq!(bench.seal(&later.to_text().into_bytes()).unwrap(), Sealed::AlreadyThere, "of the same files");
+    assert_eq!(
+        bench.seal(&later.to_text().into_bytes()).unwrap(),
+        Sealed::AlreadyThere,
+        "of the same files"
+    );
     let other = bench.manifest(vec![]).to_text().into_bytes();
     assert!(bench.seal(&other).unwrap_err().is_conflict());
     assert_eq!(fs::read(bench.folder().join(MANIFEST_FILE)).unwrap(), bytes);
@@ -438,7 +468,8 @@ fn sealing_is_finished_after_a_crash_whatever_a_consumer_took() {
     let bench = bench();
     let manifest = bench.manifest(vec![bench.commit(1, b"1234"), bench.commit(2, b"5")]);
     let bytes = manifest.to_text().into_bytes();
-    let recover = || bench.sink.recover_sealing(&bench.project, &bench.export, &manifest, &bytes).unwrap();
+    let recover =
+        || bench.sink.recover_sealing(&bench.project, &bench.export, &manifest, &bytes).unwrap();
     assert_eq!(recover(), Recovered::Sealed(Sealed::Written), "died before the manifest");
     assert_eq!(recover(), Recovered::Sealed(Sealed::AlreadyThere), "died after it");
     fs::remove_file(bench.folder().join(MANIFEST_FILE)).unwrap();
@@ -453,8 +484,12 @@ fn sealing_is_finished_after_a_crash_whatever_a_consumer_took() {
     assert!(!bench.folder().exists(), "not made again");
     let nothing = bench.manifest(vec![]);
     bench.prepare(&[], &[]);
-    let recovered =
-        bench.sink.recover_sealing(&bench.project, &bench.export, &nothing, &nothing.to_text().into_bytes());
+    let recovered = bench.sink.recover_sealing(
+        &bench.project,
+        &bench.export,
+        &nothing,
+        &nothing.to_text().into_bytes(),
+    );
     assert_eq!(recovered.unwrap(), Recovered::Sealed(Sealed::Written), "an export without parts");
 }
 
@@ -512,8 +547,9 @@ fn the_failure_notice_is_ours_to_replace_and_to_remove_and_nobody_elses() {
         };
         failure_notice(&bench.project, &bench.export, &failure)
     };
-    let write =
-        |cause: &str| bench.sink.write_failed(&bench.project, &bench.export, notice(cause).as_bytes());
+    let write = |cause: &str| {
+        bench.sink.write_failed(&bench.project, &bench.export, notice(cause).as_bytes())
+    };
     let remove = || bench.sink.remove_failed(&bench.project, &bench.export);
     remove().unwrap();
     write("one").unwrap();
@@ -532,7 +568,9 @@ fn the_failure_notice_is_ours_to_replace_and_to_remove_and_nobody_elses() {
 fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     let root = tempfile::tempdir().unwrap();
     let (path, aside) = (root.path().join("a/exports"), root.path().join("aside"));
-    let (_, Opened::Created(marker)) = LocalSink::open(&path, None, SinkSettings::default()).unwrap() else {
+    let (_, Opened::Created(marker)) =
+        LocalSink::open(&path, None, SinkSettings::default()).unwrap()
+    else {
         panic!("not created")
     };
     assert_eq!(
@@ -543,8 +581,9 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     let (sink, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
     assert_eq!(opened, Opened::Known);
     let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
-    let mv =
-        |from: &Path, to: &Path| assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success());
+    let mv = |from: &Path, to: &Path| {
+        assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success())
+    };
 
     mv(&path, &aside);
     let (late, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
@@ -552,7 +591,10 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     for sink in [&sink, &late] {
         assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })));
         assert!(matches!(sink.disk_check(0), Err(SinkError::Away { .. })));
-        assert!(matches!(sink.prepare_export(&project, &export, &[], &[]), Err(SinkError::Away { .. })));
+        assert!(matches!(
+            sink.prepare_export(&project, &export, &[], &[]),
+            Err(SinkError::Away { .. })
+        ));
         assert!(matches!(
             sink.begin_part(&project, &export, &key(1), &Plan::FromStart, None),
             Err(SinkError::Away { .. })
@@ -567,7 +609,10 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "another disk");
     put(&path.join(MARKER_FILE), b"");
     assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "a damaged marker");
-    assert!(matches!(LocalSink::open(&path, None, SinkSettings::default()), Err(SinkError::Marker { .. })));
+    assert!(matches!(
+        LocalSink::open(&path, None, SinkSettings::default()),
+        Err(SinkError::Marker { .. })
+    ));
     fs::remove_dir_all(&path).unwrap();
     mv(&aside, &path);
     late.disk_check(0).unwrap();

@@ -6,7 +6,11 @@ use crate::config::DEFAULT_FILE;
 use crate::domain::failure::FailureKind;
 
 /// What to do, and the command to be typed at the end, where there is one.
-pub(super) fn advice(kind: FailureKind, export: &str, config_file: &Path) -> (String, Option<String>) {
+pub(super) fn advice(
+    kind: FailureKind,
+    export: &str,
+    config_file: &Path,
+) -> (String, Option<String>) {
     let again = "start the export again in Batch, and replace the id in the configuration";
     let before = match kind {
         FailureKind::RemoteError | FailureKind::PartGone => return (again.to_owned(), None),
@@ -29,7 +33,8 @@ fn retry_command(export: &str, config_file: &Path) -> String {
 
 /// A word as a shell reads it back.
 fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "/._-+,:@%=".contains(character);
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "/._-+,:@%=".contains(character);
     if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
         word.to_owned()
     } else {
@@ -43,14 +48,16 @@ mod tests {
 
     #[test]
     fn the_command_names_the_file_that_is_not_the_default_as_a_shell_takes_it() {
-        let command = |path: &str| advice(FailureKind::Rejected, "export_1", Path::new(path)).1.unwrap();
+        let command =
+            |path: &str| advice(FailureKind::Rejected, "export_1", Path::new(path)).1.unwrap();
         assert_eq!(command(DEFAULT_FILE), "batch-export-watcher retry export_1");
         assert_eq!(command("/srv/c.toml"), "batch-export-watcher retry -c /srv/c.toml export_1");
         for path in ["/a b/it's $HOME.toml", "/c;true", "-c.toml", "/tmp/é\n"] {
             let command = command(path);
             let word = command.trim_start_matches("batch-export-watcher retry -c ");
-            let read =
-                std::process::Command::new("sh").args(["-c", &format!("printf '%s|' {word}")]).output();
+            let read = std::process::Command::new("sh")
+                .args(["-c", &format!("printf '%s|' {word}")])
+                .output();
             assert_eq!(String::from_utf8_lossy(&read.unwrap().stdout), format!("{path}|export_1|"));
         }
     }

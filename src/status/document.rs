@@ -1,5 +1,5 @@
-//! The status document, key by key as README.md promises it. New keys may come, none is renamed; a reader puts up with keys
-//! that it does not know and with those that it misses.
+//! The status document, key by key as README.md promises it. New keys may come, none is renamed; a
+//! reader puts up with keys that it does not know and with those that it misses.
 
 use std::path::Path;
 
@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::advice::advice;
 use crate::domain::failure::Failure;
-use crate::engine::overview::{ActivePart, ExportOverview, ExportState, Overview, Pause, ProjectOverview};
+use crate::engine::overview::{
+    ActivePart, ExportOverview, ExportState, Overview, Pause, ProjectOverview,
+};
 
 /// Made by the running daemon.
 pub(super) const DAEMON: &str = "daemon";
@@ -156,7 +158,9 @@ impl Document {
             draining: standing.draining,
             sentence: standing.to_string(),
             slots: Slots { in_use: overview.slots_in_use, max: overview.slots_max },
-            bytes_per_second: exports.map(|export| export.bytes_per_second).fold(0, u64::saturating_add),
+            bytes_per_second: exports
+                .map(|export| export.bytes_per_second)
+                .fold(0, u64::saturating_add),
             disk: Disk { ill: overview.disk_ill },
             origin: overview.origin.as_ref().map(waits),
             reloads: ReloadCounts {
@@ -198,7 +202,10 @@ fn export(export: &ExportOverview, config_file: &Path) -> Export {
         bytes: Bytes { done: progress.bytes_done, total: progress.bytes_total },
         bytes_per_second: export.bytes_per_second,
         active_parts: export.active_parts.iter().map(active).collect(),
-        failure: export.failure.as_ref().map(|failure| failed(failure, export.id.as_str(), config_file)),
+        failure: export
+            .failure
+            .as_ref()
+            .map(|failure| failed(failure, export.id.as_str(), config_file)),
     }
 }
 
@@ -214,7 +221,12 @@ fn state(state: ExportState) -> &'static str {
 }
 
 fn active(part: &ActivePart) -> Active {
-    Active { part: part.key.number, file: part.key.file_id.to_string(), bytes: part.bytes, total: part.total }
+    Active {
+        part: part.key.number,
+        file: part.key.file_id.to_string(),
+        bytes: part.bytes,
+        total: part.total,
+    }
 }
 
 pub(super) fn failed(failure: &Failure, export: &str, config_file: &Path) -> Failed {

@@ -1,4 +1,5 @@
-//! Floor 4, the status document: how everything is, from the running daemon or from what the state has, as JSON and as text.
+//! Floor 4, the status document: how everything is, from the running daemon or from what the state
+//! has, as JSON and as text.
 //!
 //! - `document.rs` the document, and how it is made of the engine's read model
 //! - `advice.rs` what a person can do about a failure

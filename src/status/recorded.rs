@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::document::{Bytes, Document, Export, Parts, Project, STATE, Slots, Stamped, failed, text, waits};
+use super::document::{
+    Bytes, Document, Export, Parts, Project, STATE, Slots, Stamped, failed, text, waits,
+};
 use crate::config::Config;
 use crate::domain::ids::ExportId;
 use crate::domain::report::RemoteStatus;
@@ -34,7 +36,9 @@ pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped 
         Project {
             name: project.name.to_string(),
             exports: exports.collect(),
-            pauses: pause(&format!("project:{digest}"), PauseReason::Throttled).into_iter().collect(),
+            pauses: pause(&format!("project:{digest}"), PauseReason::Throttled)
+                .into_iter()
+                .collect(),
         }
     });
     let projects: Vec<Project> = projects.collect();
@@ -54,15 +58,21 @@ pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped 
 
 fn sentence(projects: &[Project], is_there: bool) -> String {
     let count = |state: &str| {
-        projects.iter().flat_map(|project| &project.exports).filter(|export| export.state == state).count()
+        projects
+            .iter()
+            .flat_map(|project| &project.exports)
+            .filter(|export| export.state == state)
+            .count()
     };
     let all: usize = projects.iter().map(|project| project.exports.len()).sum();
     let (whole, failed, new) = (count("whole"), count("failed"), count("new"));
-    let plural = |count: usize| if count == 1 { "1 export".to_owned() } else { format!("{count} exports") };
+    let plural =
+        |count: usize| if count == 1 { "1 export".to_owned() } else { format!("{count} exports") };
     if !is_there {
         return format!("no daemon runs, and there is no state yet: {} configured", plural(all));
     }
-    let mut words = format!("no daemon runs, the state has: {} to watch", plural(all - whole - failed));
+    let mut words =
+        format!("no daemon runs, the state has: {} to watch", plural(all - whole - failed));
     for (count, word) in [(new, "not asked yet"), (whole, "whole"), (failed, "failed")] {
         if count > 0 {
             words.push_str(&format!(", {count} {word}"));
@@ -72,8 +82,10 @@ fn sentence(projects: &[Project], is_there: bool) -> String {
 }
 
 fn export(record: ExportRecord, config_file: &std::path::Path) -> Export {
-    let ExportRecord { key: ExportKey { export: id, .. }, remote_status, state, parts, partials } = record;
-    let done = parts.iter().map(|part| part.bytes).chain(partials.iter().map(|part| part.point.bytes));
+    let ExportRecord { key: ExportKey { export: id, .. }, remote_status, state, parts, partials } =
+        record;
+    let done =
+        parts.iter().map(|part| part.bytes).chain(partials.iter().map(|part| part.point.bytes));
     let bytes = Bytes { done: done.fold(0, u64::saturating_add), total: None };
     let known = Export {
         id: ExportId::to_string(&id),

@@ -1,4 +1,5 @@
-//! The status document as text: a table that fits the width it is given, whatever stands in the document.
+//! The status document as text: a table that fits the width it is given, whatever stands in the
+//! document.
 
 use std::time::Duration;
 
@@ -78,8 +79,9 @@ impl Table {
     fn head(&mut self, document: &Document) {
         let Document { source, version, config_file, started_at, .. } = document;
         // What a project or all of them wait for has a place of its own below.
-        let told_below =
-            |words: &&str| words.starts_with("project ") || words.starts_with("the api is unavailable");
+        let told_below = |words: &&str| {
+            words.starts_with("project ") || words.starts_with("the api is unavailable")
+        };
         let mut sentence = document.sentence.split("; ");
         self.paragraph("", sentence.next().unwrap_or_default(), Colour::Bold);
         for words in sentence.filter(|words| !told_below(words)) {
@@ -132,7 +134,12 @@ impl Table {
             (done, Some(total)) => format!("{}/{}", size(done), size(total)),
             (done, None) => size(done),
         };
-        self.row(&export.id, (&state, colour), [&age, &parts, &bytes, &self.next(export)], Colour::Plain);
+        self.row(
+            &export.id,
+            (&state, colour),
+            [&age, &parts, &bytes, &self.next(export)],
+            Colour::Plain,
+        );
         if let Some(failure) = &export.failure {
             self.failure(failure);
         }
@@ -142,8 +149,11 @@ impl Table {
     fn next(&self, export: &Export) -> String {
         let rate = export.bytes_per_second;
         if rate > 0 {
-            let left = export.bytes.total.map(|total| total.saturating_sub(export.bytes.done) / rate);
-            let left = left.map(|left| format!(" {}", time(Duration::from_secs(left)))).unwrap_or_default();
+            let left =
+                export.bytes.total.map(|total| total.saturating_sub(export.bytes.done) / rate);
+            let left = left
+                .map(|left| format!(" {}", time(Duration::from_secs(left))))
+                .unwrap_or_default();
             return format!("{}/s{left}", size(rate));
         }
         match export.next_poll_at.as_deref().and_then(|at| at.parse::<Timestamp>().ok()) {
@@ -197,8 +207,15 @@ impl Table {
         }
     }
 
-    fn row(&mut self, id: &str, (state, state_colour): (&str, Colour), cells: [&str; 4], colour: Colour) {
-        let fixed = STATE_COLUMNS + AGE_COLUMNS + PARTS_COLUMNS + BYTES_COLUMNS + NEXT_COLUMNS + GAPS;
+    fn row(
+        &mut self,
+        id: &str,
+        (state, state_colour): (&str, Colour),
+        cells: [&str; 4],
+        colour: Colour,
+    ) {
+        let fixed =
+            STATE_COLUMNS + AGE_COLUMNS + PARTS_COLUMNS + BYTES_COLUMNS + NEXT_COLUMNS + GAPS;
         let id_columns = self.columns - fixed;
         let id = to_the_left(&shortened(&escaped(id), id_columns), id_columns);
         let state = to_the_left(&shortened(&escaped(state), STATE_COLUMNS), STATE_COLUMNS);

@@ -47,7 +47,8 @@ pub(super) fn to_the_right(text: &str, columns: usize) -> String {
     format!("{}{text}", " ".repeat(columns.saturating_sub(width(text))))
 }
 
-/// Lines of at most so many columns, broken at spaces; a word that is longer is broken where it has to be.
+/// Lines of at most so many columns, broken at spaces; a word that is longer is broken where it has
+/// to be.
 pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
     // A character may take two.
     let columns = columns.max(2);
@@ -126,13 +127,20 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let sizes = [(0, "0B"), (1023, "1023B"), (1024, "1.0K"), (10 * 1024 - 1, "9.9K"), (10 << 20, "10M")];
+        let sizes = [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.0K"),
+            (10 * 1024 - 1, "9.9K"),
+            (10 << 20, "10M"),
+        ];
         for (bytes, words) in sizes {
             assert_eq!(size(bytes), words);
         }
         assert_eq!(size(u64::MAX), "15E");
         assert_eq!(size((1 << 40) - 1), "1023G");
-        let times = [(119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"), (172_800, "2 d")];
+        let times =
+            [(119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"), (172_800, "2 d")];
         for (seconds, words) in times {
             assert_eq!(time(Duration::from_secs(seconds)), words);
         }

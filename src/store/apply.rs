@@ -62,7 +62,8 @@ async fn apply_all(connection: &mut SqliteConnection, batch: &[Change]) -> Resul
         }
     }
     for change in batch {
-        failpoint::before("record", point(change)).map_err(|errno| sqlx::Error::Io(errno.into()))?;
+        failpoint::before("record", point(change))
+            .map_err(|errno| sqlx::Error::Io(errno.into()))?;
     }
     transaction.commit().await?;
     for change in batch {
@@ -92,14 +93,14 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
     match change {
         Change::StatusSeen { export, status } => {
             ensure(on, export).await?;
-            let update = "UPDATE export SET remote_status = $3 WHERE project = $1 AND export_id = $2";
+            let update =
+                "UPDATE export SET remote_status = $3 WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[status.as_str()]).await
         }
         Change::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
         Change::Sealing { export, manifest } => {
             ensure(on, export).await?;
-            let update =
-                "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 AND export_id = $2";
+            let update = "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[manifest]).await
         }
         Change::Completed { export, parts, bytes, at } => {
@@ -140,7 +141,13 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         Change::Recovered { project, at } => {
             let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) \
                           ON CONFLICT (project) DO NOTHING";
-            done(sqlx::query(insert).bind(project.to_string()).bind(at.to_string()).execute(on).await)
+            done(
+                sqlx::query(insert)
+                    .bind(project.to_string())
+                    .bind(at.to_string())
+                    .execute(on)
+                    .await,
+            )
         }
     }
 }
@@ -151,9 +158,9 @@ async fn ensure(on: &mut SqliteConnection, export: &ExportKey) -> Result<(), sql
     one(on, insert, export, &[]).await
 }
 
-/// Parts of one export in a few statements, however many there are: a statement costs two switches between threads, a row
-/// next to nothing. Of 23 parts 16, 4, 2 and 1 share one, so that there are few different statements and each is parsed
-/// once.
+/// Parts of one export in a few statements, however many there are: a statement costs two switches
+/// between threads, a row next to nothing. Of 23 parts 16, 4, 2 and 1 share one, so that there are
+/// few different statements and each is parsed once.
 async fn commit_parts(
     on: &mut SqliteConnection,
     export: &ExportKey,
@@ -225,7 +232,11 @@ async fn complete(
     one(on, "DELETE FROM partial WHERE project = $1 AND export_id = $2", export, &[]).await
 }
 
-async fn fail(on: &mut SqliteConnection, export: &ExportKey, failure: &Failure) -> Result<(), sqlx::Error> {
+async fn fail(
+    on: &mut SqliteConnection,
+    export: &ExportKey,
+    failure: &Failure,
+) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
     let update = "UPDATE export SET state = 'failed', manifest = NULL, failure_kind = $3, failure_cause = $4, \
                   failure_code = $5, failed_at = $6 WHERE project = $1 AND export_id = $2";
@@ -268,7 +279,8 @@ async fn one(
     export: &ExportKey,
     texts: &[&str],
 ) -> Result<(), sqlx::Error> {
-    let mut query = sqlx::query(statement).bind(export.project.to_string()).bind(export.export.as_str());
+    let mut query =
+        sqlx::query(statement).bind(export.project.to_string()).bind(export.export.as_str());
     for text in texts {
         query = query.bind(*text);
     }

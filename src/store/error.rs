@@ -6,7 +6,8 @@ use sqlx::migrate::MigrateError;
 
 use crate::durable::DurableError;
 
-/// `SQLITE_CORRUPT` and `SQLITE_NOTADB`, <https://www.sqlite.org/rescode.html>: the low byte of an extended code.
+/// `SQLITE_CORRUPT` and `SQLITE_NOTADB`, <https://www.sqlite.org/rescode.html>: the low byte of an
+/// extended code.
 const DAMAGE_CODES: [i32; 2] = [11, 26];
 
 /// The state failed.
@@ -70,7 +71,11 @@ impl StoreError {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => true,
             _ => false,
         };
-        if damaged { Self::Corrupt { path, cause } } else { Self::Database { operation, path, cause } }
+        if damaged {
+            Self::Corrupt { path, cause }
+        } else {
+            Self::Database { operation, path, cause }
+        }
     }
 
     pub(super) fn migration(path: &Path, known: i64, error: &MigrateError) -> Self {
@@ -85,7 +90,11 @@ impl StoreError {
             MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => {
                 Self::Corrupt { path: path.to_owned(), cause: error.to_string() }
             }
-            error => Self::Database { operation: "migrate", path: path.to_owned(), cause: error.to_string() },
+            error => Self::Database {
+                operation: "migrate",
+                path: path.to_owned(),
+                cause: error.to_string(),
+            },
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A state in memory, and the door through which `crate::fuzzing` puts rows into it that this program never writes.
+//! A state in memory, and the door through which `crate::fuzzing` puts rows into it that this
+//! program never writes.
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, QueryBuilder, Sqlite, SqliteConnection};
@@ -25,9 +26,13 @@ impl Memory {
     pub(crate) async fn new() -> Result<Self, StoreError> {
         let options: SqliteConnectOptions = "sqlite::memory:".parse().expect("sqlx knows the word");
         let options = options.disable_statement_logging();
-        let mut store =
-            Store { path: "memory".into(), options: options.clone().foreign_keys(true), connection: None };
-        let connected = options.foreign_keys(false).pragma("ignore_check_constraints", "1").connect().await;
+        let mut store = Store {
+            path: "memory".into(),
+            options: options.clone().foreign_keys(true),
+            connection: None,
+        };
+        let connected =
+            options.foreign_keys(false).pragma("ignore_check_constraints", "1").connect().await;
         let writer = connected.map_err(|error| store.failed("open", &error))?;
         store.migrate().await?;
         Ok(Self { store, writer })
@@ -35,7 +40,8 @@ impl Memory {
 
     /// Takes every row away.
     pub(crate) async fn clear(&mut self) -> Result<(), sqlx::Error> {
-        let statement = "DELETE FROM partial; DELETE FROM part; DELETE FROM export; DELETE FROM pause";
+        let statement =
+            "DELETE FROM partial; DELETE FROM part; DELETE FROM export; DELETE FROM pause";
         sqlx::raw_sql(statement).execute(&mut self.writer).await.map(drop)
     }
 

@@ -25,7 +25,10 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails, or holds what this program never writes.
-    pub async fn load(&mut self, projects: &[ProjectDigest]) -> Result<Vec<ExportRecord>, StoreError> {
+    pub async fn load(
+        &mut self,
+        projects: &[ProjectDigest],
+    ) -> Result<Vec<ExportRecord>, StoreError> {
         let connection = self.connection().await?;
         let loaded = load_all(connection, projects).await;
         self.settled("read", loaded).await
@@ -56,7 +59,11 @@ impl Store {
         let connection = self.connection().await?;
         let known = sqlx::query_scalar("SELECT project FROM project").fetch_all(connection).await;
         let known: Vec<String> = self.settled("read", known).await?;
-        Ok(projects.iter().filter(|project| !known.contains(&project.to_string())).copied().collect())
+        Ok(projects
+            .iter()
+            .filter(|project| !known.contains(&project.to_string()))
+            .copied()
+            .collect())
     }
 
     /// Those of these exports that have failed, in whatever project.
@@ -67,7 +74,8 @@ impl Store {
         &mut self,
         exports: &BTreeSet<ExportId>,
     ) -> Result<Vec<ExportKey>, StoreError> {
-        let failed = "SELECT project, export_id FROM export WHERE state = 'failed' ORDER BY export_id";
+        let failed =
+            "SELECT project, export_id FROM export WHERE state = 'failed' ORDER BY export_id";
         self.keys(failed, exports).await
     }
 
@@ -91,8 +99,12 @@ impl Store {
         let connection = self.connection().await?;
         let rows = sqlx::query(query).fetch_all(connection).await;
         let keys = rows.and_then(|rows| {
-            let key =
-                |row| Ok(ExportKey { project: parsed(row, "project")?, export: parsed(row, "export_id")? });
+            let key = |row| {
+                Ok(ExportKey {
+                    project: parsed(row, "project")?,
+                    export: parsed(row, "export_id")?,
+                })
+            };
             rows.iter().map(key).collect::<Result<Vec<_>, sqlx::Error>>()
         });
         let keys = self.settled("read", keys).await?;
@@ -150,8 +162,11 @@ async fn load_all(
 }
 
 /// The pauses on record.
-pub(super) async fn pauses(on: &mut SqliteConnection) -> Result<Vec<(String, Timestamp)>, sqlx::Error> {
-    let rows = sqlx::query("SELECT scope, until_at FROM pause ORDER BY scope").fetch_all(on).await?;
+pub(super) async fn pauses(
+    on: &mut SqliteConnection,
+) -> Result<Vec<(String, Timestamp)>, sqlx::Error> {
+    let rows =
+        sqlx::query("SELECT scope, until_at FROM pause ORDER BY scope").fetch_all(on).await?;
     rows.iter().map(|row| Ok((row.try_get("scope")?, parsed(row, "until_at")?))).collect()
 }
 
@@ -173,7 +188,8 @@ async fn load_some(
     Ok(records)
 }
 
-/// The rows of a table that belong to these exports of a project, or to all of them where none is named.
+/// The rows of a table that belong to these exports of a project, or to all of them where none is
+/// named.
 async fn rows_of(
     on: &mut SqliteConnection,
     table: &str,
@@ -194,7 +210,8 @@ async fn rows_of(
     query.push(order).build().fetch_all(on).await
 }
 
-/// What is known of these exports of one project, or of all of them where none is named, with or without the partials.
+/// What is known of these exports of one project, or of all of them where none is named, with or
+/// without the partials.
 pub(super) async fn load_project(
     on: &mut SqliteConnection,
     project: ProjectDigest,
@@ -267,7 +284,8 @@ fn part(row: &SqliteRow) -> Result<CommittedPart, sqlx::Error> {
 }
 
 fn partial(row: &SqliteRow) -> Result<ResumablePart, sqlx::Error> {
-    let etag = StrongEtag::parse(row.try_get("etag")?).ok_or_else(|| damaged("etag", "no strong etag"))?;
+    let etag =
+        StrongEtag::parse(row.try_get("etag")?).ok_or_else(|| damaged("etag", "no strong etag"))?;
     let point = ResumePoint {
         bytes: unsigned(row, "bytes")?,
         sha256: sha256(row)?,

@@ -1,8 +1,8 @@
 //! What is known across restarts, in an embedded SQLite database with one connection.
 //!
-//! The store may lag the bytes on disk, never lead them: a change is sent here after what it speaks of is durable. A
-//! batch of changes is one transaction, and a transaction is synced before it counts (WAL, `synchronous=FULL`). The SQL
-//! keeps to what PostgreSQL understands too.
+//! The store may lag the bytes on disk, never lead them: a change is sent here after what it speaks
+//! of is durable. A batch of changes is one transaction, and a transaction is synced before it
+//! counts (WAL, `synchronous=FULL`). The SQL keeps to what PostgreSQL understands too.
 
 mod apply;
 mod error;
@@ -34,7 +34,8 @@ use crate::durable::{Dir, Entry};
 
 /// File name of the database in the state directory.
 const DATABASE_FILE: &str = "state.db";
-/// How long a statement waits for another process (the `retry` command) that has the database locked.
+/// How long a statement waits for another process (the `retry` command) that has the database
+/// locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every schema there has been, in order: version, name, statements.
 const MIGRATIONS: [(i64, &str, &str); 2] = [
@@ -47,13 +48,14 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
 pub struct Store {
     path: PathBuf,
     options: SqliteConnectOptions,
-    /// Absent after a failure: the next use connects anew, because a connection that met an I/O error is not trusted.
+    /// Absent after a failure: the next use connects anew, because a connection that met an I/O
+    /// error is not trusted.
     connection: Option<SqliteConnection>,
 }
 
 impl Store {
-    /// Opens the state in `directory`, which is made (0700) where it is missing, and brings it to the latest schema.
-    /// A database that is damaged or newer is refused as it is.
+    /// Opens the state in `directory`, which is made (0700) where it is missing, and brings it to
+    /// the latest schema. A database that is damaged or newer is refused as it is.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -72,7 +74,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Another way into a state that this process has open already: it is neither checked nor migrated again.
+    /// Another way into a state that this process has open already: it is neither checked nor
+    /// migrated again.
     #[must_use]
     pub fn beside(directory: &Path) -> Self {
         let path = directory.join(DATABASE_FILE);
@@ -93,7 +96,9 @@ impl Store {
     /// When the database cannot be closed cleanly.
     pub async fn close(mut self) -> Result<(), StoreError> {
         match self.connection.take() {
-            Some(connection) => connection.close().await.map_err(|error| self.failed("close", &error)),
+            Some(connection) => {
+                connection.close().await.map_err(|error| self.failed("close", &error))
+            }
             None => Ok(()),
         }
     }
@@ -110,7 +115,13 @@ impl Store {
 
     async fn migrate(&mut self) -> Result<(), StoreError> {
         let migrations = MIGRATIONS.map(|(version, name, statements)| {
-            Migration::new(version, name.into(), MigrationType::Simple, statements.into_sql_str(), false)
+            Migration::new(
+                version,
+                name.into(),
+                MigrationType::Simple,
+                statements.into_sql_str(),
+                false,
+            )
         });
         let known = MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default();
         let migrator = Migrator::with_migrations(migrations.into());
@@ -139,7 +150,8 @@ impl Store {
     }
 }
 
-/// Makes the state's folder, and the database as an empty file: SQLite itself would not make it 0600.
+/// Makes the state's folder, and the database as an empty file: SQLite itself would not make it
+/// 0600.
 fn make_place(directory: &Path) -> Result<(), StoreError> {
     let dir = Dir::create_all(directory, DirectoryMode::PRIVATE, DirectoryMode::PRIVATE)?;
     match dir.entry(DATABASE_FILE)? {

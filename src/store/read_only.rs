@@ -1,4 +1,5 @@
-//! A look at the state of which nothing is left: no folder or file is made, nothing is migrated, nobody is held up.
+//! A look at the state of which nothing is left: no folder or file is made, nothing is migrated,
+//! nobody is held up.
 
 use std::path::Path;
 
@@ -23,7 +24,10 @@ pub struct Seen {
 ///
 /// # Errors
 /// When it cannot be read, is damaged, or was written by a newer version.
-pub async fn look(directory: &Path, projects: &[ProjectDigest]) -> Result<Option<Seen>, StoreError> {
+pub async fn look(
+    directory: &Path,
+    projects: &[ProjectDigest],
+) -> Result<Option<Seen>, StoreError> {
     let path = directory.join(DATABASE_FILE);
     let failed = |operation| move |error: sqlx::Error| (operation, error);
     let bytes_of = |path: &Path| match std::fs::metadata(path) {
@@ -54,8 +58,9 @@ pub async fn look(directory: &Path, projects: &[ProjectDigest]) -> Result<Option
         drop(connection.close().await);
         seen
     };
-    let (version, seen) =
-        looked.await.map_err(|(operation, error)| StoreError::database(operation, &path, &error))?;
+    let (version, seen) = looked
+        .await
+        .map_err(|(operation, error)| StoreError::database(operation, &path, &error))?;
     let known = latest();
     if version > known {
         return Err(StoreError::Newer { path, found: version, known });
@@ -67,8 +72,12 @@ fn latest() -> i64 {
     MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default()
 }
 
-/// The version of the schema, 0 where there is none, and what is in it where that can be understood.
-async fn seen(on: &mut SqliteConnection, projects: &[ProjectDigest]) -> Result<(i64, Seen), sqlx::Error> {
+/// The version of the schema, 0 where there is none, and what is in it where that can be
+/// understood.
+async fn seen(
+    on: &mut SqliteConnection,
+    projects: &[ProjectDigest],
+) -> Result<(i64, Seen), sqlx::Error> {
     let mut transaction = on.begin().await?;
     let tables: i64 =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'")
@@ -77,8 +86,9 @@ async fn seen(on: &mut SqliteConnection, projects: &[ProjectDigest]) -> Result<(
     if tables == 0 {
         return Ok((0, Seen::default()));
     }
-    let version: Option<i64> =
-        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut *transaction).await?;
+    let version: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut *transaction)
+        .await?;
     let version = version.unwrap_or(0);
     if version == 0 || version > latest() {
         return Ok((version, Seen::default()));

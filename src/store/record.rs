@@ -152,7 +152,8 @@ pub enum Change {
 pub enum RecordedState {
     /// Polled or fetched.
     Watching,
-    /// All parts committed; these are the exact bytes of the manifest, which may or may not be on disk.
+    /// All parts committed; these are the exact bytes of the manifest, which may or may not be on
+    /// disk.
     Sealing {
         /// The bytes.
         manifest: String,

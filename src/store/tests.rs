@@ -1,4 +1,5 @@
-//! The store on real files: what survives, what is refused, and what a failing database does to the writer.
+//! The store on real files: what survives, what is refused, and what a failing database does to the
+//! writer.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -68,7 +69,10 @@ async fn every_change_survives_a_restart() {
     let key = export("e1");
     store
         .apply(&[
-            Change::StatusSeen { export: key.clone(), status: RemoteStatus::Unrecognized("ODD".to_owned()) },
+            Change::StatusSeen {
+                export: key.clone(),
+                status: RemoteStatus::Unrecognized("ODD".to_owned()),
+            },
             Change::PartCommitted { export: key.clone(), part: part(2) },
             Change::PartCommitted { export: key.clone(), part: part(1) },
             Change::Paused { scope: "api".to_owned(), until: at },
@@ -91,18 +95,30 @@ async fn every_change_survives_a_restart() {
     assert_eq!(store.unrecovered(&asked).await.unwrap(), [project("project_two")]);
 
     let manifest = "{\"é\": 1}\n".to_owned();
-    store.apply(&[Change::Sealing { export: key.clone(), manifest: manifest.clone() }]).await.unwrap();
+    store
+        .apply(&[Change::Sealing { export: key.clone(), manifest: manifest.clone() }])
+        .await
+        .unwrap();
     let mut store = reopen(&directory, store).await;
     let record = only(&mut store).await;
     assert_eq!((record.state, record.parts.len()), (RecordedState::Sealing { manifest }, 2));
 
-    store.apply(&[Change::Completed { export: key.clone(), parts: 2, bytes: 7, at }]).await.unwrap();
+    store
+        .apply(&[Change::Completed { export: key.clone(), parts: 2, bytes: 7, at }])
+        .await
+        .unwrap();
     let mut store = reopen(&directory, store).await;
     let record = only(&mut store).await;
     assert_eq!(record.state, RecordedState::Completed { parts: 2, bytes: 7, at });
     assert_eq!(record.parts, [], "the manifest has them now");
-    store.apply(&[Change::StatusSeen { export: key, status: RemoteStatus::Running }]).await.unwrap();
-    assert!(matches!(only(&mut store).await.state, RecordedState::Completed { .. }), "whatever the API says");
+    store
+        .apply(&[Change::StatusSeen { export: key, status: RemoteStatus::Running }])
+        .await
+        .unwrap();
+    assert!(
+        matches!(only(&mut store).await.state, RecordedState::Completed { .. }),
+        "whatever the API says"
+    );
 }
 
 #[tokio::test]
@@ -128,14 +144,21 @@ async fn a_resume_point_stays_until_its_part_is_committed() {
     let key = export("e1");
     let synced = |number| Change::PartialSynced { export: key.clone(), part: partial(number) };
     store
-        .apply(&[synced(1), synced(2), Change::PartCommitted { export: key.clone(), part: part(2) }])
+        .apply(&[
+            synced(1),
+            synced(2),
+            Change::PartCommitted { export: key.clone(), part: part(2) },
+        ])
         .await
         .unwrap();
     assert_eq!(only(&mut store).await.partials, [partial(1)], "a committed part has no partial");
     let mut store = reopen(root.path(), store).await;
     assert_eq!(only(&mut store).await.partials, [partial(1)], "a crash may come at any time");
     let theirs = ExportKey { project: project("project_two"), export: key.export.clone() };
-    store.apply(&[synced(1), Change::PartialSynced { export: theirs, part: partial(3) }]).await.unwrap();
+    store
+        .apply(&[synced(1), Change::PartialSynced { export: theirs, part: partial(3) }])
+        .await
+        .unwrap();
     let loaded = store.load(&[project("project_two")]).await.unwrap();
     assert_eq!(loaded[0].partials, [partial(3)]);
     store.apply(&[Change::PartCommitted { export: key.clone(), part: part(1) }]).await.unwrap();
@@ -150,15 +173,18 @@ async fn of_a_long_history_only_the_exports_that_are_asked_for_are_read() {
     let mut changes = Vec::new();
     for number in 0..200 {
         changes.push(Change::PartCommitted { export: export(&id(number)), part: part(number) });
-        changes.push(Change::PartialSynced { export: export(&id(number)), part: partial(number + 1) });
+        changes
+            .push(Change::PartialSynced { export: export(&id(number)), part: partial(number + 1) });
     }
     store.apply(&changes).await.unwrap();
     let all = store.load(&[project("project_one")]).await.unwrap();
-    let wanted: Vec<ExportId> = (50..150).chain([999]).map(|number| id(number).parse().unwrap()).collect();
+    let wanted: Vec<ExportId> =
+        (50..150).chain([999]).map(|number| id(number).parse().unwrap()).collect();
     let wanted: Vec<&ExportId> = wanted.iter().collect();
     let mut some = store.load_exports(project("project_one"), &wanted).await.unwrap();
     some.sort_by(|one, other| one.key.export.cmp(&other.key.export));
-    let expected: Vec<_> = all.into_iter().filter(|record| wanted.contains(&&record.key.export)).collect();
+    let expected: Vec<_> =
+        all.into_iter().filter(|record| wanted.contains(&&record.key.export)).collect();
     assert_eq!((some.len(), some), (100, expected));
     assert_eq!(store.load_exports(project("project_one"), &[]).await.unwrap(), []);
     assert_eq!(store.load_exports(project("project_two"), &wanted).await.unwrap(), []);
@@ -193,14 +219,23 @@ async fn first_schema(directory: &Path) {
     let options = SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE));
     let mut old = options.connect().await.unwrap();
     let (version, name, statements) = MIGRATIONS[0];
-    let migration =
-        Migration::new(version, name.into(), MigrationType::Simple, statements.into_sql_str(), false);
+    let migration = Migration::new(
+        version,
+        name.into(),
+        MigrationType::Simple,
+        statements.into_sql_str(),
+        false,
+    );
     Migrator::with_migrations(vec![migration]).run(&mut old).await.unwrap();
     for insert in [
         "INSERT INTO export (project, export_id, state) VALUES ($1, 'e1', 'watching')",
         "INSERT INTO partial VALUES ($1, 'e1', 1, 'f1', 40, 100, '\"v\"')",
     ] {
-        sqlx::query(insert).bind(project("project_one").to_string()).execute(&mut old).await.unwrap();
+        sqlx::query(insert)
+            .bind(project("project_one").to_string())
+            .execute(&mut old)
+            .await
+            .unwrap();
     }
     old.close().await.unwrap();
 }
@@ -210,7 +245,11 @@ async fn an_older_schema_is_brought_up_to_date() {
     let root = tempfile::tempdir().unwrap();
     first_schema(root.path()).await;
     let seen = look(root.path(), &[project("project_one")]).await.unwrap().unwrap();
-    assert_eq!((seen.exports.len(), seen.exports[0].partials.len()), (1, 0), "a look migrates nothing");
+    assert_eq!(
+        (seen.exports.len(), seen.exports[0].partials.len()),
+        (1, 0),
+        "a look migrates nothing"
+    );
     let mut store = Store::open(root.path()).await.unwrap();
     let record = only(&mut store).await;
     assert_eq!(record.partials, [], "what does not say what its bytes are is not believed");
@@ -245,8 +284,10 @@ async fn a_failed_batch_leaves_nothing() {
         .execute(store.connection().await.unwrap())
         .await
         .unwrap();
-    let paused = Change::Paused { scope: "api".to_owned(), until: "2026-01-01T00:00:00Z".parse().unwrap() };
-    let error = store.apply(&[Change::Watching { export: export("e1") }, paused]).await.unwrap_err();
+    let paused =
+        Change::Paused { scope: "api".to_owned(), until: "2026-01-01T00:00:00Z".parse().unwrap() };
+    let error =
+        store.apply(&[Change::Watching { export: export("e1") }, paused]).await.unwrap_err();
     assert!(error.to_string().contains("state.db"), "{error}");
     assert_eq!(store.load(&[project("project_one")]).await.unwrap(), []);
 }
@@ -277,7 +318,10 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
         let error = Store::open(root.path()).await.unwrap_err();
         assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
         let message = error.to_string();
-        assert!(message.contains(&path.display().to_string()) && message.contains("move it"), "{message}");
+        assert!(
+            message.contains(&path.display().to_string()) && message.contains("move it"),
+            "{message}"
+        );
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
     }
 }
@@ -360,7 +404,11 @@ async fn rename_pause(directory: &Path, from: &'static str, to: &'static str) {
 
 fn paused(ticket: u64) -> Write {
     let until = "2026-01-01T00:00:00Z".parse().unwrap();
-    Write { change: Change::Paused { scope: format!("scope-{ticket}"), until }, ticket, may_wait: false }
+    Write {
+        change: Change::Paused { scope: format!("scope-{ticket}"), until },
+        ticket,
+        may_wait: false,
+    }
 }
 
 #[tokio::test]
@@ -372,7 +420,8 @@ async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
     let mut writer = tokio::task::JoinSet::new();
     writer.spawn(run_writer(store, queue, events, CancellationToken::new()));
     let patient = |ticket| Write { may_wait: true, ..paused(ticket) };
-    // Each is sent when the writer has taken the one before, so that nothing but waiting brings them together.
+    // Each is sent when the writer has taken the one before, so that nothing but waiting brings
+    // them together.
     for write in [patient(0), patient(1), paused(2)] {
         writes.send(write).await.unwrap();
         while writes.capacity() < 8 {
@@ -381,7 +430,11 @@ async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
     }
     assert_eq!(heard.recv().await, Some(StoreEvent::Written(vec![0, 1, 2])));
     writes.send(patient(3)).await.unwrap();
-    assert_eq!(heard.recv().await, Some(StoreEvent::Written(vec![3])), "it waits for a moment, not for ever");
+    assert_eq!(
+        heard.recv().await,
+        Some(StoreEvent::Written(vec![3])),
+        "it waits for a moment, not for ever"
+    );
     drop(writes);
     assert_eq!(writer.join_next().await.unwrap().unwrap(), [0; 0]);
 }

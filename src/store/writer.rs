@@ -1,4 +1,5 @@
-//! The task that owns the store while the program runs: takes changes from a bounded queue and says when they are durable.
+//! The task that owns the store while the program runs: takes changes from a bounded queue and says
+//! when they are durable.
 
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use super::record::Change;
 use crate::domain::moment::Unit;
 use crate::domain::retry::RetryPolicy;
 
-/// How long changes that may wait are gathered: a transaction costs a sync of the disk, whatever is in it.
+/// How long changes that may wait are gathered: a transaction costs a sync of the disk, whatever is
+/// in it.
 const GATHER: Duration = Duration::from_millis(20);
-/// Changes of one transaction at most: many parts that finish together share one fsync. As many as the queue holds.
+/// Changes of one transaction at most: many parts that finish together share one fsync. As many as
+/// the queue holds.
 const BATCH_CHANGES: usize = 256;
 /// The pause after a failed transaction grows from this
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -27,7 +30,8 @@ pub struct Write {
     pub change: Change,
     /// Comes back in [`StoreEvent::Written`].
     pub ticket: u64,
-    /// Whether more changes are on their way, and nobody waits for this one: it may share their transaction.
+    /// Whether more changes are on their way, and nobody waits for this one: it may share their
+    /// transaction.
     pub may_wait: bool,
 }
 
@@ -45,8 +49,9 @@ pub enum StoreEvent {
     Healthy,
 }
 
-/// Writes until the queue is closed and empty. `stop` ends the waiting: what is queued is tried once more, and what
-/// fails then is given up. Returns the tickets of the changes that were not written.
+/// Writes until the queue is closed and empty. `stop` ends the waiting: what is queued is tried
+/// once more, and what fails then is given up. Returns the tickets of the changes that were not
+/// written.
 pub async fn run_writer(
     mut store: Store,
     mut queue: mpsc::Receiver<Write>,

@@ -1,7 +1,8 @@
 //! The single conversion of an HTTP client's error into words that are safe to show.
 //!
-//! The words are built from what is known about an error, never from its own `Display`: `reqwest` prints the URL, `h2` prints
-//! debug data that the server chose. Only errors whose text is fixed or is about addresses and certificates are quoted.
+//! The words are built from what is known about an error, never from its own `Display`: `reqwest`
+//! prints the URL, `h2` prints debug data that the server chose. Only errors whose text is fixed or
+//! is about addresses and certificates are quoted.
 
 use std::error::Error;
 use std::io;
@@ -46,9 +47,12 @@ impl TransportError {
     }
 }
 
-/// A host leads to an address that must not be asked. Returned by a resolver, and kept word for word.
+/// A host leads to an address that must not be asked. Returned by a resolver, and kept word for
+/// word.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{host} leads to {address}, a {class} address, and is not listed in download.allowed_hosts")]
+#[error(
+    "{host} leads to {address}, a {class} address, and is not listed in download.allowed_hosts"
+)]
 pub struct RefusedAddress {
     /// The host, safe to show.
     pub host: String,
@@ -63,7 +67,8 @@ pub struct RefusedAddress {
 #[error("connecting timed out")]
 pub struct ConnectTimedOut;
 
-/// A host name without an address. Returned by a resolver; what the system said of it is no more than that.
+/// A host name without an address. Returned by a resolver; what the system said of it is no more
+/// than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the host name could not be resolved")]
 pub struct Unresolved;
@@ -163,7 +168,8 @@ impl Facts {
             });
         } else if self.tunnel.is_none() {
             let text = error.to_string();
-            self.tunnel = TUNNEL_ERRORS.iter().find(|(own, _)| *own == text).map(|(_, words)| *words);
+            self.tunnel =
+                TUNNEL_ERRORS.iter().find(|(own, _)| *own == text).map(|(_, words)| *words);
         }
     }
 
@@ -195,7 +201,10 @@ impl Facts {
             return (TransportErrorKind::Other, "the request could not be made".to_owned());
         }
         if self.body || self.http.is_some() || self.io.is_some() {
-            return (TransportErrorKind::Cut, because("the connection failed", self.io.or(self.http)));
+            return (
+                TransportErrorKind::Cut,
+                because("the connection failed", self.io.or(self.http)),
+            );
         }
         (TransportErrorKind::Other, "the request failed".to_owned())
     }
@@ -216,7 +225,10 @@ mod tests {
 
     fn assert_hides(error: &TransportError) {
         for text in [error.to_string(), format!("{error:?}")] {
-            assert!(!text.contains(SECRET) && !text.contains("http://") && !text.contains("X-Sig"), "{text}");
+            assert!(
+                !text.contains(SECRET) && !text.contains("http://") && !text.contains("X-Sig"),
+                "{text}"
+            );
         }
     }
 
@@ -236,7 +248,8 @@ mod tests {
         assert_eq!(error.kind(), TransportErrorKind::Connect);
         assert!(error.to_string().contains("refused"), "{error}");
 
-        // A label of more than 63 characters has no address anywhere, and no name server is asked for it.
+        // A label of more than 63 characters has no address anywhere, and no name server is asked
+        // for it.
         let error = failure(format!("http://{}{path}", "x".repeat(64))).await;
         assert_eq!(error.kind(), TransportErrorKind::Dns);
 

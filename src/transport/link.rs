@@ -27,7 +27,8 @@ impl SecretUrl {
         &self.0
     }
 
-    /// The host, with its port where that is not the scheme's own; safe to show, empty where there is none.
+    /// The host, with its port where that is not the scheme's own; safe to show, empty where there
+    /// is none.
     #[must_use]
     pub fn host(&self) -> String {
         host_of(&self.0)
@@ -48,7 +49,8 @@ fn host_of(url: &Url) -> String {
     }
 }
 
-/// The link that the API's download call answers with: valid for 20 minutes, asked without credentials.
+/// The link that the API's download call answers with: valid for 20 minutes, asked without
+/// credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedLink {
     /// The link.
@@ -100,7 +102,8 @@ mod tests {
 
     #[test]
     fn a_secret_url_shows_its_host_only() {
-        let url: Url = "https://store.example:8443/bucket/secret-path?X-Signature=s3cr3t".parse().unwrap();
+        let url: Url =
+            "https://store.example:8443/bucket/secret-path?X-Signature=s3cr3t".parse().unwrap();
         let link = Link::Signed(SignedLink { url: SecretUrl::new(url), hops_left: 4 });
         let text = format!("{link:?} {link:#?}");
         assert!(text.contains("store.example:8443"), "{text}");

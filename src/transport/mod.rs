@@ -1,9 +1,10 @@
-//! The HTTP plumbing of both clients: one TLS configuration, redirects, retry-after, one conversion of errors; and
-//! `reqwest`, which the API's client asks with. The store's client makes its connections itself.
+//! The HTTP plumbing of both clients: one TLS configuration, redirects, retry-after, one conversion
+//! of errors; and `reqwest`, which the API's client asks with. The store's client makes its
+//! connections itself.
 //!
-//! A `reqwest` error carries the URL it failed on, and a signed URL is a secret. So [`send`] and [`next_chunk`] are the only
-//! callers of `reqwest`'s own methods, and what they return has been through [`TransportError`]; so has what `fetch` reads
-//! of a body that the API sent directly.
+//! A `reqwest` error carries the URL it failed on, and a signed URL is a secret. So [`send`] and
+//! [`next_chunk`] are the only callers of `reqwest`'s own methods, and what they return has been
+//! through [`TransportError`]; so has what `fetch` reads of a body that the API sent directly.
 
 mod error;
 mod link;
@@ -39,10 +40,12 @@ pub(crate) const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 #[error("cannot set up the http client: {0}")]
 pub struct ClientError(pub(crate) String);
 
-/// What the API's clients are made with: no redirects, no referer, no cookies, no retries of their own, bounded connects.
+/// What the API's clients are made with: no redirects, no referer, no cookies, no retries of their
+/// own, bounded connects.
 ///
-/// `alpn` is set here because `reqwest` leaves a preconfigured TLS configuration as it is. `api` is any URL of the API: where
-/// it is plain http on loopback, no proxy is used at all; otherwise the environment's proxies are.
+/// `alpn` is set here because `reqwest` leaves a preconfigured TLS configuration as it is. `api` is
+/// any URL of the API: where it is plain http on loopback, no proxy is used at all; otherwise the
+/// environment's proxies are.
 pub(crate) fn client_builder(
     tls: &ClientConfig,
     alpn: &[&[u8]],
@@ -76,7 +79,10 @@ pub(crate) fn build(builder: ClientBuilder) -> Result<Client, ClientError> {
 ///
 /// # Errors
 /// When no answer came; the error never holds the URL.
-#[expect(clippy::disallowed_methods, reason = "the one place that sends, and takes the URL out of the error")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that sends, and takes the URL out of the error"
+)]
 pub async fn send(request: RequestBuilder) -> Result<Response, TransportError> {
     request.send().await.map_err(TransportError::from)
 }
@@ -85,7 +91,10 @@ pub async fn send(request: RequestBuilder) -> Result<Response, TransportError> {
 ///
 /// # Errors
 /// When the body was cut; the error never holds the URL.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads, and takes the URL out of the error")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads, and takes the URL out of the error"
+)]
 pub async fn next_chunk(response: &mut Response) -> Result<Option<Bytes>, TransportError> {
     response.chunk().await.map_err(TransportError::from)
 }
@@ -123,7 +132,8 @@ pub async fn read_capped(mut response: Response, cap_bytes: usize) -> Result<Vec
     Ok(body)
 }
 
-/// Whether an answer sends the client elsewhere, with the method kept or turned into GET, which is all this program sends.
+/// Whether an answer sends the client elsewhere, with the method kept or turned into GET, which is
+/// all this program sends.
 #[must_use]
 pub fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
@@ -140,7 +150,8 @@ pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'stat
         (None, _) => return Err("a redirect without a location"),
         (Some(_), Some(_)) => return Err("a redirect with more than one location"),
     };
-    let location = std::str::from_utf8(location.as_bytes()).map_err(|_| "a redirect to no valid url")?;
+    let location =
+        std::str::from_utf8(location.as_bytes()).map_err(|_| "a redirect to no valid url")?;
     let mut target = current.join(location).map_err(|_| "a redirect to no valid url")?;
     if has_userinfo(&target) {
         return Err("a redirect to a url with a user or password in it");

@@ -1,4 +1,5 @@
-//! `Retry-After`, RFC 9110 section 10.2.3: seconds, or a date that counts from the answer's own `Date`.
+//! `Retry-After`, RFC 9110 section 10.2.3: seconds, or a date that counts from the answer's own
+//! `Date`.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,14 +17,17 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     parse_retry_after(text(RETRY_AFTER)?, text(DATE), now)
 }
 
-/// Reads a `Retry-After` value; a date counts from `date`, the answer's own clock, or from `now` where that is missing.
+/// Reads a `Retry-After` value; a date counts from `date`, the answer's own clock, or from `now`
+/// where that is missing.
 ///
 /// `None` for zero, the past and what cannot be read; at most [`RETRY_AFTER_CAP`].
 #[must_use]
 pub fn parse_retry_after(value: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let pause = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        (value.len() <= MAX_DIGITS).then(|| value.parse().ok().map(Duration::from_secs)).flatten()?
+        (value.len() <= MAX_DIGITS)
+            .then(|| value.parse().ok().map(Duration::from_secs))
+            .flatten()?
     } else {
         let until = httpdate::parse_http_date(value).ok()?;
         let from = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok()).unwrap_or(now);

@@ -1,5 +1,5 @@
-//! A server on loopback for the tests of both clients: hands out raw bytes, one scripted answer a connection, and keeps the
-//! heads of the requests it saw.
+//! A server on loopback for the tests of both clients: hands out raw bytes, one scripted answer a
+//! connection, and keeps the heads of the requests it saw.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -93,7 +93,9 @@ impl RawServer {
     }
 
     /// As [`RawServer::start`], for answers that name the server's own address.
-    pub(crate) async fn start_with(answers: impl FnOnce(std::net::SocketAddr) -> Vec<Answer>) -> Self {
+    pub(crate) async fn start_with(
+        answers: impl FnOnce(std::net::SocketAddr) -> Vec<Answer>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answers = answers(address);
@@ -168,7 +170,8 @@ async fn converse(
         std::future::pending::<()>().await;
     }
     stream.shutdown().await?;
-    // Reading what is left keeps the kernel from answering with a reset, which could overtake the last bytes.
+    // Reading what is left keeps the kernel from answering with a reset, which could overtake the
+    // last bytes.
     let mut rest = [0; 1024];
     while stream.read(&mut rest).await? > 0 {}
     Ok(())

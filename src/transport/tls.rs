@@ -31,12 +31,14 @@ pub enum TlsError {
     Provider(#[from] rustls::Error),
 }
 
-/// The system's roots (or those `SSL_CERT_FILE` and `SSL_CERT_DIR` name), and those in `ca_file`. Reads files.
+/// The system's roots (or those `SSL_CERT_FILE` and `SSL_CERT_DIR` name), and those in `ca_file`.
+/// Reads files.
 ///
 /// ALPN is left empty; each client sets its own.
 ///
 /// # Errors
-/// When `ca_file` cannot be read or holds something that is no certificate, and, where `roots_needed`, when no root is left.
+/// When `ca_file` cannot be read or holds something that is no certificate, and, where
+/// `roots_needed`, when no root is left.
 pub fn tls_config(ca_file: Option<&Path>, roots_needed: bool) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
@@ -62,12 +64,17 @@ pub fn tls_config(ca_file: Option<&Path>, roots_needed: bool) -> Result<ClientCo
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
     let refused = |reason: String| TlsError::CaFile { path: path.to_owned(), reason };
     let before = roots.len();
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| refused(error.to_string()))?;
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(|error| refused(error.to_string()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| refused(error.to_string()))?;
         roots.add(certificate).map_err(|error| refused(error.to_string()))?;
     }
-    if roots.len() == before { Err(refused("it holds none, in PEM form".to_owned())) } else { Ok(()) }
+    if roots.len() == before {
+        Err(refused("it holds none, in PEM form".to_owned()))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

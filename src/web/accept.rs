@@ -1,4 +1,5 @@
-//! In which format the metrics are asked for: the one that `Accept` prefers, OpenMetrics where it has no preference.
+//! In which format the metrics are asked for: the one that `Accept` prefers, OpenMetrics where it
+//! has no preference.
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
@@ -13,9 +14,14 @@ struct Offer {
     version: &'static str,
 }
 
-const OPEN_METRICS: Offer =
-    Offer { format: Format::OpenMetrics, kind: "application", subtype: "openmetrics-text", version: "1.0.0" };
-const TEXT: Offer = Offer { format: Format::Text, kind: "text", subtype: "plain", version: "0.0.4" };
+const OPEN_METRICS: Offer = Offer {
+    format: Format::OpenMetrics,
+    kind: "application",
+    subtype: "openmetrics-text",
+    version: "1.0.0",
+};
+const TEXT: Offer =
+    Offer { format: Format::Text, kind: "text", subtype: "plain", version: "0.0.4" };
 
 /// How closely a range of types names a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +46,8 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
 }
 
 impl Offer {
-    /// How much a range of types wants this one, and how closely it names it; `None` where it is another one.
+    /// How much a range of types wants this one, and how closely it names it; `None` where it is
+    /// another one.
     fn quality(&self, range: &str) -> Option<(Closeness, f32)> {
         let mut fields = range.split(';').map(str::trim);
         let (kind, subtype) = fields.next()?.split_once('/')?;
@@ -57,7 +64,11 @@ impl Offer {
             let value = value.trim().trim_matches('"');
             if is(name, "q") {
                 // A quality that is none does not make a wish.
-                quality = value.parse().ok().filter(|quality| (0.0..=1.0).contains(quality)).unwrap_or(0.0);
+                quality = value
+                    .parse()
+                    .ok()
+                    .filter(|quality| (0.0..=1.0).contains(quality))
+                    .unwrap_or(0.0);
             } else if is(name, "version") {
                 if value != self.version {
                     return None;

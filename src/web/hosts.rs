@@ -1,5 +1,6 @@
-//! The names that the server may be asked for by. A page of a stranger can make a browser ask it under the stranger's own
-//! name, once that name leads here (DNS rebinding); then the browser would let the page read the answer.
+//! The names that the server may be asked for by. A page of a stranger can make a browser ask it
+//! under the stranger's own name, once that name leads here (DNS rebinding); then the browser would
+//! let the page read the answer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -51,7 +52,11 @@ mod tests {
 
     #[test]
     fn loopback_and_what_is_allowed_by_any_port() {
-        let hosts = Hosts::new(&["watcher.internal".to_owned(), "10.0.0.7".to_owned(), "fd00::1".to_owned()]);
+        let hosts = Hosts::new(&[
+            "watcher.internal".to_owned(),
+            "10.0.0.7".to_owned(),
+            "fd00::1".to_owned(),
+        ]);
         for good in [
             "localhost",
             "LocalHost:1",

@@ -1,14 +1,16 @@
-//! Floor 5, the status server: read-only, for people and for probes. It sees the engine's read model and nothing else.
+//! Floor 5, the status server: read-only, for people and for probes. It sees the engine's read
+//! model and nothing else.
 //!
-//! Nothing is made while nobody looks, and what is made serves everybody who asks within a quarter of a second. Whoever
-//! connects gets bounded patience: few connections, each with an end.
+//! Nothing is made while nobody looks, and what is made serves everybody who asks within a quarter
+//! of a second. Whoever connects gets bounded patience: few connections, each with an end.
 //!
 //! - `mod.rs` binding, and the routes
 //! - `source.rs` the scheduler's answer, shared
 //! - `events.rs` the stream of snapshots
 //! - `guard.rs` what every request has to pass, and the headers of every answer
 //! - `hosts.rs` the names that it may be asked for by
-//! - `metrics.rs` what Prometheus scrapes; `accept.rs` in which format, `space.rs` how much room the disk has
+//! - `metrics.rs` what Prometheus scrapes; `accept.rs` in which format, `space.rs` how much room
+//!   the disk has
 //! - `server.rs` connections
 //! - `stall.rs` writes that come to an end
 
@@ -87,7 +89,8 @@ struct Shared {
 }
 
 impl StatusServer {
-    /// Binds the address; port 0 picks a free one. `allowed_hosts` are spelled as the configuration spells them.
+    /// Binds the address; port 0 picks a free one. `allowed_hosts` are spelled as the configuration
+    /// spells them.
     ///
     /// # Errors
     /// When it cannot be bound.
@@ -125,7 +128,9 @@ fn routes(shared: Shared) -> Router {
         .route("/readyz", get(ready))
         .route("/api/v1/status", get(status))
         .route("/api/v1/events", get(stream))
-        .fallback(|| async { plain(StatusCode::NOT_FOUND, "there is nothing here; the page is at /\n") })
+        .fallback(|| async {
+            plain(StatusCode::NOT_FOUND, "there is nothing here; the page is at /\n")
+        })
         .with_state(shared)
 }
 
@@ -142,7 +147,9 @@ async fn live(State(shared): State<Shared>) -> Response {
 
 async fn ready(State(shared): State<Shared>) -> Response {
     match shared.source.latest().await {
-        Some(made) if made.document.draining => plain(StatusCode::SERVICE_UNAVAILABLE, "it is stopping\n"),
+        Some(made) if made.document.draining => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "it is stopping\n")
+        }
         Some(_) => plain(StatusCode::OK, "ok\n"),
         None => silent(),
     }
@@ -159,9 +166,12 @@ async fn stream(State(shared): State<Shared>) -> Response {
     match shared.streams.clone().try_acquire_owned() {
         Ok(turn) => typed("text/event-stream", events::body(shared.source, turn)),
         Err(_) => {
-            let words = "there are as many streams as there may be; close one, or ask /api/v1/status\n";
+            let words =
+                "there are as many streams as there may be; close one, or ask /api/v1/status\n";
             let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, words);
-            answer.headers_mut().insert(RETRY_AFTER, const { axum::http::HeaderValue::from_static("10") });
+            answer
+                .headers_mut()
+                .insert(RETRY_AFTER, const { axum::http::HeaderValue::from_static("10") });
             answer
         }
     }

@@ -13,13 +13,15 @@ use super::stall::Impatient;
 
 /// Connections at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
-/// Longest wait for the head of a request: of the first, and of the next one over the same connection.
+/// Longest wait for the head of a request: of the first, and of the next one over the same
+/// connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a head.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Most headers of a request.
 const MAX_HEADERS: usize = 64;
-/// The pause after a connection could not be accepted: without descriptors the next try fails as well.
+/// The pause after a connection could not be accepted: without descriptors the next try fails as
+/// well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Answers until it is dropped.
@@ -48,8 +50,8 @@ async fn talk(stream: TcpStream, routes: Router) {
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS);
-    let connection =
-        builder.serve_connection(TokioIo::new(Impatient::new(stream)), TowerToHyperService::new(routes));
+    let connection = builder
+        .serve_connection(TokioIo::new(Impatient::new(stream)), TowerToHyperService::new(routes));
     // Who asked may be gone, or say nothing.
     let _ = connection.await;
 }

@@ -34,7 +34,8 @@ pub(super) struct Source {
     engine: mpsc::Sender<Control>,
     /// The configuration that the daemon reads.
     config_file: PathBuf,
-    /// The last answer, or that there was none. Held while the scheduler is asked: whoever comes then waits for that.
+    /// The last answer, or that there was none. Held while the scheduler is asked: whoever comes
+    /// then waits for that.
     last: Mutex<Option<(Instant, Option<Arc<Made>>)>>,
 }
 

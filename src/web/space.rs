@@ -1,4 +1,5 @@
-//! How much room the disk has, asked so that a disk that hangs holds up no answer, and costs one thread at most.
+//! How much room the disk has, asked so that a disk that hangs holds up no answer, and costs one
+//! thread at most.
 
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ impl Space {
         self.sink.reserve_bytes()
     }
 
-    /// Bytes that may still be used, the reserve included; `None` where the disk does not say so in time.
+    /// Bytes that may still be used, the reserve included; `None` where the disk does not say so in
+    /// time.
     pub(super) async fn free_bytes(&self) -> Option<u64> {
         let sink = self.sink.clone();
         self.ask(move || sink.free_bytes().ok()).await
@@ -57,7 +59,8 @@ impl Space {
         }
         let until = Instant::now() + PATIENCE;
         // What a look tells that has hung is old: another one follows.
-        let is_free = timeout_at(until, async { while look.under_way.join_next().await.is_some() {} }).await;
+        let is_free =
+            timeout_at(until, async { while look.under_way.join_next().await.is_some() {} }).await;
         let mut free = None;
         if is_free.is_ok() {
             look.under_way.spawn_blocking_on(disk, &self.blocking);

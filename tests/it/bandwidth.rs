@@ -1,4 +1,5 @@
-//! `download.bandwidth` through the real program: all parts together stay below it, share it, and still end at once.
+//! `download.bandwidth` through the real program: all parts together stay below it, share it, and
+//! still end at once.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +13,8 @@ use rustix::process::Signal;
 use super::support::eventually;
 use super::support::solo::{SHOP, Solo};
 
-/// Bytes of each part in an export's folder by its file ID, whether it was kept for later or has its final name.
+/// Bytes of each part in an export's folder by its file ID, whether it was kept for later or has
+/// its final name.
 fn bytes_on_disk(solo: &Solo, export: &str) -> BTreeMap<String, u64> {
     let entries = fs::read_dir(solo.home.export(SHOP, export)).into_iter().flatten().flatten();
     let part = |entry: fs::DirEntry| {
@@ -23,7 +25,8 @@ fn bytes_on_disk(solo: &Solo, export: &str) -> BTreeMap<String, u64> {
     entries.filter_map(part).collect()
 }
 
-/// Two exports of two parts each. Nothing is sent before the clock runs, and on it all that counts is sums.
+/// Two exports of two parts each. Nothing is sent before the clock runs, and on it all that counts
+/// is sums.
 #[tokio::test]
 async fn all_parts_together_stay_below_the_cap_and_share_it() {
     const PART_BYTES: u64 = 160_000;
@@ -57,11 +60,19 @@ async fn all_parts_together_stay_below_the_cap_and_share_it() {
     let took = since.elapsed();
     let least = Duration::from_millis((4 * PART_BYTES - BURST_BYTES) * 1000 / BYTES_PER_SECOND);
     assert!(took >= least, "{took:?}, and at this rate it takes {least:?}");
-    assert!(took < 4 * least, "{took:?}, and at this rate it takes {least:?}: the cap is not made use of");
-    for (export, [one, two]) in [("export_1", ["file_1", "file_2"]), ("export_2", ["file_3", "file_4"])] {
+    assert!(
+        took < 4 * least,
+        "{took:?}, and at this rate it takes {least:?}: the cap is not made use of"
+    );
+    for (export, [one, two]) in
+        [("export_1", ["file_1", "file_2"]), ("export_2", ["file_3", "file_4"])]
+    {
         solo.home.assert_whole(SHOP, export, &[&file(one, 1).content, &file(two, 2).content]);
     }
-    assert!(files.iter().all(|id| solo.fetches(id).len() == 1), "nothing was given up for its pace");
+    assert!(
+        files.iter().all(|id| solo.fetches(id).len() == 1),
+        "nothing was given up for its pace"
+    );
 }
 
 #[tokio::test]
@@ -71,8 +82,9 @@ async fn a_signal_ends_parts_that_wait_for_their_turn_at_once_and_keeps_what_the
     const BYTES_PER_SECOND: u64 = 64 * 1024;
     let file = |part| SimFile::generated(&format!("file_{part}"), part, PART_BYTES);
     let files: Vec<_> = (1..=PARTS).map(file).collect();
-    let mut solo =
-        Solo::finished(files.clone()).await.with("[download]\nmax_parts = 64\nbandwidth = \"64KiB/s\"");
+    let mut solo = Solo::finished(files.clone())
+        .await
+        .with("[download]\nmax_parts = 64\nbandwidth = \"64KiB/s\"");
     let mut watcher = solo.start();
     // Who has more than a slice waits for its turn, and there are turns for ten seconds.
     let turns = Duration::from_secs(PARTS * SLICE_BYTES / BYTES_PER_SECOND);

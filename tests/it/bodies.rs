@@ -1,11 +1,12 @@
-//! Bodies that are not what they should be: a final name appears only for the right bytes, and in the end it does.
+//! Bodies that are not what they should be: a final name appears only for the right bytes, and in
+//! the end it does.
 
 use std::time::Duration;
 
 use batch_export_watcher::domain::checksum::{Algorithm, Check};
 use batch_export_watcher::simulator::{
-    Canned, ChecksumHeader, Content, Declared, Etag, SentChecksum, Serving, SimExport, SimFile, StoreStep,
-    ViewStep,
+    Canned, ChecksumHeader, Content, Declared, Etag, SentChecksum, Serving, SimExport, SimFile,
+    StoreStep, ViewStep,
 };
 
 use super::support::fault_proxy::{Fault, FaultProxy};
@@ -30,14 +31,38 @@ fn broken_answers() -> Vec<(&'static str, StoreStep, &'static str)> {
         ("cut", well().cut_after(1000).into(), "127.0.0.1"),
         ("cut_chunks", well().chunked().cut_after(1000).into(), "127.0.0.1"),
         ("stalled", well().stall_after(1000).into(), "no byte came"),
-        ("too_long", well().chunked().other_content(stranger(BYTES + 1)).into(), "longer than the expected"),
-        ("too_short", well().chunked().other_content(stranger(BYTES - 1)).into(), "the body ended after"),
-        ("other_length", well().other_content(stranger(BYTES + 1)).into(), "the store offers 200001 bytes"),
+        (
+            "too_long",
+            well().chunked().other_content(stranger(BYTES + 1)).into(),
+            "longer than the expected",
+        ),
+        (
+            "too_short",
+            well().chunked().other_content(stranger(BYTES - 1)).into(),
+            "the body ended after",
+        ),
+        (
+            "other_length",
+            well().other_content(stranger(BYTES + 1)).into(),
+            "the store offers 200001 bytes",
+        ),
         ("error_page", Canned::html(200).into(), "the store offers"),
-        ("compressed", well().header("content-encoding", "gzip").into(), "content-encoding that nobody"),
-        ("ranged", StoreStep::Answer(Canned::new(206, "application/json", "[]")), "206 although no range"),
+        (
+            "compressed",
+            well().header("content-encoding", "gzip").into(),
+            "content-encoding that nobody",
+        ),
+        (
+            "ranged",
+            StoreStep::Answer(Canned::new(206, "application/json", "[]")),
+            "206 although no range",
+        ),
         ("no_content", StoreStep::Answer(Canned::new(204, "application/json", "")), "answered 204"),
-        ("broken_store", StoreStep::Answer(Canned::store_error(500, "InternalError", "")), "answered 500"),
+        (
+            "broken_store",
+            StoreStep::Answer(Canned::store_error(500, "InternalError", "")),
+            "answered 500",
+        ),
     ]
 }
 
@@ -45,7 +70,8 @@ fn broken_answers() -> Vec<(&'static str, StoreStep, &'static str)> {
 async fn a_broken_body_is_fetched_again_and_nothing_is_visible_meanwhile() {
     let cases = broken_answers();
     let export = |(name, first, _): &(&str, StoreStep, &str)| {
-        let part = file(&format!("file_{name}")).on_fetch(first.clone()).on_fetch(Serving::well().held());
+        let part =
+            file(&format!("file_{name}")).on_fetch(first.clone()).on_fetch(Serving::well().held());
         SimExport::finished(&format!("export_{name}"), vec![part])
     };
     let solo = Solo::new(cases.iter().map(export).collect()).await;
@@ -61,7 +87,8 @@ async fn a_broken_body_is_fetched_again_and_nothing_is_visible_meanwhile() {
         };
         watcher.wait_for_log(complained).await;
     }
-    let visible: Vec<_> = solo.home.tree().into_keys().filter(|path| path.ends_with(".json")).collect();
+    let visible: Vec<_> =
+        solo.home.tree().into_keys().filter(|path| path.ends_with(".json")).collect();
     assert_eq!(visible, [""; 0], "a final name before the right bytes");
     for (name, ..) in &cases {
         solo.sim.release(&format!("file_{name}"));
@@ -93,7 +120,8 @@ fn checksum_headers() -> Vec<(ChecksumHeader, Algorithm)> {
 async fn a_wrong_checksum_of_any_kind_keeps_the_file_invisible() {
     let cases = checksum_headers();
     let export = |place: usize, (header, algorithm): (ChecksumHeader, Algorithm)| {
-        let part = file(&format!("file_{place}")).with_checksum(SentChecksum::wrong(header, algorithm));
+        let part =
+            file(&format!("file_{place}")).with_checksum(SentChecksum::wrong(header, algorithm));
         SimExport::finished(&format!("export_{place}"), vec![part])
     };
     let exports = cases.iter().enumerate().map(|(place, case)| export(place, *case)).collect();
@@ -105,7 +133,8 @@ async fn a_wrong_checksum_of_any_kind_keeps_the_file_invisible() {
         assert!(!ranged, "{header:?} {algorithm}: wrong bytes are not continued");
     }
     let output = watcher.kill9().await;
-    let visible: Vec<_> = solo.home.tree().into_keys().filter(|path| path.ends_with(".json")).collect();
+    let visible: Vec<_> =
+        solo.home.tree().into_keys().filter(|path| path.ends_with(".json")).collect();
     assert_eq!(visible, [""; 0], "a final name in spite of the checksum");
     for (place, (header, algorithm)) in cases.iter().enumerate() {
         let complained = |line: &&String| {
@@ -113,7 +142,10 @@ async fn a_wrong_checksum_of_any_kind_keeps_the_file_invisible() {
                 && line.contains(&format!("\"export_{place}\""))
                 && line.contains(&algorithm.to_string())
         };
-        assert!(output.stderr.iter().any(|line| complained(&line)), "{header:?} {algorithm} is not blamed");
+        assert!(
+            output.stderr.iter().any(|line| complained(&line)),
+            "{header:?} {algorithm} is not blamed"
+        );
     }
 }
 
@@ -121,10 +153,12 @@ async fn a_wrong_checksum_of_any_kind_keeps_the_file_invisible() {
 async fn the_manifest_names_every_checksum_that_agreed() {
     let cases = checksum_headers();
     let export = |place: usize, (header, algorithm): (ChecksumHeader, Algorithm)| {
-        let part = file(&format!("file_{place}")).with_checksum(SentChecksum::correct(header, algorithm));
+        let part =
+            file(&format!("file_{place}")).with_checksum(SentChecksum::correct(header, algorithm));
         SimExport::finished(&format!("export_{place}"), vec![part])
     };
-    let mut exports: Vec<_> = cases.iter().enumerate().map(|(place, case)| export(place, *case)).collect();
+    let mut exports: Vec<_> =
+        cases.iter().enumerate().map(|(place, case)| export(place, *case)).collect();
     let both = file("file_both")
         .with_checksum(SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5))
         .with_checksum(SentChecksum::correct(ChecksumHeader::AmzChecksum, Algorithm::Crc64nvme));
@@ -142,16 +176,20 @@ async fn the_manifest_names_every_checksum_that_agreed() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_not_the_declared_one_is_refused_before_a_byte_and_the_listing_is_asked_for_again() {
+async fn a_length_that_is_not_the_declared_one_is_refused_before_a_byte_and_the_listing_is_asked_for_again()
+ {
     // The body stalls: whoever reads it notices nothing within this test.
     let first = Serving::well().claiming_length(BYTES + 1).stall_after(1000);
     let solo = Solo::finished(vec![file("file_1").on_fetch(first)]).await;
     let solo = solo.with("[retry]\ninitial = \"1m\"\nmax = \"1m\"");
     let watcher = solo.start();
     watcher
-        .wait_for_log(|line| line.contains("the store offers 200001 bytes, the api declared 200000"))
+        .wait_for_log(|line| {
+            line.contains("the store offers 200001 bytes, the api declared 200000")
+        })
         .await;
-    solo.wait_for(|seen| seen.iter().filter(|request| request.is_view_of("export_1")).count() >= 2).await;
+    solo.wait_for(|seen| seen.iter().filter(|request| request.is_view_of("export_1")).count() >= 2)
+        .await;
     let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
     assert_eq!(std::fs::metadata(partial).map(|partial| partial.len()).unwrap_or(0), 0);
     assert_eq!(solo.fetches("file_1").len(), 1, "the part waits for its retry");
@@ -165,7 +203,11 @@ async fn a_body_that_is_too_long_is_left_at_the_first_byte_over() {
     watcher.wait_for_log(|line| line.contains("longer than the expected 200000 bytes")).await;
     solo.settled(watcher, 0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
-    assert_eq!(solo.fetches("file_1")[1].header("range"), None, "none of those bytes can be trusted");
+    assert_eq!(
+        solo.fetches("file_1")[1].header("range"),
+        None,
+        "none of those bytes can be trusted"
+    );
 }
 
 #[tokio::test]
@@ -194,7 +236,10 @@ async fn without_a_declared_size_the_framing_has_to_tell_the_end() {
     let text = |id: &str| SimFile::new(id, 1, "no json").declaring(Declared::Absent);
     let solo = Solo::new(vec![
         SimExport::finished("export_length", vec![absent("file_length")]),
-        SimExport::finished("export_chunks", vec![absent("file_chunks").on_fetch(Serving::well().chunked())]),
+        SimExport::finished(
+            "export_chunks",
+            vec![absent("file_chunks").on_fetch(Serving::well().chunked())],
+        ),
         SimExport::finished(
             "export_cut",
             vec![
@@ -213,24 +258,31 @@ async fn without_a_declared_size_the_framing_has_to_tell_the_end() {
     .await;
     let watcher = solo.start();
     for export in ["export_length", "export_chunks", "export_cut"] {
-        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+            .await;
         solo.home.assert_whole(SHOP, export, &[&file("any").content]);
         let part = &solo.home.manifest(SHOP, export).parts[0];
         assert_eq!((part.declared_bytes, part.bytes), (None, BYTES), "{export}");
         assert_eq!(part.verified_by, [Check::Framing], "{export}");
     }
-    for (name, complaint) in
-        [("html", "an html or xml page"), ("text", "does not begin with"), ("empty", "does not begin with")]
-    {
+    for (name, complaint) in [
+        ("html", "an html or xml page"),
+        ("text", "does not begin with"),
+        ("empty", "does not begin with"),
+    ] {
         solo.wait_for_fetches(&format!("file_{name}"), 2).await;
-        watcher.wait_for_log(|line| line.contains(&format!("file_{name}")) && line.contains(complaint)).await;
+        watcher
+            .wait_for_log(|line| line.contains(&format!("file_{name}")) && line.contains(complaint))
+            .await;
         assert!(solo.home.try_manifest(SHOP, &format!("export_{name}")).is_none());
     }
 }
 
 #[tokio::test]
 async fn without_a_declared_size_a_body_without_framing_is_refused() {
-    let solo = Solo::finished(vec![SimFile::new("file_1", 1, "[1]").declaring(Declared::Absent)]).await;
+    let solo =
+        Solo::finished(vec![SimFile::new("file_1", 1, "[1]").declaring(Declared::Absent)]).await;
     let unframed = Fault::RawAnswer(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n[2]".to_vec());
     let proxy = FaultProxy::start(solo.sim.store_address(), vec![unframed, Fault::Pass]).await;
     solo.sim.set_link_origin(&proxy.origin());
@@ -241,7 +293,8 @@ async fn without_a_declared_size_a_body_without_framing_is_refused() {
 
 #[tokio::test]
 async fn a_part_of_no_bytes_becomes_an_empty_file() {
-    let solo = Solo::finished(vec![SimFile::new("file_1", 1, ""), SimFile::new("file_2", 2, "[]")]).await;
+    let solo =
+        Solo::finished(vec![SimFile::new("file_1", 1, ""), SimFile::new("file_2", 2, "[]")]).await;
     solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&"".into(), &"[]".into()]);
     let part = &solo.home.manifest(SHOP, "export_1").parts[0];
@@ -265,8 +318,13 @@ async fn an_expired_link_is_replaced_twice_at_once_and_then_after_a_pause_and_a_
     assert!(paused >= Duration::from_millis(900), "a pause of {paused:?}");
     assert!(at_once < paused, "three links took {at_once:?}");
     let views = solo.views("export_1");
-    let between = views.iter().filter(|view| view.at > links[2].at && view.at < links[3].at).count();
-    assert_eq!((views.len(), between), (2, 1), "one fresh view between the third link and the fourth");
+    let between =
+        views.iter().filter(|view| view.at > links[2].at && view.at < links[3].at).count();
+    assert_eq!(
+        (views.len(), between),
+        (2, 1),
+        "one fresh view between the third link and the fourth"
+    );
 }
 
 #[tokio::test]
@@ -275,7 +333,8 @@ async fn no_link_is_asked_for_before_its_part_has_a_slot() {
     let part = |number: u64| {
         SimFile::generated(&format!("file_{number}"), number, 40_000).with_bytes_per_second(100_000)
     };
-    let solo = Solo::finished((1..=parts).map(part).collect()).await.with("[download]\nmax_parts = 1");
+    let solo =
+        Solo::finished((1..=parts).map(part).collect()).await.with("[download]\nmax_parts = 1");
     solo.sim.set_link_lifetime(Duration::from_secs(1));
     solo.settle(0).await;
     let mut earlier_ended = None;
@@ -283,7 +342,10 @@ async fn no_link_is_asked_for_before_its_part_has_a_slot() {
         let (links, fetches) =
             (solo.links(&format!("file_{number}")), solo.fetches(&format!("file_{number}")));
         assert_eq!((links.len(), fetches.len()), (1, 1), "file_{number}");
-        assert!(earlier_ended < Some(links[0].at), "file_{number}: its link was asked for before its turn");
+        assert!(
+            earlier_ended < Some(links[0].at),
+            "file_{number}: its link was asked for before its turn"
+        );
         earlier_ended = fetches[0].ended_at;
     }
 }
@@ -298,8 +360,12 @@ async fn a_file_the_store_lost_gets_one_more_view_and_try_before_the_export_fail
     assert_eq!((solo.fetches("file_lost").len(), solo.links("file_lost").len()), (2, 2));
     let (views, fetches) = (solo.views("export_1"), solo.fetches("file_lost"));
     assert_eq!(views.len(), 2);
-    assert!(fetches[0].at < views[1].at && views[1].at < fetches[1].at, "the view comes between the tries");
-    let notice = std::fs::read_to_string(solo.home.export(SHOP, "export_1").join("failed.json")).unwrap();
+    assert!(
+        fetches[0].at < views[1].at && views[1].at < fetches[1].at,
+        "the view comes between the tries"
+    );
+    let notice =
+        std::fs::read_to_string(solo.home.export(SHOP, "export_1").join("failed.json")).unwrap();
     let notice: serde_json::Value = serde_json::from_str(&notice).unwrap();
     assert_eq!(notice["kind"], "part_gone");
     let kept = solo.home.sha256("shop/export_1/part-00002-file_good.json");
@@ -311,8 +377,9 @@ async fn a_file_the_store_lost_gets_one_more_view_and_try_before_the_export_fail
 
 #[tokio::test]
 async fn a_file_the_store_finds_again_is_fetched() {
-    let part =
-        file("file_1").on_fetch(Canned::store_error(404, "NoSuchKey", "gone")).on_fetch(Serving::well());
+    let part = file("file_1")
+        .on_fetch(Canned::store_error(404, "NoSuchKey", "gone"))
+        .on_fetch(Serving::well());
     let solo = Solo::finished(vec![part]).await;
     solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
@@ -322,9 +389,13 @@ async fn a_file_the_store_finds_again_is_fetched() {
 #[tokio::test]
 async fn a_part_that_is_gone_and_listed_no_more_is_left_out() {
     let good = SimFile::generated("file_good", 1, BYTES);
-    let lost =
-        SimFile::generated("file_lost", 2, BYTES).on_fetch(Canned::store_error(404, "NoSuchKey", "gone"));
-    let views = vec![ViewStep::Success(vec![good.clone(), lost]), ViewStep::Success(vec![good.clone()])];
+    let lost = SimFile::generated("file_lost", 2, BYTES).on_fetch(Canned::store_error(
+        404,
+        "NoSuchKey",
+        "gone",
+    ));
+    let views =
+        vec![ViewStep::Success(vec![good.clone(), lost]), ViewStep::Success(vec![good.clone()])];
     let solo = Solo::new(vec![SimExport::new("export_1", views)]).await;
     let output = solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&good.content]);
@@ -335,14 +406,18 @@ async fn a_part_that_is_gone_and_listed_no_more_is_left_out() {
 async fn a_part_that_is_delisted_while_it_downloads_is_finished_and_kept() {
     let one = SimFile::generated("file_one", 1, BYTES);
     // The missing number 2 is what makes the program ask a second time.
-    let three = SimFile::generated("file_three", 3, BYTES).on_fetch(Serving::well().stall_after(1000));
-    let views =
-        vec![ViewStep::Success(vec![one.clone(), three.clone()]), ViewStep::Success(vec![one.clone()])];
+    let three =
+        SimFile::generated("file_three", 3, BYTES).on_fetch(Serving::well().stall_after(1000));
+    let views = vec![
+        ViewStep::Success(vec![one.clone(), three.clone()]),
+        ViewStep::Success(vec![one.clone()]),
+    ];
     let solo = Solo::new(vec![SimExport::new("export_1", views)]).await;
     let watcher = solo.home.start(&["--exit-when-settled"]);
     solo.wait_for_fetches("file_three", 1).await;
     solo.wait_for(|seen| {
-        seen.iter().filter(|view| view.is_view_of("export_1") && view.ended_at.is_some()).count() == 2
+        seen.iter().filter(|view| view.is_view_of("export_1") && view.ended_at.is_some()).count()
+            == 2
     })
     .await;
     solo.sim.release("file_three");
@@ -354,8 +429,10 @@ async fn a_part_that_is_delisted_while_it_downloads_is_finished_and_kept() {
 #[tokio::test]
 async fn gaps_in_the_numbers_are_confirmed_and_a_part_that_joins_later_is_fetched() {
     let part = |number: u64| SimFile::generated(&format!("file_{number}"), number, BYTES);
-    let late =
-        vec![ViewStep::Success(vec![part(1), part(3)]), ViewStep::Success(vec![part(1), part(2), part(3)])];
+    let late = vec![
+        ViewStep::Success(vec![part(1), part(3)]),
+        ViewStep::Success(vec![part(1), part(2), part(3)]),
+    ];
     let gap = |number: u64| SimFile::generated(&format!("file_gap_{number}"), number, BYTES);
     let solo = Solo::new(vec![
         SimExport::new("export_late", late),
@@ -389,7 +466,10 @@ async fn odd_rows_are_sorted_out() {
         SimExport::finished("export_twin", vec![twin.clone(), twin.clone()]),
         SimExport::new(
             "export_odd",
-            vec![ViewStep::Success(vec![contradicting, odd.clone()]), ViewStep::Success(vec![odd.clone()])],
+            vec![
+                ViewStep::Success(vec![contradicting, odd.clone()]),
+                ViewStep::Success(vec![odd.clone()]),
+            ],
         ),
         SimExport::finished("export_same", vec![same_a.clone(), same_b.clone()]),
         SimExport::finished(
@@ -404,8 +484,13 @@ async fn odd_rows_are_sorted_out() {
     assert_eq!(solo.views("export_odd").len(), 2, "rows that contradict each other are not used");
     solo.home.assert_whole(SHOP, "export_same", &[&same_a.content, &same_b.content]);
     solo.home.assert_whole(SHOP, "export_unnumbered", &[&"[\"x\"]".into(), &"[\"w\"]".into()]);
-    let paths: Vec<_> =
-        solo.home.manifest(SHOP, "export_unnumbered").parts.into_iter().map(|part| part.path).collect();
+    let paths: Vec<_> = solo
+        .home
+        .manifest(SHOP, "export_unnumbered")
+        .parts
+        .into_iter()
+        .map(|part| part.path)
+        .collect();
     assert_eq!(paths, ["part-00001-file_x.json", "part-00002-file_w.json"]);
     for words in ["part numbers are repeated", "2 of 2 files have no part number"] {
         assert!(output.stderr.iter().any(|line| line.contains(words)), "{words}");
@@ -464,7 +549,11 @@ async fn an_answer_that_does_not_fit_the_range_starts_the_file_over() {
         assert_eq!(fetches[1].header("range"), Some("bytes=50000-"), "{name}");
         let last = fetches.last().unwrap();
         let from_zero = last.status == Some(200) && last.body_bytes == BYTES;
-        assert!(from_zero, "{name}: the last answer was {:?} of {} bytes", last.status, last.body_bytes);
+        assert!(
+            from_zero,
+            "{name}: the last answer was {:?} of {} bytes",
+            last.status, last.body_bytes
+        );
     }
 }
 
@@ -485,7 +574,8 @@ async fn a_file_that_changed_after_a_cut_is_taken_whole_from_its_new_version() {
 
 #[tokio::test]
 async fn a_checksum_covers_the_bytes_before_the_cut_as_well() {
-    // `Digest` speaks of the whole file in a 206, too. The first answer is of other bytes under the same validator.
+    // `Digest` speaks of the whole file in a 206, too. The first answer is of other bytes under the
+    // same validator.
     let liar = Serving::well()
         .other_content(stranger(BYTES))
         .header("etag", &file("any").content.etag())
@@ -497,8 +587,11 @@ async fn a_checksum_covers_the_bytes_before_the_cut_as_well() {
     let solo = Solo::finished(vec![part]).await;
     solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
-    let ranges: Vec<_> =
-        solo.fetches("file_1").iter().map(|fetch| fetch.header("range").map(str::to_owned)).collect();
+    let ranges: Vec<_> = solo
+        .fetches("file_1")
+        .iter()
+        .map(|fetch| fetch.header("range").map(str::to_owned))
+        .collect();
     assert_eq!(ranges, [None, Some("bytes=50000-".to_owned()), None]);
 }
 

@@ -1,5 +1,6 @@
-//! A wall clock that jumps under the running daemon, as by a first synchronisation or a virtual machine that is restored:
-//! waits are as long as they were, polls are neither more nor fewer, and nothing is given up early.
+//! A wall clock that jumps under the running daemon, as by a first synchronisation or a virtual
+//! machine that is restored: waits are as long as they were, polls are neither more nor fewer, and
+//! nothing is given up early.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -35,7 +36,8 @@ fn year(event: &Value) -> i32 {
     event["timestamp"].as_str().and_then(|at| at.get(..4)?.parse().ok()).expect("a date")
 }
 
-/// The clock is moved by so many years while one project is told to wait for two seconds, and an export is not known yet.
+/// The clock is moved by so many years while one project is told to wait for two seconds, and an
+/// export is not known yet.
 async fn a_jump_changes_nothing(years: i32) {
     let jump = format!("{:+}d", years * 365);
     let wait = Duration::from_secs(2);
@@ -60,23 +62,37 @@ async fn a_jump_changes_nothing(years: i32) {
     sim.set_project_outage(&project_key("blog"), None).expect("a project of the script");
     let known = sim.requests().len();
     home.write("clock", &format!("{jump}\n"));
-    let again =
-        |event: &Value| event["message"].as_str().is_some_and(|told| told.contains("takes requests again"));
+    let again = |event: &Value| {
+        event["message"].as_str().is_some_and(|told| told.contains("takes requests again"))
+    };
     let told = watcher.wait_for_event(again).await;
     // Leap days may make it a year less, or more.
     assert!((year(&told) - before - years).abs() <= 1, "the clock has jumped: {told}");
     let requests = seen(&sim, |seen| count(&seen[known..], of("shop_1")) >= 30).await;
-    let refused = requests.iter().rfind(|request| request.status == Some(429)).expect("a refusal").at;
-    let after =
-        requests.iter().find(|request| is_of(request, "blog") && request.at > refused).expect("a call").at;
+    let refused =
+        requests.iter().rfind(|request| request.status == Some(429)).expect("a refusal").at;
+    let after = requests
+        .iter()
+        .find(|request| is_of(request, "blog") && request.at > refused)
+        .expect("a call")
+        .at;
     let waited = after - refused;
-    assert!(waited >= wait && waited < wait + Duration::from_secs(1), "{jump}: asked again after {waited:?}");
+    assert!(
+        waited >= wait && waited < wait + Duration::from_secs(1),
+        "{jump}: asked again after {waited:?}"
+    );
     // Every 100 ms, give or take a tenth, and what the machine takes.
     let gaps = gaps(&requests[known..], of("shop_1"));
     let usual = Duration::from_millis(60)..Duration::from_millis(500);
     assert!(gaps.iter().all(|gap| usual.contains(gap)), "{jump}: {gaps:?}");
-    assert!(!home.export("shop", "shop_unknown").exists(), "{jump}: the grace of ten minutes is not over");
-    assert_eq!(watcher.kill9().await.stderr.iter().filter(|line| line.contains("panicked")).count(), 0);
+    assert!(
+        !home.export("shop", "shop_unknown").exists(),
+        "{jump}: the grace of ten minutes is not over"
+    );
+    assert_eq!(
+        watcher.kill9().await.stderr.iter().filter(|line| line.contains("panicked")).count(),
+        0
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Configuration through the real program: what is wrong is named with file, line and key, and nothing is touched for it.
+//! Configuration through the real program: what is wrong is named with file, line and key, and
+//! nothing is touched for it.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +14,7 @@ use super::support::scene::{project_key, rest_key, scene};
 /// What no message may repeat.
 const SECRET: &str = "s3cret-rest-key";
 
-const SHOP: &str =
-    "[[project]]\nname = \"shop\"\nproject_key = \"project_0123456789\"\nrest_api_key_file = \"key\"\n";
+const SHOP: &str = "[[project]]\nname = \"shop\"\nproject_key = \"project_0123456789\"\nrest_api_key_file = \"key\"\n";
 
 fn program(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
@@ -39,7 +39,8 @@ fn put(folder: &TempDir, name: &str, text: &str) {
     fs::write(folder.path().join(name), text).expect("a file can be written");
 }
 
-/// `check` and `run` both end with 78, say the same, and leave nothing behind; `faults` begin the lines they say.
+/// `check` and `run` both end with 78, say the same, and leave nothing behind; `faults` begin the
+/// lines they say.
 async fn assert_refused(config: &str, faults: &[&str]) {
     let folder = folder_with(config);
     for command in ["check", "run"] {
@@ -84,8 +85,7 @@ async fn an_unknown_key_is_named_with_the_known_ones() {
 #[tokio::test]
 async fn a_wrong_type_is_named_with_the_right_one() {
     let config = with_directories(&format!("[api]\nrequests_per_second = \"{SECRET}\"\n{SHOP}"));
-    let fault =
-        "c.toml:6: api.requests_per_second: has the wrong type: it is a text and must be a whole number";
+    let fault = "c.toml:6: api.requests_per_second: has the wrong type: it is a text and must be a whole number";
     assert_refused(&config, &[fault]).await;
 }
 
@@ -125,7 +125,8 @@ async fn an_inline_key_is_refused_with_the_three_ways_and_not_repeated() {
 #[tokio::test]
 async fn a_key_file_that_is_not_there_is_a_fault_of_its_line() {
     let config = with_directories(&SHOP.replace("\"key\"", "\"no-such-file\""));
-    assert_refused(&config, &["c.toml:8: project.rest_api_key_file: the file cannot be read"]).await;
+    assert_refused(&config, &["c.toml:8: project.rest_api_key_file: the file cannot be read"])
+        .await;
 }
 
 #[tokio::test]
@@ -139,7 +140,10 @@ async fn a_configuration_that_is_not_there_is_refused_by_its_name() {
     for command in ["check", "run"] {
         let (code, output) = outcome(program(folder.path(), &[command, "-c", "none.toml"])).await;
         assert_eq!(code, 78);
-        assert!(output.stderr.len() == 1 && output.stderr[0].starts_with("none.toml: "), "{output:#?}");
+        assert!(
+            output.stderr.len() == 1 && output.stderr[0].starts_with("none.toml: "),
+            "{output:#?}"
+        );
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -200,13 +204,17 @@ async fn a_wrong_command_line_ends_with_2() {
 
 /// `check --probe` against an API in this state: how it ends, and the line about the first project.
 async fn assert_probe(prepare: impl Fn(&Simulator), code: i32, words: &str) {
-    let (sim, home) = scene(vec![("shop", vec![SimExport::new("export_1", vec![])]), ("blog", vec![])]).await;
+    let (sim, home) =
+        scene(vec![("shop", vec![SimExport::new("export_1", vec![])]), ("blog", vec![])]).await;
     prepare(&sim);
     let (ended, output) = outcome(home.command("check", &["--probe"])).await;
     assert_eq!(ended, code, "{output:#?}");
     let line = format!("# project shop: {words}");
     assert!(output.stdout.iter().any(|shown| shown.starts_with(&line)), "{line}: {output:#?}");
-    assert!(output.stdout.iter().any(|shown| shown.starts_with("# project blog: ")), "each project is asked");
+    assert!(
+        output.stdout.iter().any(|shown| shown.starts_with("# project blog: ")),
+        "each project is asked"
+    );
     for name in ["shop", "blog"] {
         let text = format!("{output:?}");
         assert!(!text.contains(&rest_key(name)) && !text.contains(&project_key(name)), "{text}");

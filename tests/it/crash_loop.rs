@@ -1,8 +1,8 @@
-//! Killed at every point of the durable order and at random, started again, until everything is home: nothing is wrong, nothing
-//! is lost, and nothing that was finished is fetched again.
+//! Killed at every point of the durable order and at random, started again, until everything is
+//! home: nothing is wrong, nothing is lost, and nothing that was finished is fetched again.
 //!
-//! A thread of its own watches the folders all the while. `BATCH_EXPORT_WATCHER_TEST_SEED` draws other moments,
-//! `BATCH_EXPORT_WATCHER_TEST_CRASHES` says how many the long variant is to have.
+//! A thread of its own watches the folders all the while. `BATCH_EXPORT_WATCHER_TEST_SEED` draws
+//! other moments, `BATCH_EXPORT_WATCHER_TEST_CRASHES` says how many the long variant is to have.
 
 mod ledger;
 mod points;
@@ -55,15 +55,16 @@ async fn at_random(seed: u64, crashes: u64, size: Size) -> Ledger {
     total
 }
 
-/// Crashes at these points, one after the other, on a stage that is made anew when it has come to its end.
+/// Crashes at these points, one after the other, on a stage that is made anew when it has come to
+/// its end.
 async fn at_points(seed: u64, crashes: &[Vec<String>]) -> Ledger {
     let mut total = Ledger::default();
     let mut stage = Stage::new(seed, Size::Quick).await;
     for points in crashes {
         let mut stages = 0;
         while !stage.crash_at(points).await {
-            // What was to be killed at may be done already, and chance may have it that the first of two points leaves
-            // nothing for the second.
+            // What was to be killed at may be done already, and chance may have it that the first
+            // of two points leaves nothing for the second.
             total.add(stage.finish().await);
             stage = Stage::new(seed, Size::Quick).await;
             stages += 1;
@@ -121,11 +122,17 @@ async fn the_table_has_every_point_there_is() {
     assert!(missing.is_empty(), "points that the table does not have: {missing:?}");
 }
 
-/// While somebody retries a failed export, the daemon or the command, whoever takes the notice away, is killed.
+/// While somebody retries a failed export, the daemon or the command, whoever takes the notice
+/// away, is killed.
 #[tokio::test]
 async fn killed_while_a_failed_export_is_retried_it_can_be_retried_again() {
-    let points =
-        ["notice.open", "notice.unlink", "after:notice.unlink", "watching.record", "after:watching.record"];
+    let points = [
+        "notice.open",
+        "notice.unlink",
+        "after:notice.unlink",
+        "watching.record",
+        "after:watching.record",
+    ];
     for (point, by_daemon) in points.into_iter().flat_map(|point| [(point, true), (point, false)]) {
         let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
         solo.settle(1).await;
@@ -137,7 +144,11 @@ async fn killed_while_a_failed_export_is_retried_it_can_be_retried_again() {
         let retry = solo.home.command("retry", &["export_1"]);
         let (code, output) = Watcher::spawn(retry).wait().await;
         // Once it is on record, there is nothing more to be retried.
-        assert_eq!(code, i32::from(point == "after:watching.record"), "{point}, {by_daemon}: {output:?}");
+        assert_eq!(
+            code,
+            i32::from(point == "after:watching.record"),
+            "{point}, {by_daemon}: {output:?}"
+        );
         solo.settle(0).await;
         solo.home.assert_whole(SHOP, "export_1", &[&file.content]);
     }

@@ -1,4 +1,5 @@
-//! Keys: where they come from, what a refusal pauses and what heals it, and that nothing ever shows one.
+//! Keys: where they come from, what a refusal pauses and what heals it, and that nothing ever shows
+//! one.
 
 use std::ffi::OsString;
 use std::fs;
@@ -38,18 +39,28 @@ fn is_refused(request: &Recorded) -> bool {
 #[tokio::test]
 async fn a_refused_key_pauses_its_project_alone_and_a_new_key_file_heals_it() {
     let (sim, home) =
-        scene(vec![("shop", vec![finished(1), finished(2)]), ("blog", vec![running("blog_1")])]).await;
+        scene(vec![("shop", vec![finished(1), finished(2)]), ("blog", vec![running("blog_1")])])
+            .await;
     sim.rotate_key(&project_key("shop"), "another-key-987").unwrap();
     let watcher = home.start(&[]);
     let requests = seen(&sim, |seen| count(seen, is_refused) >= 5).await;
-    assert!(requests.iter().all(|request| is_refused(request) == is_of(request, "shop")), "{requests:#?}");
-    // Two may be under way before the first refusal is back; after that there are probes, one each retry.max.
+    assert!(
+        requests.iter().all(|request| is_refused(request) == is_of(request, "shop")),
+        "{requests:#?}"
+    );
+    // Two may be under way before the first refusal is back; after that there are probes, one each
+    // retry.max.
     let probes = gaps(&requests, is_refused).split_off(1);
     assert!(probes.iter().all(|gap| *gap >= Duration::from_millis(175)), "{probes:?}");
-    assert!(count(&requests, |request| is_of(request, "blog")) > 5, "the other project was held up");
+    assert!(
+        count(&requests, |request| is_of(request, "blog")) > 5,
+        "the other project was held up"
+    );
     home.write_key("shop", "another-key-987");
     for export in ["export_1", "export_2"] {
-        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+            .await;
     }
     let output = watcher.output();
     assert_eq!(told(&output, "ERROR", "").len(), 1, "{:#?}", output.stderr);
@@ -95,7 +106,8 @@ async fn views_that_are_made_anew_with_another_key_cost_the_request_budget() {
 async fn exit_when_settled_gives_a_refused_key_three_probes_and_ends_with_77() {
     // The project that fails an export beside it would end with 1.
     let (sim, home) =
-        scene(vec![("shop", vec![finished(1)]), ("blog", vec![SimExport::failing("blog_1")])]).await;
+        scene(vec![("shop", vec![finished(1)]), ("blog", vec![SimExport::failing("blog_1")])])
+            .await;
     sim.rotate_key(&project_key("shop"), "another-key-987").unwrap();
     let (code, _) = home.start(&["--exit-when-settled"]).wait().await;
     assert_eq!(code, 77);
@@ -105,7 +117,10 @@ async fn exit_when_settled_gives_a_refused_key_three_probes_and_ends_with_77() {
     let probes = gaps(&requests, is_refused);
     assert!(probes.iter().all(|gap| *gap >= Duration::from_millis(175)), "{probes:?}");
     assert!(home.try_manifest("shop", "export_1").is_none());
-    assert!(!home.export("shop", "export_1").join("failed.json").exists(), "a refused key fails no export");
+    assert!(
+        !home.export("shop", "export_1").join("failed.json").exists(),
+        "a refused key fails no export"
+    );
 }
 
 /// Runs one export whose key comes by this line of the configuration and this variable.
@@ -126,12 +141,14 @@ async fn run_with_key_from(source: &str, variable: &str, value: impl Fn(&Home) -
 #[tokio::test]
 async fn the_key_may_be_a_credential_of_the_service_manager() {
     let folder = |home: &Home| home.path().join("credentials").into_os_string();
-    run_with_key_from("rest_api_key_credential = \"batch-key\"", "CREDENTIALS_DIRECTORY", folder).await;
+    run_with_key_from("rest_api_key_credential = \"batch-key\"", "CREDENTIALS_DIRECTORY", folder)
+        .await;
 }
 
 #[tokio::test]
 async fn the_key_may_be_in_the_environment() {
-    run_with_key_from("rest_api_key_env = \"SHOP_KEY\"", "SHOP_KEY", |_| rest_key("shop").into()).await;
+    run_with_key_from("rest_api_key_env = \"SHOP_KEY\"", "SHOP_KEY", |_| rest_key("shop").into())
+        .await;
 }
 
 /// Whether any of the secrets stands in this place; the text itself is not shown in full.
@@ -155,7 +172,8 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
 /// A whole job with one of each fault, whose words repeat both keys.
 fn a_job_with_every_fault() -> Vec<SimExport> {
     let words = format!("{} of {}", rest_key("shop"), project_key("shop"));
-    let error = |status| Canned::api_error(status, &format!("CODE_{words}"), &format!("not good: {words}"));
+    let error =
+        |status| Canned::api_error(status, &format!("CODE_{words}"), &format!("not good: {words}"));
     let content = format!("[\"{CONTENT_MARKER}\"]");
     let page = Canned::new(500, "application/json", content.clone());
     let file = SimFile::new("file_1", 1, content.as_str())
@@ -164,8 +182,14 @@ fn a_job_with_every_fault() -> Vec<SimExport> {
             status: 307,
             location: format!("http://{}@{{authority}}{{path}}", rest_key("shop")),
         })
-        .on_link(LinkStep::RedirectWith { status: 307, location: "https://{authority}{path}".to_owned() })
-        .on_link(LinkStep::RedirectWith { status: 307, location: "ftp://{authority}{path}".to_owned() })
+        .on_link(LinkStep::RedirectWith {
+            status: 307,
+            location: "https://{authority}{path}".to_owned(),
+        })
+        .on_link(LinkStep::RedirectWith {
+            status: 307,
+            location: "ftp://{authority}{path}".to_owned(),
+        })
         .on_link(LinkStep::RelativeHop)
         .on_link(LinkStep::Redirect)
         .on_fetch(Canned::store_error(403, "AccessDenied", CONTENT_MARKER))
@@ -184,7 +208,10 @@ fn a_job_with_every_fault() -> Vec<SimExport> {
         ViewStep::status(&format!("STATUS_{words}")),
         ViewStep::Success(vec![file]),
     ];
-    vec![SimExport::new("export_1", views), SimExport::new("export_2", vec![ViewStep::Answer(error(400))])]
+    vec![
+        SimExport::new("export_1", views),
+        SimExport::new("export_2", vec![ViewStep::Answer(error(400))]),
+    ]
 }
 
 #[tokio::test]
@@ -202,7 +229,8 @@ async fn no_secret_leaves_its_place_in_a_whole_job_with_every_fault() {
     let (code, Output { stdout, stderr }) = watcher.wait().await;
     assert_eq!(code, 0);
     let requests = sim.requests();
-    let signatures: Vec<_> = requests.iter().filter_map(|request| request.parameter("signature")).collect();
+    let signatures: Vec<_> =
+        requests.iter().filter_map(|request| request.parameter("signature")).collect();
     assert!(signatures.len() >= 4, "the links were not followed");
     let mut secrets = vec![rest_key("shop"), CONTENT_MARKER.to_owned()];
     secrets.extend(signatures);
@@ -212,7 +240,8 @@ async fn no_secret_leaves_its_place_in_a_whole_job_with_every_fault() {
     for path in state {
         assert_silent(&path.display().to_string(), &fs::read(&path).unwrap(), &secrets);
     }
-    // The state and the folders may know the project key by its digest only; logs and notices not at all.
+    // The state and the folders may know the project key by its digest only; logs and notices not
+    // at all.
     secrets.push(project_key("shop"));
     assert_silent("the log", stderr.join("\n").as_bytes(), &secrets);
     assert_silent("stdout", stdout.join("\n").as_bytes(), &secrets);
@@ -239,7 +268,8 @@ async fn the_process_leaves_no_core_dump_and_lets_no_one_attach() {
     watcher.wait_for_log(|line| line.contains("status changed")).await;
     let folder = Path::new("/proc").join(watcher.id().to_string());
     let limits = fs::read_to_string(folder.join("limits")).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("such a limit");
+    let core =
+        limits.lines().find(|line| line.starts_with("Max core file size")).expect("such a limit");
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
     // The kernel gives the files of a process that is not dumpable to root.
     assert_eq!(fs::metadata(folder.join("limits")).unwrap().uid(), 0, "the process is dumpable");
@@ -257,6 +287,11 @@ fn as_nobody(home: &Home, command: &Command) -> Command {
         chown(&path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
     }
     let mut command_of_nobody = Command::new(program);
-    command_of_nobody.args(command.get_args()).current_dir(home.path()).env_clear().uid(NOBODY).gid(NOBODY);
+    command_of_nobody
+        .args(command.get_args())
+        .current_dir(home.path())
+        .env_clear()
+        .uid(NOBODY)
+        .gid(NOBODY);
     command_of_nobody
 }

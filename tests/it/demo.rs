@@ -12,7 +12,8 @@ async fn the_demo_shows_the_whole_job_and_leaves_it_on_disk() {
     let (code, output) = Watcher::spawn(command).wait_within(Duration::from_secs(60)).await;
     assert_eq!(code, 0, "{output:?}");
     let shop = folder.path().join("exports/shop");
-    for (export, parts) in [("export_customers", 3), ("export_events", 1), ("export_newsletter", 1)] {
+    for (export, parts) in [("export_customers", 3), ("export_events", 1), ("export_newsletter", 1)]
+    {
         let names: Vec<_> = std::fs::read_dir(shop.join(export)).unwrap().flatten().collect();
         assert_eq!(names.len(), parts + 1, "{export}: {names:?}");
         let manifest = std::fs::read_to_string(shop.join(export).join("manifest.json")).unwrap();

@@ -1,5 +1,5 @@
-//! The files that put the program into a container say the truth: their configuration is accepted, their paths are the
-//! program's, and nobody kills it before its drain is over.
+//! The files that put the program into a container say the truth: their configuration is accepted,
+//! their paths are the program's, and nobody kills it before its drain is over.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,8 @@ fn block(yaml: &str, key: &str) -> String {
     let mut lines = yaml.lines().skip_while(|line| line.trim_start() != head);
     let indentation =
         lines.next().map(|line| line.len() - line.trim_start().len()).expect("the block's head");
-    let inside = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() > indentation;
+    let inside =
+        |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() > indentation;
     let body: Vec<_> = lines.take_while(inside).collect();
     assert!(!body.is_empty(), "{key} is empty");
     let cut = |line: &&str| format!("{}\n", line.get(indentation + 2..).unwrap_or_default());
@@ -97,7 +98,9 @@ fn the_shipped_configuration_has_the_paths_of_the_compose_file() {
     assert_default_directories(&shown(SHIPPED, key_path, &[]));
     let secret = key_path.rsplit('/').next().expect("a name");
     assert!(COMPOSE.contains(&format!("\n  {secret}:\n    file: ")), "the secret has another name");
-    for mounted in [format!(":{ETC}:ro\n"), format!(":{DATA}/exports\n"), format!(":{DATA}/state\n")] {
+    for mounted in
+        [format!(":{ETC}:ro\n"), format!(":{DATA}/exports\n"), format!(":{DATA}/state\n")]
+    {
         assert!(COMPOSE.contains(&mounted), "{mounted} is not mounted");
     }
 }

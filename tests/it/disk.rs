@@ -1,4 +1,5 @@
-//! Disks that are full, away or read-only, and strangers' files: the program waits, heals by itself, and touches nothing.
+//! Disks that are full, away or read-only, and strangers' files: the program waits, heals by
+//! itself, and touches nothing.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -32,7 +33,9 @@ async fn polling_goes_on(solo: &Solo) {
 }
 
 async fn wait_for_whole(watcher: &Watcher, export: &str) {
-    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+    watcher
+        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+        .await;
 }
 
 fn notice(solo: &Solo, export: &str) -> serde_json::Value {
@@ -79,7 +82,9 @@ async fn a_directory_that_is_replaced_by_an_empty_one_is_waited_for_and_not_fill
     fs::create_dir(&place).unwrap();
     solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
     watcher
-        .wait_for_log(|line| line.contains("downloads wait for the disk") && line.contains("not mounted?"))
+        .wait_for_log(|line| {
+            line.contains("downloads wait for the disk") && line.contains("not mounted?")
+        })
         .await;
     polling_goes_on(&solo).await;
     assert_eq!(names(&place), [""; 0], "nothing is made where the disk is missing");
@@ -94,15 +99,20 @@ async fn a_directory_that_is_replaced_by_an_empty_one_is_waited_for_and_not_fill
 #[tokio::test]
 async fn a_marker_that_is_taken_away_in_mid_part_keeps_the_part_from_its_name() {
     let held = file(1).on_fetch(Serving::well().stall_after(100_000));
-    let solo = Solo::new(vec![SimExport::finished("export_1", vec![held, file(2)]), pending()]).await;
+    let solo =
+        Solo::new(vec![SimExport::finished("export_1", vec![held, file(2)]), pending()]).await;
     let watcher = solo.start();
-    watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == 2).await;
+    watcher
+        .wait_for_event(|event| event["message"] == "part committed" && event["part"] == 2)
+        .await;
     solo.wait_for_fetches("file_1", 1).await;
     let (marker, aside) =
         (solo.home.downloads().join(".batch-export-watcher"), solo.home.path().join("aside"));
     move_to(&marker, &aside);
     solo.sim.release("file_1");
-    watcher.wait_for_log(|line| line.contains("it has no marker") && line.contains("not mounted?")).await;
+    watcher
+        .wait_for_log(|line| line.contains("it has no marker") && line.contains("not mounted?"))
+        .await;
     polling_goes_on(&solo).await;
     assert!(!solo.home.export(SHOP, "export_1").join("part-00001-file_1.json").exists());
     assert!(!marker.exists(), "a marker that was known is not made again");
@@ -122,7 +132,9 @@ async fn a_directory_that_is_away_at_the_start_is_waited_for() {
     solo.home.set_exports(SHOP, &["export_1", "export_pending"]);
     let watcher = solo.start();
     watcher
-        .wait_for_log(|line| line.contains("downloads wait for the disk") && line.contains("not mounted?"))
+        .wait_for_log(|line| {
+            line.contains("downloads wait for the disk") && line.contains("not mounted?")
+        })
         .await;
     polling_goes_on(&solo).await;
     assert!(!place.exists(), "a directory that was known is not made again");
@@ -176,7 +188,8 @@ async fn a_strangers_file_of_the_right_length_is_believed_only_by_its_content() 
         fs::create_dir_all(solo.home.export(SHOP, &format!("export_{name}"))).unwrap();
         let path = format!("exports/shop/export_{name}/part-00001-file_{name}.json");
         solo.home.write(&path, content);
-        fs::set_permissions(solo.home.path().join(path), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(solo.home.path().join(path), fs::Permissions::from_mode(0o644))
+            .unwrap();
     }
     solo.settle(1).await;
     solo.home.assert_whole(SHOP, "export_same", &[&"[\"right\"]".into()]);
@@ -186,7 +199,8 @@ async fn a_strangers_file_of_the_right_length_is_believed_only_by_its_content() 
 }
 
 #[tokio::test]
-async fn a_file_that_appears_during_the_download_is_adopted_where_it_is_the_same_and_a_conflict_where_not() {
+async fn a_file_that_appears_during_the_download_is_adopted_where_it_is_the_same_and_a_conflict_where_not()
+ {
     let held = |id: &str| SimFile::new(id, 1, "[\"right\"]").on_fetch(Serving::well().held());
     let solo = Solo::new(vec![
         SimExport::finished("export_same", vec![held("file_same")]),
@@ -243,7 +257,8 @@ async fn a_strangers_file_in_the_place_of_a_folder_fails_that_export_alone() {
 async fn fills_up(options: &str, fill: fn(&Path)) {
     let part = |number: u64| SimFile::generated(&format!("file_{number}"), number, 1_500_000);
     let held = part(1).on_fetch(Serving::well().stall_after(500_000)).on_fetch(Serving::well());
-    let solo = Solo::new(vec![SimExport::finished("export_1", vec![held, part(2)]), pending()]).await;
+    let solo =
+        Solo::new(vec![SimExport::finished("export_1", vec![held, part(2)]), pending()]).await;
     let Some(_mount) = Mount::tmpfs(solo.home.downloads(), options) else { return };
     let solo = solo.with("[download]\nreserve = \"1B\"\nmax_parts = 1");
     let watcher = solo.start();
@@ -256,7 +271,8 @@ async fn fills_up(options: &str, fill: fn(&Path)) {
     watcher.wait_for_log(|line| line.contains("downloads wait for the disk")).await;
     polling_goes_on(&solo).await;
     assert!(solo.home.try_manifest(SHOP, "export_1").is_none());
-    let removed = if ballast.is_dir() { fs::remove_dir_all(&ballast) } else { fs::remove_file(&ballast) };
+    let removed =
+        if ballast.is_dir() { fs::remove_dir_all(&ballast) } else { fs::remove_file(&ballast) };
     removed.expect("the ballast goes");
     watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
     wait_for_whole(&watcher, "export_1").await;
@@ -303,14 +319,18 @@ async fn a_disk_that_becomes_read_only_is_waited_for_and_healed_from() {
     let watcher = solo.start();
     solo.wait_for(|seen| seen.iter().any(|request| request.ended_at.is_some())).await;
     let place = solo.home.downloads();
-    // A read-only view of the same directory, over it: the program's open lock keeps a real one from being remounted.
+    // A read-only view of the same directory, over it: the program's open lock keeps a real one
+    // from being remounted.
     let source = place.display().to_string();
     let Some(read_only) = Mount::new(place, &["--bind", "-o", "ro", &source]) else { return };
-    let remounted = Command::new("mount").args(["-o", "remount,bind,ro", &source]).status().unwrap();
+    let remounted =
+        Command::new("mount").args(["-o", "remount,bind,ro", &source]).status().unwrap();
     assert!(remounted.success());
     solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
     watcher
-        .wait_for_log(|line| line.contains("downloads wait for the disk") && line.contains("Read-only"))
+        .wait_for_log(|line| {
+            line.contains("downloads wait for the disk") && line.contains("Read-only")
+        })
         .await;
     polling_goes_on(&solo).await;
     assert!(solo.links("file_1").is_empty(), "an ill disk costs the api no call");

@@ -1,5 +1,5 @@
-//! The disk fails at the n-th call of each operation, for every n, or for a while: everything comes home all the same, by
-//! itself, nothing wrong is ever visible, and polls go on meanwhile.
+//! The disk fails at the n-th call of each operation, for every n, or for a while: everything comes
+//! home all the same, by itself, nothing wrong is ever visible, and polls go on meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,10 +22,12 @@ const LARGE_BYTES: usize = (16 << 20) + 5;
 const AT_ONCE: usize = 8;
 /// Far more than any run takes, also where the disk is looked at again only after a while.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Longest time without a poll of an export that is asked for every 100 ms: shorter than any wait for the disk.
+/// Longest time without a poll of an export that is asked for every 100 ms: shorter than any wait
+/// for the disk.
 const LONGEST_SILENCE: Duration = Duration::from_secs(4);
 
-/// The operations, and up to which n the quick variant goes; the last ones are those of a part's many writes.
+/// The operations, and up to which n the quick variant goes; the last ones are those of a part's
+/// many writes.
 const OPERATIONS: &[(&str, &[u64])] = &[
     ("open", &[1, 4, 7, 10, 13]),
     ("create", &[1, 2, 3, 4, 5]),
@@ -48,7 +50,8 @@ enum End {
     NotReached,
     /// It met the fault and brought everything home.
     Healed,
-    /// It met the fault before it ran, and said so by its exit code; the next start brought everything home.
+    /// It met the fault before it ran, and said so by its exit code; the next start brought
+    /// everything home.
     Refused,
 }
 
@@ -59,10 +62,11 @@ struct Bench {
 }
 
 impl Bench {
-    /// One export of two small parts and a large one, and one that is never finished. The state knows the download
-    /// directory. Parts that are held wait for their release.
+    /// One export of two small parts and a large one, and one that is never finished. The state
+    /// knows the download directory. Parts that are held wait for their release.
     async fn new(held: bool) -> Self {
-        let contents: Vec<Content> = (1..).zip([3_000, LARGE_BYTES, 200_000]).map(content).collect();
+        let contents: Vec<Content> =
+            (1..).zip([3_000, LARGE_BYTES, 200_000]).map(content).collect();
         let files: Vec<_> = (1..)
             .zip(&contents)
             .map(|(number, content)| {
@@ -77,7 +81,9 @@ impl Bench {
         solo.home.set_exports(SHOP, &["export_1", "export_pending"]);
         let names = (1..).zip(&contents);
         let names: BTreeMap<_, _> = names
-            .map(|(number, content)| (format!("part-{number:05}-{}.json", id(number)), content.clone()))
+            .map(|(number, content)| {
+                (format!("part-{number:05}-{}.json", id(number)), content.clone())
+            })
             .collect();
         let folder = Folder::new(solo.home.export(SHOP, "export_1"), names).with_withdrawals();
         Self { solo, contents, observer: Observer::new(vec![folder]) }
@@ -110,7 +116,9 @@ impl Bench {
             }
         };
         let found = tokio::time::timeout(LIMIT, looking).await;
-        found.unwrap_or_else(|_| panic!("not within {LIMIT:?}:\n{}", watcher.output().stderr.join("\n")))
+        found.unwrap_or_else(|_| {
+            panic!("not within {LIMIT:?}:\n{}", watcher.output().stderr.join("\n"))
+        })
     }
 
     /// Everything is home, and the pending export was asked for all the while.
@@ -119,7 +127,8 @@ impl Bench {
         let contents: Vec<_> = self.contents.iter().collect();
         self.solo.home.assert_whole(SHOP, "export_1", &contents);
         let polls = self.solo.views("export_pending");
-        let silence = polls.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default();
+        let silence =
+            polls.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default();
         assert!(
             silence < LONGEST_SILENCE,
             "no poll for {silence:?}:\n{}",
@@ -152,8 +161,9 @@ fn is_whole(event: &Value) -> bool {
 fn injected(watcher: &Watcher) -> Vec<String> {
     let lines = watcher.output().stderr;
     let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let injected =
-        events.filter(|event| event["message"].as_str().unwrap_or_default().starts_with("fault injected"));
+    let injected = events.filter(|event| {
+        event["message"].as_str().unwrap_or_default().starts_with("fault injected")
+    });
     injected.filter_map(|event| event["point"].as_str().map(str::to_owned)).collect()
 }
 
@@ -256,8 +266,10 @@ async fn fails_for_a_while(operation: &str, error: &str, since: Since) {
     let mut bench = Bench::new(since == Since::Middle).await;
     let ill = bench.solo.home.path().join("ill");
     // Where fdatasync fails, fsync does as well.
-    let operations = if operation == "datasync" { vec!["datasync", "sync"] } else { vec![operation] };
-    let faults = operations.iter().map(|operation| format!("*.{operation}={error}while:{}", ill.display()));
+    let operations =
+        if operation == "datasync" { vec!["datasync", "sync"] } else { vec![operation] };
+    let faults =
+        operations.iter().map(|operation| format!("*.{operation}={error}while:{}", ill.display()));
     let faults = faults.collect::<Vec<_>>().join(",");
     if since == Since::Start {
         bench.solo.home.write("ill", "");
@@ -278,10 +290,13 @@ async fn fails_for_a_while(operation: &str, error: &str, since: Since) {
     bench.solo.sim.wait_for(polled, PATIENCE).await.expect("polls go on");
     // Without hard links parts have a name from their beginning, and come home all the same.
     assert!(operation == "link" || bench.solo.home.try_manifest(SHOP, "export_1").is_none());
-    // A part is tried again only when a look says that the disk is well: else it would be fetched again and again, and
-    // thrown away each time.
+    // A part is tried again only when a look says that the disk is well: else it would be fetched
+    // again and again, and thrown away each time.
     let fetches = bench.fetches();
-    assert!(fetches.iter().all(|count| *count <= 2), "{operation} {error} {since:?}: in vain: {fetches:?}");
+    assert!(
+        fetches.iter().all(|count| *count <= 2),
+        "{operation} {error} {since:?}: in vain: {fetches:?}"
+    );
     std::fs::remove_file(&ill).expect("it was there");
     assert!(bench.until(&watcher, is_whole).await);
     bench.check(watcher).await;
@@ -303,7 +318,8 @@ async fn a_disk_that_refuses_for_a_while_is_healed_from() {
         ("mkdir", "ENOSPC", Since::Start),
         ("statvfs", "EIO", Since::Start),
     ];
-    let cases = cases
-        .map(async |(operation, error, since)| Box::pin(fails_for_a_while(operation, error, since)).await);
+    let cases = cases.map(async |(operation, error, since)| {
+        Box::pin(fails_for_a_while(operation, error, since)).await
+    });
     futures::stream::iter(cases).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
 }

@@ -1,4 +1,5 @@
-//! `forget`: records and work in progress go, finished files stay, and what is configured begins anew without wrong bytes.
+//! `forget`: records and work in progress go, finished files stay, and what is configured begins
+//! anew without wrong bytes.
 
 use std::fs;
 
@@ -51,7 +52,13 @@ async fn states(solo: &Solo) -> Vec<String> {
     let exports = status["projects"][0]["exports"].as_array().expect("exports");
     exports
         .iter()
-        .map(|of| format!("{} {}", of["id"].as_str().expect("an id"), of["state"].as_str().expect("a state")))
+        .map(|of| {
+            format!(
+                "{} {}",
+                of["id"].as_str().expect("an id"),
+                of["state"].as_str().expect("a state")
+            )
+        })
         .collect()
 }
 
@@ -100,7 +107,8 @@ async fn the_notice_of_a_failure_goes_with_its_record() {
 
 #[tokio::test]
 async fn a_whole_export_is_whole_again_by_its_manifest_and_nothing_is_asked() {
-    let solo = Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending("export_2")]).await;
+    let solo =
+        Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending("export_2")]).await;
     let watcher = running(&solo).await;
     watcher.wait_for_event(|event| event["message"] == "export whole").await;
     let manifest = fs::read(solo.home.export(SHOP, "export_1").join(MANIFEST_FILE)).unwrap();
@@ -118,7 +126,8 @@ async fn a_whole_export_is_whole_again_by_its_manifest_and_nothing_is_asked() {
 
 #[tokio::test]
 async fn an_export_whose_files_were_taken_is_fetched_again() {
-    let solo = Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending("export_2")]).await;
+    let solo =
+        Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending("export_2")]).await;
     let watcher = running(&solo).await;
     watcher.wait_for_event(|event| event["message"] == "export whole").await;
     fs::remove_dir_all(solo.home.export(SHOP, "export_1")).unwrap();
@@ -133,13 +142,15 @@ async fn an_export_whose_files_were_taken_is_fetched_again() {
 async fn parts_in_flight_are_stopped_and_begin_anew() {
     let held = SimFile::generated("file_9", 9, LARGE).on_fetch(Serving::well().held());
     let solo =
-        Solo::new(vec![SimExport::finished("export_1", vec![file(1), held]), pending("export_2")]).await;
+        Solo::new(vec![SimExport::finished("export_1", vec![file(1), held]), pending("export_2")])
+            .await;
     let watcher = running(&solo).await;
     watcher.wait_for_event(|event| event["message"] == "part committed").await;
     solo.wait_for_fetches("file_9", 1).await;
     let views = solo.views("export_1").len();
     forget(&solo, "export_1").await;
-    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() > views).await;
+    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() > views)
+        .await;
     solo.sim.release("file_9");
     watcher.wait_for_event(|event| event["message"] == "export whole").await;
     solo.home.assert_whole(
@@ -161,9 +172,14 @@ async fn what_is_configured_no_more_is_forgotten_by_the_daemon() {
     solo.home.set_exports(SHOP, &["export_2"]);
     assert_eq!(ran(&solo, "reload", &[]).await.0, 0);
     let (code, output) = ran(&solo, "forget", &["export_1", "export_unknown"]).await;
-    assert_eq!((code, &output.stdout[..]), (1, &["shop/export_1: forgotten".to_owned()][..]), "{output:?}");
+    assert_eq!(
+        (code, &output.stdout[..]),
+        (1, &["shop/export_1: forgotten".to_owned()][..]),
+        "{output:?}"
+    );
     assert!(output.stderr[0].starts_with("export_unknown is known to no project"), "{output:?}");
-    let left: Vec<_> = solo.home.tree().into_keys().filter(|path| path.contains("export_1/")).collect();
+    let left: Vec<_> =
+        solo.home.tree().into_keys().filter(|path| path.contains("export_1/")).collect();
     assert_eq!(left, ["shop/export_1/part-00001-file_1.json"]);
     let (code, _) = ran(&solo, "forget", &["export_1"]).await;
     assert_eq!(code, 1, "nothing is known of it");
@@ -181,12 +197,17 @@ async fn a_run_until_all_is_settled_waits_for_what_begins_anew() {
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
 }
 
-/// Kills whoever forgets `export_1` there, the daemon or the command, and lets a second try finish it.
+/// Kills whoever forgets `export_1` there, the daemon or the command, and lets a second try finish
+/// it.
 async fn killed_at(solo: &Solo, point: &str, by_daemon: bool) {
     solo.kill_at(point, "forget", by_daemon).await;
     let (code, output) = ran(solo, "forget", &["export_1"]).await;
     // Once it is off the record, there is nothing more to be forgotten.
-    assert_eq!(code, i32::from(point == "after:forgotten.record"), "{point}, {by_daemon}: {output:?}");
+    assert_eq!(
+        code,
+        i32::from(point == "after:forgotten.record"),
+        "{point}, {by_daemon}: {output:?}"
+    );
     assert_eq!(states(solo).await, ["export_1 new"], "{point}, {by_daemon}");
 }
 
@@ -213,8 +234,13 @@ async fn whoever_is_killed_while_it_forgets_work_in_progress_leaves_it_to_a_seco
 
 #[tokio::test]
 async fn whoever_is_killed_while_it_forgets_a_failure_leaves_it_to_a_second_try() {
-    let points =
-        ["notice.open", "notice.unlink", "after:notice.unlink", "forgotten.record", "after:forgotten.record"];
+    let points = [
+        "notice.open",
+        "notice.unlink",
+        "after:notice.unlink",
+        "forgotten.record",
+        "after:forgotten.record",
+    ];
     let of_point = async |(point, by_daemon)| {
         let _turn = in_a_crowd().await;
         let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
@@ -224,5 +250,6 @@ async fn whoever_is_killed_while_it_forgets_a_failure_leaves_it_to_a_second_try(
         solo.settle(0).await;
         solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
     };
-    join_all(points.into_iter().flat_map(|point| [(point, true), (point, false)]).map(of_point)).await;
+    join_all(points.into_iter().flat_map(|point| [(point, true), (point, false)]).map(of_point))
+        .await;
 }

@@ -1,12 +1,13 @@
-//! The main job: exports with several parts, in several projects, from the first poll to verified files.
+//! The main job: exports with several parts, in several projects, from the first poll to verified
+//! files.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use batch_export_watcher::domain::checksum::{Algorithm, Check};
 use batch_export_watcher::simulator::{
-    ChecksumHeader, Content, Origin, Recorded, Script, SentChecksum, Serving, SimExport, SimFile, SimProject,
-    Simulator,
+    ChecksumHeader, Content, Origin, Recorded, Script, SentChecksum, Serving, SimExport, SimFile,
+    SimProject, Simulator,
 };
 
 use crate::support::PATIENCE;
@@ -52,11 +53,19 @@ async fn exports_go_the_whole_way_and_one_that_ends_in_error_holds_up_nobody() {
     assert_eq!(manifest.parts[0].verified_by, [Check::Size, Check::Md5]);
     assert_eq!(manifest.parts[0].path, "part-00001-file_a.json");
     assert_eq!(manifest.scope.as_deref(), Some("PROFILE_ATTRIBUTES"));
-    assert!(manifest.request.is_some_and(|request| request.get().contains("\"export_type\":\"ATTRIBUTES\"")));
+    assert!(
+        manifest
+            .request
+            .is_some_and(|request| request.get().contains("\"export_type\":\"ATTRIBUTES\""))
+    );
     assert!(manifest.request_date < manifest.completion_date);
 
-    let notice = std::fs::read_to_string(home.export("shop", "export_broken").join("failed.json")).unwrap();
-    assert!(notice.contains("\"kind\": \"remote_error\"") && notice.contains("export_broken"), "{notice}");
+    let notice =
+        std::fs::read_to_string(home.export("shop", "export_broken").join("failed.json")).unwrap();
+    assert!(
+        notice.contains("\"kind\": \"remote_error\"") && notice.contains("export_broken"),
+        "{notice}"
+    );
     assert!(home.try_manifest("shop", "export_broken").is_none());
     let advice = "to try again, run: batch-export-watcher retry export_broken";
     assert!(output.stderr.iter().any(|line| line.contains(advice)), "{:#?}", output.stderr);
@@ -82,9 +91,13 @@ async fn the_log_has_one_line_a_change_with_its_fields_and_nothing_else() {
     command.env("RUST_LOG", "info");
     let (code, output) = crate::support::process::Watcher::spawn(command).wait().await;
     assert_eq!(code, 0);
-    let lines: Vec<serde_json::Value> =
-        output.stderr.iter().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
-    let told: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap_or_default()).collect();
+    let lines: Vec<serde_json::Value> = output
+        .stderr
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    let told: Vec<_> =
+        lines.iter().map(|line| line["message"].as_str().unwrap_or_default()).collect();
     let expected = [
         "running",
         "watching the export",
@@ -142,11 +155,15 @@ async fn parts_run_side_by_side_up_to_max_parts_and_exports_take_turns() {
         .project("shop", PROJECT, KEY, &["export_x", "export_y"])
         .with("[download]\nmax_parts = 4");
     let mut watcher = home.start(&["--exit-when-settled"]);
-    // Both exports want slots, and those are full: whoever came first has not taken them all for ever.
+    // Both exports want slots, and those are full: whoever came first has not taken them all for
+    // ever.
     let first = sim.wait_for(|requests| fetches_of(requests).len() == 4, PATIENCE).await.unwrap();
-    let first: Vec<_> = fetches_of(&first).iter().map(|fetch| fetch.path.replace("/blob/", "")).collect();
+    let first: Vec<_> =
+        fetches_of(&first).iter().map(|fetch| fetch.path.replace("/blob/", "")).collect();
     for export in ["export_x", "export_y"] {
-        watcher.wait_for_event(|event| event["message"] == "folder ready" && event["export"] == export).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "folder ready" && event["export"] == export)
+            .await;
     }
     // Two slots become free: one of them is the other export's.
     for (released, fetches) in first.iter().zip([5, 6]) {
@@ -154,7 +171,8 @@ async fn parts_run_side_by_side_up_to_max_parts_and_exports_take_turns() {
         sim.wait_for(|requests| fetches_of(requests).len() == fetches, PATIENCE).await.unwrap();
     }
     let requests = sim.requests();
-    let of_y = fetches_of(&requests)[4..].iter().filter(|fetch| fetch.path.contains("file_y")).count();
+    let of_y =
+        fetches_of(&requests)[4..].iter().filter(|fetch| fetch.path.contains("file_y")).count();
     assert_eq!(of_y, 1, "{requests:#?}");
     for number in 1..=6 {
         sim.release(&format!("file_x_{number}"));
@@ -166,8 +184,10 @@ async fn parts_run_side_by_side_up_to_max_parts_and_exports_take_turns() {
     let fetches = fetches_of(&requests);
     assert_eq!(fetches.len(), 12);
     for fetch in &fetches {
-        let at_once =
-            fetches.iter().filter(|other| other.at <= fetch.at && other.ended_at > Some(fetch.at)).count();
+        let at_once = fetches
+            .iter()
+            .filter(|other| other.at <= fetch.at && other.ended_at > Some(fetch.at))
+            .count();
         assert!(at_once <= 4, "{at_once} parts at once");
     }
 }

@@ -1,4 +1,5 @@
-//! What makes something larger than one call wait: 429, 503, an unknown route; how long, who else, and how work goes on.
+//! What makes something larger than one call wait: 429, 503, an unknown route; how long, who else,
+//! and how work goes on.
 
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use batch_export_watcher::simulator::{
 use tokio::time::Instant;
 
 use super::support::PATIENCE;
-use super::support::scene::{count, gaps, is_of, project_key, scene, scene_with_latency, seen, told};
+use super::support::scene::{
+    count, gaps, is_of, project_key, scene, scene_with_latency, seen, told,
+};
 use super::support::turns::punctual;
 
 /// Asked about for ever.
@@ -26,7 +29,8 @@ fn before_and_after(
     status: u16,
     such: impl Fn(&Recorded) -> bool,
 ) -> (Instant, Instant) {
-    let refused = requests.iter().rposition(|request| request.status == Some(status)).expect("a refusal");
+    let refused =
+        requests.iter().rposition(|request| request.status == Some(status)).expect("a refusal");
     // What was on its way when the refusal came is no call after it.
     let learnt = requests[refused].ended_at.expect("an answer") + Duration::from_millis(40);
     let next = requests[refused + 1..].iter().find(|request| such(request) && request.at > learnt);
@@ -34,10 +38,14 @@ fn before_and_after(
     (requests[refused].at, next.at)
 }
 
-/// Waits until a call was refused with this status, and every call that was under way meanwhile is answered.
+/// Waits until a call was refused with this status, and every call that was under way meanwhile is
+/// answered.
 async fn refused(sim: &Simulator, status: u16) {
     let all_answered = |seen: &[Recorded]| seen.iter().all(|request| request.status.is_some());
-    seen(sim, |seen| count(seen, |request| request.status == Some(status)) > 0 && all_answered(seen)).await;
+    seen(sim, |seen| {
+        count(seen, |request| request.status == Some(status)) > 0 && all_answered(seen)
+    })
+    .await;
 }
 
 /// Waits until `wanted` requests are `such`, counted from the last one with this status.
@@ -54,7 +62,8 @@ async fn goes_on_after(
     .await
 }
 
-/// No more calls than a bucket of ten that refills with ten a second lets through, in any stretch of time.
+/// No more calls than a bucket of ten that refills with ten a second lets through, in any stretch
+/// of time.
 fn assert_within_budget(requests: &[Recorded], such: impl Fn(&Recorded) -> bool) {
     let instants: Vec<_> =
         requests.iter().filter(|request| such(request)).map(|request| request.at).collect();
@@ -68,7 +77,8 @@ fn assert_within_budget(requests: &[Recorded], such: impl Fn(&Recorded) -> bool)
     }
 }
 
-/// A project is throttled with this answer for one call: nothing of it is asked for `wait`, and the other goes on meanwhile.
+/// A project is throttled with this answer for one call: nothing of it is asked for `wait`, and the
+/// other goes on meanwhile.
 async fn assert_a_project_waits(throttled: Canned, wait: Duration) {
     let _turn = punctual().await;
     let projects = vec![("shop", many_running("shop", 3)), ("blog", vec![running("blog_1")])];
@@ -81,8 +91,13 @@ async fn assert_a_project_waits(throttled: Canned, wait: Duration) {
     let requests = goes_on_after(&sim, 429, 6, |request| is_of(request, "shop")).await;
     let (refused, next) = before_and_after(&requests, 429, |request| is_of(request, "shop"));
     assert!(next - refused >= wait, "asked again after {:?}", next - refused);
-    assert!(next - refused < wait + Duration::from_secs(1), "asked again after {:?} only", next - refused);
-    let meanwhile = |request: &Recorded| is_of(request, "blog") && request.at > refused && request.at < next;
+    assert!(
+        next - refused < wait + Duration::from_secs(1),
+        "asked again after {:?} only",
+        next - refused
+    );
+    let meanwhile =
+        |request: &Recorded| is_of(request, "blog") && request.at > refused && request.at < next;
     assert!(count(&requests, meanwhile) >= 5, "the other project was held up");
     watcher.wait_for_log(|line| line.contains("the api takes requests again")).await;
     assert_eq!(told(&watcher.output(), "WARN", "the api asks for fewer requests (429)").len(), 1);
@@ -110,7 +125,8 @@ async fn a_429_without_a_header_backs_off_exponentially_with_jitter() {
     let _watcher = home.start(&[]);
     let requests = seen(&sim, |seen| seen.len() >= 7).await;
     let gaps = gaps(&requests[..7], |_| true);
-    for (gap, ceiling) in gaps.iter().zip([100, 200, 400, 800, 800, 800].map(Duration::from_millis)) {
+    for (gap, ceiling) in gaps.iter().zip([100, 200, 400, 800, 800, 800].map(Duration::from_millis))
+    {
         assert!(*gap >= ceiling / 2, "{gap:?} of at least {:?}; all: {gaps:?}", ceiling / 2);
         assert!(
             *gap <= ceiling + Duration::from_millis(400),
@@ -123,8 +139,10 @@ async fn a_429_without_a_header_backs_off_exponentially_with_jitter() {
 async fn a_retry_after_of_zero_the_past_or_nonsense_counts_as_absent() {
     let _turn = punctual().await;
     let nonsense = ["0", "soon", "-5", "1.5", "9999999999", "Sun, 06 Nov 1994 12:00:00 GMT", ""];
-    let mut views: Vec<_> =
-        nonsense.map(|value| ViewStep::Answer(Canned::throttled(Some(value)))).into_iter().collect();
+    let mut views: Vec<_> = nonsense
+        .map(|value| ViewStep::Answer(Canned::throttled(Some(value))))
+        .into_iter()
+        .collect();
     views.push(ViewStep::status("RUNNING"));
     let (sim, home) = scene(vec![("shop", vec![SimExport::new("export_1", views)])]).await;
     let home = home.with("[retry]\ninitial = \"40ms\"\nmax = \"160ms\"");
@@ -143,8 +161,10 @@ async fn a_503_silences_the_whole_origin_and_then_one_probe_goes_first() {
     let projects = vec![("shop", many_running("shop", 3)), ("blog", many_running("blog", 3))];
     let (sim, home) = scene_with_latency(projects, latency).await;
     let watcher = home.start(&[]);
-    seen(&sim, |seen| ["shop", "blog"].iter().all(|name| count(seen, |request| is_of(request, name)) >= 3))
-        .await;
+    seen(&sim, |seen| {
+        ["shop", "blog"].iter().all(|name| count(seen, |request| is_of(request, name)) >= 3)
+    })
+    .await;
     sim.set_outage(Origin::Api, Some(Canned::unavailable(Some("1"))));
     watcher.wait_for_log(|line| line.contains("the api is unavailable (503)")).await;
     refused(&sim, 503).await;
@@ -159,7 +179,10 @@ async fn a_503_silences_the_whole_origin_and_then_one_probe_goes_first() {
     let beside = |request: &Recorded| request.at > probed && request.at < answered;
     assert_eq!(count(&requests, beside), 0, "others went beside the probe");
     for name in ["shop", "blog"] {
-        seen(&sim, |seen| count(seen, |request| is_of(request, name) && request.at > answered) >= 3).await;
+        seen(&sim, |seen| {
+            count(seen, |request| is_of(request, name) && request.at > answered) >= 3
+        })
+        .await;
     }
     watcher.wait_for_log(|line| line.contains("the api is available again")).await;
     assert_eq!(told(&watcher.output(), "WARN", "the api is unavailable (503)").len(), 1);
@@ -198,7 +221,8 @@ async fn a_503_to_a_download_call_silences_the_whole_origin() {
     home.assert_whole("shop", "export_1", &[&content]);
 }
 
-/// A view may have been under way when the refusal came; whatever is asked later is asked after the second is over.
+/// A view may have been under way when the refusal came; whatever is asked later is asked after the
+/// second is over.
 fn assert_silent_for_a_second(
     requests: &[Recorded],
     refused: Instant,
@@ -207,12 +231,15 @@ fn assert_silent_for_a_second(
 ) {
     let margin = Duration::from_millis(300);
     let early = |request: &Recorded| {
-        such(request) && request.at > refused + margin && request.at < refused + Duration::from_secs(1)
+        such(request)
+            && request.at > refused + margin
+            && request.at < refused + Duration::from_secs(1)
     };
     assert_eq!(count(requests, early), 0, "asked {:?} after the refusal", next - refused);
 }
 
-/// A store that refuses with this answer is left alone for a second, links are not even asked for, and polling goes on.
+/// A store that refuses with this answer is left alone for a second, links are not even asked for,
+/// and polling goes on.
 async fn assert_a_store_waits(busy: Canned) {
     let _turn = punctual().await;
     let status = busy.status;
@@ -233,8 +260,9 @@ async fn assert_a_store_waits(busy: Canned) {
         "the store or a link was asked after {:?}",
         next - refused
     );
-    let views =
-        |request: &Recorded| request.is_view_of("export_2") && request.at > refused && request.at < next;
+    let views = |request: &Recorded| {
+        request.is_view_of("export_2") && request.at > refused && request.at < next
+    };
     assert!(count(&requests, views) >= 5, "polling was held up");
     home.assert_whole("shop", "export_1", &contents.iter().collect::<Vec<&Content>>());
     assert_eq!(told(&watcher.output(), "WARN", "the store asks for fewer requests").len(), 1);
@@ -242,12 +270,14 @@ async fn assert_a_store_waits(busy: Canned) {
 
 #[tokio::test]
 async fn a_store_that_answers_429_is_left_alone_while_polling_goes_on() {
-    assert_a_store_waits(Canned::store_error(429, "SlowDown", "").with_header("retry-after", "1")).await;
+    assert_a_store_waits(Canned::store_error(429, "SlowDown", "").with_header("retry-after", "1"))
+        .await;
 }
 
 #[tokio::test]
 async fn a_store_that_answers_503_is_left_alone_while_polling_goes_on() {
-    assert_a_store_waits(Canned::store_error(503, "SlowDown", "").with_header("retry-after", "1")).await;
+    assert_a_store_waits(Canned::store_error(503, "SlowDown", "").with_header("retry-after", "1"))
+        .await;
 }
 
 #[tokio::test]
@@ -255,9 +285,11 @@ async fn a_restart_does_not_shorten_a_retry_after() {
     let _turn = punctual().await;
     let throttled = ViewStep::Answer(Canned::throttled(Some("3")));
     let shop = SimExport::new("export_1", vec![throttled, ViewStep::status("RUNNING")]);
-    let done = ViewStep::Held(Box::new(ViewStep::Success(vec![SimFile::generated("file_1", 1, 10)])));
+    let done =
+        ViewStep::Held(Box::new(ViewStep::Success(vec![SimFile::generated("file_1", 1, 10)])));
     let (sim, home) =
-        scene(vec![("shop", vec![shop]), ("blog", vec![SimExport::new("blog_1", vec![done])])]).await;
+        scene(vec![("shop", vec![shop]), ("blog", vec![SimExport::new("blog_1", vec![done])])])
+            .await;
     let watcher = home.start(&[]);
     watcher.wait_for_log(|line| line.contains("the api asks for fewer requests")).await;
     // Records are written in order: once the other project's later one is durable, the pause is.
@@ -277,9 +309,11 @@ async fn the_start_of_many_exports_stays_within_the_request_budget() {
         scene(vec![("shop", many_running("shop", 60)), ("blog", many_running("blog", 20))]).await;
     let _watcher = home.start(&[]);
     let all_asked = |seen: &[Recorded]| {
-        (0..60).all(|number| seen.iter().any(|request| request.is_view_of(&format!("shop_{number}"))))
+        (0..60)
+            .all(|number| seen.iter().any(|request| request.is_view_of(&format!("shop_{number}"))))
     };
-    let requests = sim.wait_for(all_asked, PATIENCE).await.unwrap_or_else(|error| panic!("{error}"));
+    let requests =
+        sim.wait_for(all_asked, PATIENCE).await.unwrap_or_else(|error| panic!("{error}"));
     for name in ["shop", "blog"] {
         assert_within_budget(&requests, |request| is_of(request, name));
     }
@@ -307,12 +341,19 @@ async fn an_unknown_route_pauses_the_origin_loudly_and_fails_nothing() {
     let shop = SimExport::finished("export_1", vec![SimFile::generated("file_1", 1, 1000)]);
     let (sim, home) = scene(vec![("shop", vec![shop]), ("blog", many_running("blog", 5))]).await;
     let home = home.with("[retry]\ninitial = \"100ms\"\nmax = \"200ms\"");
-    sim.set_outage(Origin::Api, Some(Canned::api_error(404, "ROUTE_NOT_FOUND", "The route does not exist.")));
+    sim.set_outage(
+        Origin::Api,
+        Some(Canned::api_error(404, "ROUTE_NOT_FOUND", "The route does not exist.")),
+    );
     let watcher = home.start(&[]);
     let requests = seen(&sim, |seen| count(seen, |request| request.status == Some(404)) >= 8).await;
-    // The calls of the first moment may go side by side; once one is answered there are probes only, one at a time.
+    // The calls of the first moment may go side by side; once one is answered there are probes
+    // only, one at a time.
     let answered = requests.iter().filter_map(|request| request.ended_at).min().expect("an answer");
-    let learnt = requests.iter().filter(|request| request.at <= answered + Duration::from_millis(40)).count();
+    let learnt = requests
+        .iter()
+        .filter(|request| request.at <= answered + Duration::from_millis(40))
+        .count();
     let probes = gaps(&requests[learnt..], |_| true);
     assert!(!probes.is_empty(), "{requests:?}");
     assert!(probes.iter().all(|gap| *gap >= Duration::from_millis(50)), "{probes:?}");

@@ -1,7 +1,9 @@
-//! Two hundred interruptions drawn at random, and no difference between the files and the store's in the end.
+//! Two hundred interruptions drawn at random, and no difference between the files and the store's
+//! in the end.
 //!
-//! Several daemons at once work through exports whose every transfer is cut short: by the store, by the network, or by
-//! the end of the program itself. `BATCH_EXPORT_WATCHER_TEST_SEED` draws others; the account is printed on success.
+//! Several daemons at once work through exports whose every transfer is cut short: by the store, by
+//! the network, or by the end of the program itself. `BATCH_EXPORT_WATCHER_TEST_SEED` draws others;
+//! the account is printed on success.
 
 mod account;
 mod lane;
@@ -20,7 +22,8 @@ use lane::Lane;
 const SEED: u64 = 20_260_105;
 /// Names another seed.
 const SEED_VARIABLE: &str = "BATCH_EXPORT_WATCHER_TEST_SEED";
-/// Far longer than the few seconds that it takes, also where others have the processor: whoever is not done is stuck.
+/// Far longer than the few seconds that it takes, also where others have the processor: whoever is
+/// not done is stuck.
 const LIMIT: Duration = Duration::from_secs(240);
 /// Fewer starts of the program than this would not try much; it is about twice as many.
 const LEAST_RUNS: usize = 30;
@@ -56,7 +59,8 @@ async fn two_hundred_random_interruptions_leave_no_difference() {
         }
     };
     let mut total = Account::default();
-    for account in join_all(plan::draw(seed).into_iter().map(|plan| Box::pin(through(plan)))).await {
+    for account in join_all(plan::draw(seed).into_iter().map(|plan| Box::pin(through(plan)))).await
+    {
         total.add(account);
     }
     eprintln!("seed {seed}: {total}");

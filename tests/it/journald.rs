@@ -1,4 +1,5 @@
-//! The log as entries of the journal: their fields, when the journal is chosen, and what happens without one.
+//! The log as entries of the journal: their fields, when the journal is chosen, and what happens
+//! without one.
 
 use batch_export_watcher::exit;
 use batch_export_watcher::simulator::{
@@ -23,7 +24,8 @@ async fn two_exports() -> (Simulator, Home) {
         .on_fetch(Canned::store_error(500, "InternalError", "once"))
         .on_fetch(Serving::well());
     let views = vec![ViewStep::status("RUNNING"), ViewStep::Success(vec![file])];
-    scene(vec![("shop", vec![SimExport::new("export_1", views), SimExport::failing("export_2")])]).await
+    scene(vec![("shop", vec![SimExport::new("export_1", views), SimExport::failing("export_2")])])
+        .await
 }
 
 /// `run` as a service manager starts it, with these options before it.
@@ -63,7 +65,10 @@ async fn a_whole_job_is_told_in_fields_and_without_secrets() {
 
     let committed = journal.wait_for(says("part committed")).await;
     assert_eq!(
-        fields(&committed, ["MESSAGE", "EVENT", "PRIORITY", "PROJECT", "EXPORT", "PART", "FILE", "BYTES"]),
+        fields(
+            &committed,
+            ["MESSAGE", "EVENT", "PRIORITY", "PROJECT", "EXPORT", "PART", "FILE", "BYTES"]
+        ),
         ["part committed", "part_committed", "7", "shop", "export_1", "1", "file_1", "1000"]
     );
     let sha256 = SimFile::generated("file_1", 1, BYTES).content.sha256().to_string();
@@ -84,9 +89,11 @@ async fn a_whole_job_is_told_in_fields_and_without_secrets() {
         let common = ["SYSLOG_IDENTIFIER", "SYSLOG_FACILITY"];
         assert_eq!(fields(&entry, common), ["batch-export-watcher", "3"], "{entry:?}");
         for name in entry.names() {
-            // The journal drops other names without a word, and keeps those with an underscore first for itself.
+            // The journal drops other names without a word, and keeps those with an underscore
+            // first for itself.
             let first = name.starts_with(|first: char| first.is_ascii_uppercase());
-            let rest = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+            let rest =
+                |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
             assert!(first && name.bytes().all(rest) && name.len() <= 64, "{entry:?}");
             // Every field once, so that ours take the place of none that the journal knows.
             entry.field(name);
@@ -145,16 +152,20 @@ async fn another_stderr_or_another_wish_keeps_the_log_out_of_the_journal() {
         let watcher = journal.start(&home, words, &run(&home, options));
         let stderr = settled(watcher, exit::EXPORTS_FAILED).await;
         assert!(stderr.iter().any(|line| line.contains("part committed")), "{stderr:#?}");
-        assert!(stderr.iter().all(|line| line.starts_with(begins)), "{words} {options:?}: {stderr:#?}");
+        assert!(
+            stderr.iter().all(|line| line.starts_with(begins)),
+            "{words} {options:?}: {stderr:#?}"
+        );
         assert_eq!(journal.datagrams(), [[0_u8; 0]; 0], "{words} {options:?}");
     }
 }
 
 #[tokio::test]
 async fn without_a_journal_the_log_is_text_with_one_word_about_it() {
-    for (words, options, error) in
-        [("", ["--log-format", "journald"].as_slice(), ""), (STDERR_IS_THE_JOURNAL, [].as_slice(), "<3>")]
-    {
+    for (words, options, error) in [
+        ("", ["--log-format", "journald"].as_slice(), ""),
+        (STDERR_IS_THE_JOURNAL, [].as_slice(), "<3>"),
+    ] {
         let (_sim, home) = two_exports().await;
         let Some(journal) = Journal::new(&home).await else { return };
         let watcher = journal.start(&home, words, &run(&home, options));
@@ -176,7 +187,10 @@ async fn faults_of_the_configuration_are_errors_to_the_journal() {
     let watcher = journal.start(&home, STDERR_IS_THE_JOURNAL, &run(&home, &[]));
     let stderr = settled(watcher, exit::CONFIGURATION).await;
     assert_eq!(stderr.len(), 2, "{stderr:#?}");
-    assert!(stderr.iter().all(|line| line.starts_with("<3>") && line.contains("interval")), "{stderr:#?}");
+    assert!(
+        stderr.iter().all(|line| line.starts_with("<3>") && line.contains("interval")),
+        "{stderr:#?}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Ends and beginnings: crashes, restarts, retries. What was finished is never fetched again, what was not never looks so.
+//! Ends and beginnings: crashes, restarts, retries. What was finished is never fetched again, what
+//! was not never looks so.
 
 use std::fs;
 
@@ -36,14 +37,20 @@ async fn after_a_crash_finished_parts_stay_and_the_rest_is_fetched() {
     let solo = Solo::finished(vec![file(1), slow, file(3)]).await;
     let watcher = solo.start();
     for part in [1, 3] {
-        watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == part).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "part committed" && event["part"] == part)
+            .await;
     }
     let folder = solo.home.export(SHOP, "export_1");
     eventually("bytes in the partial", || watcher.partial_bytes(&folder) == [100_000]).await;
     watcher.kill9().await;
     assert!(solo.home.try_manifest(SHOP, "export_1").is_none());
     solo.settle(0).await;
-    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content, &file(2).content, &file(3).content]);
+    solo.home.assert_whole(
+        SHOP,
+        "export_1",
+        &[&file(1).content, &file(2).content, &file(3).content],
+    );
     let counts = [1, 2, 3].map(|number| solo.fetches(&format!("file_{number}")).len());
     assert_eq!(counts, [1, 2, 1]);
     let second = &solo.fetches("file_2")[1];
@@ -85,8 +92,11 @@ async fn a_crash_after_a_stop_trusts_what_the_stop_had_made_durable_and_no_more(
     watcher.kill9().await;
     solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
-    let ranges: Vec<_> =
-        solo.fetches("file_1").iter().map(|fetch| fetch.header("range").map(str::to_owned)).collect();
+    let ranges: Vec<_> = solo
+        .fetches("file_1")
+        .iter()
+        .map(|fetch| fetch.header("range").map(str::to_owned))
+        .collect();
     let after_the_stop = Some("bytes=100000-".to_owned());
     assert_eq!(ranges, [None, after_the_stop.clone(), after_the_stop]);
 }
@@ -113,7 +123,12 @@ async fn a_failed_export_stays_failed_until_somebody_says_retry() {
     let asked = requests(&solo.sim);
     let output = solo.settle(1).await;
     assert_eq!(requests(&solo.sim), asked, "a failed export asks for nothing");
-    assert!(output.stderr.iter().any(|line| line.contains("stays so") && line.contains("retry export_1")));
+    assert!(
+        output
+            .stderr
+            .iter()
+            .any(|line| line.contains("stays so") && line.contains("retry export_1"))
+    );
     solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
     let mut retry = Watcher::spawn(solo.home.command("retry", &["export_1"]));
     let (code, output) = retry.wait().await;
@@ -243,9 +258,11 @@ fn by_shell(home: &Home, first: &str, arguments: &[&str]) -> Command {
 #[tokio::test]
 async fn whatever_the_umask_files_are_private() {
     for umask in ["000", "077", "777"] {
-        let solo =
-            Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), SimExport::failing("export_2")])
-                .await;
+        let solo = Solo::new(vec![
+            SimExport::finished("export_1", vec![file(1)]),
+            SimExport::failing("export_2"),
+        ])
+        .await;
         let command = by_shell(&solo.home, &format!("umask {umask}"), &["--exit-when-settled"]);
         solo.settled(Watcher::spawn(command), 1).await;
         let tree = solo.home.tree();
@@ -286,11 +303,13 @@ async fn nobody_has_to_listen() {
 #[tokio::test]
 async fn three_hundred_exports_come_home_without_a_panic() {
     let export = |number: u64| {
-        let files =
-            (1..=3).map(|part| SimFile::new(&format!("file_{number}_{part}"), part, "[1,2,3]")).collect();
+        let files = (1..=3)
+            .map(|part| SimFile::new(&format!("file_{number}_{part}"), part, "[1,2,3]"))
+            .collect();
         SimExport::succeeding(&format!("export_{number}"), files)
     };
-    let solo = Solo::new((0..300).map(export).collect()).await.with("[api]\nrequests_per_second = 100000");
+    let solo =
+        Solo::new((0..300).map(export).collect()).await.with("[api]\nrequests_per_second = 100000");
     let output = solo.settle(0).await;
     assert!(!output.stderr.iter().any(|line| line.contains("panicked")));
     let content = Content::from("[1,2,3]");

@@ -1,4 +1,5 @@
-//! What a restart and a hindrance must not undo: pauses hold, and work goes on when its hindrance is over.
+//! What a restart and a hindrance must not undo: pauses hold, and work goes on when its hindrance
+//! is over.
 
 use std::time::Duration;
 
@@ -32,8 +33,12 @@ async fn a_store_that_asked_to_be_left_alone_is_left_alone_over_a_restart() {
 
     let (code, output) = home.start(&["--exit-when-settled"]).wait().await;
     assert_eq!(code, 0, "{output:?}");
-    let asked: Vec<_> =
-        sim.requests().into_iter().filter(|request| request.origin == Origin::Store).map(|r| r.at).collect();
+    let asked: Vec<_> = sim
+        .requests()
+        .into_iter()
+        .filter(|request| request.origin == Origin::Store)
+        .map(|r| r.at)
+        .collect();
     assert_eq!(asked.len(), 2, "once refused, once served");
     // The window is kept by the wall clock and begins when the answer has come.
     assert!(asked[1] - asked[0] >= Duration::from_millis(2900), "{:?}", asked[1] - asked[0]);
@@ -42,10 +47,14 @@ async fn a_store_that_asked_to_be_left_alone_is_left_alone_over_a_restart() {
 
 #[tokio::test]
 async fn a_download_directory_that_comes_back_is_locked_and_used() {
-    let exports =
-        |id: &str| SimExport::finished(id, vec![SimFile::generated(&format!("file_{id}"), 1, 1000)]);
-    let script =
-        Script::new(vec![SimProject::new(PROJECT, KEY, vec![exports("export_a"), exports("export_b")])]);
+    let exports = |id: &str| {
+        SimExport::finished(id, vec![SimFile::generated(&format!("file_{id}"), 1, 1000)])
+    };
+    let script = Script::new(vec![SimProject::new(
+        PROJECT,
+        KEY,
+        vec![exports("export_a"), exports("export_b")],
+    )]);
     let sim = Simulator::start(script).await.expect("the simulator starts");
     let mut home = Home::new(sim.api_base_url()).project("shop", PROJECT, KEY, &["export_a"]);
     assert_eq!(home.start(&["--exit-when-settled"]).wait().await.0, 0);

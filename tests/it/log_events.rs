@@ -1,5 +1,5 @@
-//! The log's events: the code names those that `docs/log-events.md` lists and no others, and an export's ID alone brings out its
-//! whole story.
+//! The log's events: the code names those that `docs/log-events.md` lists and no others, and an
+//! export's ID alone brings out its whole story.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,7 +31,8 @@ type Events = BTreeMap<String, Event>;
 /// The tables of the page: every event, and the names of the fields that it explains.
 fn documented() -> (Events, BTreeSet<String>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
-    let page = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let page =
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let (mut events, mut explained) = (Events::new(), BTreeSet::new());
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
@@ -64,7 +65,8 @@ fn calls(text: &str) -> Vec<(&str, Vec<String>)> {
     let mut rest = text;
     while let Some(at) = rest.find("tracing::") {
         rest = &rest[at + "tracing::".len()..];
-        let Some(level) = LEVELS.into_iter().find(|level| rest.starts_with(&format!("{level}!("))) else {
+        let Some(level) = LEVELS.into_iter().find(|level| rest.starts_with(&format!("{level}!(")))
+        else {
             continue;
         };
         found.push((level, arguments(&rest[level.len() + 2..])));
@@ -72,9 +74,11 @@ fn calls(text: &str) -> Vec<(&str, Vec<String>)> {
     found
 }
 
-/// Splits what follows an opening bracket at the commas of its own depth, up to its end. Texts may hold anything.
+/// Splits what follows an opening bracket at the commas of its own depth, up to its end. Texts may
+/// hold anything.
 fn arguments(text: &str) -> Vec<String> {
-    let (mut arguments, mut depth, mut in_text, mut escaped) = (vec![String::new()], 0, false, false);
+    let (mut arguments, mut depth, mut in_text, mut escaped) =
+        (vec![String::new()], 0, false, false);
     for character in text.chars() {
         match character {
             '"' if !escaped => in_text = !in_text,
@@ -94,7 +98,8 @@ fn arguments(text: &str) -> Vec<String> {
     trimmed.filter(|argument| !argument.is_empty()).collect()
 }
 
-/// The name of the field that an argument sets: `name = value`, or `%name`, `?name` and `name` alone.
+/// The name of the field that an argument sets: `name = value`, or `%name`, `?name` and `name`
+/// alone.
 fn field(argument: &str) -> &str {
     argument.split(" = ").next().unwrap_or(argument).trim_start_matches(['%', '?'])
 }
@@ -109,26 +114,30 @@ fn in_code(sources: &[(String, String)]) -> (Events, Vec<String>) {
         }
         // Tests log what they like.
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
-        let all: usize = LEVELS.iter().map(|level| code.matches(&format!("{level}!(")).count()).sum();
+        let all: usize =
+            LEVELS.iter().map(|level| code.matches(&format!("{level}!(")).count()).sum();
         let calls = calls(code);
         if all != calls.len() {
             faults.push(format!("{path}: a macro without `tracing::` before it"));
         }
         for (level, arguments) in calls {
             let said = arguments.iter().position(|argument| argument.starts_with('"'));
-            let name = arguments[0].strip_prefix("event = \"").and_then(|name| name.strip_suffix('"'));
+            let name =
+                arguments[0].strip_prefix("event = \"").and_then(|name| name.strip_suffix('"'));
             let (Some(name), Some(said)) = (name, said) else {
                 faults.push(format!("{path}: {arguments:?}"));
                 continue;
             };
-            let is_snake =
-                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') && name.contains('_');
+            let is_snake = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+                && name.contains('_');
             if !is_snake {
                 faults.push(format!("{path}: {name}"));
             }
             let event = events.entry(name.to_owned()).or_default();
             event.levels.insert(level.to_owned());
-            event.fields.extend(arguments[1..said].iter().map(|argument| field(argument).to_owned()));
+            event
+                .fields
+                .extend(arguments[1..said].iter().map(|argument| field(argument).to_owned()));
         }
     }
     (events, faults)
@@ -150,7 +159,8 @@ fn the_page_lists_every_event_of_the_code_with_its_fields() {
     }
     let mut used: BTreeSet<_> = events.values().flat_map(|event| event.fields.clone()).collect();
     used.insert("event".to_owned());
-    let explained: BTreeSet<_> = explained.into_iter().filter(|name| !LogFormats::names(name)).collect();
+    let explained: BTreeSet<_> =
+        explained.into_iter().filter(|name| !LogFormats::names(name)).collect();
     assert_eq!(used, explained);
 }
 
@@ -184,7 +194,10 @@ fn a_call_without_a_name_and_a_bare_macro_are_found() {
 /// The program's own lines, each held to the page.
 fn own_lines(output: &Output) -> Vec<Value> {
     let (documented, _) = documented();
-    let lines = output.stderr.iter().map(|line| serde_json::from_str::<Value>(line).expect("a line of json"));
+    let lines = output
+        .stderr
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a line of json"));
     let own = lines.filter(|line| {
         line["target"].as_str().is_some_and(|target| target.starts_with("batch_export_watcher"))
     });
@@ -195,17 +208,20 @@ fn own_lines(output: &Output) -> Vec<Value> {
         let level = line["level"].as_str().unwrap_or_default().to_lowercase();
         assert!(event.levels.contains(&level), "{line}");
         for field in line.as_object().expect("an object").keys() {
-            let known = event.fields.contains(field) || field == "event" || FRAME.contains(&field.as_str());
+            let known =
+                event.fields.contains(field) || field == "event" || FRAME.contains(&field.as_str());
             assert!(known, "{field} is not on the page: {line}");
         }
     }
     own
 }
 
-/// What `jq 'select(.export == "…") | .event'` says of a log, with the part where the event has one.
+/// What `jq 'select(.export == "…") | .event'` says of a log, with the part where the event has
+/// one.
 fn story(lines: &[Value], export: &str, levels: &[&str]) -> Vec<String> {
     let of_export = lines.iter().filter(|line| line["export"] == export);
-    let told = of_export.filter(|line| levels.contains(&line["level"].as_str().unwrap_or_default()));
+    let told =
+        of_export.filter(|line| levels.contains(&line["level"].as_str().unwrap_or_default()));
     told.map(|line| {
         assert_eq!(line["project"], SHOP, "{line}");
         let event = line["event"].as_str().unwrap_or_default();
@@ -273,7 +289,8 @@ async fn throttling_a_stale_link_and_a_cut_body_are_part_of_the_story() {
     assert_eq!((&resumed["bytes"], &resumed["file"]), (&50_000.into(), &"file_1".into()));
     let of_project: Vec<_> =
         lines.iter().filter(|line| line["project"] == SHOP && line["export"].is_null()).collect();
-    let events: Vec<_> = of_project.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
+    let events: Vec<_> =
+        of_project.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
     assert_eq!(events, ["project_throttled", "project_resumed"]);
     assert_eq!(of_project[0]["seconds"], 1);
 }
@@ -307,7 +324,8 @@ async fn a_crash_and_the_way_back_are_part_of_the_story() {
         "export_completed",
     ];
     assert_eq!(story(&lines, "export_1", &ALL), second);
-    let recovered = lines.iter().find(|line| line["event"] == "export_recovered").expect("it was told");
+    let recovered =
+        lines.iter().find(|line| line["event"] == "export_recovered").expect("it was told");
     assert_eq!((&recovered["status"], &recovered["committed"]), (&"SUCCESS".into(), &1.into()));
     let lines = own_lines(&solo.settle(0).await);
     assert_eq!(story(&lines, "export_1", &ALL), ["completion_recovered"]);
@@ -321,7 +339,9 @@ async fn a_failure_its_retry_and_a_removal_are_part_of_the_story() {
         story(&lines, "export_1", &ALL),
         ["export_watched", "status_changed", "status_changed", "status_changed", "export_failed"]
     );
-    solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).expect("an export of the script");
+    solo.sim
+        .set_views("export_1", vec![ViewStep::Success(vec![file(1)])])
+        .expect("an export of the script");
     let watcher = solo.start();
     watcher.wait_for_event(|event| event["event"] == "daemon_started").await;
     assert_eq!(Watcher::spawn(solo.home.command("retry", &["export_1"])).wait().await.0, 0);
@@ -388,7 +408,8 @@ async fn every_format_has_the_same_events_with_the_same_fields() {
                     && !name.starts_with("SYSLOG_")
             };
             journal.entries().into_iter().map(move |entry| {
-                let fields = entry.names().filter(|name| names(name)).map(str::to_lowercase).collect();
+                let fields =
+                    entry.names().filter(|name| names(name)).map(str::to_lowercase).collect();
                 (entry.field("EVENT").to_owned(), fields)
             })
         };
@@ -401,7 +422,10 @@ async fn every_format_has_the_same_events_with_the_same_fields() {
                         .expect("an object")
                         .keys()
                         .filter(|name| !FRAME.contains(&name.as_str()));
-                    (line["event"].as_str().unwrap_or_default().to_owned(), fields.cloned().collect())
+                    (
+                        line["event"].as_str().unwrap_or_default().to_owned(),
+                        fields.cloned().collect(),
+                    )
                 })
                 .collect(),
             "text" => output.stderr.iter().filter_map(|line| text_fields(line)).collect(),

@@ -1,4 +1,5 @@
-//! What takes too long for every run: `tests/long/run.sh` runs it, with a seed, and keeps the report.
+//! What takes too long for every run: `tests/long/run.sh` runs it, with a seed, and keeps the
+//! report.
 
 mod budget;
 mod cast;
@@ -22,7 +23,9 @@ fn seed() -> u64 {
 /// A number of seconds from the environment.
 fn seconds(variable: &str, default: u64) -> Duration {
     let seconds = match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number of seconds")),
+        Ok(text) => {
+            text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number of seconds"))
+        }
         Err(_) => default,
     };
     Duration::from_secs(seconds)

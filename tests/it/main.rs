@@ -1,4 +1,5 @@
-//! One binary for all integration tests: the real program against the simulator, and the source against its map.
+//! One binary for all integration tests: the real program against the simulator, and the source
+//! against its map.
 
 mod bandwidth;
 mod bodies;

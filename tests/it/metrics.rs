@@ -28,16 +28,25 @@ async fn start(solo: Solo) -> (Solo, Watcher, SocketAddr) {
 #[tokio::test]
 async fn accept_chooses_the_format() {
     let (_solo, _watcher, address) = start(Solo::new(vec![pending("export_1")]).await).await;
-    let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let prometheus =
+        "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
     for headers in [&[][..], &[("accept", "*/*")], &[("accept", prometheus)]] {
         let answer = metrics(address, headers).await;
         let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        assert_eq!((answer.status, answer.header("content-type")), (200, content_type), "{headers:?}");
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, content_type),
+            "{headers:?}"
+        );
         assert!(answer.text().ends_with("# EOF\n"), "{}", answer.text());
     }
     let answer = metrics(address, &[TEXT]).await;
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
-    assert!(!answer.text().contains("# EOF") && !answer.text().contains("# UNIT"), "{}", answer.text());
+    assert!(
+        !answer.text().contains("# EOF") && !answer.text().contains("# UNIT"),
+        "{}",
+        answer.text()
+    );
 }
 
 #[tokio::test]
@@ -45,16 +54,20 @@ async fn polls_are_counted_by_outcome_with_their_retries_and_pauses() {
     let throttled = ViewStep::Held(Box::new(ViewStep::Answer(Canned::throttled(None))));
     let broken = ViewStep::Answer(Canned::new(200, "application/json", "{"));
     let views = vec![throttled, broken, ViewStep::status("RUNNING")];
-    let (solo, _watcher, address) = start(Solo::new(vec![SimExport::new("export_1", views)]).await).await;
+    let (solo, _watcher, address) =
+        start(Solo::new(vec![SimExport::new("export_1", views)]).await).await;
     solo.wait_for(|seen| seen.iter().any(|request| request.is_view_of("export_1"))).await;
     let before = Samples::scraped(address).await;
-    for name in ["polls_total", "retries_total", "pauses_total", "paused", "poll_duration_seconds_count"] {
+    for name in
+        ["polls_total", "retries_total", "pauses_total", "paused", "poll_duration_seconds_count"]
+    {
         assert!(before.sum(name) == 0.0, "{name}: {before:#?}");
     }
     assert_eq!(before.value("exports{project=\"shop\",state=\"polling\"}"), 1.0);
     solo.sim.release("export_1");
     let after =
-        Samples::when(address, |samples| samples.value("polls_total{outcome=\"report\"}") > 1.0).await;
+        Samples::when(address, |samples| samples.value("polls_total{outcome=\"report\"}") > 1.0)
+            .await;
     for series in [
         "polls_total{outcome=\"throttled\"}",
         "polls_total{outcome=\"fault\"}",
@@ -90,8 +103,12 @@ async fn a_pause_is_shown_while_it_lasts_and_counted_once() {
 
 #[tokio::test]
 async fn an_api_that_is_away_pauses_all_and_no_project() {
-    let views = vec![ViewStep::Answer(Canned::new(503, "text/plain", "later")), ViewStep::status("RUNNING")];
-    let (_solo, _watcher, address) = start(Solo::new(vec![SimExport::new("export_1", views)]).await).await;
+    let views = vec![
+        ViewStep::Answer(Canned::new(503, "text/plain", "later")),
+        ViewStep::status("RUNNING"),
+    ];
+    let (_solo, _watcher, address) =
+        start(Solo::new(vec![SimExport::new("export_1", views)]).await).await;
     let samples = Samples::when(address, |samples| {
         samples.value("polls_total{outcome=\"report\"}") > 0.0
             && samples.value("paused{cause=\"unavailable\"}") == 0.0
@@ -104,7 +121,8 @@ async fn an_api_that_is_away_pauses_all_and_no_project() {
 
 #[tokio::test]
 async fn parts_and_bytes_that_come_home_are_counted_with_the_success() {
-    let held = |id: &str, part| SimFile::generated(id, part, 10_000).on_fetch(Serving::well().held());
+    let held =
+        |id: &str, part| SimFile::generated(id, part, 10_000).on_fetch(Serving::well().held());
     let solo = Solo::finished(vec![held("file_1", 1), held("file_2", 2)]).await;
     let (solo, watcher, address) = start(solo).await;
     solo.wait_for_fetches("file_1", 1).await;
@@ -160,7 +178,10 @@ async fn parts_that_are_done_again_are_counted_by_cause_and_links_that_are_refre
     assert_eq!(samples.value("paused{cause=\"store_busy\"}"), 0.0);
     assert_eq!(samples.value("parts_downloaded_total{project=\"shop\"}"), 3.0);
     let bytes = samples.value("downloaded_bytes_total{project=\"shop\"}");
-    assert!((30_000.0..=35_000.0).contains(&bytes), "{bytes}: those that were cut off are among them");
+    assert!(
+        (30_000.0..=35_000.0).contains(&bytes),
+        "{bytes}: those that were cut off are among them"
+    );
 }
 
 #[tokio::test]
@@ -212,9 +233,16 @@ async fn no_scrape_holds_a_secret_or_the_name_of_an_export() {
     for headers in [&[][..], &[TEXT]] {
         let text = metrics(address, headers).await.text();
         let store = solo.sim.store_address().port().to_string();
-        for secret in
-            ["export_1", "export_2", "file_1", "key-of-the-shop", PROJECT_KEY, "signature", "127.0.0", &store]
-        {
+        for secret in [
+            "export_1",
+            "export_2",
+            "file_1",
+            "key-of-the-shop",
+            PROJECT_KEY,
+            "signature",
+            "127.0.0",
+            &store,
+        ] {
             assert!(!text.contains(secret), "{secret} is in\n{text}");
         }
     }

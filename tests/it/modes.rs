@@ -73,14 +73,16 @@ fn can_change_users() -> bool {
     });
     if let Err(error) = &tried {
         // Not `eprintln!`, which a test that passes keeps to itself.
-        let skipped =
-            format!("SKIPPED: this test needs to be root, to run programs of three users: {error}\n");
+        let skipped = format!(
+            "SKIPPED: this test needs to be root, to run programs of three users: {error}\n"
+        );
         std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
     }
     tried.is_ok()
 }
 
-/// A home that the service's user owns, in which an administrator has made the download directory for the readers' group.
+/// A home that the service's user owns, in which an administrator has made the download directory
+/// for the readers' group.
 fn set_up(solo: &Solo) {
     SERVICE.owns(solo.home.path()).expect("root may do that");
     // Everybody may pass, so that it is the downloads' own modes that count.
@@ -91,7 +93,8 @@ fn set_up(solo: &Solo) {
     set_mode(&downloads, 0o2750);
 }
 
-/// Starts this copy of the program as the service's user, under a umask. It is not in the readers' group.
+/// Starts this copy of the program as the service's user, under a umask. It is not in the readers'
+/// group.
 fn start_as_service(solo: &Solo, program: &Path, umask: &str) -> Watcher {
     let plain = solo.home.command("run", &["--exit-when-settled"]);
     for name in ["config.toml", "shop.key"] {
@@ -124,8 +127,10 @@ async fn the_group_of_a_setgid_directory_reads_and_nobody_else_does_anything() {
     let place = tempfile::tempdir().unwrap();
     set_mode(place.path(), 0o711);
     let program = place.path().join("batch-export-watcher");
-    // By another process: a file that is open for writing in one that forks cannot be run for a moment.
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_batch-export-watcher")).arg(&program).status();
+    // By another process: a file that is open for writing in one that forks cannot be run for a
+    // moment.
+    let copied =
+        Command::new("cp").arg(env!("CARGO_BIN_EXE_batch-export-watcher")).arg(&program).status();
     assert!(copied.unwrap().success());
     set_mode(&program, 0o755);
     for umask in ["077", "000", "022"] {
@@ -137,23 +142,33 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
     let small = SimFile::generated("file_1", 1, 50_000);
     let large = || SimFile::generated("file_2", 2, LARGE);
     let held = large().on_fetch(Serving::well().stall_after(1_000_000));
-    let exports =
-        vec![SimExport::finished("export_1", vec![small.clone(), held]), SimExport::failing("export_2")];
+    let exports = vec![
+        SimExport::finished("export_1", vec![small.clone(), held]),
+        SimExport::failing("export_2"),
+    ];
     let solo = Solo::new(exports).await.with(SHARED);
     set_up(&solo);
     let watcher = start_as_service(&solo, program, umask);
     let folder = solo.home.export(SHOP, "export_1");
-    eventually("some of a large part", || watcher.partial_bytes(&folder).contains(&1_000_000)).await;
+    eventually("some of a large part", || watcher.partial_bytes(&folder).contains(&1_000_000))
+        .await;
     let partial = fs::metadata(folder.join(".part-00002-file_2.json.partial")).expect("a partial");
-    assert_eq!((partial.mode() & 0o7777, partial.gid()), (0o640, READER.gid), "umask {umask}: the partial");
+    assert_eq!(
+        (partial.mode() & 0o7777, partial.gid()),
+        (0o640, READER.gid),
+        "umask {umask}: the partial"
+    );
     solo.sim.release("file_2");
     solo.settled(watcher, 1).await;
 
     let downloads = solo.home.downloads();
     let found = modes_below(&downloads);
-    for name in
-        ["part-00001-file_1.json", "part-00002-file_2.json", "manifest.json", "../export_2/failed.json"]
-    {
+    for name in [
+        "part-00001-file_1.json",
+        "part-00002-file_2.json",
+        "manifest.json",
+        "../export_2/failed.json",
+    ] {
         assert!(folder.join(name).exists(), "umask {umask}: {name} in {found:#?}");
     }
     for (path, mode) in &found {
@@ -163,13 +178,20 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
             _ if path.is_dir() => 0o2750,
             _ => 0o640,
         };
-        assert_eq!(*mode, (expected, READER.gid), "umask {umask}: {} has {:o}", path.display(), mode.0);
+        assert_eq!(
+            *mode,
+            (expected, READER.gid),
+            "umask {umask}: {} has {:o}",
+            path.display(),
+            mode.0
+        );
     }
     let shared = found.iter().filter(|(_, (mode, _))| *mode != 0o600).map(|(path, _)| path);
     for path in shared.chain([&downloads]) {
         let look = if path.is_dir() { "ls -A \"$1\"" } else { "cat \"$1\"" };
-        let seen =
-            READER.does(look, path).unwrap_or_else(|| panic!("umask {umask}: {} is shut", path.display()));
+        let seen = READER
+            .does(look, path)
+            .unwrap_or_else(|| panic!("umask {umask}: {} is shut", path.display()));
         if path.is_file() {
             assert!(
                 seen == fs::read(path).expect("root reads it"),
@@ -196,10 +218,20 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
         };
         for user in [READER, STRANGER] {
             for words in harm {
-                assert_eq!(user.does(words, path), None, "umask {umask}: {words} of {}", path.display());
+                assert_eq!(
+                    user.does(words, path),
+                    None,
+                    "umask {umask}: {words} of {}",
+                    path.display()
+                );
             }
         }
-        assert_eq!(STRANGER.does(look, path), None, "umask {umask}: {} is open to strangers", path.display());
+        assert_eq!(
+            STRANGER.does(look, path),
+            None,
+            "umask {umask}: {} is open to strangers",
+            path.display()
+        );
     }
     for user in [READER, STRANGER] {
         for (private, look) in [
@@ -209,7 +241,12 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
             (solo.home.path().join("state/state.db"), "cat \"$1\""),
         ] {
             assert!(private.exists());
-            assert_eq!(user.does(look, &private), None, "umask {umask}: {} is open", private.display());
+            assert_eq!(
+                user.does(look, &private),
+                None,
+                "umask {umask}: {} is open",
+                private.display()
+            );
         }
     }
     assert_eq!(modes_below(&downloads), found, "umask {umask}: nothing has changed");
@@ -222,8 +259,11 @@ async fn without_an_administrator_what_leads_to_the_files_lets_their_readers_thr
     for umask in ["000", "022", "077", "777"] {
         let pending = SimExport::new("export_pending", vec![ViewStep::status("RUNNING")]);
         let file = SimFile::new("file_1", 1, "[1,2,3]");
-        let solo = Solo::new(vec![SimExport::finished("export_1", vec![file]), pending]).await.with(SHARED);
-        let solo = solo.with("[download]\ndirectory = \"deep/exports\"\n[state]\ndirectory = \"deep/state\"");
+        let solo = Solo::new(vec![SimExport::finished("export_1", vec![file]), pending])
+            .await
+            .with(SHARED);
+        let solo = solo
+            .with("[download]\ndirectory = \"deep/exports\"\n[state]\ndirectory = \"deep/state\"");
         let watcher = solo.start_after(&format!("umask {umask}"), &[]);
         watcher.wait_for_log(|line| line.contains("export whole")).await;
         let deep = solo.home.path().join("deep");

@@ -1,4 +1,5 @@
-//! The status page in a real browser: what somebody sees, hears and presses while the real daemon works.
+//! The status page in a real browser: what somebody sees, hears and presses while the real daemon
+//! works.
 
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ impl Stage {
         let (sim, home) = scene(projects).await;
         before(&sim);
         let home = home.with("[server]\nlisten = \"127.0.0.1:0\"").with(toml);
-        let mut stage = Self { sim, home, watcher: None, origin: String::new(), browser, _turn: turn };
+        let mut stage =
+            Self { sim, home, watcher: None, origin: String::new(), browser, _turn: turn };
         stage.start().await;
         stage.browser.open(&stage.origin).await;
         stage.browser.run("window.sameTab = true;").await;
@@ -43,8 +45,9 @@ impl Stage {
 
     async fn start(&mut self) {
         let watcher = self.home.start(&[]);
-        let said =
-            |event: &Value| event["message"].as_str()?.strip_prefix("status page at ").map(str::to_owned);
+        let said = |event: &Value| {
+            event["message"].as_str()?.strip_prefix("status page at ").map(str::to_owned)
+        };
         let event = watcher.wait_for_event(|event| said(event).is_some()).await;
         self.origin = said(&event).expect("an address").trim_end_matches('/').to_owned();
         self.watcher = Some(watcher);
@@ -57,7 +60,9 @@ impl Stage {
     }
 
     async fn assert_self_contained(&self) {
-        let ours = |url: &&String| url.starts_with(&format!("{}/", self.origin)) || url.starts_with("data:");
+        let ours = |url: &&String| {
+            url.starts_with(&format!("{}/", self.origin)) || url.starts_with("data:")
+        };
         let asked = self.browser.requests().await;
         assert!(asked.iter().any(|url| url.ends_with("/api/v1/events")), "{asked:?}");
         let others: Vec<_> = asked.iter().filter(|url| !ours(url)).collect();
@@ -79,28 +84,40 @@ async fn an_export_moves_along_its_track_until_it_is_whole() {
     let Some(stage) = Stage::of(vec![("shop", vec![export])], "", |_| {}).await else { return };
     let page = &stage.browser;
     for (step, status) in ["CREATED", "PENDING", "RUNNING"].iter().enumerate() {
-        stage.sim.set_views("export_1", vec![ViewStep::status(status)]).expect("an export of the script");
+        stage
+            .sim
+            .set_views("export_1", vec![ViewStep::status(status)])
+            .expect("an export of the script");
         page.until(&format!("document.querySelector('.track[data-step=\"{}\"]')", step + 1)).await;
         let aloud = page.run("return document.querySelector('.track').ariaLabel;").await;
         assert_eq!(aloud, format!("At Batch: {status}, step {} of 4", step + 1));
-        assert_eq!(page.run("return document.querySelector('.state').textContent;").await, "Waiting");
+        assert_eq!(
+            page.run("return document.querySelector('.state').textContent;").await,
+            "Waiting"
+        );
     }
     let file = slow("file_1", 1, 4_000_000, 1_000_000);
-    stage.sim.set_views("export_1", vec![ViewStep::Success(vec![file])]).expect("an export of the script");
+    stage
+        .sim
+        .set_views("export_1", vec![ViewStep::Success(vec![file])])
+        .expect("an export of the script");
     page.until("document.querySelector('.track[data-step=\"4\"]')").await;
     let bar = "document.querySelector('.load progress')?.value";
     let first = page.until(bar).await.as_f64();
     let more = page.until(&format!("{bar} > {} && {bar}", first.expect("a number"))).await.as_f64();
     assert!(first < more && more < Some(1.0), "{first:?}, then {more:?}");
     page.until("document.querySelector('.part progress')?.value > 0").await;
-    page.until("/^[\\d.]+\\u00a0[kM]B\\/s/.test(document.querySelector('.pace').textContent)").await;
+    page.until("/^[\\d.]+\\u00a0[kM]B\\/s/.test(document.querySelector('.pace').textContent)")
+        .await;
     page.until("/\\d+\\u00a0s left/.test(document.querySelector('.pace').textContent)").await;
-    page.until("document.querySelector('#chart .line').getAttribute('d').split('L').length > 2").await;
+    page.until("document.querySelector('#chart .line').getAttribute('d').split('L').length > 2")
+        .await;
     page.until("document.querySelector('.state').textContent === 'Whole'").await;
     page.until("document.getElementById('announcer').textContent === 'export_1 is whole.'").await;
     page.until("document.getElementById('tile-whole').textContent === '1'").await;
     assert_eq!(
-        page.run("return document.querySelectorAll('.part, .load progress:not([hidden])').length;").await,
+        page.run("return document.querySelectorAll('.part, .load progress:not([hidden])').length;")
+            .await,
         0
     );
     assert_eq!(page.run("return window.sameTab;").await, true, "the page was loaded again");
@@ -110,7 +127,8 @@ async fn an_export_moves_along_its_track_until_it_is_whole() {
 /// Something of everything.
 async fn troubled() -> Option<Stage> {
     let long = "e".repeat(128);
-    let done = |id: &str, file: &str| SimExport::finished(id, vec![SimFile::generated(file, 1, 250_000)]);
+    let done =
+        |id: &str, file: &str| SimExport::finished(id, vec![SimFile::generated(file, 1, 250_000)]);
     let shop = vec![
         SimExport::failing("export_failed"),
         SimExport::finished(
@@ -122,13 +140,17 @@ async fn troubled() -> Option<Stage> {
         pending(&long),
     ];
     let refused = vec![pending("export_refused"), pending("export_refused_too")];
-    let projects =
-        vec![("shop", shop), ("loyalty", refused), ("newsletter", vec![pending("export_throttled")])];
+    let projects = vec![
+        ("shop", shop),
+        ("loyalty", refused),
+        ("newsletter", vec![pending("export_throttled")]),
+    ];
     let toml = "[retry]\nmax = \"10m\"\n[poll]\nmin_interval = \"1s\"\nmax_interval = \"40s\"";
     let stage = Stage::of(projects, toml, |sim| {
         sim.rotate_key(&project_key("loyalty"), "another").expect("a project of the script");
         let throttled = Some(Canned::throttled(Some("125")));
-        sim.set_project_outage(&project_key("newsletter"), throttled).expect("a project of the script");
+        sim.set_project_outage(&project_key("newsletter"), throttled)
+            .expect("a project of the script");
     })
     .await?;
     let page = &stage.browser;
@@ -170,8 +192,12 @@ async fn trouble_says_its_cause_what_to_do_and_when_it_goes_on() {
         "{throttled}"
     );
     let left = |text: &str| text.split("Goes on in ").nth(1).map(str::to_owned);
-    page.until(&format!("!{}.includes({:?})", card("Project newsletter"), left(throttled).expect("a time")))
-        .await;
+    page.until(&format!(
+        "!{}.includes({:?})",
+        card("Project newsletter"),
+        left(throttled).expect("a time")
+    ))
+    .await;
     let paused = "[...document.querySelectorAll('.paused')].map((pill) => pill.textContent)";
     let paused = page.until(paused).await;
     assert!(paused.to_string().contains("its key is refused · goes on in"), "{paused}");
@@ -210,7 +236,10 @@ async fn a_keyboard_reaches_everything_and_keeps_its_place() {
         }
     }
     let at = |name: &str| {
-        reached.iter().position(|other| other == name).unwrap_or_else(|| panic!("{name}: {reached:?}"))
+        reached
+            .iter()
+            .position(|other| other == name)
+            .unwrap_or_else(|| panic!("{name}: {reached:?}"))
     };
     assert_eq!(at("skip"), 0, "{reached:?}");
     assert!(
@@ -223,30 +252,42 @@ async fn a_keyboard_reaches_everything_and_keeps_its_place() {
         page.press(key).await;
         page.until(&format!("{open} === {expected}")).await;
     }
-    // Snapshots come in meanwhile: what has the focus keeps it, what is closed stays so, and nobody is told about every second.
+    // Snapshots come in meanwhile: what has the focus keeps it, what is closed stays so, and nobody
+    // is told about every second.
     page.run("window.said = 0; new MutationObserver(() => { said += 1; }).observe(announcer, { childList: true });").await;
-    let rate =
-        page.run("return document.getElementById('chart').querySelector('.line').getAttribute('d');").await;
+    let rate = page
+        .run("return document.getElementById('chart').querySelector('.line').getAttribute('d');")
+        .await;
     let drawn = "document.getElementById('chart').querySelector('.line').getAttribute('d').split('L').length";
     let points = rate.as_str().expect("a line").split('L').count();
     page.until(&format!("{drawn} > {}", points + 2)).await;
-    assert_eq!(page.run("return [document.activeElement.localName, said];").await, json!(["summary", 0]));
+    assert_eq!(
+        page.run("return [document.activeElement.localName, said];").await,
+        json!(["summary", 0])
+    );
     assert_eq!(page.run(&format!("return {open};")).await, false);
     stage.assert_quiet().await;
 }
 
 #[tokio::test]
 async fn after_a_restart_the_page_is_right_again() {
-    let Some(mut stage) = Stage::of(vec![("shop", vec![pending("export_1")])], "", |_| {}).await else {
+    let Some(mut stage) = Stage::of(vec![("shop", vec![pending("export_1")])], "", |_| {}).await
+    else {
         return;
     };
     stage.browser.until("document.querySelectorAll('.export').length === 1").await;
     stage.assert_quiet().await;
     stage.watcher.take().expect("it runs").kill9().await;
     stage.browser.until("document.body.dataset.link === 'lost'").await;
-    stage.browser.until("lost.innerText.includes('Connection lost, trying again. What you see is')").await;
+    stage
+        .browser
+        .until("lost.innerText.includes('Connection lost, trying again. What you see is')")
+        .await;
 
-    stage.sim.put_export(&project_key("shop"), pending("export_2")).expect("a project of the script");
+    stage
+        .sim
+        .put_export(&project_key("shop"), pending("export_2"))
+        .expect("a project of the script");
     stage.home.set_exports("shop", &["export_1", "export_2"]);
     let address = stage.origin.trim_start_matches("http://").to_owned();
     stage.home.merge(&format!("[server]\nlisten = \"{address}\""));
@@ -277,7 +318,8 @@ async fn a_thousand_exports_stay_smooth() {
     exports.push(SimExport::finished("moving", vec![slow("file_1", 1, 90_000_000, 1_000_000)]));
     let (first, second) = (exports.split_off(600), exports);
     let toml = "[poll]\nmin_interval = \"1h\"\nmax_interval = \"1h\"";
-    let Some(stage) = Stage::of(vec![("shop", first), ("loyalty", second)], toml, |_| {}).await else {
+    let Some(stage) = Stage::of(vec![("shop", first), ("loyalty", second)], toml, |_| {}).await
+    else {
         return;
     };
     let page = &stage.browser;
@@ -327,7 +369,8 @@ async fn a_thousand_exports_stay_smooth() {
 async fn without_an_export_the_page_says_what_to_do() {
     let Some(stage) = Stage::of(vec![("shop", vec![])], "", |_| {}).await else { return };
     let page = &stage.browser;
-    page.until("document.querySelector('.project .empty').innerText.includes('No exports yet.')").await;
+    page.until("document.querySelector('.project .empty').innerText.includes('No exports yet.')")
+        .await;
     page.look(Look::Narrow).await;
     page.assert_accessible("a project without exports").await;
     page.look(Look::Light).await;

@@ -1,5 +1,5 @@
-//! Prometheus' own tools take what the daemon serves, and the alerts, the dashboard and README.md speak of the metrics that
-//! there are.
+//! Prometheus' own tools take what the daemon serves, and the alerts, the dashboard and README.md
+//! speak of the metrics that there are.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -26,9 +26,11 @@ const README: &str = include_str!("../../README.md");
 /// Longest wait for Prometheus: it starts, and scrapes each second.
 const PROMETHEUS_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A program of Prometheus: where `.ci/run` has unpacked it, or in the path. `None`, loudly, where it is not installed.
+/// A program of Prometheus: where `.ci/run` has unpacked it, or in the path. `None`, loudly, where
+/// it is not installed.
 fn tool(name: &str) -> Option<PathBuf> {
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin").join(name);
+    let unpacked =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin").join(name);
     let in_path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&in_path).map(|folder| folder.join(name));
     let found = std::iter::once(unpacked).chain(in_path).find(|path| path.is_file());
@@ -47,7 +49,8 @@ async fn with_everything() -> (Solo, Watcher, SocketAddr) {
     let solo = Solo::new(vec![SimExport::finished("export_1", files), running]).await.with(LISTEN);
     let watcher = solo.start();
     let address = address(&watcher).await;
-    let whole = |samples: &Samples| samples.value("exports{project=\"shop\",state=\"whole\"}") == 1.0;
+    let whole =
+        |samples: &Samples| samples.value("exports{project=\"shop\",state=\"whole\"}") == 1.0;
     Samples::when(address, whole).await;
     (solo, watcher, address)
 }
@@ -63,7 +66,8 @@ async fn scraped_names(address: SocketAddr) -> BTreeSet<String> {
 fn named(text: &str) -> BTreeSet<String> {
     let names = text.match_indices(PREFIX).map(|(at, _)| {
         let rest = &text[at..];
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
         rest[..end].trim_end_matches("_bucket").to_owned()
     });
     names.collect()
@@ -91,9 +95,14 @@ async fn readme_alerts_and_dashboard_speak_of_the_metrics_that_there_are() {
 fn the_dashboard_asks_the_data_source_that_is_chosen() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("json");
     let variables = dashboard["templating"]["list"].as_array().expect("variables");
-    let source = variables.iter().find(|variable| variable["type"] == "datasource").expect("a data source");
+    let source =
+        variables.iter().find(|variable| variable["type"] == "datasource").expect("a data source");
     assert_eq!((&source["name"], &source["query"]), (&"datasource".into(), &"prometheus".into()));
-    for panel in dashboard["panels"].as_array().expect("panels").iter().filter(|panel| panel["type"] != "row")
+    for panel in dashboard["panels"]
+        .as_array()
+        .expect("panels")
+        .iter()
+        .filter(|panel| panel["type"] != "row")
     {
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{}", panel["title"]);
         for target in panel["targets"].as_array().expect("queries") {
@@ -113,15 +122,22 @@ async fn promtool_finds_nothing_in_a_scrape() {
     let (_solo, _watcher, address) = with_everything().await;
     let text = metrics(address, &[TEXT]).await.text();
     let mut command = Command::new(promtool);
-    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn().expect("promtool starts");
     let mut stdin = child.stdin.take().expect("stdin is piped");
     stdin.write_all(text.as_bytes()).await.expect("promtool reads");
     drop(stdin);
     let output = tokio::time::timeout(PROMETHEUS_PATIENCE, child.wait_with_output()).await;
     let output = output.expect("an end in time").expect("an end");
-    let words =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let words = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success() && words.is_empty(), "{words}\n{text}");
 }
 
@@ -164,14 +180,24 @@ async fn a_real_prometheus_scrapes_it() {
     ] {
         while asked(query).await != Some(expected) {
             let log = prometheus.output().stderr.join("\n");
-            assert!(began.elapsed() < PROMETHEUS_PATIENCE, "{query} is {:?}\n{log}", asked(query).await);
+            assert!(
+                began.elapsed() < PROMETHEUS_PATIENCE,
+                "{query} is {:?}\n{log}",
+                asked(query).await
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
     // What was scraped was OpenMetrics: it knows the unit, the older text does not.
-    let url = format!("http://{listens}/api/v1/metadata?metric=batch_export_watcher_poll_duration_seconds");
+    let url = format!(
+        "http://{listens}/api/v1/metadata?metric=batch_export_watcher_poll_duration_seconds"
+    );
     let answer = try_get(&url, &[]).await.expect("an answer").json();
     let known = &answer["data"]["batch_export_watcher_poll_duration_seconds"][0];
-    assert_eq!((&known["type"], &known["unit"]), (&"histogram".into(), &"seconds".into()), "{answer}");
+    assert_eq!(
+        (&known["type"], &known["unit"]),
+        (&"histogram".into(), &"seconds".into()),
+        "{answer}"
+    );
     prometheus.kill9().await;
 }

@@ -1,4 +1,5 @@
-//! Where a download call may lead: the credentials stay with the API, no bad link fails an export or is asked in a loop.
+//! Where a download call may lead: the credentials stay with the API, no bad link fails an export
+//! or is asked in a loop.
 
 use std::time::Duration;
 
@@ -51,10 +52,12 @@ fn links(requests: &[Recorded]) -> usize {
 
 /// The API gives a good link from now on.
 fn good_again(sim: &Simulator) {
-    sim.set_views("export_1", vec![ViewStep::Success(vec![a_file()])]).expect("an export of the script");
+    sim.set_views("export_1", vec![ViewStep::Success(vec![a_file()])])
+        .expect("an export of the script");
 }
 
-/// The part is tried again with pauses and fails nothing, for as long as it takes, and is whole once it is `mended`.
+/// The part is tried again with pauses and fails nothing, for as long as it takes, and is whole
+/// once it is `mended`.
 async fn assert_tried_again(
     sim: &Simulator,
     home: Home,
@@ -65,7 +68,10 @@ async fn assert_tried_again(
     let watcher = home.start(&[]);
     let requests = seen(sim, |seen| links(seen) >= 5).await;
     let waits = gaps(&requests, |request| request.is_link_of("file_1"));
-    assert!(waits.iter().all(|wait| *wait >= Duration::from_millis(25)), "without a pause: {waits:?}");
+    assert!(
+        waits.iter().all(|wait| *wait >= Duration::from_millis(25)),
+        "without a pause: {waits:?}"
+    );
     assert_credentials_stayed(&requests);
     let output = watcher.output();
     assert!(!told(&output, "WARN", words).is_empty(), "{words}: {:#?}", output.stderr);
@@ -110,7 +116,8 @@ async fn a_file_that_the_api_sends_itself_is_held_to_the_same_checks() {
     let short = LinkStep::Answer(Canned::new(200, "application/json", "[]"));
     let long = LinkStep::Answer(Canned::new(200, "application/json", "[".repeat(6000)));
     let coded = LinkStep::Answer(
-        Canned::new(200, "application/json", "[".repeat(5000)).with_header("content-encoding", "gzip"),
+        Canned::new(200, "application/json", "[".repeat(5000))
+            .with_header("content-encoding", "gzip"),
     );
     let steps = [page, short, long, coded];
     let file = steps.iter().cloned().fold(a_file(), SimFile::on_link).on_link(LinkStep::Direct);
@@ -143,7 +150,10 @@ async fn link_of(sim: &Simulator) -> String {
     let url = format!("{}/exports/download?id=file_1", sim.api_base_url());
     let bearer = format!("Bearer {}", rest_key("alone"));
     let key = project_key("alone");
-    get(&url, &[("authorization", &bearer), ("x-batch-project", &key)]).await.header("location").to_owned()
+    get(&url, &[("authorization", &bearer), ("x-batch-project", &key)])
+        .await
+        .header("location")
+        .to_owned()
 }
 
 #[tokio::test]
@@ -153,7 +163,8 @@ async fn a_store_that_redirects_without_end_is_left_after_five_hops() {
     let outage_over = |sim: &Simulator| sim.set_outage(Origin::Store, None);
     let requests = assert_tried_again(&sim, home, "redirects more than 5 times", outage_over).await;
     let first_attempt = requests.iter().skip_while(|request| !request.is_link_of("file_1"));
-    let fetches = first_attempt.skip(1).take_while(|request| request.origin == Origin::Store).count();
+    let fetches =
+        first_attempt.skip(1).take_while(|request| request.origin == Origin::Store).count();
     // The API's own redirect is the first of five.
     assert_eq!(fetches, 5);
 }
@@ -166,7 +177,10 @@ async fn an_api_that_redirects_to_itself_without_end_is_left_after_five_hops() {
     let watcher = home.start(&[]);
     let requests = seen(&sim, |seen| links(seen) >= 18).await;
     let waits = gaps(&requests, |request| request.is_link_of("file_1"));
-    assert!(waits[5] >= Duration::from_millis(25) && waits[11] >= Duration::from_millis(25), "{waits:?}");
+    assert!(
+        waits[5] >= Duration::from_millis(25) && waits[11] >= Duration::from_millis(25),
+        "{waits:?}"
+    );
     assert!(!told(&watcher.output(), "WARN", "redirects more than 5 times").is_empty());
     good_again(&sim);
     watcher.wait_for_log(|line| line.contains("export whole")).await;
@@ -178,12 +192,11 @@ async fn no_hop_leads_back_to_the_api() {
     let back = format!("{}/exports/download?id=file_1", sim.api_base_url());
     let returning = a_file().on_fetch(Canned::redirect(307, &back));
     sim.set_views("export_1", vec![ViewStep::Success(vec![returning])]).unwrap();
-    let requests = assert_tried_again(&sim, home, "the link leads back to the api", good_again).await;
-    assert!(
-        requests
-            .iter()
-            .all(|request| request.origin == Origin::Store || request.header("authorization").is_some())
-    );
+    let requests =
+        assert_tried_again(&sim, home, "the link leads back to the api", good_again).await;
+    assert!(requests.iter().all(
+        |request| request.origin == Origin::Store || request.header("authorization").is_some()
+    ));
 }
 
 #[tokio::test]
@@ -219,6 +232,7 @@ async fn a_location_that_is_none_is_refused() {
 /// No store is asked for what such a `Location` says.
 async fn assert_refused(location: &str) {
     let (sim, home) = scene(export_of(a_file().on_link(redirect(307, location)))).await;
-    let requests = assert_tried_again(&sim, home, "part failed, will be repeated", good_again).await;
+    let requests =
+        assert_tried_again(&sim, home, "part failed, will be repeated", good_again).await;
     assert_eq!(count(&requests, |request| request.origin == Origin::Store), 0);
 }

@@ -1,5 +1,5 @@
-//! Another configuration while the daemon runs: what is new starts, what is gone stops, nothing in flight is cut, and a file
-//! with a fault changes nothing.
+//! Another configuration while the daemon runs: what is new starts, what is gone stops, nothing in
+//! flight is cut, and a file with a fault changes nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -54,8 +54,11 @@ async fn running(solo: &Solo) -> Watcher {
 
 #[tokio::test]
 async fn exports_that_come_start_and_exports_that_go_stop() {
-    let exports =
-        vec![pending("export_1"), pending("export_2"), SimExport::finished("export_3", vec![file("file_3")])];
+    let exports = vec![
+        pending("export_1"),
+        pending("export_2"),
+        SimExport::finished("export_3", vec![file("file_3")]),
+    ];
     let mut solo = Solo::new(exports).await.with(BY_HAND);
     solo.home.set_exports(SHOP, &["export_1", "export_2"]);
     let watcher = running(&solo).await;
@@ -64,13 +67,20 @@ async fn exports_that_come_start_and_exports_that_go_stop() {
     solo.home.write_config();
     watcher.signal(Signal::HUP);
     watcher
-        .wait_for_log(|line| line.contains("configuration reloaded: 1 export added, 1 export removed"))
+        .wait_for_log(|line| {
+            line.contains("configuration reloaded: 1 export added, 1 export removed")
+        })
         .await;
     let asked = solo.views("export_1").len();
-    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_3").await;
+    watcher
+        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_3")
+        .await;
     solo.home.assert_whole(SHOP, "export_3", &[&file("any").content]);
     let polls = solo.views("export_2").len();
-    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_2")).count() >= polls + 5).await;
+    solo.wait_for(|seen| {
+        seen.iter().filter(|view| view.is_view_of("export_2")).count() >= polls + 5
+    })
+    .await;
     assert!(solo.views("export_1").len() <= asked + 1, "it is asked for no more");
     let (_, output) = ran(&solo, "status", &[]).await;
     assert!(output.stdout[0].starts_with("watching 1 export, 1 whole"), "{output:?}");
@@ -85,7 +95,9 @@ async fn what_is_in_flight_comes_to_its_end_and_nothing_more_is_begun() {
     solo.home.set_exports(SHOP, &[]);
     assert_eq!(reload(&solo).await, "configuration reloaded: 1 export removed");
     solo.sim.release("file_1");
-    watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == 1).await;
+    watcher
+        .wait_for_event(|event| event["message"] == "part committed" && event["part"] == 1)
+        .await;
     assert!(solo.links("file_2").is_empty(), "a part of an export that is gone was begun");
     // Until it is forgotten it is counted.
     let mut sentence = String::new();
@@ -132,11 +144,17 @@ async fn a_file_with_a_fault_changes_nothing_and_is_told_with_file_line_and_key(
     let log = watcher.wait_for_log(|line| line.contains("reload refused")).await;
     assert!(log.contains(&place), "{log}");
     let polls = solo.views("export_1").len();
-    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() >= polls + 2).await;
+    solo.wait_for(|seen| {
+        seen.iter().filter(|view| view.is_view_of("export_1")).count() >= polls + 2
+    })
+    .await;
     let (code, output) = ran(&solo, "status", &[]).await;
     assert_eq!(code, 0);
     let words = output.stdout.join(" ");
-    assert!(words.contains("the last reload was refused: ") && words.contains(&place), "{output:?}");
+    assert!(
+        words.contains("the last reload was refused: ") && words.contains(&place),
+        "{output:?}"
+    );
     solo.home.merge("[poll]\nmax_interval = \"5s\"");
     assert_eq!(reload(&solo).await, "configuration reloaded: 1 export removed");
     assert!(!ran(&solo, "status", &[]).await.1.stdout.join(" ").contains("refused"));
@@ -172,7 +190,10 @@ async fn a_storm_of_signals_is_one_reload() {
     assert_eq!(reload(&solo).await, "configuration reloaded: nothing has changed");
     let reloads = told(&watcher.output(), "INFO", "configuration reloaded");
     // One more where this test itself is slow.
-    assert!((2..=3).contains(&reloads.len()), "the storm's, and the one that was asked for: {reloads:#?}");
+    assert!(
+        (2..=3).contains(&reloads.len()),
+        "the storm's, and the one that was asked for: {reloads:#?}"
+    );
 }
 
 #[tokio::test]
@@ -185,8 +206,10 @@ async fn changed_limits_apply_to_what_waits_already() {
     let mut solo = Solo::new(exports).await.with(BY_HAND).with(slow);
     let watcher = running(&solo).await;
     solo.wait_for_fetches("file_1", 1).await;
-    solo.wait_for(|seen| seen.iter().any(|view| view.is_view_of("export_1") && view.ended_at.is_some()))
-        .await;
+    solo.wait_for(|seen| {
+        seen.iter().any(|view| view.is_view_of("export_1") && view.ended_at.is_some())
+    })
+    .await;
     let fast = "[poll]\nmin_interval = \"20ms\"\nmax_interval = \"50ms\"\n[download]\nmax_parts = 2\nfile_mode = \"0640\"";
     solo.home.merge(fast);
     assert_eq!(reload(&solo).await, "configuration reloaded: settings changed");
@@ -201,7 +224,8 @@ async fn changed_limits_apply_to_what_waits_already() {
 
 #[tokio::test]
 async fn a_changed_key_file_is_noticed_and_ends_the_pause_of_its_project() {
-    let solo = Solo::new(vec![pending("export_1")]).await.with(WATCHED).with("[retry]\nmax = \"1h\"");
+    let solo =
+        Solo::new(vec![pending("export_1")]).await.with(WATCHED).with("[retry]\nmax = \"1h\"");
     let watcher = running(&solo).await;
     solo.sim.rotate_key(PROJECT_KEY, "another-key-of-the-shop").unwrap();
     watcher.wait_for_log(|line| line.contains("the api refuses the rest api key")).await;
@@ -214,8 +238,9 @@ async fn a_changed_key_file_is_noticed_and_ends_the_pause_of_its_project() {
 
 #[tokio::test]
 async fn ids_that_are_appended_and_files_that_are_swapped_behind_a_link_are_noticed() {
-    let finished =
-        |number: u32| SimExport::finished(&format!("export_{number}"), vec![file(&format!("file_{number}"))]);
+    let finished = |number: u32| {
+        SimExport::finished(&format!("export_{number}"), vec![file(&format!("file_{number}"))])
+    };
     let mut solo = Solo::new((1..=3).map(finished).collect()).await.with(WATCHED);
     solo.home.set_exports(SHOP, &[]);
     for (version, ids) in [("v1", "export_1\n"), ("v2", "export_1\nexport_2\nexport_3\n")] {
@@ -231,7 +256,9 @@ async fn ids_that_are_appended_and_files_that_are_swapped_behind_a_link_are_noti
     command.kill_on_drop(true);
     let watcher = Watcher::spawn(command);
     let whole = async |export: &str| {
-        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+            .await;
     };
     whole("export_1").await;
     solo.home.write("v1/ids.txt", "export_1\nexport_2\n");
@@ -257,9 +284,14 @@ async fn a_broken_file_is_tried_once_and_its_next_version_again() {
     solo.home.set_exports(SHOP, &["export_1"]);
     let watcher = running(&solo).await;
     solo.home.write("config.toml", "[[project");
-    watcher.wait_for_log(|line| line.contains("reload refused") && line.contains("config.toml:1")).await;
+    watcher
+        .wait_for_log(|line| line.contains("reload refused") && line.contains("config.toml:1"))
+        .await;
     let polls = solo.views("export_1").len();
-    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_1")).count() >= polls + 5).await;
+    solo.wait_for(|seen| {
+        seen.iter().filter(|view| view.is_view_of("export_1")).count() >= polls + 5
+    })
+    .await;
     assert_eq!(told(&watcher.output(), "ERROR", "reload refused").len(), 1, "once is enough");
     solo.home.set_exports(SHOP, &["export_1", "export_2"]);
     solo.home.write_config();
@@ -268,7 +300,8 @@ async fn a_broken_file_is_tried_once_and_its_next_version_again() {
 
 #[tokio::test]
 async fn a_running_daemon_takes_a_retry_at_once() {
-    let solo = Solo::new(vec![SimExport::failing("export_1"), pending("export_2")]).await.with(BY_HAND);
+    let solo =
+        Solo::new(vec![SimExport::failing("export_1"), pending("export_2")]).await.with(BY_HAND);
     let watcher = running(&solo).await;
     watcher.wait_for_log(|line| line.contains("export failed")).await;
     let notice = solo.home.export(SHOP, "export_1").join("failed.json");
@@ -321,17 +354,24 @@ async fn projects_come_and_go() {
     let (sim, home) = scene(vec![("a", finished("a")), ("b", vec![pending("export_b")])]).await;
     let home = home.with(BY_HAND);
     let watcher = home.start(&[]);
-    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_a").await;
+    watcher
+        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_a")
+        .await;
     seen(&sim, |seen| seen.iter().any(|view| view.is_view_of("export_b"))).await;
     let both = fs::read_to_string(home.config_path()).unwrap();
     let (head, projects) = both.split_once("[[project]]").unwrap();
     let of = |name: &str| {
-        let project =
-            projects.split("[[project]]").find(|project| project.contains(&format!("name = \"{name}\"")));
+        let project = projects
+            .split("[[project]]")
+            .find(|project| project.contains(&format!("name = \"{name}\"")));
         format!("[[project]]{}", project.unwrap())
     };
-    let third = of("b").replace("name = \"b\"", "name = \"c\"").replace(&project_key("b"), "project_of_c");
-    home.write("config.toml", &format!("{head}{}{}", of("a"), third.replace("export_b", "export_c")));
+    let third =
+        of("b").replace("name = \"b\"", "name = \"c\"").replace(&project_key("b"), "project_of_c");
+    home.write(
+        "config.toml",
+        &format!("{head}{}{}", of("a"), third.replace("export_b", "export_c")),
+    );
     watcher.signal(Signal::HUP);
     watcher
         .wait_for_log(|line| {
@@ -341,8 +381,10 @@ async fn projects_come_and_go() {
     seen(&sim, |seen| seen.iter().any(|view| view.is_view_of("export_c"))).await;
     home.write("config.toml", &both.replace("name = \"b\"", "name = \"bee\""));
     watcher.signal(Signal::HUP);
-    eventually("the second reload", || told(&watcher.output(), "INFO", "configuration reloaded").len() == 2)
-        .await;
+    eventually("the second reload", || {
+        told(&watcher.output(), "INFO", "configuration reloaded").len() == 2
+    })
+    .await;
     home.write("config.toml", &both);
     watcher.signal(Signal::HUP);
     let refused = watcher.wait_for_log(|line| line.contains("reload refused")).await;
@@ -359,17 +401,20 @@ async fn reloads_at_random_lose_nothing_and_fetch_nothing_twice() {
     let id = |number: usize| format!("export_{number}");
     let files = |number: usize| -> Vec<SimFile> {
         let part = |part: u64| {
-            SimFile::generated(&format!("file_{number}_{part}"), part, 60_000).with_bytes_per_second(600_000)
+            SimFile::generated(&format!("file_{number}_{part}"), part, 60_000)
+                .with_bytes_per_second(600_000)
         };
         (1..=3).map(part).collect()
     };
-    let exports = (0..EXPORTS).map(|number| SimExport::finished(&id(number), files(number))).collect();
+    let exports =
+        (0..EXPORTS).map(|number| SimExport::finished(&id(number), files(number))).collect();
     let mut solo = Solo::new(exports).await.with(BY_HAND).with("[download]\nmax_parts = 3");
     let ids: Vec<String> = (0..EXPORTS).map(id).collect();
     solo.home.set_exports(SHOP, &[]);
     let watcher = running(&solo).await;
     for _ in 0..RELOADS {
-        let mut some: Vec<&str> = ids.iter().map(String::as_str).filter(|_| random.bool()).collect();
+        let mut some: Vec<&str> =
+            ids.iter().map(String::as_str).filter(|_| random.bool()).collect();
         random.shuffle(&mut some);
         solo.home.set_exports(SHOP, &some);
         reload(&solo).await;
@@ -382,7 +427,11 @@ async fn reloads_at_random_lose_nothing_and_fetch_nothing_twice() {
         })
         .await;
         let files = files(number);
-        solo.home.assert_whole(SHOP, export, &files.iter().map(|file| &file.content).collect::<Vec<_>>());
+        solo.home.assert_whole(
+            SHOP,
+            export,
+            &files.iter().map(|file| &file.content).collect::<Vec<_>>(),
+        );
         for file in files {
             let fetched = solo.fetches(&file.id).len();
             assert_eq!(fetched, 1, "seed {seed}: {} was fetched {fetched} times", file.id);

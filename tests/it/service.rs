@@ -90,7 +90,11 @@ async fn the_service_manager_hears_of_the_start_and_of_the_stop() {
     let mut second = manager.start(&solo, &[]);
     assert_eq!(second.wait().await.0, i32::from(exit::UNFINISHED));
     watcher.signal(Signal::TERM);
-    assert_eq!(manager.told_but("STATUS=").await, "STOPPING=1", "and nothing from the one that was refused");
+    assert_eq!(
+        manager.told_but("STATUS=").await,
+        "STOPPING=1",
+        "and nothing from the one that was refused"
+    );
     assert_eq!(watcher.wait().await.0, i32::from(exit::DONE));
     assert!(!solo.home.path().join("state/control.sock").exists());
 }
@@ -99,7 +103,8 @@ async fn the_service_manager_hears_of_the_start_and_of_the_stop() {
 async fn the_status_says_how_it_is_going() {
     let held = SimFile::generated("file_1", 1, 1000)
         .on_fetch(batch_export_watcher::simulator::Serving::well().held());
-    let exports = vec![SimExport::finished("export_1", vec![held]), pending("export_2"), pending("export_3")];
+    let exports =
+        vec![SimExport::finished("export_1", vec![held]), pending("export_2"), pending("export_3")];
     let solo = Solo::new(exports).await;
     let manager = Manager::new(&solo);
     let watcher = manager.start(&solo, &[]);
@@ -129,7 +134,9 @@ async fn a_reload_is_announced_and_its_verdict_is_in_the_status() {
     solo.home.merge("[poll]\nmax_interval = \"1s\"");
     assert_eq!(ran(&solo, "reload", &[]).await.0, 0);
     assert!(manager.told_but("STATUS=").await.starts_with("RELOADING=1"));
-    manager.status_that(|status| status.contains("watching 1 export") && !status.contains("refused")).await;
+    manager
+        .status_that(|status| status.contains("watching 1 export") && !status.contains("refused"))
+        .await;
 }
 
 #[tokio::test]
@@ -160,7 +167,8 @@ async fn a_health_probe_is_silent_while_it_is_well_and_depends_on_no_configurati
     let (code, output) = ran(&solo, "status", &["--check"]).await;
     assert_eq!(code, i32::from(exit::UNHEALTHY));
     assert!(
-        output.stderr[0].contains("no daemon answers at") && output.stderr[0].contains("control.sock"),
+        output.stderr[0].contains("no daemon answers at")
+            && output.stderr[0].contains("control.sock"),
         "{output:?}"
     );
     let watcher = solo.start();

@@ -77,7 +77,8 @@ async fn a_run_that_was_to_settle_and_is_stopped_before_is_unfinished() {
 
 #[tokio::test]
 async fn a_deadline_that_passes_leaves_the_work_unfinished_and_its_bytes_on_disk() {
-    let slow = file("file_1").on_fetch(Serving::well().stall_after(50_000)).on_fetch(Serving::well());
+    let slow =
+        file("file_1").on_fetch(Serving::well().stall_after(50_000)).on_fetch(Serving::well());
     let solo = Solo::finished(vec![slow]).await;
     let mut watcher = solo.home.start(&["--exit-when-settled", "--deadline", "1s"]);
     let (code, took) = ended(&mut watcher).await;
@@ -166,25 +167,34 @@ async fn a_drain_that_takes_longer_than_its_grace_is_given_up() {
     let since = Instant::now();
     let (code, _) = watcher.wait_within(2 * PATIENCE).await;
     assert_eq!(code, i32::from(exit::UNFINISHED));
-    assert!(since.elapsed() < Duration::from_secs(10), "a service manager would have killed it by now");
+    assert!(
+        since.elapsed() < Duration::from_secs(10),
+        "a service manager would have killed it by now"
+    );
 }
 
 #[tokio::test]
 async fn a_state_that_cannot_be_written_holds_up_downloads_and_not_polls() {
     let held = file("file_1").on_fetch(Serving::well().held());
-    let exports = vec![SimExport::finished("export_1", vec![held]), pending("export_2"), pending("export_3")];
+    let exports =
+        vec![SimExport::finished("export_1", vec![held]), pending("export_2"), pending("export_3")];
     let solo = Solo::new(exports).await;
     let (watcher, lock) = with_a_record_under_way(&solo).await;
     watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
     solo.sim.set_views("export_2", vec![ViewStep::Success(vec![file("file_2")])]).unwrap();
     watcher.wait_for_event(|event| event["export"] == "export_2" && event["to"] == "SUCCESS").await;
     let polls = solo.views("export_3").len();
-    solo.wait_for(|seen| seen.iter().filter(|view| view.is_view_of("export_3")).count() >= polls + 3).await;
+    solo.wait_for(|seen| {
+        seen.iter().filter(|view| view.is_view_of("export_3")).count() >= polls + 3
+    })
+    .await;
     assert!(solo.links("file_2").is_empty(), "a download began");
     drop(lock);
     watcher.wait_for_log(|line| line.contains("the state can be written again")).await;
     for export in ["export_1", "export_2"] {
-        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+            .await;
         solo.home.assert_whole(SHOP, export, &[&file("any").content]);
     }
     assert_eq!(solo.fetches("file_1").len(), 1);

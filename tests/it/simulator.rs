@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use batch_export_watcher::domain::checksum::Algorithm;
 use batch_export_watcher::simulator::{
-    Canned, ChecksumHeader, Content, Declared, Etag, LinkStep, Origin, Place, Recorded, Script, SentChecksum,
-    Serving, SimExport, SimFile, SimProject, Simulator, StoreStep, ViewStep,
+    Canned, ChecksumHeader, Content, Declared, Etag, LinkStep, Origin, Place, Recorded, Script,
+    SentChecksum, Serving, SimExport, SimFile, SimProject, Simulator, StoreStep, ViewStep,
 };
 use serde_json::json;
 
@@ -14,7 +14,8 @@ use super::support::http::{Answer, get};
 
 const PROJECT: &str = "project_1";
 const KEY: &str = "key-1";
-const CREDENTIALS: [(&str, &str); 2] = [("authorization", "Bearer key-1"), ("x-batch-project", PROJECT)];
+const CREDENTIALS: [(&str, &str); 2] =
+    [("authorization", "Bearer key-1"), ("x-batch-project", PROJECT)];
 
 async fn simulate(exports: Vec<SimExport>) -> Simulator {
     simulate_script(Script::new(vec![SimProject::new(PROJECT, KEY, exports)])).await
@@ -57,7 +58,9 @@ async fn an_export_goes_through_its_states_and_its_file_comes_from_the_other_ori
     let sim = simulate(vec![SimExport::succeeding("export_1", vec![file])]).await;
     let mut seen = Vec::new();
     for _ in 0..5 {
-        seen.push(view(&sim, "export_1").await.json()["status"].as_str().unwrap_or_default().to_owned());
+        seen.push(
+            view(&sim, "export_1").await.json()["status"].as_str().unwrap_or_default().to_owned(),
+        );
     }
     assert_eq!(seen, ["CREATED", "PENDING", "RUNNING", "SUCCESS", "SUCCESS"]);
     let report = view(&sim, "export_1").await.json();
@@ -66,7 +69,10 @@ async fn an_export_goes_through_its_states_and_its_file_comes_from_the_other_ori
     let url = format!("{}/exports/download?id=file_1", sim.api_base_url());
     assert_eq!(report["files"], json!([{ "id": "file_1", "part": 1, "size": 3, "url": url }]));
     let location = link(&sim, "file_1").await;
-    assert!(location.starts_with(&format!("{}/blob/file_1?expires=", sim.store_origin())), "{location}");
+    assert!(
+        location.starts_with(&format!("{}/blob/file_1?expires=", sim.store_origin())),
+        "{location}"
+    );
     let answer = get(&location, &[]).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "[1]"));
     assert_eq!((answer.header("content-length"), answer.header("accept-ranges")), ("3", "bytes"));
@@ -89,7 +95,11 @@ async fn the_api_refuses_in_its_own_words() {
         ("v/exports/view?id=export_1", 404, "ROUTE_NOT_FOUND"),
     ] {
         let answer = call(&sim, route).await;
-        assert_eq!((answer.status, &answer.json()["error_code"]), (status, &json!(code)), "{route}");
+        assert_eq!(
+            (answer.status, &answer.json()["error_code"]),
+            (status, &json!(code)),
+            "{route}"
+        );
     }
     let url = format!("{base}/exports/view?id=export_1");
     for headers in [
@@ -114,7 +124,8 @@ async fn the_api_refuses_in_its_own_words() {
 async fn one_project_does_not_see_the_other() {
     let exports = vec![SimExport::finished("export_2", vec![SimFile::new("file_2", 1, "[]")])];
     let other = SimProject::new("project_2", "key-2", exports);
-    let sim = simulate_script(Script::new(vec![SimProject::new(PROJECT, KEY, vec![]), other])).await;
+    let sim =
+        simulate_script(Script::new(vec![SimProject::new(PROJECT, KEY, vec![]), other])).await;
     assert_eq!(view(&sim, "export_2").await.status, 404);
     assert_eq!(call(&sim, "exports/download?id=file_2").await.status, 404);
     sim.set_project_outage(PROJECT, Some(Canned::throttled(Some("2")))).unwrap();
@@ -127,7 +138,9 @@ async fn one_project_does_not_see_the_other() {
 
 #[tokio::test]
 async fn the_listing_is_paged_newest_first() {
-    let sim = simulate((0..25).map(|number| SimExport::failing(&format!("export_{number}"))).collect()).await;
+    let sim =
+        simulate((0..25).map(|number| SimExport::failing(&format!("export_{number}"))).collect())
+            .await;
     sim.put_export(PROJECT, SimExport::failing("export_new")).unwrap();
     let first = call(&sim, "exports/list").await.json();
     assert_eq!((&first["count"], &first["has_more"]), (&json!(10), &json!(true)));
@@ -144,15 +157,18 @@ async fn the_listing_is_paged_newest_first() {
 
 #[tokio::test]
 async fn views_can_be_changed_and_answers_written_down() {
-    let sim = simulate(vec![SimExport::new("export_1", vec![ViewStep::Answer(Canned::html(200))])]).await;
+    let sim =
+        simulate(vec![SimExport::new("export_1", vec![ViewStep::Answer(Canned::html(200))])]).await;
     assert!(view(&sim, "export_1").await.header("content-type").starts_with("text/html"));
     let rows = vec![
         SimFile::new("file_1", 1, "[]").declaring(Declared::Absent),
         SimFile::new("file_2", 2, "[]").declaring(Declared::Raw(json!("two"))),
         SimFile { part: None, ..SimFile::new("file_3", 3, "[]").declaring(Declared::Bytes(9)) },
     ];
-    let steps =
-        vec![ViewStep::Listed { status: "RUNNING".to_owned(), files: rows }, ViewStep::status("PAUSED")];
+    let steps = vec![
+        ViewStep::Listed { status: "RUNNING".to_owned(), files: rows },
+        ViewStep::status("PAUSED"),
+    ];
     sim.set_views("export_1", steps).unwrap();
     let files = view(&sim, "export_1").await.json()["files"].clone();
     assert!(files[0].get("size").is_none());
@@ -230,9 +246,12 @@ async fn a_range_is_cut_at_its_own_share_and_served_unconditionally_where_the_sc
     assert_eq!(fetch(&sim, "file_1", &range).await.status, 200);
     let requests = sim.requests();
     let blobs = requests.iter().filter(|request| request.is_fetch_of("file_1"));
-    let seen: Vec<_> = blobs.map(|blob| (blob.whole_bytes, blob.body_bytes, blob.is_complete())).collect();
+    let seen: Vec<_> =
+        blobs.map(|blob| (blob.whole_bytes, blob.body_bytes, blob.is_complete())).collect();
     assert_eq!(seen, [(Some(40), 10, false), (Some(40), 40, true), (Some(100), 100, true)]);
-    for (place, bytes) in [(Place::Permille(999), 1000), (Place::Permille(999), 1), (Place::Permille(0), 9)] {
+    for (place, bytes) in
+        [(Place::Permille(999), 1000), (Place::Permille(999), 1), (Place::Permille(0), 9)]
+    {
         assert!(place.in_body(bytes) < bytes, "{place:?} of {bytes}");
     }
     assert_eq!((Place::Permille(1000).in_body(7), Place::Bytes(9).in_body(7)), (7, 7));
@@ -243,7 +262,10 @@ async fn a_weak_validator_is_no_ground_for_a_range() {
     let sim = with_file(SimFile::new("file_1", 1, "[1,2]").with_etag(Etag::Weak)).await;
     let etag = fetch(&sim, "file_1", &[]).await.header("etag").to_owned();
     assert!(etag.starts_with("W/\""), "{etag}");
-    assert_eq!(fetch(&sim, "file_1", &[("range", "bytes=1-"), ("if-range", &etag)]).await.status, 200);
+    assert_eq!(
+        fetch(&sim, "file_1", &[("range", "bytes=1-"), ("if-range", &etag)]).await.status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -312,7 +334,9 @@ async fn the_store_misbehaves_as_told() {
         .on_fetch(Canned::store_error(503, "SlowDown", "Reduce your request rate"))
         .on_fetch(Serving::well().ignoring_range())
         .on_fetch(Serving::well().other_content("[9]"))
-        .on_fetch(Serving::well().header("Content-Encoding", "gzip").header("content-type", "text/html"));
+        .on_fetch(
+            Serving::well().header("Content-Encoding", "gzip").header("content-type", "text/html"),
+        );
     let sim = with_file(file).await;
     let range = [("range", "bytes=3-")];
     assert_eq!(fetch(&sim, "file_1", &range).await.status, 403);
@@ -324,7 +348,10 @@ async fn the_store_misbehaves_as_told() {
     assert_eq!(answer.text(), "[9]");
     assert_ne!(answer.header("etag"), etag);
     let answer = fetch(&sim, "file_1", &[]).await;
-    assert_eq!((answer.header("content-encoding"), answer.header("content-type")), ("gzip", "text/html"));
+    assert_eq!(
+        (answer.header("content-encoding"), answer.header("content-type")),
+        ("gzip", "text/html")
+    );
 }
 
 #[tokio::test]
@@ -366,7 +393,9 @@ async fn what_is_held_goes_on_when_it_is_released_and_ends_with_the_simulator() 
     let url = link(&sim, "file_1").await;
     let stop = async {
         let stalled = |seen: &[Recorded]| {
-            seen.iter().filter(|request| request.is_fetch_of("file_1")).any(|request| request.body_bytes == 3)
+            seen.iter()
+                .filter(|request| request.is_fetch_of("file_1"))
+                .any(|request| request.body_bytes == 3)
         };
         sim.wait_for(stalled, PATIENCE).await.unwrap();
         sim.stop().await;
@@ -385,10 +414,17 @@ async fn every_request_is_on_record() {
     view(&sim, "export_1").await;
     fetch(&sim, "file_1", &[("x-mark", "here")]).await;
     let seen = sim
-        .wait_for(|seen| seen.len() == 3 && seen.iter().all(|request| request.ended_at.is_some()), PATIENCE)
+        .wait_for(
+            |seen| seen.len() == 3 && seen.iter().all(|request| request.ended_at.is_some()),
+            PATIENCE,
+        )
         .await
         .unwrap();
-    assert!(seen[0].is_view_of("export_1") && seen[1].is_link_of("file_1") && seen[2].is_fetch_of("file_1"));
+    assert!(
+        seen[0].is_view_of("export_1")
+            && seen[1].is_link_of("file_1")
+            && seen[2].is_fetch_of("file_1")
+    );
     assert_eq!(
         seen.iter().map(|request| request.status).collect::<Vec<_>>(),
         [Some(200), Some(307), Some(200)]
@@ -405,7 +441,9 @@ async fn every_request_is_on_record() {
 
 #[tokio::test]
 async fn a_slow_file_takes_its_time() {
-    let sim = with_file(SimFile::new("file_1", 1, digits(100).as_str()).with_bytes_per_second(1_000)).await;
+    let sim =
+        with_file(SimFile::new("file_1", 1, digits(100).as_str()).with_bytes_per_second(1_000))
+            .await;
     let answer = fetch(&sim, "file_1", &[]).await;
     assert!(answer.whole);
     let requests = sim.requests();
@@ -425,7 +463,9 @@ async fn what_is_taken_out_is_neither_known_nor_recorded_any_more() {
     };
     let sim = simulate((1..=3).map(export).collect()).await;
     assert_eq!(fetch(&sim, "file_2", &[]).await.status, 200);
-    let ended = |seen: &[Recorded]| seen.len() == 2 && seen.iter().all(|request| request.ended_at.is_some());
+    let ended = |seen: &[Recorded]| {
+        seen.len() == 2 && seen.iter().all(|request| request.ended_at.is_some())
+    };
     sim.wait_for(ended, PATIENCE).await.unwrap();
     assert_eq!(sim.take_ended_requests().len(), 2);
     assert!(sim.requests().is_empty() && sim.take_ended_requests().is_empty());
@@ -434,8 +474,15 @@ async fn what_is_taken_out_is_neither_known_nor_recorded_any_more() {
     assert_eq!(view(&sim, "export_2").await.status, 404);
     assert_eq!(call(&sim, "exports/download?id=file_2").await.status, 404);
     for number in [1, 3] {
-        assert_eq!(view(&sim, &format!("export_{number}")).await.json()["id"], format!("export_{number}"));
+        assert_eq!(
+            view(&sim, &format!("export_{number}")).await.json()["id"],
+            format!("export_{number}")
+        );
     }
     let requests = sim.requests();
-    assert_eq!((requests.len(), requests[0].status), (4, Some(404)), "the numbers of requests go on");
+    assert_eq!(
+        (requests.len(), requests[0].status),
+        (4, Some(404)),
+        "the numbers of requests go on"
+    );
 }

@@ -1,5 +1,5 @@
-//! Disks that are slow and disks that hang: polls stay on time, memory stays flat, a signal is obeyed, and all is whole in
-//! the end.
+//! Disks that are slow and disks that hang: polls stay on time, memory stays flat, a signal is
+//! obeyed, and all is whole in the end.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -21,10 +21,12 @@ use super::support::turns::{Turn, alone};
 const RUNNING: &str = "export_running";
 /// Between two views of an export, by configuration.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// Longest wait between two views: the interval with its jitter of ten percent, and what is promised on top.
+/// Longest wait between two views: the interval with its jitter of ten percent, and what is
+/// promised on top.
 const LONGEST_GAP: Duration = Duration::from_millis(200 + 20 + 100);
-/// How often a thread has to be given a CPU between two views: the program's for its timer, the simulator's for the
-/// request, the program's for the answer, and once to spare; twice that, because the lateness is only looked at now and then.
+/// How often a thread has to be given a CPU between two views: the program's for its timer, the
+/// simulator's for the request, the program's for the answer, and once to spare; twice that,
+/// because the lateness is only looked at now and then.
 const TURNS_IN_A_GAP: u32 = 8;
 /// Views that are watched while something hangs: two seconds of them.
 const VIEWS: usize = 10;
@@ -34,7 +36,8 @@ const WRITERS: usize = 2;
 const SLOW_BYTES_PER_SECOND: u64 = 20_000_000;
 /// Bytes that a disk takes in a second that is to be caught in mid-file.
 const CRAWL_BYTES_PER_SECOND: u64 = 4_000_000;
-/// What the program may ever have of memory here. A debug build needs about 20 MiB, whatever the disk.
+/// What the program may ever have of memory here. A debug build needs about 20 MiB, whatever the
+/// disk.
 const MOST_MEMORY_BYTES: u64 = 32 << 20;
 /// By how much the peaks of two runs may differ: where threads and buffers come to lie is chance.
 const MEMORY_CHANCE_BYTES: u64 = 5 << 20;
@@ -55,7 +58,8 @@ impl Stage {
     async fn new(exports: Vec<SimExport>) -> Option<Self> {
         let turn = alone().await;
         let interval = INTERVAL.as_millis();
-        let poll = format!("[poll]\nmin_interval = \"{interval}ms\"\nmax_interval = \"{interval}ms\"");
+        let poll =
+            format!("[poll]\nmin_interval = \"{interval}ms\"\nmax_interval = \"{interval}ms\"");
         let solo = Solo::new(exports).await.with(&poll);
         let disk = Disk::mount(solo.home.downloads())?;
         Some(Self { disk, solo, machine: Machine::watch(), _turn: turn })
@@ -70,7 +74,10 @@ impl Stage {
 
     /// The API says from now on that this export is finished.
     fn finish(&self, export: &str, files: &[SimFile]) {
-        self.solo.sim.set_views(export, vec![ViewStep::Success(files.to_vec())]).expect("a scripted export");
+        self.solo
+            .sim
+            .set_views(export, vec![ViewStep::Success(files.to_vec())])
+            .expect("a scripted export");
     }
 
     async fn wait_until_hanging(&self, operations: usize) {
@@ -84,8 +91,8 @@ impl Stage {
         self.solo.wait_for(|seen| count(seen, is_view) >= until).await;
     }
 
-    /// Holds the waits between all views of an export so far against the promise. A machine that is itself late is not
-    /// the program's fault.
+    /// Holds the waits between all views of an export so far against the promise. A machine that is
+    /// itself late is not the program's fault.
     fn assert_on_time(&self, export: &str) {
         self.assert_on_time_after(0, export);
     }
@@ -102,7 +109,9 @@ impl Stage {
     }
 
     async fn assert_whole(&self, watcher: &Watcher, export: &str, files: &[SimFile]) {
-        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+            .await;
         self.solo.home.assert_whole(SHOP, export, &contents(files));
     }
 
@@ -126,7 +135,8 @@ impl Machine {
     fn watch() -> Self {
         let (sender, latest) = tokio::sync::watch::channel(Duration::ZERO);
         let mut watching = JoinSet::new();
-        // A thread of its own: a runtime's would be late for what else the runtime does. It ends with its reader.
+        // A thread of its own: a runtime's would be late for what else the runtime does. It ends
+        // with its reader.
         watching.spawn_blocking(move || {
             while !sender.is_closed() {
                 let since = Instant::now();
@@ -147,7 +157,8 @@ fn running(id: &str) -> SimExport {
     SimExport::new(id, vec![ViewStep::status("RUNNING")])
 }
 
-/// Files of so many bytes each, made beforehand: generating them on the way would hold up the simulator's other answers.
+/// Files of so many bytes each, made beforehand: generating them on the way would hold up the
+/// simulator's other answers.
 fn files(export: &str, numbers: RangeInclusive<u64>, bytes: usize) -> Vec<SimFile> {
     let file = |number: u64| {
         let line = format!("[{export}, {number}]\n");
@@ -173,7 +184,8 @@ fn peak_bytes(watcher: &Watcher) -> u64 {
     peak.trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
-/// Brings 42 MB home to a disk of that speed, polls on time: how long it took, and the program's peak of memory.
+/// Brings 42 MB home to a disk of that speed, polls on time: how long it took, and the program's
+/// peak of memory.
 async fn bring_home(bytes_per_second: Option<u64>) -> Option<(Duration, u64)> {
     let stage = Stage::new(vec![running("export_1"), running(RUNNING)]).await?;
     stage.disk.limit(bytes_per_second);
@@ -194,7 +206,10 @@ async fn a_slow_disk_costs_neither_memory_nor_polls() {
     let Some((took, slow_peak)) = bring_home(Some(SLOW_BYTES_PER_SECOND)).await else { return };
     assert!(took >= Duration::from_millis(2100), "42 MB went to a disk of 20 MB/s in {took:?}");
     assert!(slow_peak <= MOST_MEMORY_BYTES, "{slow_peak} bytes of memory");
-    assert!(slow_peak <= fast_peak + MEMORY_CHANCE_BYTES, "{slow_peak} bytes of memory, not {fast_peak}");
+    assert!(
+        slow_peak <= fast_peak + MEMORY_CHANCE_BYTES,
+        "{slow_peak} bytes of memory, not {fast_peak}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +247,8 @@ async fn writes_that_hang_in_mid_body_hold_up_downloads_alone() {
     }
 }
 
-/// Polls go on while these operations hang, at least `hanging` of them at once, and all is whole when they do no more.
+/// Polls go on while these operations hang, at least `hanging` of them at once, and all is whole
+/// when they do no more.
 async fn polls_go_on_while(operations: &[Operation], hanging: usize) {
     let ids = ["export_1", "export_2", "export_3", "export_4", "export_5", "export_6"];
     let exports = ids.into_iter().chain([RUNNING]).map(running);

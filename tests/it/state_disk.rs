@@ -32,7 +32,9 @@ async fn polling_goes_on(solo: &Solo) {
 }
 
 async fn wait_for_whole(watcher: &Watcher, export: &str) {
-    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+    watcher
+        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+        .await;
 }
 
 /// Two exports of two files each, known to the state as under way, and one that stays so.
@@ -41,7 +43,9 @@ async fn stage() -> Solo {
 }
 
 fn finish(solo: &Solo, export: &str, files: [u64; 2]) {
-    solo.sim.set_views(export, vec![ViewStep::Success(files.map(file).into())]).expect("an export of ours");
+    solo.sim
+        .set_views(export, vec![ViewStep::Success(files.map(file).into())])
+        .expect("an export of ours");
 }
 
 fn assert_whole(solo: &Solo, export: &str, files: [u64; 2]) {
@@ -66,9 +70,15 @@ async fn a_state_whose_disk_is_full_holds_up_downloads_and_loses_nothing() {
     // What comes meanwhile waits as well.
     finish(&solo, "export_2", [3, 4]);
     let polls = solo.views("export_2").len();
-    solo.wait_for(|seen| seen.iter().filter(|request| request.is_view_of("export_2")).count() > polls).await;
+    solo.wait_for(|seen| {
+        seen.iter().filter(|request| request.is_view_of("export_2")).count() > polls
+    })
+    .await;
     polling_goes_on(&solo).await;
-    assert!(solo.fetches("file_3").is_empty() && solo.links("file_3").is_empty(), "nothing new is fetched");
+    assert!(
+        solo.fetches("file_3").is_empty() && solo.links("file_3").is_empty(),
+        "nothing new is fetched"
+    );
     for export in ["export_1", "export_2"] {
         assert!(solo.home.try_manifest(SHOP, export).is_none(), "{export}");
     }
@@ -107,7 +117,11 @@ async fn the_log_fails(call: &str, error: &str) {
     watcher.wait_for_log(|line| line.contains("the state can be written again")).await;
     wait_for_whole(&watcher, "export_1").await;
     assert_whole(&solo, "export_1", [1, 2]);
-    assert_eq!([1, 2].map(|number| solo.fetches(&format!("file_{number}")).len()), [1, 1], "{call} {error}");
+    assert_eq!(
+        [1, 2].map(|number| solo.fetches(&format!("file_{number}")).len()),
+        [1, 1],
+        "{call} {error}"
+    );
     finish(&solo, "export_2", [3, 4]);
     wait_for_whole(&watcher, "export_2").await;
     watcher.signal(Signal::TERM);
@@ -125,7 +139,8 @@ async fn a_database_whose_calls_fail_for_a_while_loses_nothing() {
     if !strace::is_possible() {
         return;
     }
-    let calls = [("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("pwrite64", "EROFS"), ("fsync", "EIO")];
+    let calls =
+        [("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("pwrite64", "EROFS"), ("fsync", "EIO")];
     let runs = calls.map(async |(call, error)| Box::pin(the_log_fails(call, error)).await);
     futures::future::join_all(runs).await;
 }
@@ -153,7 +168,11 @@ async fn a_crash_while_the_state_is_full_loses_nothing() {
     assert_whole(&solo, "export_1", [1, 2]);
     assert_whole(&solo, "export_2", [3, 4]);
     for number in 1..=2 {
-        assert_eq!(solo.fetches(&format!("file_{number}")).len(), 1, "what was whole is not fetched again");
+        assert_eq!(
+            solo.fetches(&format!("file_{number}")).len(),
+            1,
+            "what was whole is not fetched again"
+        );
     }
     watcher.kill9().await;
 }
@@ -170,7 +189,8 @@ async fn a_state_directory_that_is_taken_away_and_put_back_loses_nothing() {
     wait_for_whole(&watcher, "export_2").await;
     assert_whole(&solo, "export_2", [3, 4]);
     polling_goes_on(&solo).await;
-    // Another instance would make a state of its own there; the download directory tells it of the first.
+    // Another instance would make a state of its own there; the download directory tells it of the
+    // first.
     let (code, output) = Watcher::spawn(solo.home.command("run", &[])).wait().await;
     assert_eq!(code, i32::from(batch_export_watcher::exit::UNFINISHED), "{output:?}");
     fs::remove_dir_all(&state).expect("the state that the other has made");
@@ -197,7 +217,9 @@ async fn a_state_that_cannot_be_written_for_a_while_holds_up_downloads_and_loses
         command.env(FAULTS, format!("{record}.record=EIOwhile:{}", ill.display()));
         let watcher = Watcher::spawn(command);
         finish(&solo, "export_1", [1, 2]);
-        watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
+        watcher
+            .wait_for_log(|line| line.contains("the state cannot be written, downloads wait"))
+            .await;
         polling_goes_on(&solo).await;
         let is_whole = solo.home.try_manifest(SHOP, "export_1").is_some();
         assert_eq!(
@@ -208,7 +230,11 @@ async fn a_state_that_cannot_be_written_for_a_while_holds_up_downloads_and_loses
         fs::remove_file(&ill).expect("it was there");
         wait_for_whole(&watcher, "export_1").await;
         assert_whole(&solo, "export_1", [1, 2]);
-        assert_eq!([1, 2].map(|number| solo.fetches(&format!("file_{number}")).len()), [1, 1], "{record}");
+        assert_eq!(
+            [1, 2].map(|number| solo.fetches(&format!("file_{number}")).len()),
+            [1, 1],
+            "{record}"
+        );
         watcher.kill9().await;
     }
 }

@@ -1,4 +1,5 @@
-//! `status`: from the daemon, from the state where none runs, again and again on a terminal, and as a health probe.
+//! `status`: from the daemon, from the state where none runs, again and again on a terminal, and as
+//! a health probe.
 
 use std::fs;
 use std::process::Stdio;
@@ -67,11 +68,14 @@ async fn the_daemon_tells_its_whole_document_and_the_table_shows_it() {
     let solo = Solo::new(exports).await.with("[server]\nlisten = \"127.0.0.1:0\"");
     let watcher = solo.start();
     let told = watcher.wait_for_log(|line| line.contains("status page at http://")).await;
-    let address = told.split("http://").nth(1).and_then(|rest| rest.split('"').next()).expect("an address");
+    let address =
+        told.split("http://").nth(1).and_then(|rest| rest.split('"').next()).expect("an address");
     watcher.wait_for_log(|line| line.contains("export failed")).await;
     solo.wait_for_fetches("file_1", 1).await;
-    solo.wait_for(|seen| seen.iter().any(|view| view.is_view_of("export_2") && view.ended_at.is_some()))
-        .await;
+    solo.wait_for(|seen| {
+        seen.iter().any(|view| view.is_view_of("export_2") && view.ended_at.is_some())
+    })
+    .await;
     let status = document(&solo).await;
     let page = get(&format!("http://{address}/api/v1/status"), &[]).await.json();
     assert_eq!(keys_of(&status), keys_of(&page));
@@ -123,8 +127,10 @@ async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
     assert_eq!(files(), before, "a look changes nothing");
     assert_eq!(status["source"], "state");
     let exports = status["projects"][0]["exports"].as_array().unwrap();
-    let told: Vec<_> =
-        exports.iter().map(|of| (of["id"].as_str().unwrap(), of["state"].as_str().unwrap())).collect();
+    let told: Vec<_> = exports
+        .iter()
+        .map(|of| (of["id"].as_str().unwrap(), of["state"].as_str().unwrap()))
+        .collect();
     assert_eq!(told, [("export_3", "new"), ("export_2", "failed"), ("export_1", "whole")]);
     assert_eq!(exports[2]["bytes"]["done"], 100_000);
     let (code, output) = ran(&solo, &[]).await;
@@ -138,12 +144,16 @@ async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
         "{text}"
     );
     let (code, output) = ran(&solo, &["--check"]).await;
-    assert_eq!((code, output.stdout.len(), output.stderr.len()), (i32::from(exit::UNHEALTHY), 0, 1));
+    assert_eq!(
+        (code, output.stdout.len(), output.stderr.len()),
+        (i32::from(exit::UNHEALTHY), 0, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_state_that_a_kill_left_behind_is_read_as_it_is() {
-    let solo = Solo::new(vec![SimExport::finished("export_1", vec![file()]), pending("export_2")]).await;
+    let solo =
+        Solo::new(vec![SimExport::finished("export_1", vec![file()]), pending("export_2")]).await;
     let watcher = solo.start();
     watcher.wait_for_event(|event| event["message"] == "export whole").await;
     watcher.kill9().await;
@@ -202,7 +212,11 @@ async fn on_a_terminal(
     );
     let mut command = tokio::process::Command::new("script");
     command.args(["-qefc", &line, "/dev/null"]);
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("TERM", "xterm").envs(environment.iter().copied());
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("TERM", "xterm")
+        .envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().expect("script of util-linux");
     let mut out = child.stdout.take().expect("stdout is piped");
@@ -222,7 +236,8 @@ async fn on_a_terminal(
                 told = true;
                 let id = text.split("pid ").nth(1).and_then(|rest| rest.split_whitespace().next());
                 let id = id.and_then(|id| id.parse().ok()).and_then(rustix::process::Pid::from_raw);
-                rustix::process::kill_process(id.expect("its id"), end.expect("a signal")).expect("sent");
+                rustix::process::kill_process(id.expect("its id"), end.expect("a signal"))
+                    .expect("sent");
             }
         }
     };
@@ -253,7 +268,8 @@ async fn a_watch_draws_and_gives_the_terminal_back() {
         watcher
     };
     for signal in [Signal::INT, Signal::TERM] {
-        let (code, text) = on_a_terminal(&solo, "--watch", &[("NO_COLOR", "1")], Some(signal)).await;
+        let (code, text) =
+            on_a_terminal(&solo, "--watch", &[("NO_COLOR", "1")], Some(signal)).await;
         assert_eq!(code, 0, "{text:?}");
         assert!(
             text.contains("\x1b[?1049h") && text.contains("\x1b[?25l") && text.contains("export_1"),

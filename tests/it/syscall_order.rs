@@ -58,7 +58,8 @@ impl Trace {
             let working = format!("{}/.{name}.partial", self.folder);
             return (naming, working);
         }
-        let descriptor = naming.arguments.split_once("/proc/self/fd/").expect("a file without a name").1;
+        let descriptor =
+            naming.arguments.split_once("/proc/self/fd/").expect("a file without a name").1;
         let descriptor: String = descriptor.chars().take_while(char::is_ascii_digit).collect();
         let opened = self.calls.iter().rev().find(|call| {
             call.name == "openat"
@@ -69,7 +70,8 @@ impl Trace {
         (naming, path.split('>').next().unwrap_or_default().to_owned())
     }
 
-    /// Steps 2 to 6 of one file; returns the naming, and the sync of the folder that makes it durable.
+    /// Steps 2 to 6 of one file; returns the naming, and the sync of the folder that makes it
+    /// durable.
     fn assert_order(&self, name: &str) -> (&Call, &Call) {
         let (naming, working) = self.naming(name);
         let writes: Vec<_> = self.on(&working).filter(|call| is_write(call)).collect();
@@ -78,14 +80,19 @@ impl Trace {
         let sync = sync.unwrap_or_else(|| panic!("{name} was never synced"));
         assert!(sync.is_ok() && sync.name == "fsync", "{sync:?}");
         for write in writes {
-            assert!(write.is_before(sync), "{name}: written to after its sync: {write:?}, {sync:?}");
+            assert!(
+                write.is_before(sync),
+                "{name}: written to after its sync: {write:?}, {sync:?}"
+            );
         }
         assert!(sync.is_before(naming), "{name} was named before its sync: {naming:?}, {sync:?}");
         let by_name = format!("{}/{name}", self.folder);
         let late = self.on(&by_name).find(|call| is_write(call));
         assert!(late.is_none(), "{name} was written to under its name: {late:?}");
         let settled = self.first("sync of the folder", |call| {
-            call.name == "fsync" && naming.is_before(call) && call.descriptor_path() == Some(&self.folder)
+            call.name == "fsync"
+                && naming.is_before(call)
+                && call.descriptor_path() == Some(&self.folder)
         });
         assert!(settled.is_ok(), "{settled:?}");
         (naming, settled)
@@ -93,9 +100,10 @@ impl Trace {
 
     /// The first write to the state that has these words; it is synced after that.
     fn record(&self, words: &str) -> &Call {
-        let is_log = |call: &Call| call.descriptor_path().is_some_and(|path| path.ends_with("state.db-wal"));
-        let record =
-            self.first(words, |call| is_write(call) && is_log(call) && call.arguments.contains(words));
+        let is_log =
+            |call: &Call| call.descriptor_path().is_some_and(|path| path.ends_with("state.db-wal"));
+        let record = self
+            .first(words, |call| is_write(call) && is_log(call) && call.arguments.contains(words));
         let synced = self
             .calls
             .iter()
@@ -129,15 +137,18 @@ async fn bytes_before_name_before_folder_before_record_and_the_manifest_last() {
     let mut large = vec![0; LARGE_BYTES];
     fastrand::Rng::with_seed(1).fill(&mut large);
     // It pauses behind its first checkpoint, until that is on record.
-    let held = SimFile::new("file_large", 2, large.clone()).on_fetch(Serving::well().stall_after(9 << 20));
+    let held =
+        SimFile::new("file_large", 2, large.clone()).on_fetch(Serving::well().stall_after(9 << 20));
     let files = [SimFile::generated("file_small", 1, 100_000), held];
     let solo = Solo::new(vec![SimExport::finished("export_1", files.to_vec())]).await;
     let place = solo.home.path().join("trace");
     let plain = solo.home.command("run", &["--exit-when-settled"]);
     let mut watcher = Watcher::spawn(strace::traced(&plain, &place, &["-s", "4200", "-e", TRACED]));
     let checkpoint = watcher.wait_for_event(|event| event["message"] == "checkpoint").await;
-    let safe =
-        checkpoint["bytes"].as_u64().and_then(|bytes| usize::try_from(bytes).ok()).expect("how many bytes");
+    let safe = checkpoint["bytes"]
+        .as_u64()
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .expect("how many bytes");
     let prefix = Content::from(large[..safe].to_vec()).sha256().to_string();
     let log = solo.home.path().join("state/state.db-wal");
     let has_record =
@@ -155,15 +166,22 @@ async fn bytes_before_name_before_folder_before_record_and_the_manifest_last() {
         assert!(!plain && !replaces, "this may replace a file: {call:?}");
     }
     let mut last = 0;
-    for (file, name) in files.iter().zip(["part-00001-file_small.json", "part-00002-file_large.json"]) {
+    for (file, name) in
+        files.iter().zip(["part-00001-file_small.json", "part-00002-file_large.json"])
+    {
         let (_, settled) = trace.assert_order(name);
         let record = trace.record(&file.content.sha256().to_string());
-        assert!(settled.is_before(record), "{name} was recorded before its folder was synced: {record:?}");
+        assert!(
+            settled.is_before(record),
+            "{name} was recorded before its folder was synced: {record:?}"
+        );
         last = last.max(settled.end);
     }
     let (created, sealed) = (
         trace.first("working file of the manifest", |call| {
-            call.name == "openat" && call.is_ok() && call.arguments.contains("\".manifest.json.partial\"")
+            call.name == "openat"
+                && call.is_ok()
+                && call.arguments.contains("\".manifest.json.partial\"")
         }),
         trace.recorded("export_1sealing"),
     );
@@ -184,9 +202,13 @@ async fn bytes_before_name_before_folder_before_record_and_the_manifest_last() {
     });
     let record = trace.record(&prefix);
     let working = format!("{}/.part-00002-file_large.json.partial", trace.folder);
-    let is_sync_before =
-        |call: &Call| is_sync(call) && call.is_ok() && created.is_before(call) && call.is_before(record);
-    assert!(trace.on(&working).any(is_sync_before), "a checkpoint was recorded before its bytes were synced");
+    let is_sync_before = |call: &Call| {
+        is_sync(call) && call.is_ok() && created.is_before(call) && call.is_before(record)
+    };
+    assert!(
+        trace.on(&working).any(is_sync_before),
+        "a checkpoint was recorded before its bytes were synced"
+    );
     assert!(
         trace.on(&trace.folder).any(is_sync_before),
         "a checkpoint was recorded before its name was synced"

@@ -1,10 +1,12 @@
-//! Holds the source to the map in ARCHITECTURE.md: arrows point down, files stay readable, lints are not switched off.
+//! Holds the source to the map in ARCHITECTURE.md: arrows point down, files stay readable, lints
+//! are not switched off.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every room and its floor; a room may use lower floors only, and never another room of its own floor.
+/// Every room and its floor; a room may use lower floors only, and never another room of its own
+/// floor.
 const FLOORS: &[(&str, u32)] = &[
     ("domain", 0),
     ("failpoint", 0),
@@ -56,19 +58,31 @@ pub(crate) fn sources() -> Vec<(PathBuf, String)> {
 }
 
 fn room_of(path: &Path) -> String {
-    let first = path.components().next().expect("a relative path").as_os_str().to_string_lossy().into_owned();
+    let first = path
+        .components()
+        .next()
+        .expect("a relative path")
+        .as_os_str()
+        .to_string_lossy()
+        .into_owned();
     first.trim_end_matches(".rs").to_owned()
 }
 
 /// The rooms that a file names after `crate::`, also in `use crate::{a, b}`.
 fn rooms_used(text: &str) -> Vec<String> {
     let mut rooms = Vec::new();
-    let code =
-        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
         let name = |text: &str| {
-            text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+            text.trim_start()
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect::<String>()
         };
         if let Some(group) = rest.strip_prefix('{') {
             let mut depth = 1;
@@ -124,8 +138,9 @@ fn the_core_touches_neither_io_nor_clocks_nor_dice() {
     let banned = ["tokio::", "reqwest", "std::fs", "std::net", "::now()", "fastrand", "std::env"];
     for (path, text) in sources().into_iter().filter(|(path, _)| room_of(path) == "domain") {
         for (number, line) in (1..).zip(text.lines()) {
-            let found =
-                banned.iter().find(|word| line.contains(*word) && !line.trim_start().starts_with("//"));
+            let found = banned
+                .iter()
+                .find(|word| line.contains(*word) && !line.trim_start().starts_with("//"));
             assert!(found.is_none(), "{}:{number}: {line}", path.display());
         }
     }
@@ -154,7 +169,8 @@ fn a_release_cannot_be_told_to_fail() {
     let armed = sources.iter().filter(|(_, text)| text.contains("BATCH_EXPORT_WATCHER_FAULTS"));
     let armed: Vec<_> = armed.map(|(path, _)| path.display().to_string()).collect();
     assert_eq!(armed, ["failpoint/armed.rs"], "who reads the variable");
-    let (_, gate) = sources.iter().find(|(path, _)| path.ends_with("failpoint/mod.rs")).expect("its room");
+    let (_, gate) =
+        sources.iter().find(|(path, _)| path.ends_with("failpoint/mod.rs")).expect("its room");
     let lines: Vec<_> = gate.lines().collect();
     let uses = lines.iter().enumerate().filter(|(_, line)| {
         let code = line.trim_start();

@@ -1,4 +1,5 @@
-//! https: one TLS configuration for both clients, system roots plus `ca_file`, and a connection that cannot be trusted fails.
+//! https: one TLS configuration for both clients, system roots plus `ca_file`, and a connection
+//! that cannot be trusted fails.
 
 use batch_export_watcher::simulator::{Content, Script, SimExport, SimFile, SimProject, Simulator};
 
@@ -15,7 +16,8 @@ struct Stage {
     content: Content,
 }
 
-/// An API and a store behind TLS, and a watcher that trusts `trusted`; the store's certificate is for `store_name`.
+/// An API and a store behind TLS, and a watcher that trusts `trusted`; the store's certificate is
+/// for `store_name`.
 async fn stage(authority: &Authority, trusted: &Authority, store_name: &str) -> Stage {
     let content = Content::Generated { bytes: 300_000, seed: 7 };
     let export = SimExport::finished("export_1", vec![SimFile::new("file_1", 1, content.clone())]);

@@ -1,5 +1,5 @@
-//! The transfer itself: checkpoints that a crash goes on from, slots that are shared fairly, connections that are used again,
-//! room that is promised once.
+//! The transfer itself: checkpoints that a crash goes on from, slots that are shared fairly,
+//! connections that are used again, room that is promised once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +31,8 @@ async fn killed_in_mid_part() -> (Solo, SimFile) {
     let watcher = solo.start();
     let folder = solo.home.export(SHOP, "export_1");
     eventually("thirty MiB", || watcher.partial_bytes(&folder) == [30 * MIB]).await;
-    // The last checkpoint may still be on its way to the disk; the one before is on record when this is there.
+    // The last checkpoint may still be on its way to the disk; the one before is on record when
+    // this is there.
     eventually("a checkpoint on record", || checkpointed_bytes(&watcher) >= 16 * MIB).await;
     watcher.kill9().await;
     (solo, part)
@@ -41,7 +42,8 @@ async fn killed_in_mid_part() -> (Solo, SimFile) {
 fn checkpointed_bytes(watcher: &Watcher) -> u64 {
     let lines = watcher.output().stderr;
     let event = |line: &String| serde_json::from_str::<serde_json::Value>(line).ok();
-    let checkpoints = lines.iter().filter_map(event).filter(|event| event["message"] == "checkpoint");
+    let checkpoints =
+        lines.iter().filter_map(event).filter(|event| event["message"] == "checkpoint");
     checkpoints.filter_map(|event| event["bytes"].as_u64()).max().unwrap_or(0)
 }
 
@@ -71,7 +73,8 @@ async fn a_checkpoint_whose_bytes_have_changed_on_disk_is_not_believed() {
 #[tokio::test]
 async fn a_partial_that_is_gone_after_a_crash_is_fetched_from_its_start() {
     let (solo, part) = killed_in_mid_part().await;
-    fs::remove_file(solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial")).unwrap();
+    fs::remove_file(solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial"))
+        .unwrap();
     solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&part.content]);
     assert_eq!(resumed_at(&solo, "file_1"), None);
@@ -79,18 +82,22 @@ async fn a_partial_that_is_gone_after_a_crash_is_fetched_from_its_start() {
 
 #[tokio::test]
 async fn an_export_of_a_thousand_parts_delays_one_of_one_part_by_one_slot_at_most() {
-    let held =
-        |number| SimFile::generated(&format!("file_{number}"), number, 2000).on_fetch(Serving::well().held());
+    let held = |number| {
+        SimFile::generated(&format!("file_{number}"), number, 2000).on_fetch(Serving::well().held())
+    };
     let many = SimExport::finished("export_many", (1..=1000).map(held).collect());
     let late = SimExport::new("export_late", vec![ViewStep::status("RUNNING")]);
     let solo = Solo::new(vec![many, late]).await.with("[download]\nmax_parts = 3");
     let watcher = solo.start();
-    let fetched = |seen: &[Recorded]| seen.iter().filter(|request| request.origin == Origin::Store).count();
+    let fetched =
+        |seen: &[Recorded]| seen.iter().filter(|request| request.origin == Origin::Store).count();
     let first = solo.wait_for(|seen| fetched(seen) == 3).await;
     let single = SimFile::generated("file_single", 1, 2000);
     solo.sim.set_views("export_late", vec![ViewStep::Success(vec![single.clone()])]).unwrap();
     watcher
-        .wait_for_event(|event| event["message"] == "folder ready" && event["export"] == "export_late")
+        .wait_for_event(|event| {
+            event["message"] == "folder ready" && event["export"] == "export_late"
+        })
         .await;
     // One slot becomes free, then another: one of the two is the other export's.
     let mut under_way = first.into_iter().filter(|request| request.origin == Origin::Store);
@@ -99,7 +106,9 @@ async fn an_export_of_a_thousand_parts_delays_one_of_one_part_by_one_slot_at_mos
         solo.sim.release(&file);
     }
     watcher
-        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_late")
+        .wait_for_event(|event| {
+            event["message"] == "export whole" && event["export"] == "export_late"
+        })
         .await;
     solo.home.assert_whole(SHOP, "export_late", &[&single.content]);
     let before: Vec<_> = solo.sim.requests();
@@ -114,13 +123,15 @@ async fn an_export_of_a_thousand_parts_delays_one_of_one_part_by_one_slot_at_mos
 
 #[tokio::test]
 async fn connections_to_both_origins_are_used_again() {
-    let parts: Vec<_> =
-        (1..=200).map(|number| SimFile::generated(&format!("file_{number}"), number, 50_000)).collect();
+    let parts: Vec<_> = (1..=200)
+        .map(|number| SimFile::generated(&format!("file_{number}"), number, 50_000))
+        .collect();
     let solo = Solo::finished(parts).await.with("[download]\nmax_parts = 4");
     solo.settle(0).await;
     for (origin, at_most) in [(Origin::Api, 5), (Origin::Store, 5)] {
         let requests = solo.sim.requests();
-        let of_origin: Vec<_> = requests.iter().filter(|request| request.origin == origin).collect();
+        let of_origin: Vec<_> =
+            requests.iter().filter(|request| request.origin == origin).collect();
         assert!(of_origin.len() >= 200);
         let connections: BTreeSet<_> = of_origin.iter().map(|request| request.connection).collect();
         assert!(connections.len() <= at_most, "{} connections to {origin:?}", connections.len());
@@ -130,18 +141,25 @@ async fn connections_to_both_origins_are_used_again() {
 #[tokio::test]
 async fn a_small_soft_limit_of_open_files_does_not_hold_up_many_parts() {
     const AT_ONCE: usize = 64;
-    let held =
-        |number| SimFile::generated(&format!("file_{number}"), number, 2000).on_fetch(Serving::well().held());
+    let held = |number| {
+        SimFile::generated(&format!("file_{number}"), number, 2000).on_fetch(Serving::well().held())
+    };
     let parts: Vec<_> = (1..=64).map(held).collect();
-    let solo = Solo::finished(parts.clone()).await.with(&format!("[download]\nmax_parts = {AT_ONCE}"));
+    let solo =
+        Solo::finished(parts.clone()).await.with(&format!("[download]\nmax_parts = {AT_ONCE}"));
     let watcher = solo.start_after("ulimit -S -n 48", &["--exit-when-settled"]);
-    let fetched = |seen: &[Recorded]| seen.iter().filter(|request| request.origin == Origin::Store).count();
+    let fetched =
+        |seen: &[Recorded]| seen.iter().filter(|request| request.origin == Origin::Store).count();
     solo.wait_for(|seen| fetched(seen) == AT_ONCE).await;
     for part in &parts {
         solo.sim.release(&part.id);
     }
     let output = solo.settled(watcher, 0).await;
-    assert!(!output.stderr.iter().any(|line| line.contains("will be repeated")), "{:?}", output.stderr);
+    assert!(
+        !output.stderr.iter().any(|line| line.contains("will be repeated")),
+        "{:?}",
+        output.stderr
+    );
     let contents: Vec<_> = parts.iter().map(|part| &part.content).collect();
     solo.home.assert_whole(SHOP, "export_1", &contents);
 }
@@ -149,8 +167,9 @@ async fn a_small_soft_limit_of_open_files_does_not_hold_up_many_parts() {
 /// With a slot for each part, calls of the API would take all descriptors, and keep them.
 #[tokio::test]
 async fn a_small_hard_limit_of_open_files_is_told_and_costs_no_file() {
-    let parts: Vec<_> =
-        (1..=48).map(|number| SimFile::generated(&format!("file_{number}"), number, 2000)).collect();
+    let parts: Vec<_> = (1..=48)
+        .map(|number| SimFile::generated(&format!("file_{number}"), number, 2000))
+        .collect();
     let solo = Solo::finished(parts.clone()).await.with("[download]\nmax_parts = 48");
     let watcher = solo.start_after("ulimit -n 48", &["--exit-when-settled"]);
     let output = solo.settled(watcher, 0).await;
@@ -161,7 +180,11 @@ async fn a_small_hard_limit_of_open_files_is_told_and_costs_no_file() {
     );
     assert_eq!(told.len(), 1, "{:?}", output.stderr);
     let contents: Vec<_> = parts.iter().map(|part| &part.content).collect();
-    assert!(!output.stderr.iter().any(|line| line.contains("will be repeated")), "{:?}", output.stderr);
+    assert!(
+        !output.stderr.iter().any(|line| line.contains("will be repeated")),
+        "{:?}",
+        output.stderr
+    );
     solo.home.assert_whole(SHOP, "export_1", &contents);
 }
 

@@ -1,4 +1,5 @@
-//! What an answer to a view call makes of its export: when it is asked about, fetched, failed for good, or asked about again.
+//! What an answer to a view call makes of its export: when it is asked about, fetched, failed for
+//! good, or asked about again.
 
 use std::time::Duration;
 
@@ -29,7 +30,10 @@ async fn assert_retried_until_whole(answers: Vec<Canned>) -> Vec<Recorded> {
     let requests = sim.requests();
     assert_eq!(count(&requests, |request| request.is_view_of("export_1")), calls);
     let waits = gaps(&requests, |request| request.is_view_of("export_1"));
-    assert!(waits.iter().all(|wait| *wait >= Duration::from_millis(10)), "without a pause: {waits:?}");
+    assert!(
+        waits.iter().all(|wait| *wait >= Duration::from_millis(10)),
+        "without a pause: {waits:?}"
+    );
     assert_eq!(told(&output, "ERROR", ""), [""; 0]);
     assert!(!told(&output, "WARN", "poll failed, will be repeated").is_empty());
     requests
@@ -37,13 +41,18 @@ async fn assert_retried_until_whole(answers: Vec<Canned>) -> Vec<Recorded> {
 
 #[tokio::test]
 async fn the_first_export_of_each_project_is_asked_about_at_once_and_the_others_are_spread() {
-    let exports = |prefix: &str| (0..10).map(|number| running(&format!("{prefix}_{number}"))).collect();
+    let exports =
+        |prefix: &str| (0..10).map(|number| running(&format!("{prefix}_{number}"))).collect();
     let (sim, home) = scene(vec![("shop", exports("shop")), ("blog", exports("blog"))]).await;
     let home = home.with("[poll]\nmin_interval = \"5s\"\nmax_interval = \"5s\"");
     let _watcher = home.start(&[]);
     let requests = seen(&sim, |seen| seen.len() >= 20).await;
-    let firsts: Vec<_> = requests[..2].iter().filter_map(|request| request.parameter("id")).collect();
-    assert!(firsts.contains(&"shop_0".to_owned()) && firsts.contains(&"blog_0".to_owned()), "{firsts:?}");
+    let firsts: Vec<_> =
+        requests[..2].iter().filter_map(|request| request.parameter("id")).collect();
+    assert!(
+        firsts.contains(&"shop_0".to_owned()) && firsts.contains(&"blog_0".to_owned()),
+        "{firsts:?}"
+    );
     for name in ["shop", "blog"] {
         let gaps = gaps(&requests, |request| is_of(request, name));
         let whole: Duration = gaps.iter().sum();
@@ -63,7 +72,9 @@ async fn the_interval_grows_while_nothing_changes_and_resets_when_the_status_mov
     let requests = seen(&sim, |seen| seen.len() >= 8).await;
     let gaps = gaps(&requests[..8], |_| true);
     // The sixth answer changes nothing yet; the seventh brings RUNNING.
-    for (gap, interval) in gaps.iter().zip([150, 225, 337, 506, 600, 600, 150].map(Duration::from_millis)) {
+    for (gap, interval) in
+        gaps.iter().zip([150, 225, 337, 506, 600, 600, 150].map(Duration::from_millis))
+    {
         assert!(*gap >= interval.mul_f64(0.89), "{gap:?} for {interval:?}: {gaps:?}");
         assert!(
             *gap <= interval.mul_f64(1.1) + Duration::from_millis(250),
@@ -76,14 +87,16 @@ async fn the_interval_grows_while_nothing_changes_and_resets_when_the_status_mov
 async fn nothing_is_fetched_before_success_although_files_are_listed() {
     let file = a_file("file_1");
     let content = file.content.clone();
-    let listed = |status: &str| ViewStep::Listed { status: status.to_owned(), files: vec![file.clone()] };
+    let listed =
+        |status: &str| ViewStep::Listed { status: status.to_owned(), files: vec![file.clone()] };
     let mut views: Vec<_> = ["CREATED", "PENDING", "RUNNING"].map(listed).into();
     views.push(ViewStep::Success(vec![file.clone()]));
     let (sim, home) = scene(vec![("shop", vec![SimExport::new("export_1", views)])]).await;
     let (code, output) = home.start(&["--exit-when-settled"]).wait().await;
     assert_eq!(code, 0);
     let requests = sim.requests();
-    let link = requests.iter().position(|request| request.is_link_of("file_1")).expect("a download call");
+    let link =
+        requests.iter().position(|request| request.is_link_of("file_1")).expect("a download call");
     assert_eq!(count(&requests[..link], |request| request.is_view_of("export_1")), 4);
     assert_eq!(told(&output, "INFO", "status changed").len(), 4);
     home.assert_whole("shop", "export_1", &[&content]);
@@ -93,7 +106,10 @@ async fn nothing_is_fetched_before_success_although_files_are_listed() {
 async fn an_error_is_final_and_told_once_while_the_others_go_on() {
     let (sim, home) = scene(vec![(
         "shop",
-        vec![SimExport::failing("export_1"), SimExport::succeeding("export_2", vec![a_file("file_2")])],
+        vec![
+            SimExport::failing("export_1"),
+            SimExport::succeeding("export_2", vec![a_file("file_2")]),
+        ],
     )])
     .await;
     let (code, output) = home.start(&["--exit-when-settled"]).wait().await;
@@ -168,7 +184,10 @@ async fn an_export_that_is_not_known_is_asked_for_within_the_grace_and_then_fail
     let (code, _) = home.start(&["--exit-when-settled"]).wait().await;
     assert_eq!(code, 1);
     let failed = failure(&home, "shop", "export_1");
-    assert_eq!((&failed["kind"], &failed["error_code"]), (&json!("not_found"), &json!("EXPORT_NOT_FOUND")));
+    assert_eq!(
+        (&failed["kind"], &failed["error_code"]),
+        (&json!("not_found"), &json!("EXPORT_NOT_FOUND"))
+    );
     home.manifest("shop", "export_2");
     let gaps = gaps(&sim.requests(), |request| request.is_view_of("export_1"));
     let asked: Duration = gaps.iter().sum();
@@ -188,12 +207,17 @@ async fn an_export_that_is_forgotten_after_success_is_expired_and_its_parts_are_
     assert_eq!(failure(&home, "shop", "export_1")["kind"], "expired");
     assert_eq!(home.sha256("shop/export_1/part-00001-file_1.json"), files[0].content.sha256());
     assert!(home.try_manifest("shop", "export_1").is_none());
-    assert_eq!(count(&sim.requests(), |request| request.is_view_of("export_1")), 3, "one confirmation");
+    assert_eq!(
+        count(&sim.requests(), |request| request.is_view_of("export_1")),
+        3,
+        "one confirmation"
+    );
 }
 
 #[tokio::test]
 async fn a_refused_request_fails_its_export_with_the_apis_own_code() {
-    let refused = ViewStep::Answer(Canned::api_error(400, "MALFORMED_PARAMETER", "The id is malformed."));
+    let refused =
+        ViewStep::Answer(Canned::api_error(400, "MALFORMED_PARAMETER", "The id is malformed."));
     let exports = vec![
         SimExport::new("export_1", vec![refused]),
         SimExport::finished("export_2", vec![a_file("file_2")]),
@@ -202,7 +226,10 @@ async fn a_refused_request_fails_its_export_with_the_apis_own_code() {
     let (code, _) = home.start(&["--exit-when-settled"]).wait().await;
     assert_eq!(code, 1);
     let failed = failure(&home, "shop", "export_1");
-    assert_eq!((&failed["kind"], &failed["error_code"]), (&json!("rejected"), &json!("MALFORMED_PARAMETER")));
+    assert_eq!(
+        (&failed["kind"], &failed["error_code"]),
+        (&json!("rejected"), &json!("MALFORMED_PARAMETER"))
+    );
     assert!(failed["cause"].as_str().unwrap().contains("The id is malformed."), "{failed}");
     home.manifest("shop", "export_2");
 }
@@ -217,13 +244,19 @@ async fn a_project_whose_every_export_is_refused_pauses_and_nothing_fails() {
     let watcher = home.start(&[]);
     seen(&sim, |seen| count(seen, |request| is_of(request, "shop")) >= 6).await;
     let requests = sim.requests();
-    // Both have to be refused before anything is known; from then on there are probes, one each retry.max.
+    // Both have to be refused before anything is known; from then on there are probes, one each
+    // retry.max.
     let probes: Vec<_> = gaps(&requests, |request| is_of(request, "shop")).split_off(2);
     assert!(probes.iter().all(|gap| *gap >= Duration::from_millis(175)), "{probes:?}");
-    assert!(count(&requests, |request| is_of(request, "blog")) > 5, "the other project was held up");
+    assert!(
+        count(&requests, |request| is_of(request, "blog")) > 5,
+        "the other project was held up"
+    );
     sim.set_project_outage(&project_key("shop"), None).unwrap();
     for export in ["export_1", "export_2"] {
-        watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == export).await;
+        watcher
+            .wait_for_event(|event| event["message"] == "export whole" && event["export"] == export)
+            .await;
     }
     let output = watcher.output();
     assert_eq!(told(&output, "ERROR", "").len(), 1, "{:#?}", output.stderr);
@@ -267,14 +300,21 @@ async fn a_200_that_is_not_the_answer_is_asked_again() {
 #[tokio::test]
 async fn a_passing_status_is_asked_again_whatever_its_body_says() {
     let own = |status| Canned::api_error(status, "EXPORT_NOT_FOUND", "Gone for good.");
-    assert_retried_until_whole(vec![own(500), own(502), own(504), own(522), own(408), Canned::html(500)])
-        .await;
+    assert_retried_until_whole(vec![
+        own(500),
+        own(502),
+        own(504),
+        own(522),
+        own(408),
+        Canned::html(500),
+    ])
+    .await;
 }
 
 #[tokio::test]
 async fn a_redirect_of_a_view_is_not_followed() {
-    let redirects =
-        [301, 302, 303, 307, 308].map(|status| Canned::redirect(status, "/2.11/exports/view?id=export_9"));
+    let redirects = [301, 302, 303, 307, 308]
+        .map(|status| Canned::redirect(status, "/2.11/exports/view?id=export_9"));
     let requests = assert_retried_until_whole(redirects.into()).await;
     assert_eq!(count(&requests, |request| request.is_view_of("export_9")), 0);
 }

@@ -33,9 +33,13 @@ impl Page {
     async fn start(solo: Solo) -> Self {
         let solo = solo.with("[server]\nlisten = \"127.0.0.1:0\"");
         let watcher = solo.start();
-        let said = |message: &str| message.strip_prefix("status page at http://").map(str::to_owned);
-        let event = watcher.wait_for_event(|event| event["message"].as_str().and_then(said).is_some()).await;
-        let address = event["message"].as_str().and_then(said).expect("an address").parse().expect("one");
+        let said =
+            |message: &str| message.strip_prefix("status page at http://").map(str::to_owned);
+        let event = watcher
+            .wait_for_event(|event| event["message"].as_str().and_then(said).is_some())
+            .await;
+        let address =
+            event["message"].as_str().and_then(said).expect("an address").parse().expect("one");
         watcher.wait_for_event(|event| event["message"] == "running").await;
         Self { solo, _watcher: watcher, address }
     }
@@ -127,7 +131,11 @@ async fn every_route_answers_with_its_type_and_the_headers_that_protect_it() {
         ("/nothing", 404, "text/plain; charset=utf-8", "there is nothing here"),
     ] {
         let answer = page.get(path).await;
-        assert_eq!((answer.status, answer.header("content-type")), (status, content_type), "{path}");
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (status, content_type),
+            "{path}"
+        );
         assert!(answer.text().contains(words), "{path}: {}", answer.text());
         for (name, value) in HEADERS {
             assert_eq!(answer.header(name), value, "{path}: {name}");
@@ -138,7 +146,9 @@ async fn every_route_answers_with_its_type_and_the_headers_that_protect_it() {
 #[tokio::test]
 async fn methods_hosts_and_bodies_that_are_not_for_it_are_refused() {
     let page = Page::start(
-        Solo::new(vec![pending("export_1")]).await.with("[server]\nallowed_hosts = [\"watcher.internal\"]"),
+        Solo::new(vec![pending("export_1")])
+            .await
+            .with("[server]\nallowed_hosts = [\"watcher.internal\"]"),
     )
     .await;
     let asked = |line: &str, headers: &str| page_request(line, headers);
@@ -178,21 +188,32 @@ async fn an_export_that_is_polled_says_when_it_is_asked_next() {
     let status = page.status(|status| export(status)["remote_status"] == "RUNNING").await;
     let found = export(&status);
     assert_eq!((&found["id"], &found["state"]), (&json!("export_1"), &json!("polling")));
-    assert_eq!((&found["parts"], &found["failure"]), (&json!({"done": 0, "total": 0}), &Value::Null));
-    let time = |value: &Value| value.as_str().expect("a text").parse::<jiff::Timestamp>().expect("a time");
+    assert_eq!(
+        (&found["parts"], &found["failure"]),
+        (&json!({"done": 0, "total": 0}), &Value::Null)
+    );
+    let time =
+        |value: &Value| value.as_str().expect("a text").parse::<jiff::Timestamp>().expect("a time");
     let wait = time(&found["next_poll_at"]).duration_since(time(&status["now"]));
     assert!((3000..=4000).contains(&wait.as_secs()), "{wait}");
     assert!(
-        time(&found["since"]) <= time(&status["now"]) && time(&status["started_at"]) <= time(&status["now"])
+        time(&found["since"]) <= time(&status["now"])
+            && time(&status["started_at"]) <= time(&status["now"])
     );
-    assert_eq!((&status["version"], &status["draining"]), (&json!(env!("CARGO_PKG_VERSION")), &json!(false)));
+    assert_eq!(
+        (&status["version"], &status["draining"]),
+        (&json!(env!("CARGO_PKG_VERSION")), &json!(false))
+    );
     assert_eq!(
         (&status["slots"], &status["disk"]),
         (&json!({"in_use": 0, "max": 8}), &json!({"ill": false}))
     );
     assert_eq!(status["reloads"], json!({"accepted": 0, "refused": 0, "last_refusal": null}));
     assert_eq!((&status["origin"], &status["projects"][0]["pauses"]), (&Value::Null, &json!([])));
-    assert!(status["sentence"].as_str().expect("a text").starts_with("watching 1 export"), "{status:#}");
+    assert!(
+        status["sentence"].as_str().expect("a text").starts_with("watching 1 export"),
+        "{status:#}"
+    );
 }
 
 #[tokio::test]
@@ -232,7 +253,10 @@ async fn a_failure_comes_with_advice() {
         (&json!("remote_error"), &json!("ERROR"))
     );
     assert!(failure["cause"].is_string() && failure["at"].is_string(), "{failure}");
-    assert_eq!(failure["advice"], "start the export again in Batch, and replace the id in the configuration");
+    assert_eq!(
+        failure["advice"],
+        "start the export again in Batch, and replace the id in the configuration"
+    );
 }
 
 #[tokio::test]
@@ -249,7 +273,10 @@ async fn a_pause_says_why_what_to_do_and_until_when() {
 
     let page = Page::of(vec![pending("export_1")]).await;
     let throttled = Canned::throttled(Some("60"));
-    page.solo.sim.set_project_outage(PROJECT_KEY, Some(throttled)).expect("a project of the script");
+    page.solo
+        .sim
+        .set_project_outage(PROJECT_KEY, Some(throttled))
+        .expect("a project of the script");
     let status = page.status(paused).await;
     let pause = &status["projects"][0]["pauses"][0];
     assert_eq!(
@@ -263,10 +290,19 @@ async fn a_pause_says_why_what_to_do_and_until_when() {
 async fn no_answer_holds_a_secret() {
     let slow = SimFile::generated("file_1", 1, 50_000_000).with_bytes_per_second(1_000_000);
     let page =
-        Page::of(vec![SimExport::finished("export_1", vec![slow]), SimExport::failing("export_2")]).await;
+        Page::of(vec![SimExport::finished("export_1", vec![slow]), SimExport::failing("export_2")])
+            .await;
     page.status(|status| export(status)["active_parts"][0]["bytes"].as_u64() > Some(0)).await;
-    for path in ["/", "/style.css", "/app.js", "/livez", "/readyz", "/api/v1/status", "/metrics", "/nothing"]
-    {
+    for path in [
+        "/",
+        "/style.css",
+        "/app.js",
+        "/livez",
+        "/readyz",
+        "/api/v1/status",
+        "/metrics",
+        "/nothing",
+    ] {
         let text = page.get(path).await.text();
         for secret in ["key-of-the-shop", PROJECT_KEY, "signature", "expires=", "/blob/"] {
             assert!(!text.contains(secret), "{path} holds {secret}");
@@ -303,8 +339,12 @@ async fn streams_are_few_and_who_does_not_read_holds_up_nothing() {
     assert_eq!(page.get("/livez").await.status, 200);
     drop(streams);
     let began = Instant::now();
-    while page.raw(&page_request("HEAD /api/v1/events", "Host: localhost")).await.contains(" 503 ") {
-        assert!(began.elapsed() < PATIENCE, "the places of streams that are gone are not given back");
+    while page.raw(&page_request("HEAD /api/v1/events", "Host: localhost")).await.contains(" 503 ")
+    {
+        assert!(
+            began.elapsed() < PATIENCE,
+            "the places of streams that are gone are not given back"
+        );
     }
 }
 
@@ -317,7 +357,10 @@ async fn an_address_that_is_taken_refuses_the_start_and_off_listens_nowhere() {
     let (code, output) = solo.start().wait().await;
     assert_eq!(code, i32::from(exit::CONFIGURATION));
     let log = output.stderr.join("\n");
-    assert!(log.contains(&format!("server.listen: the status page cannot listen at {address}")), "{log}");
+    assert!(
+        log.contains(&format!("server.listen: the status page cannot listen at {address}")),
+        "{log}"
+    );
 
     let solo = solo.with("[server]\nlisten = \"0.0.0.0:0\"");
     let (code, output) = solo.start().wait().await;
@@ -342,6 +385,10 @@ async fn a_default_address_that_is_taken_is_a_warning() {
     solo.home.remove("server");
     let watcher = solo.start();
     let warned = watcher.wait_for_log(|line| line.contains("there is no status page")).await;
-    assert!(warned.contains("WARN") && warned.contains("127.0.0.1:9847") && warned.contains("server.listen"));
+    assert!(
+        warned.contains("WARN")
+            && warned.contains("127.0.0.1:9847")
+            && warned.contains("server.listen")
+    );
     watcher.wait_for_event(|event| event["message"] == "running").await;
 }

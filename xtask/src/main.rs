@@ -1,7 +1,8 @@
-//! `cargo xtask assets`: manual pages and shell completions, from the command line as the program itself describes it, and
-//! the changelog that Debian wants in a package.
+//! `cargo xtask assets`: manual pages and shell completions, from the command line as the program
+//! itself describes it, and the changelog that Debian wants in a package.
 //!
-//! A package takes them from `target/assets`; nothing of it is in the repository, so that nothing can be out of date.
+//! A package takes them from `target/assets`; nothing of it is in the repository, so that nothing
+//! can be out of date.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -74,7 +75,8 @@ fn assets(out: &Path) -> io::Result<()> {
 
 /// The command without what is hidden from its help, which clap would complete all the same.
 fn without_hidden(command: Command) -> Command {
-    let shown: Vec<_> = command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned().collect();
+    let shown: Vec<_> =
+        command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned().collect();
     if shown.len() == command.get_subcommands().count() {
         return command;
     }
@@ -101,7 +103,8 @@ fn debian_changelog() -> io::Result<String> {
             .and_then(|seconds| Timestamp::from_second(seconds).map_err(io::Error::other))?,
         Err(_) => Timestamp::now(),
     };
-    let date = rfc2822::DateTimePrinter::new().timestamp_to_string(&built_at).map_err(io::Error::other)?;
+    let date =
+        rfc2822::DateTimePrinter::new().timestamp_to_string(&built_at).map_err(io::Error::other)?;
     // The same moment, as Debian spells UTC.
     let date = date.replace("-0000", "+0000");
     Ok(format!(
@@ -121,9 +124,13 @@ fn closing_sections() -> String {
         (exit::INTERNAL, "Internal error."),
         (exit::UNFINISHED, "Unfinished: try again later."),
         (exit::CREDENTIALS_REFUSED, "Settled, credentials refused."),
-        (exit::CONFIGURATION, "The configuration is wrong; one line a fault, with file, line and key."),
+        (
+            exit::CONFIGURATION,
+            "The configuration is wrong; one line a fault, with file, line and key.",
+        ),
     ];
-    let codes: String = codes.iter().map(|(code, words)| format!(".TP\n\\fB{code}\\fR\n{words}\n")).collect();
+    let codes: String =
+        codes.iter().map(|(code, words)| format!(".TP\n\\fB{code}\\fR\n{words}\n")).collect();
     format!(
         "\
 .SH \"EXIT STATUS\"

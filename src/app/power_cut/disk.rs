@@ -83,7 +83,9 @@ impl Disk {
             Operation::Write { file, offset, bytes } => {
                 self.file(*file).pending.push((position, Change::Write(*offset, bytes.clone())));
             }
-            Operation::Cut { file, bytes } => self.file(*file).pending.push((position, Change::Cut(*bytes))),
+            Operation::Cut { file, bytes } => {
+                self.file(*file).pending.push((position, Change::Cut(*bytes)))
+            }
             Operation::Sync { file, covers } => self.file(*file).sync(*covers),
             Operation::SyncFolder { folder, covers } => {
                 self.folders.entry(*folder).or_default().sync(*covers);
@@ -116,7 +118,14 @@ impl Disk {
     }
 
     /// Lays out below `target` what may be left of the folder `name`.
-    pub(super) fn leave(&self, name: &str, target: &Path, data: Data, names: Names, random: &mut Rng) {
+    pub(super) fn leave(
+        &self,
+        name: &str,
+        target: &Path,
+        data: Data,
+        names: Names,
+        random: &mut Rng,
+    ) {
         let mut written = HashMap::new();
         if let Some(node) = self.surviving(0, names, random).get(name) {
             self.leave_node(*node, &target.join(name), (data, names), random, &mut written);
@@ -148,7 +157,9 @@ impl Disk {
     }
 
     fn surviving(&self, folder: Node, names: Names, random: &mut Rng) -> BTreeMap<String, Node> {
-        let Some(Folder { durable, pending }) = self.folders.get(&folder) else { return BTreeMap::new() };
+        let Some(Folder { durable, pending }) = self.folders.get(&folder) else {
+            return BTreeMap::new();
+        };
         let mut left = durable.clone();
         for (_, naming) in pending {
             let survives = match names {
@@ -157,7 +168,8 @@ impl Disk {
                 Names::Random => random.bool(),
             };
             if survives {
-                // What a change needs may be lost: then it cannot have been written either, except as a whole.
+                // What a change needs may be lost: then it cannot have been written either, except
+                // as a whole.
                 naming.apply(&mut left, pending);
             }
         }
@@ -290,14 +302,18 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         disk.leave("a", root.path(), data, names, &mut Rng::with_seed(seed));
         let files = fs::read_dir(root.path().join("a")).into_iter().flatten().flatten();
-        files.map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap())).collect()
+        files
+            .map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()))
+            .collect()
     }
 
     #[test]
     fn what_was_synced_is_there_and_the_rest_as_it_is_drawn() {
         let disk = disk();
         assert_eq!(left(&disk, Data::Kept, Names::Dropped, 1), [], "the name was never synced");
-        let [(name, bytes)] = &left(&disk, Data::Dropped, Names::Kept, 1)[..] else { panic!("one name") };
+        let [(name, bytes)] = &left(&disk, Data::Dropped, Names::Kept, 1)[..] else {
+            panic!("one name")
+        };
         assert_eq!((name.as_str(), bytes), ("new", &vec![b'1'; 5000]));
         let kept = left(&disk, Data::Kept, Names::Kept, 1)[0].1.clone();
         assert_eq!((kept.len(), kept[4999], kept[5000]), (10_000, b'1', b'2'));
@@ -305,7 +321,10 @@ mod tests {
         assert_eq!((zeros.len(), zeros[4999], zeros[5000]), (10_000, b'1', 0));
         for seed in 0..50 {
             let torn = left(&disk, Data::Torn, Names::Kept, seed)[0].1.clone();
-            assert!(torn[..5000].iter().all(|byte| *byte == b'1') && (5000..=10_000).contains(&torn.len()));
+            assert!(
+                torn[..5000].iter().all(|byte| *byte == b'1')
+                    && (5000..=10_000).contains(&torn.len())
+            );
             let names = left(&disk, Data::Kept, Names::Random, seed);
             assert!(names.len() <= 1, "a rename is whole: {names:?}");
         }
@@ -316,7 +335,9 @@ mod tests {
         let mut disk = disk();
         disk.apply(8, &Operation::Sync { file: 2, covers: 6 });
         disk.apply(9, &Operation::SyncFolder { folder: 1, covers: 7 });
-        let [(name, bytes)] = &left(&disk, Data::Dropped, Names::Dropped, 1)[..] else { panic!("one name") };
+        let [(name, bytes)] = &left(&disk, Data::Dropped, Names::Dropped, 1)[..] else {
+            panic!("one name")
+        };
         assert_eq!((name.as_str(), bytes.len()), ("old", 5000));
     }
 }

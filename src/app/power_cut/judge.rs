@@ -1,4 +1,5 @@
-//! After a power cut: what lies on the disk, what the state has on record, and what the recovery makes of both.
+//! After a power cut: what lies on the disk, what the state has on record, and what the recovery
+//! makes of both.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -36,8 +37,8 @@ impl TruePart {
 /// What is demanded besides that nothing is wrong.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Demands {
-    /// The bytes of every checkpoint on record are there. A file system that reorders the changes of names could lose them:
-    /// that costs a download and is no fault.
+    /// The bytes of every checkpoint on record are there. A file system that reorders the changes
+    /// of names could lose them: that costs a download and is no fault.
     pub(super) checkpoints: bool,
     /// The notice of a failure on record is there.
     pub(super) notices: bool,
@@ -66,9 +67,11 @@ fn sha256(bytes: &[u8]) -> Sha256 {
 
 impl Judge {
     pub(super) fn new(config: Config, truth: BTreeMap<ExportId, Vec<TruePart>>) -> Self {
-        // In memory, where that can be had: nothing has to be durable here, and thousands of disks are laid out.
+        // In memory, where that can be had: nothing has to be durable here, and thousands of disks
+        // are laid out.
         let memory = Path::new("/dev/shm");
-        let place = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let place =
+            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         Self { place: place.unwrap(), config, truth, states: HashMap::new() }
     }
 
@@ -108,14 +111,16 @@ impl Judge {
     /// The marker is on record for the directory's path, which is another one here.
     fn moved(&self, change: &Change) -> Change {
         match change {
-            Change::Marker { marker, .. } => {
-                Change::Marker { directory: self.downloads().display().to_string(), marker: marker.clone() }
-            }
+            Change::Marker { marker, .. } => Change::Marker {
+                directory: self.downloads().display().to_string(),
+                marker: marker.clone(),
+            },
             other => other.clone(),
         }
     }
 
-    /// Holds what is there against what is demanded, recovers twice, and holds the end against it again.
+    /// Holds what is there against what is demanded, recovers twice, and holds the end against it
+    /// again.
     pub(super) async fn judge(&self, demands: Demands) -> Verdict<()> {
         let mut store = Store::beside(&self.place.path().join("state"));
         let judged = self.judge_with(&mut store, demands).await;
@@ -131,11 +136,15 @@ impl Judge {
         let tree = tree(&self.downloads());
         let second = self.recover(store, demands).await?;
         if first != second {
-            return Err(format!("the second recovery is another one: {first:#?}, then {second:#?}"));
+            return Err(format!(
+                "the second recovery is another one: {first:#?}, then {second:#?}"
+            ));
         }
         let again = self::tree(&self.downloads());
         if tree != again {
-            return Err(format!("the second recovery changed the disk: {tree:#?}, then {again:#?}"));
+            return Err(format!(
+                "the second recovery changed the disk: {tree:#?}, then {again:#?}"
+            ));
         }
         Ok(())
     }
@@ -149,8 +158,9 @@ impl Judge {
                 if name == MANIFEST_FILE {
                     self.look_at_manifest(export)?;
                 } else if name == FAILED_FILE {
-                    let notice: serde_json::Value = serde_json::from_slice(&fs::read(entry.path()).unwrap())
-                        .map_err(faulty(&format!("the notice of {export}")))?;
+                    let notice: serde_json::Value =
+                        serde_json::from_slice(&fs::read(entry.path()).unwrap())
+                            .map_err(faulty(&format!("the notice of {export}")))?;
                     if notice["export_id"] != export.as_str() {
                         return Err(format!("{export} has the notice {notice}"));
                     }
@@ -167,7 +177,8 @@ impl Judge {
     }
 
     fn file(&self, export: &ExportId, name: &str) -> Option<Vec<u8>> {
-        fs::read(self.downloads().join(self.project().as_str()).join(export.as_str()).join(name)).ok()
+        fs::read(self.downloads().join(self.project().as_str()).join(export.as_str()).join(name))
+            .ok()
     }
 
     fn has_part(&self, export: &ExportId, part: &TruePart) -> bool {
@@ -175,8 +186,10 @@ impl Judge {
     }
 
     fn look_at_manifest(&self, export: &ExportId) -> Verdict<()> {
-        let bytes = self.file(export, MANIFEST_FILE).ok_or_else(|| format!("{export} has no manifest"))?;
-        let manifest = Manifest::parse(&bytes).map_err(faulty(&format!("the manifest of {export}")))?;
+        let bytes =
+            self.file(export, MANIFEST_FILE).ok_or_else(|| format!("{export} has no manifest"))?;
+        let manifest =
+            Manifest::parse(&bytes).map_err(faulty(&format!("the manifest of {export}")))?;
         let parts = &self.truth[export];
         let said: Vec<_> = manifest.parts.iter().map(|part| (part.key(), part.sha256)).collect();
         let expected: Vec<_> = parts.iter().map(|part| (part.key.clone(), part.sha256)).collect();
@@ -210,7 +223,9 @@ impl Judge {
             match &record.state {
                 RecordedState::Completed { .. } => self.look_at_manifest(export)?,
                 RecordedState::Sealing { .. } => {
-                    if let Some(part) = self.truth[export].iter().find(|part| !self.has_part(export, part)) {
+                    if let Some(part) =
+                        self.truth[export].iter().find(|part| !self.has_part(export, part))
+                    {
                         return Err(format!("{export} is sealed without {}", part.key.file_name()));
                     }
                 }
@@ -249,8 +264,10 @@ impl Judge {
         for export in self.truth.keys() {
             match records.remove(export) {
                 Some(ExportRecord { state: RecordedState::Sealing { manifest }, .. }) => {
-                    let parsed = Manifest::parse(manifest.as_bytes()).map_err(faulty("on record"))?;
-                    match sink.recover_sealing(self.project(), export, &parsed, manifest.as_bytes()) {
+                    let parsed =
+                        Manifest::parse(manifest.as_bytes()).map_err(faulty("on record"))?;
+                    match sink.recover_sealing(self.project(), export, &parsed, manifest.as_bytes())
+                    {
                         Ok(Recovered::Sealed(_)) => self.look_at_manifest(export)?,
                         other => return Err(format!("{export} is not sealed: {other:?}")),
                     }
@@ -277,7 +294,8 @@ impl Judge {
         record: Option<ExportRecord>,
         demands: Demands,
     ) -> Verdict<String> {
-        let (committed, partials) = record.map(|record| (record.parts, record.partials)).unwrap_or_default();
+        let (committed, partials) =
+            record.map(|record| (record.parts, record.partials)).unwrap_or_default();
         let listed: Vec<_> = self.truth[export]
             .iter()
             .filter(|part| committed.iter().all(|committed| committed.key != part.key))
@@ -291,7 +309,10 @@ impl Judge {
         }
         for part in &prepared.adopted {
             if part.sha256 != self.true_part(export, &part.key)?.sha256 {
-                return Err(format!("{export}/{} is adopted with other bytes", part.key.file_name()));
+                return Err(format!(
+                    "{export}/{} is adopted with other bytes",
+                    part.key.file_name()
+                ));
             }
         }
         let mut resumed = Vec::new();
@@ -342,7 +363,8 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, String> {
                 folders.push(path);
             } else {
                 let bytes = fs::read(&path).unwrap();
-                // Of a large file some pages: a change of its length, or of all of it, is what could happen.
+                // Of a large file some pages: a change of its length, or of all of it, is what
+                // could happen.
                 let pages = bytes.chunks(4096).step_by(1 + bytes.len() / (1 << 20));
                 let pages = pages.collect::<Vec<_>>().concat();
                 found.insert(path, format!("{} bytes, {}", bytes.len(), sha256(&pages)));

@@ -1,5 +1,6 @@
-//! Power cuts: the real program runs while everything that it does to the disk is recorded; then every beginning of that is
-//! laid out again without what was not synced, and recovered. `kill -9` cannot show a missing fsync: the page cache stays.
+//! Power cuts: the real program runs while everything that it does to the disk is recorded; then
+//! every beginning of that is laid out again without what was not synced, and recovered. `kill -9`
+//! cannot show a missing fsync: the page cache stays.
 
 mod disk;
 mod judge;
@@ -81,8 +82,11 @@ async fn replay(played: Played, effort: Effort) -> Result<Account, String> {
         // What is being recorded may be on record already.
         for recorded in durable..=batches.len() {
             for turn in 0..effort.cuts {
-                let cut =
-                    if turn < 2 { turn } else { 2 + (at * (effort.cuts - 2) + turn - 2) % (CUTS.len() - 2) };
+                let cut = if turn < 2 {
+                    turn
+                } else {
+                    2 + (at * (effort.cuts - 2) + turn - 2) % (CUTS.len() - 2)
+                };
                 let (data, names) = CUTS[cut];
                 let place = judge.clear();
                 disk.leave(DOWNLOADS, place, data, names, &mut random);
@@ -92,8 +96,9 @@ async fn replay(played: Played, effort: Effort) -> Result<Account, String> {
                     notices: first_is_failure && !disk.was_removed("failed.json"),
                 };
                 judge.judge(demands).await.map_err(|fault| {
-                    let mut told =
-                        format!("{fault}\n{data:?} data, {names:?} names, {recorded} batches, after");
+                    let mut told = format!(
+                        "{fault}\n{data:?} data, {names:?} names, {recorded} batches, after"
+                    );
                     for (_, operation) in &log[at.saturating_sub(12)..=at] {
                         let _ = write!(told, "\n  {}", scenes::words(operation));
                     }
@@ -148,7 +153,8 @@ fn a_failure_and_its_retry_survive_a_power_cut_at_any_moment() {
 #[test]
 #[ignore = "long: run by tests/long/run.sh"]
 fn every_scene_survives_a_power_cut_after_every_operation() {
-    let seed = std::env::var(SEED_VARIABLE).map_or(QUICK.seed, |text| text.parse().expect("a number"));
+    let seed =
+        std::env::var(SEED_VARIABLE).map_or(QUICK.seed, |text| text.parse().expect("a number"));
     let effort = Effort { writes: 1, cuts: CUTS.len(), seed };
     let mut told = BTreeMap::new();
     for scene in Scene::ALL {

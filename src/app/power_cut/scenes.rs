@@ -17,7 +17,9 @@ use crate::config::{self, Config, Environment};
 use crate::domain::part::PartKey;
 use crate::durable::record::Recording;
 use crate::process::runtimes::TransferRuntimes;
-use crate::simulator::{Content, Script, Serving, SimExport, SimFile, SimProject, Simulator, ViewStep};
+use crate::simulator::{
+    Content, Script, Serving, SimExport, SimFile, SimProject, Simulator, ViewStep,
+};
 use crate::store::Applying;
 
 const PROJECT: &str = "project_shop";
@@ -71,8 +73,10 @@ impl Scene {
         let script = Script::new(vec![SimProject::new(PROJECT, KEY, self.exports(&truth))]);
         let sim = Simulator::start(script).await.unwrap();
         let home = tempfile::tempdir().unwrap();
-        let without_rename =
-            matches!(self, Self::Small { without_rename: true } | Self::Large { without_rename: true });
+        let without_rename = matches!(
+            self,
+            Self::Small { without_rename: true } | Self::Large { without_rename: true }
+        );
         prepare(home.path(), sim.api_base_url(), &truth);
         let recording = Recording::start(home.path(), without_rename);
         let stage = Stage { home, recording, sim, transfer };
@@ -134,11 +138,14 @@ impl Scene {
             Self::Failed => SimExport::failing(id.as_str()),
             Self::Stopped => {
                 let stalled = |file: SimFile| {
-                    file.on_fetch(Serving::well().stall_after(10_u64 << 20)).on_fetch(Serving::well())
+                    file.on_fetch(Serving::well().stall_after(10_u64 << 20))
+                        .on_fetch(Serving::well())
                 };
                 SimExport::finished(id.as_str(), files(parts).into_iter().map(stalled).collect())
             }
-            Self::Small { .. } | Self::Large { .. } => SimExport::finished(id.as_str(), files(parts)),
+            Self::Small { .. } | Self::Large { .. } => {
+                SimExport::finished(id.as_str(), files(parts))
+            }
         };
         truth.iter().map(export).collect()
     }
@@ -219,7 +226,9 @@ impl Stage {
             stop.cancel();
         };
         let run = Box::pin(self.build(false).await.run(stop.clone()));
-        tokio::time::timeout(PATIENCE, async { tokio::join!(run, stopping) }).await.expect("a checkpoint");
+        tokio::time::timeout(PATIENCE, async { tokio::join!(run, stopping) })
+            .await
+            .expect("a checkpoint");
     }
 
     fn has_checkpoint(&self) -> bool {
@@ -234,9 +243,13 @@ impl Stage {
 /// An operation as a reader of a failure wants it.
 pub(super) fn words(operation: &Operation) -> String {
     match operation {
-        Operation::MakeFolder { parent, name, folder } => format!("mkdir {parent}/{name} = {folder}"),
+        Operation::MakeFolder { parent, name, folder } => {
+            format!("mkdir {parent}/{name} = {folder}")
+        }
         Operation::Create { folder, name, file } => format!("create {folder}/{name:?} = {file}"),
-        Operation::Write { file, offset, bytes } => format!("write {file}, {} at {offset}", bytes.len()),
+        Operation::Write { file, offset, bytes } => {
+            format!("write {file}, {} at {offset}", bytes.len())
+        }
         Operation::Cut { file, bytes } => format!("truncate {file} to {bytes}"),
         Operation::Sync { file, .. } => format!("fsync {file}"),
         Operation::SyncFolder { folder, .. } => format!("fsync folder {folder}"),

@@ -1,4 +1,5 @@
-//! Fetching: the API reported SUCCESS; every listed part is brought home, and the listing itself is confirmed where it looks odd.
+//! Fetching: the API reported SUCCESS; every listed part is brought home, and the listing itself is
+//! confirmed where it looks odd.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,8 +7,8 @@ use std::time::Duration;
 use super::part_state::Tally;
 use super::polling::words;
 use super::{
-    Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, StepContext, Transition,
-    WatchEvent,
+    Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, StepContext,
+    Transition, WatchEvent,
 };
 use crate::domain::cadence::spread;
 use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, ViewOutcome};
@@ -15,7 +16,8 @@ use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::resume::ResumablePart;
 
-/// After how many failed attempts in a row a part asks for a fresh view: its listing may have changed, or expired.
+/// After how many failed attempts in a row a part asks for a fresh view: its listing may have
+/// changed, or expired.
 const ATTEMPTS_PER_VIEW: u32 = 3;
 
 /// A finished export whose parts are on their way.
@@ -84,7 +86,8 @@ impl Fetching {
         self.parts.get(key)
     }
 
-    /// Parts that are neither recorded nor under way, with their resume points: what a look at the folder concerns.
+    /// Parts that are neither recorded nor under way, with their resume points: what a look at the
+    /// folder concerns.
     pub fn unrecorded(&self) -> impl Iterator<Item = PartOrder> + '_ {
         self.parts
             .iter()
@@ -92,12 +95,15 @@ impl Fetching {
             .map(|(key, part)| order(key, part))
     }
 
-    /// Declared bytes that no room is taken for yet. `allocated_bytes` says of a part under way what it has taken.
+    /// Declared bytes that no room is taken for yet. `allocated_bytes` says of a part under way
+    /// what it has taken.
     #[must_use]
     pub fn missing_bytes(&self, allocated_bytes: impl Fn(&PartKey) -> u64) -> u64 {
         let missing = |(key, part): (&PartKey, &Part)| {
             let taken = match &part.state {
-                PartState::Recording(_) | PartState::Committed(_) | PartState::Abandoned { .. } => return 0,
+                PartState::Recording(_) | PartState::Committed(_) | PartState::Abandoned { .. } => {
+                    return 0;
+                }
                 PartState::Active => allocated_bytes(key),
                 PartState::Queued | PartState::Waiting | PartState::AwaitingView => {
                     part.resume.as_ref().map_or(0, |point| point.bytes)
@@ -114,8 +120,8 @@ impl Fetching {
         self.prepared
     }
 
-    /// Whether there are parts that are not yet durable under their names. As long as there are, nobody waits for the record
-    /// of one that is.
+    /// Whether there are parts that are not yet durable under their names. As long as there are,
+    /// nobody waits for the record of one that is.
     #[must_use]
     pub fn awaits_parts(&self) -> bool {
         self.tally.open > self.tally.recording
@@ -166,19 +172,26 @@ impl Fetching {
     ) -> Option<Transition> {
         match event {
             WatchEvent::Viewed(outcome) => self.viewed(outcome, cx, commands),
-            WatchEvent::Prepared { adopted, conflicts } => self.prepared(adopted, conflicts, commands),
+            WatchEvent::Prepared { adopted, conflicts } => {
+                self.prepared(adopted, conflicts, commands)
+            }
             WatchEvent::PartStarted(key) => {
-                if let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Queued) {
+                if let Some(part) =
+                    self.parts.get_mut(&key).filter(|part| part.state == PartState::Queued)
+                {
                     self.tally.moves(part, PartState::Active);
                 }
             }
             WatchEvent::PartEnded { key, outcome } => self.part_ended(key, outcome, cx, commands),
-            // News of an attempt that has ended since is of no use: its end said from where to go on.
+            // News of an attempt that has ended since is of no use: its end said from where to go
+            // on.
             WatchEvent::PartCheckpointed(partial) if self.is_active(&partial.key) => {
                 commands.push(Command::Record(RecordChange::PartialSynced(partial)));
             }
             WatchEvent::PartRetryDue(key) => {
-                if let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Waiting) {
+                if let Some(part) =
+                    self.parts.get_mut(&key).filter(|part| part.state == PartState::Waiting)
+                {
                     self.tally.moves(part, PartState::Queued);
                     commands.push(Command::QueuePart(key));
                 }
@@ -231,7 +244,8 @@ impl Fetching {
         let (mut bytes, mut committed, mut partials) = (0_u64, 0, 0);
         for part in self.parts.values() {
             bytes = bytes.saturating_add(part.declared_bytes.unwrap_or(0));
-            committed += u64::from(matches!(part.state, PartState::Committed(_) | PartState::Recording(_)));
+            committed +=
+                u64::from(matches!(part.state, PartState::Committed(_) | PartState::Recording(_)));
             partials += u64::from(part.resume.is_some());
         }
         Notice::PartsListed { parts: self.parts.len() as u64, bytes, committed, partials }
@@ -262,18 +276,26 @@ impl Fetching {
             ViewOutcome::Report(report) => self.reported(report, cx, commands),
             ViewOutcome::NotFound(refusal) if self.missing_once => {
                 let cause =
-                    "the api no longer knows the export; it expired before all parts were fetched".to_owned();
+                    "the api no longer knows the export; it expired before all parts were fetched"
+                        .to_owned();
                 self.doom(FailureKind::Expired, cause, Some(refusal.code), cx);
             }
             ViewOutcome::NotFound(refusal) => {
                 self.missing_once = true;
-                self.tell(format!("the api no longer knows the export: {}", words(&refusal)), commands);
+                self.tell(
+                    format!("the api no longer knows the export: {}", words(&refusal)),
+                    commands,
+                );
                 self.view_wanted = true;
                 commands.push(Command::ViewAfter(spread(cx.policies.cadence.min(), cx.jitter)));
             }
             ViewOutcome::Held(_) => commands.push(Command::ViewAfter(Duration::ZERO)),
             ViewOutcome::Rejected(refusal) => {
-                self.view_faulted(format!("the api refuses the request: {}", words(&refusal)), cx, commands);
+                self.view_faulted(
+                    format!("the api refuses the request: {}", words(&refusal)),
+                    cx,
+                    commands,
+                );
             }
             ViewOutcome::Fault(cause) => self.view_faulted(cause, cx, commands),
         }
@@ -292,7 +314,11 @@ impl Fetching {
                 self.relisted(files, commands);
             }
             (RemoteStatus::Success, None) => {
-                self.view_faulted("the api reports SUCCESS without a list of files".to_owned(), cx, commands);
+                self.view_faulted(
+                    "the api reports SUCCESS without a list of files".to_owned(),
+                    cx,
+                    commands,
+                );
             }
             (RemoteStatus::Error, _) => {
                 self.doom(
@@ -304,8 +330,10 @@ impl Fetching {
             }
             (status, _) => {
                 if self.odd_status.as_ref() != Some(&status) {
-                    let words =
-                        format!("the api reports {} after SUCCESS; the fetch goes on", status.as_str());
+                    let words = format!(
+                        "the api reports {} after SUCCESS; the fetch goes on",
+                        status.as_str()
+                    );
                     commands.push(Command::Notify(Notice::Surprise { words }));
                     self.odd_status = Some(status);
                 }
@@ -322,7 +350,8 @@ impl Fetching {
         commands.push(Command::ViewAfter(cx.policies.retry.delay(self.view_failures, cx.jitter)));
     }
 
-    /// A view while parts are on their way: new parts join, parts that were missing get their verdict.
+    /// A view while parts are on their way: new parts join, parts that were missing get their
+    /// verdict.
     fn relisted(&mut self, files: Vec<PartListing>, commands: &mut Vec<Command>) {
         let listed: BTreeSet<_> = files.iter().map(|file| file.file_id.clone()).collect();
         let known = self.parts.len();
@@ -344,8 +373,10 @@ impl Fetching {
                 }
                 commands.push(Command::QueuePart(key));
             } else {
-                let words =
-                    format!("part {} is gone, and the api lists it no more; it is left out", key.number);
+                let words = format!(
+                    "part {} is gone, and the api lists it no more; it is left out",
+                    key.number
+                );
                 commands.push(Command::Notify(Notice::Surprise { words }));
                 if let Some(part) = self.parts.remove(&key) {
                     self.tally.leaves(&part);
@@ -356,10 +387,14 @@ impl Fetching {
 
     /// Takes a listing in: identity is the file ID, a part that is known keeps its number.
     fn merge(&mut self, files: Vec<PartListing>, kept: &mut Kept, commands: &mut Vec<Command>) {
-        let known: BTreeMap<_, _> = self.parts.keys().map(|key| (key.file_id.clone(), key.clone())).collect();
+        let known: BTreeMap<_, _> =
+            self.parts.keys().map(|key| (key.file_id.clone(), key.clone())).collect();
         for (place, file) in files.into_iter().enumerate() {
             if let Some(part) = known.get(&file.file_id).and_then(|key| self.parts.get_mut(key)) {
-                if !part.is_terminal() && !part.is_in_flight() && part.declared_bytes != file.declared_bytes {
+                if !part.is_terminal()
+                    && !part.is_in_flight()
+                    && part.declared_bytes != file.declared_bytes
+                {
                     part.declared_bytes = file.declared_bytes;
                 }
                 continue;
@@ -368,8 +403,10 @@ impl Fetching {
                 self.add(part.key.clone(), Part::committed(part));
                 continue;
             }
-            let number = file.number.unwrap_or_else(|| u32::try_from(place + 1).unwrap_or(u32::MAX));
-            let partial = kept.partials.remove(&file.file_id).filter(|partial| partial.key.number == number);
+            let number =
+                file.number.unwrap_or_else(|| u32::try_from(place + 1).unwrap_or(u32::MAX));
+            let partial =
+                kept.partials.remove(&file.file_id).filter(|partial| partial.key.number == number);
             let key = PartKey { number, file_id: file.file_id };
             if self.prepared {
                 commands.push(Command::QueuePart(key.clone()));
@@ -407,7 +444,8 @@ impl Fetching {
         cx: &StepContext<'_>,
         commands: &mut Vec<Command>,
     ) {
-        let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Active) else {
+        let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Active)
+        else {
             return;
         };
         match outcome {
@@ -416,8 +454,9 @@ impl Fetching {
                 self.tally.moves(part, PartState::Recording(committed));
             }
             Err(PartFailure::Held(Hold::Disk { cause })) => {
-                // What the disk holds of it is not to be believed; and should the fault be this part's own, it must not
-                // be at the head of the queue each time the disk is found to be well.
+                // What the disk holds of it is not to be believed; and should the fault be this
+                // part's own, it must not be at the head of the queue each time the disk is found
+                // to be well.
                 part.resume = None;
                 self.wait(key, cause, cx, commands);
             }
@@ -429,7 +468,10 @@ impl Fetching {
                 self.tally.moves(part, PartState::Queued);
                 part.resume.clone_from(&resume);
                 if let Some(point) = resume {
-                    commands.push(Command::Record(RecordChange::PartialSynced(ResumablePart { key, point })));
+                    commands.push(Command::Record(RecordChange::PartialSynced(ResumablePart {
+                        key,
+                        point,
+                    })));
                 }
             }
             Err(PartFailure::Conflict { cause }) => {
@@ -453,7 +495,8 @@ impl Fetching {
                 if progressed {
                     part.failures = 0;
                 }
-                let fresh_view = listing_in_doubt || (part.failures + 1).is_multiple_of(ATTEMPTS_PER_VIEW);
+                let fresh_view =
+                    listing_in_doubt || (part.failures + 1).is_multiple_of(ATTEMPTS_PER_VIEW);
                 self.wait(key, cause, cx, commands);
                 if fresh_view {
                     self.want_view(cx, commands);
@@ -462,12 +505,19 @@ impl Fetching {
         }
     }
 
-    fn wait(&mut self, key: PartKey, cause: String, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
+    fn wait(
+        &mut self,
+        key: PartKey,
+        cause: String,
+        cx: &StepContext<'_>,
+        commands: &mut Vec<Command>,
+    ) {
         let Some(part) = self.parts.get_mut(&key) else { return };
         self.tally.moves(part, PartState::Waiting);
         part.failures = part.failures.saturating_add(1);
         part.tell(&key, cause, commands);
-        commands.push(Command::RetryPartAfter(key, cx.policies.retry.delay(part.failures, cx.jitter)));
+        commands
+            .push(Command::RetryPartAfter(key, cx.policies.retry.delay(part.failures, cx.jitter)));
     }
 
     fn abandon(
@@ -478,13 +528,21 @@ impl Fetching {
         error_code: Option<String>,
         commands: &mut Vec<Command>,
     ) {
-        let Some(part) = self.parts.get_mut(&key).filter(|part| !part.is_terminal()) else { return };
+        let Some(part) = self.parts.get_mut(&key).filter(|part| !part.is_terminal()) else {
+            return;
+        };
         part.resume = None;
         self.tally.moves(part, PartState::Abandoned { kind, cause: cause.clone(), error_code });
         commands.push(Command::Notify(Notice::PartAbandoned { key, cause }));
     }
 
-    fn doom(&mut self, kind: FailureKind, cause: String, error_code: Option<String>, cx: &StepContext<'_>) {
+    fn doom(
+        &mut self,
+        kind: FailureKind,
+        cause: String,
+        error_code: Option<String>,
+        cx: &StepContext<'_>,
+    ) {
         self.view_wanted = false;
         self.doomed.get_or_insert(Failure { kind, cause, error_code, at: cx.now.wall });
     }
@@ -508,7 +566,10 @@ impl Fetching {
 impl Part {
     fn tell(&mut self, key: &PartKey, cause: String, commands: &mut Vec<Command>) {
         if self.told.as_ref() != Some(&cause) {
-            commands.push(Command::Notify(Notice::PartFailing { key: key.clone(), cause: cause.clone() }));
+            commands.push(Command::Notify(Notice::PartFailing {
+                key: key.clone(),
+                cause: cause.clone(),
+            }));
             self.told = Some(cause);
         }
     }
@@ -518,11 +579,15 @@ fn order(key: &PartKey, part: &Part) -> PartOrder {
     PartOrder { key: key.clone(), declared_bytes: part.declared_bytes, resume: part.resume.clone() }
 }
 
-/// What is odd about a listing, in words, and whether a second view has to agree before the export is sealed.
+/// What is odd about a listing, in words, and whether a second view has to agree before the export
+/// is sealed.
 fn listing_oddity(files: &[PartListing]) -> (Option<String>, bool) {
     if files.is_empty() {
         return (
-            Some("the api reports SUCCESS without a single file; a second view has to agree".to_owned()),
+            Some(
+                "the api reports SUCCESS without a single file; a second view has to agree"
+                    .to_owned(),
+            ),
             true,
         );
     }
@@ -541,8 +606,9 @@ fn listing_oddity(files: &[PartListing]) -> (Option<String>, bool) {
     let highest = distinct.last().copied().unwrap_or(0);
     let missing = (highest as usize).saturating_sub(distinct.len() + unnumbered);
     if missing > 0 {
-        oddities
-            .push(format!("{missing} part numbers below {highest} are missing; a second view has to agree"));
+        oddities.push(format!(
+            "{missing} part numbers below {highest} are missing; a second view has to agree"
+        ));
     }
     let words = (!oddities.is_empty()).then(|| oddities.join("; "));
     (words, missing > 0)
@@ -567,16 +633,28 @@ mod tests {
             (&[1, 3], &["1 part numbers below 3 are missing"], true),
             (&[2], &["1 part numbers below 2 are missing"], true),
             (&[1, 1, 2], &["part numbers are repeated"], false),
-            (&[1, 1, 3], &["part numbers are repeated", "1 part numbers below 3 are missing"], true),
+            (
+                &[1, 1, 3],
+                &["part numbers are repeated", "1 part numbers below 3 are missing"],
+                true,
+            ),
             (&[0, 0], &["2 of 2 files have no part number"], false),
             (&[1, 0, 3], &["1 of 3 files have no part number"], false),
-            (&[1, 0, 5], &["1 of 3 files have no part number", "2 part numbers below 5 are missing"], true),
+            (
+                &[1, 0, 5],
+                &["1 of 3 files have no part number", "2 part numbers below 5 are missing"],
+                true,
+            ),
             (&[], &["without a single file"], true),
             (&[u32::MAX], &["part numbers below 4294967295 are missing"], true),
         ] {
             let (told, confirms) = oddity(numbers);
             let told = told.unwrap_or_default();
-            assert_eq!((told.is_empty(), confirms), (words.is_empty(), confirm), "{numbers:?}: {told}");
+            assert_eq!(
+                (told.is_empty(), confirms),
+                (words.is_empty(), confirm),
+                "{numbers:?}: {told}"
+            );
             assert!(words.iter().all(|word| told.contains(word)), "{numbers:?}: {told}");
         }
     }

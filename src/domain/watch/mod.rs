@@ -1,4 +1,5 @@
-//! The state machine of one export, from the first poll to a manifest or a failure. Sync, total, without I/O.
+//! The state machine of one export, from the first poll to a manifest or a failure. Sync, total,
+//! without I/O.
 //!
 //! ```text
 //! Polling ──SUCCESS──▶ Fetching ──all parts committed──▶ Sealing ──manifest durable──▶ Completed
@@ -8,7 +9,8 @@
 //!    └──────────────────────────────────────────retry──────────────────────────────────────────────┘
 //! ```
 //!
-//! Events come in, [`Command`]s go out. Every live state has a wake-up under way: a view, a timer, a part, a write.
+//! Events come in, [`Command`]s go out. Every live state has a wake-up under way: a view, a timer,
+//! a part, a write.
 
 mod fetching;
 mod part_state;
@@ -230,7 +232,9 @@ impl Command {
     #[must_use]
     pub fn begins_work(&self) -> bool {
         match self {
-            Self::ViewAfter(_) | Self::Prepare | Self::QueuePart(_) | Self::RetryPartAfter(..) => true,
+            Self::ViewAfter(_) | Self::Prepare | Self::QueuePart(_) | Self::RetryPartAfter(..) => {
+                true
+            }
             Self::Record(_)
             | Self::Seal(_)
             | Self::WriteFailureNotice(_)
@@ -388,7 +392,8 @@ impl Watch {
         }
     }
 
-    /// The order for a queued part that may start now; `None` where its time is past or not yet come.
+    /// The order for a queued part that may start now; `None` where its time is past or not yet
+    /// come.
     #[must_use]
     pub fn part_order(&self, key: &PartKey) -> Option<PartOrder> {
         match &self.state {
@@ -411,12 +416,15 @@ impl Watch {
     pub fn resume_commands(&self) -> Vec<Command> {
         match &self.state {
             WatchState::Sealing { manifest, .. } => vec![Command::Seal(manifest.clone())],
-            WatchState::Failing { failure, .. } => vec![Command::WriteFailureNotice(failure.clone())],
+            WatchState::Failing { failure, .. } => {
+                vec![Command::WriteFailureNotice(failure.clone())]
+            }
             _ => Vec::new(),
         }
     }
 
-    /// What gets an export going again whose waits and turns were called off; what is under way comes back by itself.
+    /// What gets an export going again whose waits and turns were called off; what is under way
+    /// comes back by itself.
     #[must_use]
     pub fn wake_commands(&self) -> Vec<Command> {
         match &self.state {
@@ -438,7 +446,10 @@ impl Watch {
             }
             (WatchState::Sealing { totals, .. }, WatchEvent::ManifestDurable) => {
                 commands.push(Command::Notify(Notice::ExportSealed(*totals)));
-                commands.push(Command::Record(RecordChange::Completed { totals: *totals, at: cx.now.wall }));
+                commands.push(Command::Record(RecordChange::Completed {
+                    totals: *totals,
+                    at: cx.now.wall,
+                }));
                 None
             }
             (WatchState::Sealing { totals, .. }, WatchEvent::Recorded(Recorded::Completed)) => {
@@ -446,16 +457,23 @@ impl Watch {
                 Some(Transition::Complete(*totals))
             }
             (WatchState::Sealing { manifest, .. }, WatchEvent::ManifestConflict { cause }) => {
-                let failure =
-                    Failure { kind: FailureKind::Conflict, cause, error_code: None, at: cx.now.wall };
+                let failure = Failure {
+                    kind: FailureKind::Conflict,
+                    cause,
+                    error_code: None,
+                    at: cx.now.wall,
+                };
                 Some(Transition::Fail(failure, kept_of_manifest(manifest)))
             }
             (WatchState::Failing { failure, .. }, WatchEvent::FailureNoticeDurable) => {
                 commands.push(Command::Record(RecordChange::Failed(failure.clone())));
                 None
             }
-            (WatchState::Failing { .. }, WatchEvent::Recorded(Recorded::Failed)) => Some(Transition::Settle),
-            // The notice first: an export whose notice is still there is still failed, and can be retried once more.
+            (WatchState::Failing { .. }, WatchEvent::Recorded(Recorded::Failed)) => {
+                Some(Transition::Settle)
+            }
+            // The notice first: an export whose notice is still there is still failed, and can be
+            // retried once more.
             (WatchState::Failed { .. }, WatchEvent::Retry) => {
                 commands.push(Command::RemoveFailureNotice);
                 None
@@ -479,8 +497,13 @@ impl Watch {
             }
             Transition::Seal { facts, parts } => {
                 let totals = Totals::of(&parts);
-                let manifest =
-                    Manifest::seal(self.project.clone(), self.export.clone(), facts, parts, cx.now.wall);
+                let manifest = Manifest::seal(
+                    self.project.clone(),
+                    self.export.clone(),
+                    facts,
+                    parts,
+                    cx.now.wall,
+                );
                 let manifest: Arc<str> = manifest.to_text().into();
                 commands.push(Command::Record(RecordChange::Sealing(manifest.clone())));
                 WatchState::Sealing { manifest, totals }
@@ -521,7 +544,9 @@ enum Transition {
 }
 
 fn kept_of_manifest(manifest: &str) -> Kept {
-    let parts = Manifest::parse(manifest.as_bytes()).map(|manifest| manifest.parts).unwrap_or_default();
-    let committed = parts.into_iter().map(|part| (part.file_id.clone(), CommittedPart::from(part))).collect();
+    let parts =
+        Manifest::parse(manifest.as_bytes()).map(|manifest| manifest.parts).unwrap_or_default();
+    let committed =
+        parts.into_iter().map(|part| (part.file_id.clone(), CommittedPart::from(part))).collect();
     Kept { committed, partials: BTreeMap::new() }
 }

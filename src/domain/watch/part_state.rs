@@ -47,7 +47,8 @@ pub enum PartState {
     },
 }
 
-/// How many parts are where, kept up to date: an export may have a hundred thousand, and every event asks.
+/// How many parts are where, kept up to date: an export may have a hundred thousand, and every
+/// event asks.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Parts that will come back by themselves.
@@ -87,7 +88,14 @@ impl Part {
     }
 
     pub(super) fn queued(declared_bytes: Option<u64>, resume: Option<ResumePoint>) -> Self {
-        Self { declared_bytes, state: PartState::Queued, failures: 0, told: None, gone_before: false, resume }
+        Self {
+            declared_bytes,
+            state: PartState::Queued,
+            failures: 0,
+            told: None,
+            gone_before: false,
+            resume,
+        }
     }
 
     pub(super) fn committed(part: CommittedPart) -> Self {

@@ -23,7 +23,8 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Goes on where an earlier run stopped: the last status seen, and what must not be fetched again.
+    /// Goes on where an earlier run stopped: the last status seen, and what must not be fetched
+    /// again.
     #[must_use]
     pub fn resumed(seen: Option<RemoteStatus>, kept: Kept) -> Self {
         Self { seen, kept, ..Self::default() }
@@ -47,7 +48,8 @@ impl Polling {
         &self.kept
     }
 
-    /// Whether the API refused the request and it is not yet known whether that concerns this export alone.
+    /// Whether the API refused the request and it is not yet known whether that concerns this
+    /// export alone.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         self.rejected.is_some()
@@ -61,7 +63,9 @@ impl Polling {
     ) -> Option<Transition> {
         match event {
             WatchEvent::Viewed(ViewOutcome::Report(report)) => self.reported(report, cx, commands),
-            WatchEvent::Viewed(ViewOutcome::NotFound(refusal)) => self.not_found(&refusal, cx, commands),
+            WatchEvent::Viewed(ViewOutcome::NotFound(refusal)) => {
+                self.not_found(&refusal, cx, commands)
+            }
             WatchEvent::Viewed(ViewOutcome::Rejected(refusal)) => {
                 self.tell(format!("the api refuses the request: {}", words(&refusal)), commands);
                 self.rejected = Some(refusal);
@@ -104,7 +108,10 @@ impl Polling {
             self.unchanged = 0;
             let to = report.status.clone();
             commands.push(Command::Record(RecordChange::StatusSeen(to.clone())));
-            commands.push(Command::Notify(Notice::StatusChanged { from: self.seen.replace(to.clone()), to }));
+            commands.push(Command::Notify(Notice::StatusChanged {
+                from: self.seen.replace(to.clone()),
+                to,
+            }));
         }
         let files_missing = report.status == RemoteStatus::Success && report.files.is_none();
         if files_missing {
@@ -124,15 +131,19 @@ impl Polling {
             }
             RemoteStatus::Unrecognized(word) => {
                 if self.unchanged == 0 {
-                    let words = format!("the api reports a status this version does not know: {word}");
+                    let words =
+                        format!("the api reports a status this version does not know: {word}");
                     commands.push(Command::Notify(Notice::Surprise { words }));
                 }
                 commands.push(Command::ViewAfter(cadence.slow(cx.jitter)));
                 None
             }
-            RemoteStatus::Error => {
-                Some(self.fail(FailureKind::RemoteError, "the api reports ERROR".to_owned(), None, cx))
-            }
+            RemoteStatus::Error => Some(self.fail(
+                FailureKind::RemoteError,
+                "the api reports ERROR".to_owned(),
+                None,
+                cx,
+            )),
             RemoteStatus::Success => {
                 let kept = std::mem::take(&mut self.kept);
                 let files = report.files.unwrap_or_default();
@@ -155,12 +166,16 @@ impl Polling {
         // An export that was finished once has not just been mistyped: one confirmation is enough.
         if self.seen == Some(RemoteStatus::Success) {
             if first {
-                self.tell(format!("the api no longer knows the export: {}", words(refusal)), commands);
+                self.tell(
+                    format!("the api no longer knows the export: {}", words(refusal)),
+                    commands,
+                );
                 commands.push(Command::ViewAfter(spread(policies.cadence.min(), cx.jitter)));
                 return None;
             }
             let cause =
-                "the api no longer knows the export; it expired before all parts were fetched".to_owned();
+                "the api no longer knows the export; it expired before all parts were fetched"
+                    .to_owned();
             return Some(self.fail(FailureKind::Expired, cause, Some(refusal.code.clone()), cx));
         }
         if elapsed >= policies.not_found_grace {
@@ -170,9 +185,12 @@ impl Polling {
         }
         self.tell(format!("the api does not know the export yet: {}", words(refusal)), commands);
         self.failures = self.failures.saturating_add(1);
-        let slow =
-            policies.retry.delay(self.failures, cx.jitter).max(spread(policies.cadence.min(), cx.jitter));
-        commands.push(Command::ViewAfter(slow.min(policies.not_found_grace.saturating_sub(elapsed))));
+        let slow = policies
+            .retry
+            .delay(self.failures, cx.jitter)
+            .max(spread(policies.cadence.min(), cx.jitter));
+        commands
+            .push(Command::ViewAfter(slow.min(policies.not_found_grace.saturating_sub(elapsed))));
         None
     }
 

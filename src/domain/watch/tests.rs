@@ -1,4 +1,5 @@
-//! The machine held to its rules: tables for what the API may say. Properties for every order of events are next door.
+//! The machine held to its rules: tables for what the API may say. Properties for every order of
+//! events are next door.
 
 mod clock;
 
@@ -32,7 +33,8 @@ impl Driver {
     fn step(&mut self, event: WatchEvent) -> Vec<Command> {
         let now = Moment {
             since_start: Duration::from_secs(self.seconds),
-            wall: Timestamp::from_second(1_700_000_000 + i64::try_from(self.seconds).unwrap()).unwrap(),
+            wall: Timestamp::from_second(1_700_000_000 + i64::try_from(self.seconds).unwrap())
+                .unwrap(),
         };
         let cx = StepContext { now, jitter: Unit::HALF, policies: &self.policies };
         self.watch.step(event, &cx)
@@ -52,7 +54,9 @@ fn brief(command: &Command) -> String {
         Command::ViewAfter(delay) => format!("view {:.1}", delay.as_secs_f64()),
         Command::Prepare => "prepare".into(),
         Command::QueuePart(key) => format!("queue {}", key.file_id),
-        Command::RetryPartAfter(key, delay) => format!("retry {} {:.2}", key.file_id, delay.as_secs_f64()),
+        Command::RetryPartAfter(key, delay) => {
+            format!("retry {} {:.2}", key.file_id, delay.as_secs_f64())
+        }
         Command::Record(change) => match change {
             RecordChange::StatusSeen(status) => format!("record {}", status.as_str()),
             RecordChange::PartCommitted(part) => format!("record {}", part.key.file_id),
@@ -76,7 +80,9 @@ fn brief(command: &Command) -> String {
             Notice::PartCheckpointed { key, bytes } => format!("say {} at {bytes}", key.file_id),
             Notice::PartCommitted(part) => format!("say committed {}", part.key.file_id),
             Notice::ExportSealed(totals) => format!("say sealed {}", totals.parts),
-            Notice::ExportCompleted(totals) => format!("say whole {}/{}", totals.parts, totals.bytes),
+            Notice::ExportCompleted(totals) => {
+                format!("say whole {}/{}", totals.parts, totals.bytes)
+            }
             Notice::ExportFailed(failure) => format!("say failed {}", failure.kind.as_str()),
             Notice::FailureForgotten => "say forgotten".into(),
         },
@@ -163,7 +169,11 @@ fn a_part_that_met_a_sick_disk_waits_its_backoff_and_starts_over() {
     let sick = PartFailure::Held(Hold::Disk { cause: "input/output error".into() });
     assert_eq!(driver.says(ended(&part, Err(sick))), ["say failing a", "retry a 1.50"]);
     driver.says(WatchEvent::PartRetryDue(part.clone()));
-    assert_eq!(driver.watch.part_order(&part).unwrap().resume, None, "bytes of a sick disk are not believed");
+    assert_eq!(
+        driver.watch.part_order(&part).unwrap().resume,
+        None,
+        "bytes of a sick disk are not believed"
+    );
 }
 
 #[test]
@@ -180,7 +190,11 @@ fn a_checkpoint_is_recorded_while_its_attempt_is_under_way_and_not_after() {
     assert_eq!(driver.says(checkpoint()), [""; 0], "the part is committed");
     let (mut driver, _) = fetching();
     driver.step(ended(&part, Err(transient(None))));
-    assert_eq!(driver.says(checkpoint()), [""; 0], "the end of the attempt has said from where to go on");
+    assert_eq!(
+        driver.says(checkpoint()),
+        [""; 0],
+        "the end of the attempt has said from where to go on"
+    );
 }
 
 #[test]
@@ -205,7 +219,10 @@ fn room_is_missing_for_what_has_not_taken_it() {
 #[test]
 fn the_happy_path_from_created_to_whole() {
     let mut d = Driver::new();
-    assert_eq!(d.view(report("CREATED", Some(vec![]))), ["record CREATED", "say CREATED", "view 10.0"]);
+    assert_eq!(
+        d.view(report("CREATED", Some(vec![]))),
+        ["record CREATED", "say CREATED", "view 10.0"]
+    );
     assert_eq!(d.view(report("CREATED", None)), ["view 15.0"], "silence while nothing changes");
     assert_eq!(d.view(report("PENDING", None)), ["record PENDING", "say PENDING", "view 10.0"]);
     let early = Some(vec![listing("a", Some(1))]);
@@ -244,8 +261,28 @@ fn what_one_view_leads_to_while_polling() {
         (report("ERROR", None), vec!["record ERROR", "say ERROR", "failed.json remote_error"]),
         (report("PAUSED", None), vec!["record PAUSED", "say PAUSED", "say surprise", "view 300.0"]),
         (report("SUCCESS", None), vec!["record SUCCESS", "say SUCCESS", "say failing", "view 0.8"]),
-        (empty, vec!["record SUCCESS", "say SUCCESS", "say 0 of 0", "say surprise", "view 10.0", "prepare"]),
-        (hole, vec!["record SUCCESS", "say SUCCESS", "say 0 of 2", "say surprise", "view 10.0", "prepare"]),
+        (
+            empty,
+            vec![
+                "record SUCCESS",
+                "say SUCCESS",
+                "say 0 of 0",
+                "say surprise",
+                "view 10.0",
+                "prepare",
+            ],
+        ),
+        (
+            hole,
+            vec![
+                "record SUCCESS",
+                "say SUCCESS",
+                "say 0 of 2",
+                "say surprise",
+                "view 10.0",
+                "prepare",
+            ],
+        ),
         (twice, vec!["record SUCCESS", "say SUCCESS", "say 0 of 2", "say surprise", "prepare"]),
         (ViewOutcome::NotFound(refusal("X")), vec!["say failing", "view 10.0"]),
         (ViewOutcome::Rejected(refusal("X")), vec!["say failing", "view 0.8"]),
@@ -294,7 +331,10 @@ fn a_failed_export_is_watched_again_once_its_notice_is_gone() {
     d.says(WatchEvent::Recorded(Recorded::Failed));
     assert_eq!(d.says(WatchEvent::Retry), ["remove failed.json"]);
     assert!(d.watch.is_settled(), "a crash now leaves it failed, and it can be retried once more");
-    assert_eq!(d.says(WatchEvent::FailureNoticeRemoved), ["say forgotten", "record watching", "view 0.0"]);
+    assert_eq!(
+        d.says(WatchEvent::FailureNoticeRemoved),
+        ["say forgotten", "record watching", "view 0.0"]
+    );
     assert!(!d.watch.is_settled() && d.watch.wants_views());
     assert!(d.says(WatchEvent::Recorded(Recorded::Watching)).is_empty());
 }
@@ -361,7 +401,10 @@ fn a_part_backs_off_resumes_and_asks_for_a_view_now_and_then() {
         total_bytes: 10,
         etag: crate::domain::resume::StrongEtag::parse("\"v\"").unwrap(),
     };
-    assert_eq!(d.says(ended(&a, Err(transient(Some(point.clone()))))), ["say failing a", "retry a 0.75"]);
+    assert_eq!(
+        d.says(ended(&a, Err(transient(Some(point.clone()))))),
+        ["say failing a", "retry a 0.75"]
+    );
     assert!(d.watch.part_order(&a).is_none(), "not before its wait is over");
     assert_eq!(d.says(WatchEvent::PartRetryDue(a.clone())), ["queue a"]);
     assert_eq!(d.watch.part_order(&a).unwrap().resume, Some(point));
@@ -376,8 +419,10 @@ fn a_part_backs_off_resumes_and_asks_for_a_view_now_and_then() {
 fn a_conflict_fails_the_export_after_everything_else_is_home() {
     let mut d = Driver::new();
     d.view(success(&[("a", 1), ("b", 2)]));
-    let said =
-        d.says(WatchEvent::Prepared { adopted: vec![], conflicts: vec![(key("a", 1), "foreign".into())] });
+    let said = d.says(WatchEvent::Prepared {
+        adopted: vec![],
+        conflicts: vec![(key("a", 1), "foreign".into())],
+    });
     assert_eq!(said, ["say abandoned a", "queue b"]);
     d.step(WatchEvent::PartStarted(key("b", 2)));
     d.step(ended(&key("b", 2), Ok(committed(key("b", 2)))));

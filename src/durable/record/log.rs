@@ -1,4 +1,5 @@
-//! Recordings: every operation below a folder, in order, with files and folders under numbers that are theirs alone.
+//! Recordings: every operation below a folder, in order, with files and folders under numbers that
+//! are theirs alone.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -40,7 +41,8 @@ pub(crate) struct Recording(Arc<Mutex<Records>>);
 
 struct Records {
     root: PathBuf,
-    /// By device and inode. A file that is gone may leave its inode to another one, which then gets a number of its own.
+    /// By device and inode. A file that is gone may leave its inode to another one, which then gets
+    /// a number of its own.
     nodes: HashMap<(u64, u64), Node>,
     next: Node,
     log: Log,
@@ -51,8 +53,8 @@ static RECORDINGS: Mutex<Vec<Weak<Mutex<Records>>>> = Mutex::new(Vec::new());
 static DONE: AtomicU64 = AtomicU64::new(1);
 
 impl Recording {
-    /// Records what is done below this folder, which is as good as empty. `without_rename`: as if the file system did not
-    /// know how to rename without replacing.
+    /// Records what is done below this folder, which is as good as empty. `without_rename`: as if
+    /// the file system did not know how to rename without replacing.
     pub(crate) fn start(root: &Path, without_rename: bool) -> Self {
         let identity = identity(File::open(root).unwrap()).unwrap();
         let nodes = HashMap::from([(identity, 0)]);
@@ -117,7 +119,11 @@ pub(super) fn folder_made(parent: &OwnedFd, name: &OsStr) {
         records.nodes.remove(&made);
         let Some(parent) = records.node(parent) else { return };
         let folder = records.new_node(made);
-        records.push(Operation::MakeFolder { parent, name: name.to_string_lossy().into_owned(), folder });
+        records.push(Operation::MakeFolder {
+            parent,
+            name: name.to_string_lossy().into_owned(),
+            folder,
+        });
     });
 }
 
@@ -148,14 +154,20 @@ pub(super) fn in_file(of: impl AsFd, operation: impl Fn(Node) -> Operation) {
 pub(super) fn linked(folder: impl AsFd, name: &str) {
     let Some(named) = identity_at(&folder, name) else { return };
     each(|records| {
-        if let (Some(folder), Some(file)) = (records.node(&folder), records.nodes.get(&named).copied()) {
+        if let (Some(folder), Some(file)) =
+            (records.node(&folder), records.nodes.get(&named).copied())
+        {
             records.push(Operation::Link { folder, name: name.to_owned(), file });
         }
     });
 }
 
 pub(super) fn renamed(folder: impl AsFd, old: &str, new: &str) {
-    in_file(folder, |folder| Operation::Rename { folder, old: old.to_owned(), new: new.to_owned() });
+    in_file(folder, |folder| Operation::Rename {
+        folder,
+        old: old.to_owned(),
+        new: new.to_owned(),
+    });
 }
 
 pub(super) fn knows_rename(folder: impl AsFd) -> Result<(), Errno> {

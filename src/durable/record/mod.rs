@@ -1,5 +1,5 @@
-//! What is done to a file system, for a test that asks what a power cut would have left of it. The functions have a body in
-//! the tests of this crate only.
+//! What is done to a file system, for a test that asks what a power cut would have left of it. The
+//! functions have a body in the tests of this crate only.
 
 #[cfg(test)]
 mod log;

@@ -1,4 +1,5 @@
-//! What may start now: views within the budget, chores, and parts while slots are free. Nothing that is closed takes a slot.
+//! What may start now: views within the budget, chores, and parts while slots are free. Nothing
+//! that is closed takes a slot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,9 @@ use crate::engine::downloader::Download;
 use crate::engine::narrator::part_started;
 use crate::engine::stream::Progress;
 
-/// View calls under way at once, all projects together: bounds sockets and answers in memory. Each project that is still
-/// at work gets an equal share, so that one whose calls hang cannot hold up the others.
+/// View calls under way at once, all projects together: bounds sockets and answers in memory. Each
+/// project that is still at work gets an equal share, so that one whose calls hang cannot hold up
+/// the others.
 const MAX_VIEWS: usize = 32;
 /// From so many slots on the last one is kept for projects that have none.
 const SPARING_SLOTS: usize = 4;
@@ -103,7 +105,9 @@ impl Scheduler {
 
     fn admit_parts(&mut self, now: Duration) {
         let capacity = self.capacity;
-        while self.downloads.len() < capacity.parts.get() && self.commits.len() < capacity.commits.get() {
+        while self.downloads.len() < capacity.parts.get()
+            && self.commits.len() < capacity.commits.get()
+        {
             let (mut closed_gates, mut waiting_crowds) = (Vec::new(), Vec::new());
             let mut queue = std::mem::take(&mut self.parts);
             let admission = |project| {
@@ -126,8 +130,8 @@ impl Scheduler {
         }
     }
 
-    /// The last free slot is kept for projects that have none: a store that drips could hold every slot for hours. Of a
-    /// few slots none is kept: there an idle one costs more than it saves.
+    /// The last free slot is kept for projects that have none: a store that drips could hold every
+    /// slot for hours. Of a few slots none is kept: there an idle one costs more than it saves.
     fn may_take_slot(&self, project: usize) -> bool {
         let others_at_work = || {
             let mut others = self.projects.iter().filter(|(other, _)| *other != project);
@@ -142,15 +146,18 @@ impl Scheduler {
         let project = self.entries[entry].project;
         let Some(order) = self.entries[entry].watch.part_order(&key) else { return };
         let key_use = key_use(&probes);
-        let closed =
-            self.hosts.iter().filter(|(host, gate)| !gate.is_open() && probes.host.as_ref() != Some(host));
+        let closed = self
+            .hosts
+            .iter()
+            .filter(|(host, gate)| !gate.is_open() && probes.host.as_ref() != Some(host));
         let waiting_hosts = closed.map(|(host, _)| host.clone()).collect();
         // What that host says of itself is no news: its gate is open.
         let open_host =
             self.projects[project].store_host.clone().filter(|host| !self.hosts.contains_key(host));
-        // Others may wait for this one: they go when the store answers, and not only when this part has come to its end.
-        let open_host =
-            open_host.filter(|_| self.entries[entry].crowd.admission(self.now()) == Admission::Pass);
+        // Others may wait for this one: they go when the store answers, and not only when this part
+        // has come to its end.
+        let open_host = open_host
+            .filter(|_| self.entries[entry].crowd.admission(self.now()) == Admission::Pass);
         self.entries[entry].crowd.began();
         self.probing(Call::Part(entry, key.clone()), project, probes);
         let progress = Arc::new(Progress::new(self.meters.received(&self.projects[project].name)));

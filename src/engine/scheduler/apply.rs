@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::{Call, DISK_INTERVAL, Draining, Entry, Event, Scheduler, Ticket, Timer};
 use crate::domain::failure::ViewOutcome;
 use crate::domain::report::RemoteStatus;
-use crate::domain::watch::{Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState};
+use crate::domain::watch::{
+    Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
+};
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::downloader::DownloadNews;
@@ -43,7 +45,9 @@ impl Scheduler {
             DownloadNews::ApiAnswered { project } if self.projects.contains(project) => {
                 self.api_answered(project);
             }
-            DownloadNews::StoreAnswered { project, entry, host } if self.projects.contains(project) => {
+            DownloadNews::StoreAnswered { project, entry, host }
+                if self.projects.contains(project) =>
+            {
                 self.store_answered(project, host);
                 if self.entries.contains(entry) {
                     self.crowd_fares_well(entry);
@@ -61,7 +65,9 @@ impl Scheduler {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::View(entry) => {
-                    if self.entries[entry].watch.wants_views() && !self.entries[entry].view_under_way {
+                    if self.entries[entry].watch.wants_views()
+                        && !self.entries[entry].view_under_way
+                    {
                         self.entries[entry].view_under_way = true;
                         let project = self.entries[entry].project;
                         self.projects[project].ready.push_back(entry);
@@ -91,8 +97,8 @@ impl Scheduler {
         let project = self.entries[entry].project;
         self.entries[entry].view_under_way = false;
         self.projects[project].views = self.projects[project].views.saturating_sub(1);
-        let outcome =
-            outcome.unwrap_or_else(|Panicked| ViewOutcome::Fault("the poll task panicked".to_owned()));
+        let outcome = outcome
+            .unwrap_or_else(|Panicked| ViewOutcome::Fault("the poll task panicked".to_owned()));
         self.meters.polled(PollOutcome::of(&outcome));
         if let Some(cause) = RetryCause::of_poll(&outcome) {
             self.meters.retried(Work::Poll, cause);
@@ -116,8 +122,9 @@ impl Scheduler {
         self.probe_over(&Call::View(entry), project, faulted);
     }
 
-    /// A refused request concerns one export when another of its project is answered well after it, or none is left to
-    /// ask; it concerns the project when every export gets it, and then the project pauses.
+    /// A refused request concerns one export when another of its project is answered well after it,
+    /// or none is left to ask; it concerns the project when every export gets it, and then the
+    /// project pauses.
     fn judge_rejections(&mut self, project: usize, succeeded: bool) {
         let exports = self.projects[project].exports.clone();
         let is_live = |entry: &usize| {
@@ -149,17 +156,26 @@ impl Scheduler {
         let told = self.entries[entry].chore_told.take();
         match end {
             Ok(ChoreEnd::Prepared { adopted, conflicts, needed_bytes, free_bytes }) => {
-                // Said here, where no two exports can be told at the same time that the same room is theirs.
+                // Said here, where no two exports can be told at the same time that the same room
+                // is theirs.
                 let needed_with_others = needed_bytes.saturating_add(self.claimed_bytes(entry));
                 if needed_bytes > 0 && needed_with_others > free_bytes {
-                    return self.wait_for_room(entry, chore, told.as_deref(), needed_with_others, free_bytes);
+                    return self.wait_for_room(
+                        entry,
+                        chore,
+                        told.as_deref(),
+                        needed_with_others,
+                        free_bytes,
+                    );
                 }
                 let watch = &self.entries[entry].watch;
                 prepared(watch, &adopted);
                 self.step(entry, WatchEvent::Prepared { adopted, conflicts });
             }
             Ok(ChoreEnd::Sealed) => self.step(entry, WatchEvent::ManifestDurable),
-            Ok(ChoreEnd::SealConflict { cause }) => self.step(entry, WatchEvent::ManifestConflict { cause }),
+            Ok(ChoreEnd::SealConflict { cause }) => {
+                self.step(entry, WatchEvent::ManifestConflict { cause })
+            }
             Ok(ChoreEnd::NoticeWritten) => self.step(entry, WatchEvent::FailureNoticeDurable),
             Ok(ChoreEnd::NoticeRemoved) => self.step(entry, WatchEvent::FailureNoticeRemoved),
             Ok(ChoreEnd::Disk { cause }) => {
@@ -225,7 +241,10 @@ impl Scheduler {
             }
             StoreEvent::Healthy => {
                 self.store_failing = false;
-                tracing::info!(event = "state_recovered", "the state can be written again; downloads go on");
+                tracing::info!(
+                    event = "state_recovered",
+                    "the state can be written again; downloads go on"
+                );
             }
         }
     }
@@ -270,7 +289,9 @@ impl Scheduler {
                 self.timers.set(Timer::PartRetry(entry, key), self.now().saturating_add(delay));
             }
             Command::Record(change) => self.record(entry, change),
-            Command::Seal(manifest) => self.chores.push_back((entry, Chore::Seal { manifest, boot })),
+            Command::Seal(manifest) => {
+                self.chores.push_back((entry, Chore::Seal { manifest, boot }))
+            }
             Command::WriteFailureNotice(failure) => {
                 self.chores.push_back((entry, Chore::WriteNotice(failure)));
             }
@@ -297,7 +318,9 @@ impl Scheduler {
         };
         let ticket = recorded.map(|recorded| Ticket { entry, recorded });
         let may_wait = match (&change, self.entries[entry].watch.state()) {
-            (RecordChange::PartCommitted(_), WatchState::Fetching(fetching)) => fetching.awaits_parts(),
+            (RecordChange::PartCommitted(_), WatchState::Fetching(fetching)) => {
+                fetching.awaits_parts()
+            }
             _ => false,
         };
         self.queue_write(change_of(export, change), ticket, may_wait);
@@ -308,11 +331,14 @@ impl Scheduler {
         self.queue_write(change, None, false);
     }
 
-    /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a few an export; while the
-    /// state cannot be written, of what keeps changing only the last word waits.
+    /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a
+    /// few an export; while the state cannot be written, of what keeps changing only the last word
+    /// waits.
     fn queue_write(&mut self, change: Change, ticket: Option<Ticket>, may_wait: bool) {
-        if matches!(change, Change::StatusSeen { .. } | Change::PartialSynced { .. } | Change::Paused { .. })
-        {
+        if matches!(
+            change,
+            Change::StatusSeen { .. } | Change::PartialSynced { .. } | Change::Paused { .. }
+        ) {
             let Self { outbox, tickets, unwritten, .. } = self;
             outbox.retain(|waiting| {
                 let superseded = supersedes(&change, &waiting.change);
@@ -348,9 +374,9 @@ impl Scheduler {
     fn export_view(&self, entry: usize) -> ExportView {
         let watch = &self.entries[entry].watch;
         let phase = match watch.state() {
-            WatchState::Polling(polling) => {
-                Phase::Polling { remote_status: polling.seen().map(RemoteStatus::as_str).map(Arc::from) }
-            }
+            WatchState::Polling(polling) => Phase::Polling {
+                remote_status: polling.seen().map(RemoteStatus::as_str).map(Arc::from),
+            },
             WatchState::Fetching(fetching) => {
                 let mut progress = FetchProgress::default();
                 for (key, part) in fetching.parts() {
@@ -385,7 +411,9 @@ impl Scheduler {
 /// Whether nobody needs to know `earlier` once `later` is written.
 fn supersedes(later: &Change, earlier: &Change) -> bool {
     match (later, earlier) {
-        (Change::StatusSeen { export, .. }, Change::StatusSeen { export: earlier, .. }) => export == earlier,
+        (Change::StatusSeen { export, .. }, Change::StatusSeen { export: earlier, .. }) => {
+            export == earlier
+        }
         (
             Change::PartialSynced { export, part },
             Change::PartialSynced { export: earlier, part: earlier_part },
@@ -401,7 +429,9 @@ fn change_of(export: ExportKey, change: RecordChange) -> Change {
         RecordChange::StatusSeen(status) => Change::StatusSeen { export, status },
         RecordChange::PartCommitted(part) => Change::PartCommitted { export, part },
         RecordChange::PartialSynced(part) => Change::PartialSynced { export, part },
-        RecordChange::Sealing(manifest) => Change::Sealing { export, manifest: manifest.to_string() },
+        RecordChange::Sealing(manifest) => {
+            Change::Sealing { export, manifest: manifest.to_string() }
+        }
         RecordChange::Completed { totals, at } => {
             Change::Completed { export, parts: totals.parts, bytes: totals.bytes, at }
         }

@@ -1,6 +1,7 @@
-//! The disk as a whole. Whoever meets a fault of the disk puts it in doubt; then the disk itself is looked at, by nobody
-//! else's work: a fault that is one export's own (a folder that is not ours) must not hold up the others, and a store that
-//! is slow must not keep a disk that is well again closed.
+//! The disk as a whole. Whoever meets a fault of the disk puts it in doubt; then the disk itself is
+//! looked at, by nobody else's work: a fault that is one export's own (a folder that is not ours)
+//! must not hold up the others, and a store that is slow must not keep a disk that is well again
+//! closed.
 
 use std::time::Duration;
 
@@ -20,14 +21,17 @@ impl Scheduler {
         }
     }
 
-    /// A part could not be written: the disk is not well before it has room for it, or it would be begun again and again.
-    /// Of a large part only the first bytes count, because its room is taken before anybody is asked for it, and one that
-    /// never fits must not keep the disk closed for all.
+    /// A part could not be written: the disk is not well before it has room for it, or it would be
+    /// begun again and again. Of a large part only the first bytes count, because its room is taken
+    /// before anybody is asked for it, and one that never fits must not keep the disk closed for
+    /// all.
     pub(super) fn demand_room(&mut self, declared_bytes: Option<u64>) {
-        self.disk_room_bytes = self.disk_room_bytes.max(declared_bytes.unwrap_or(0).min(CHECKPOINT_BYTES));
+        self.disk_room_bytes =
+            self.disk_room_bytes.max(declared_bytes.unwrap_or(0).min(CHECKPOINT_BYTES));
     }
 
-    /// Looks at the disk where it is in doubt, and again while it is ill. Takes the directory's lock if that was away.
+    /// Looks at the disk where it is in doubt, and again while it is ill. Takes the directory's
+    /// lock if that was away.
     pub(super) fn check_disk(&mut self, now: Duration) {
         match self.disk.admission(now) {
             Admission::Pass | Admission::WaitForProbe => {}
@@ -50,7 +54,10 @@ impl Scheduler {
                 self.disk.opened();
                 self.disk_room_bytes = 0;
                 if std::mem::take(&mut self.disk_ill) {
-                    tracing::info!(event = "disk_recovered", "the disk is well again; downloads go on");
+                    tracing::info!(
+                        event = "disk_recovered",
+                        "the disk is well again; downloads go on"
+                    );
                 }
             }
             Err(cause) => {
@@ -58,7 +65,11 @@ impl Scheduler {
                 self.disk.refused(now, |_| DISK_INTERVAL);
                 if !std::mem::replace(&mut self.disk_ill, true) {
                     self.meters.paused(None, PauseCause::Disk);
-                    tracing::error!(event = "disk_failed", cause, "downloads wait for the disk: {cause}");
+                    tracing::error!(
+                        event = "disk_failed",
+                        cause,
+                        "downloads wait for the disk: {cause}"
+                    );
                 }
             }
         }

@@ -1,7 +1,8 @@
-//! Exports that somebody wants forgotten: their work is called off, and when nothing names them any more they are let go of.
-//! Those that are configured come back as they are on disk by then.
+//! Exports that somebody wants forgotten: their work is called off, and when nothing names them any
+//! more they are let go of. Those that are configured come back as they are on disk by then.
 //!
-//! In between their files and records belong to whoever asked. That one always sends [`Control::Begin`] in the end.
+//! In between their files and records belong to whoever asked. That one always sends
+//! [`Control::Begin`] in the end.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,10 +26,18 @@ pub(super) struct Release {
 }
 
 impl Scheduler {
-    pub(super) fn release(&mut self, wanted: BTreeSet<ExportId>, reply: oneshot::Sender<Vec<ExportKey>>) {
+    pub(super) fn release(
+        &mut self,
+        wanted: BTreeSet<ExportId>,
+        reply: oneshot::Sender<Vec<ExportKey>>,
+    ) {
         let is_wanted = |number: &usize| wanted.contains(self.entries[*number].watch.export());
-        let entries: Vec<usize> =
-            self.entries.iter().map(|(number, _)| number).filter(|number| is_wanted(number)).collect();
+        let entries: Vec<usize> = self
+            .entries
+            .iter()
+            .map(|(number, _)| number)
+            .filter(|number| is_wanted(number))
+            .collect();
         let key = |number: &usize| ExportKey {
             project: self.projects[self.entries[*number].project].digest,
             export: self.entries[*number].watch.export().clone(),
@@ -65,14 +74,19 @@ impl Scheduler {
         }
     }
 
-    /// The configured ones go on: as they were where they were not let go of, else as they were found.
+    /// The configured ones go on: as they were where they were not let go of, else as they were
+    /// found.
     pub(super) fn begin_released(&mut self, begun: Vec<Begun>) {
         (self.forgetting, self.release) = (false, None);
         for Begun { project: digest, name, configured, exports, watches } in begun {
-            let Some((number, _)) = self.projects.iter().find(|(_, project)| project.digest == digest) else {
+            let Some((number, _)) =
+                self.projects.iter().find(|(_, project)| project.digest == digest)
+            else {
                 continue;
             };
-            self.begin_in(number, &exports, watches, |export| Watch::new(name.clone(), export.clone()));
+            self.begin_in(number, &exports, watches, |export| {
+                Watch::new(name.clone(), export.clone())
+            });
             let places: HashMap<&ExportId, usize> =
                 configured.iter().enumerate().map(|(place, export)| (export, place)).collect();
             let mut entries = std::mem::take(&mut self.projects[number].exports);

@@ -1,4 +1,5 @@
-//! What has to wait as a whole: a project's budget, its key, its requests as such, the API origin, a store's host, the disk.
+//! What has to wait as a whole: a project's budget, its key, its requests as such, the API origin,
+//! a store's host, the disk.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -90,8 +91,8 @@ impl Scheduler {
         self.probes.insert(call, probes);
     }
 
-    /// A call is back, and what it said about the gates has been applied: gates that it was to probe and said nothing
-    /// about are probed again, after a wait where it failed.
+    /// A call is back, and what it said about the gates has been applied: gates that it was to
+    /// probe and said nothing about are probed again, after a wait where it failed.
     pub(super) fn probe_over(&mut self, call: &Call, project: usize, faulted: bool) {
         let Some(probes) = self.probes.remove(call) else { return };
         let now = self.now();
@@ -108,7 +109,8 @@ impl Scheduler {
         };
         let project = &mut self.projects[project];
         if probes.key {
-            // What never reached the API says nothing about the key: three refusals in a row have to be the API's own.
+            // What never reached the API says nothing about the key: three refusals in a row have
+            // to be the API's own.
             let again = if faulted { spread(retry.max(), jitter) } else { Duration::ZERO };
             project.key.probe_abandoned(now.saturating_add(again));
         }
@@ -156,8 +158,9 @@ impl Scheduler {
         let now = self.now();
         let jitter = Self::jitter();
         let retry = self.policies.retry;
-        let wait =
-            |retry_after: Option<Duration>| move |n| retry_after.unwrap_or_else(|| retry.delay(n, jitter));
+        let wait = |retry_after: Option<Duration>| {
+            move |n| retry_after.unwrap_or_else(|| retry.delay(n, jitter))
+        };
         match hold {
             Hold::Throttled { retry_after } => {
                 self.origin.opened();
@@ -250,7 +253,8 @@ impl Scheduler {
         }
     }
 
-    /// The API understands a request of the project: what it refused while it refused every export is asked anew.
+    /// The API understands a request of the project: what it refused while it refused every export
+    /// is asked anew.
     pub(super) fn request_understood(&mut self, project: usize) {
         let gates = &mut self.projects[project];
         if gates.rejection.refusals() == 0 {

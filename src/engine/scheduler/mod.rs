@@ -1,7 +1,9 @@
-//! The scheduler: single owner of every watch. An async `select()` waits, sync code changes state, children come back as events.
+//! The scheduler: single owner of every watch. An async `select()` waits, sync code changes state,
+//! children come back as events.
 //!
-//! Waiting exports are timers in one queue, not tasks. Nothing here awaits the disk or the store: writes go through a
-//! bounded queue and come back as events, and so do polls, downloads and work on folders.
+//! Waiting exports are timers in one queue, not tasks. Nothing here awaits the disk or the store:
+//! writes go through a bounded queue and come back as events, and so do polls, downloads and work
+//! on folders.
 //!
 //! - `mod.rs` the loop, the drain and the end
 //! - `admit.rs` what may start now: views, chores, parts
@@ -64,7 +66,8 @@ use crate::process::lock::LateLock;
 use crate::sink::{FinishedPart, LocalSink};
 use crate::store::{ProjectDigest, StoreEvent, Write};
 
-/// Longest time a drain takes before what is left is given up; leaves a second of the promised ten to the rest.
+/// Longest time a drain takes before what is left is given up; leaves a second of the promised ten
+/// to the rest.
 const DRAIN_GRACE: Duration = Duration::from_secs(9);
 /// How often the disk is looked at while it is ill or full.
 const DISK_INTERVAL: Duration = Duration::from_secs(5);
@@ -385,7 +388,8 @@ impl Scheduler {
         (scheduler, reader)
     }
 
-    /// Runs until the work is settled, the deadline passes or `stop` is cancelled and everything under way has ended.
+    /// Runs until the work is settled, the deadline passes or `stop` is cancelled and everything
+    /// under way has ended.
     pub async fn run(mut self, stop: CancellationToken) -> Outcome {
         self.begin();
         loop {
@@ -416,12 +420,14 @@ impl Scheduler {
         }
     }
 
-    /// The first views of some exports of one project: one at once, the others spread over min(min_interval, n × 100 ms).
+    /// The first views of some exports of one project: one at once, the others spread over
+    /// min(min_interval, n × 100 ms).
     fn begin_exports(&mut self, exports: &[usize]) {
         let wants_views = |entry: &usize| self.entries[*entry].watch.wants_views();
         let live: Vec<_> = exports.iter().copied().filter(wants_views).collect();
         let count = u32::try_from(live.len()).unwrap_or(u32::MAX).max(1);
-        let window = self.policies.cadence.min().min(Duration::from_millis(100).saturating_mul(count));
+        let window =
+            self.policies.cadence.min().min(Duration::from_millis(100).saturating_mul(count));
         let now = self.now();
         for (place, entry) in (0_u32..).zip(live) {
             self.timers.set(Timer::View(entry), now.saturating_add(window * place / count));
@@ -479,14 +485,19 @@ impl Scheduler {
         self.polls.abort_all();
         self.stop_downloads.cancel();
         self.timers.set(Timer::DrainGrace, self.now().saturating_add(DRAIN_GRACE));
-        tracing::info!(event = "drain_started", parts = self.downloads.len(), "draining: no new work");
+        tracing::info!(
+            event = "drain_started",
+            parts = self.downloads.len(),
+            "draining: no new work"
+        );
     }
 
     /// The outcome, once there is nothing left to wait for.
     fn finished(&mut self) -> Option<Outcome> {
         let parts = self.downloads.len() + self.commits.len();
         let quiet = parts == 0 && self.chores_running.is_empty() && self.unwritten == 0;
-        let grace_over = self.draining.is_some() && self.timers.due_at(&Timer::DrainGrace).is_none();
+        let grace_over =
+            self.draining.is_some() && self.timers.due_at(&Timer::DrainGrace).is_none();
         match self.draining {
             Some(Draining::Deadline) if quiet || grace_over => Some(Outcome::DeadlinePassed),
             Some(Draining::Signal) if quiet => Some(Outcome::Drained { clean: true }),
@@ -506,7 +517,8 @@ impl Scheduler {
 
     fn settled(&self) -> Option<Outcome> {
         let open = |project: &&Project| project.unsettled > 0;
-        let all_settled = self.projects.values().filter(open).all(|p| p.key.refusals() >= REFUSED_PROBES);
+        let all_settled =
+            self.projects.values().filter(open).all(|p| p.key.refusals() >= REFUSED_PROBES);
         all_settled.then(|| Outcome::Settled {
             failed: self
                 .entries
@@ -520,7 +532,8 @@ impl Scheduler {
     /// Adds a project and one entry for each of its exports.
     fn take_over(&mut self, parts: ProjectParts) {
         self.meters.project_came(&parts.name);
-        let project = self.projects.add(Project::new(parts.name, parts.digest, parts.access, parts.pace));
+        let project =
+            self.projects.add(Project::new(parts.name, parts.digest, parts.access, parts.pace));
         self.order.push(project);
         for watch in parts.watches {
             let entry = self.add_entry(project, watch);

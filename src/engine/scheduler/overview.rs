@@ -12,7 +12,8 @@ use crate::domain::rate::Rate;
 use crate::domain::report::RemoteStatus;
 use crate::domain::watch::{Fetching, Kept, PartState, Totals, Watch, WatchState};
 use crate::engine::overview::{
-    ActivePart, ExportOverview, ExportState, Overview, Pause, PauseReason, Progress, ProjectOverview,
+    ActivePart, ExportOverview, ExportState, Overview, Pause, PauseReason, Progress,
+    ProjectOverview,
 };
 
 /// What the page is told of an export beside its watch.
@@ -29,7 +30,9 @@ impl Shown {
         let since = match watch.state() {
             WatchState::Completed { at, .. } => *at,
             WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => failure.at,
-            WatchState::Polling(_) | WatchState::Fetching(_) | WatchState::Sealing { .. } => Timestamp::now(),
+            WatchState::Polling(_) | WatchState::Fetching(_) | WatchState::Sealing { .. } => {
+                Timestamp::now()
+            }
         };
         Self { since, rate: Rate::default() }
     }
@@ -46,7 +49,8 @@ impl Scheduler {
         let mut projects = Vec::with_capacity(self.order.len());
         for project in self.order.clone() {
             let exports = self.projects[project].exports.clone();
-            let exports = exports.into_iter().map(|entry| self.export_overview(entry, clock)).collect();
+            let exports =
+                exports.into_iter().map(|entry| self.export_overview(entry, clock)).collect();
             let project = &self.projects[project];
             projects.push(ProjectOverview {
                 name: project.name.clone(),
@@ -124,12 +128,15 @@ impl Scheduler {
                 PartState::Active => {
                     // Until its partial is opened, a part has what an earlier attempt has left.
                     let under_way = self.progress.get(&(number, key.clone()));
-                    let bytes = under_way.map_or(0, |progress| progress.bytes()).max(part.resumable_bytes());
+                    let bytes = under_way
+                        .map_or(0, |progress| progress.bytes())
+                        .max(part.resumable_bytes());
                     progress.bytes_done = progress.bytes_done.saturating_add(bytes);
                     active.push(ActivePart { key: key.clone(), bytes, total: declared });
                 }
                 PartState::Queued | PartState::Waiting | PartState::AwaitingView => {
-                    progress.bytes_done = progress.bytes_done.saturating_add(part.resumable_bytes());
+                    progress.bytes_done =
+                        progress.bytes_done.saturating_add(part.resumable_bytes());
                 }
                 PartState::Abandoned { .. } => {}
             }
@@ -146,13 +153,15 @@ struct Clock {
 }
 
 impl Clock {
-    /// What the wall clock will say at this time since the start. In tenths of a second, so that the same moment looks
-    /// the same from one second to the next.
+    /// What the wall clock will say at this time since the start. In tenths of a second, so that
+    /// the same moment looks the same from one second to the next.
     fn wall_at(self, at: Duration) -> Timestamp {
         let left = at.saturating_sub(self.since_start);
         let wall = self.wall.checked_add(left).unwrap_or(Timestamp::MAX);
-        let tenths =
-            TimestampRound::new().smallest(Unit::Millisecond).increment(100).mode(RoundMode::HalfExpand);
+        let tenths = TimestampRound::new()
+            .smallest(Unit::Millisecond)
+            .increment(100)
+            .mode(RoundMode::HalfExpand);
         wall.round(tenths).unwrap_or(wall)
     }
 }
@@ -191,7 +200,8 @@ fn pauses(project: &Project, clock: Clock) -> Vec<Pause> {
     gates.into_iter().filter_map(|(gate, reason)| pause(gate, reason, clock)).collect()
 }
 
-/// Whether a store's pause is not over, or it is found out whether it is. Where no part is left, nobody finds out.
+/// Whether a store's pause is not over, or it is found out whether it is. Where no part is left,
+/// nobody finds out.
 fn is_waited_for(gate: &Gate, clock: Clock) -> bool {
     !gate.is_open() && gate.paused_until().is_none_or(|until| until > clock.since_start)
 }

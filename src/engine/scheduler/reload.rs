@@ -1,8 +1,9 @@
-//! Another configuration, while everything runs: exports that are new start, exports that are gone retire, limits change,
-//! and nothing in flight is cut.
+//! Another configuration, while everything runs: exports that are new start, exports that are gone
+//! retire, limits change, and nothing in flight is cut.
 //!
-//! An export that retires begins nothing new. What is under way for it comes to its end and into the state, and it is
-//! forgotten when nothing names it any more; should it be configured again before that, it goes on where it is.
+//! An export that retires begins nothing new. What is under way for it comes to its end and into
+//! the state, and it is forgotten when nothing names it any more; should it be configured again
+//! before that, it goes on where it is.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -78,7 +79,8 @@ impl Scheduler {
             let is_failed = matches!(entry.watch.state(), WatchState::Failed { .. });
             is_failed && !entry.retiring && wanted.contains(entry.watch.export())
         };
-        let found: Vec<usize> = self.entries.iter().filter(failed).map(|(entry, _)| entry).collect();
+        let found: Vec<usize> =
+            self.entries.iter().filter(failed).map(|(entry, _)| entry).collect();
         for entry in &found {
             narrator::retried(&self.entries[*entry].watch);
             self.retry_failed(*entry);
@@ -92,7 +94,8 @@ impl Scheduler {
 
     /// Begins to forget a failure: its notice is taken away first.
     fn retry_failed(&mut self, entry: usize) {
-        let is_removal = |(of, chore): &&(usize, Chore)| *of == entry && *chore == Chore::RemoveNotice;
+        let is_removal =
+            |(of, chore): &&(usize, Chore)| *of == entry && *chore == Chore::RemoveNotice;
         let queued = self.chores.iter().chain(&self.parked_chores);
         let under_way = queued.chain(self.chores_running.names()).filter(is_removal).count();
         if under_way == 0 {
@@ -121,13 +124,19 @@ impl Scheduler {
                     self.meters.project_came(&project.name);
                     let pace = Pace::new(project.requests_per_second);
                     let access = project.access.clone();
-                    self.projects.add(Project::new(project.name.clone(), project.digest, access, pace))
+                    self.projects.add(Project::new(
+                        project.name.clone(),
+                        project.digest,
+                        access,
+                        pace,
+                    ))
                 }
             };
             order.push(number);
             self.reload_project(number, project, reload.another_api, &mut changes);
         }
-        let gone: Vec<_> = self.order.iter().copied().filter(|number| !order.contains(number)).collect();
+        let gone: Vec<_> =
+            self.order.iter().copied().filter(|number| !order.contains(number)).collect();
         for number in gone {
             let exports = self.projects[number].exports.clone();
             let retired = self.retire(&exports);
@@ -186,7 +195,8 @@ impl Scheduler {
                 }
                 None => {
                     let fresh = || Watch::new(reloaded.name.clone(), export.clone());
-                    let entry = self.add_entry(number, watches.remove(&export).unwrap_or_else(fresh));
+                    let entry =
+                        self.add_entry(number, watches.remove(&export).unwrap_or_else(fresh));
                     new.push(entry);
                     exports.push(entry);
                 }
@@ -214,7 +224,8 @@ impl Scheduler {
             Timer::View(entry) | Timer::PartRetry(entry, _) => !fresh.contains(entry),
             _ => true,
         });
-        let stays = |(entry, chore): &(usize, Chore)| !(fresh.contains(entry) && *chore == Chore::Prepare);
+        let stays =
+            |(entry, chore): &(usize, Chore)| !(fresh.contains(entry) && *chore == Chore::Prepare);
         self.chores.retain(stays);
         self.parked_chores.retain(stays);
         for &entry in &fresh {
@@ -237,24 +248,28 @@ impl Scheduler {
         self.entries[entry].crowd = Crowd::default();
         narrator::restored(&self.entries[entry].watch);
         for command in self.entries[entry].watch.wake_commands() {
-            let is_prepare = |(of, chore): &&(usize, Chore)| *of == entry && *chore == Chore::Prepare;
+            let is_prepare =
+                |(of, chore): &&(usize, Chore)| *of == entry && *chore == Chore::Prepare;
             let prepares = matches!(command, Command::Prepare)
                 && self.chores_running.names().filter(is_prepare).count() > 0;
-            let asks = matches!(command, Command::ViewAfter(_)) && self.entries[entry].view_under_way;
+            let asks =
+                matches!(command, Command::ViewAfter(_)) && self.entries[entry].view_under_way;
             if !prepares && !asks {
                 self.execute(entry, command, false);
             }
         }
     }
 
-    /// Forgets what has retired, and projects that have nothing left. While a configuration is being read nothing is
-    /// forgotten: it was told what is known, and does not look that up in the state.
+    /// Forgets what has retired, and projects that have nothing left. While a configuration is
+    /// being read nothing is forgotten: it was told what is known, and does not look that up in the
+    /// state.
     pub(super) fn forget_retired(&mut self) {
         if self.retiring.is_empty() || self.reloading {
             return;
         }
         let busy = self.named();
-        let idle: Vec<usize> = self.retiring.iter().copied().filter(|entry| !busy.contains(entry)).collect();
+        let idle: Vec<usize> =
+            self.retiring.iter().copied().filter(|entry| !busy.contains(entry)).collect();
         for entry in idle {
             // Taken out and put back, a failed export is watched again.
             if matches!(self.entries[entry].watch.state(), WatchState::Failed { .. }) {
@@ -273,7 +288,8 @@ impl Scheduler {
         }
     }
 
-    /// Forgets a project that has no export left, and its counters, unless another one has its name by now.
+    /// Forgets a project that has no export left, and its counters, unless another one has its name
+    /// by now.
     fn forget_project(&mut self, number: usize) {
         self.order.retain(|known| *known != number);
         let Some(Project { name, .. }) = self.projects.remove(number) else { return };
@@ -284,15 +300,22 @@ impl Scheduler {
 
     /// Every export that something under way will come back for.
     fn named(&self) -> HashSet<usize> {
-        let parts = self.downloads.names().chain(self.syncs.names()).chain(self.groups.names().flatten());
-        let chores = self.chores.iter().chain(&self.parked_chores).chain(self.chores_running.names());
+        let parts =
+            self.downloads.names().chain(self.syncs.names()).chain(self.groups.names().flatten());
+        let chores =
+            self.chores.iter().chain(&self.parked_chores).chain(self.chores_running.names());
         let calls = self.probes.keys().map(|call| match call {
             Call::View(entry) | Call::Part(entry, _) => *entry,
         });
         let parts = parts.chain(self.commits.ready()).map(|(entry, _)| *entry);
         let tickets = self.tickets.values().map(|ticket| ticket.entry);
         let polls = self.polls.names().copied();
-        parts.chain(chores.map(|(entry, _)| *entry)).chain(calls).chain(tickets).chain(polls).collect()
+        parts
+            .chain(chores.map(|(entry, _)| *entry))
+            .chain(calls)
+            .chain(tickets)
+            .chain(polls)
+            .collect()
     }
 
     /// No wait is longer than what is in force now makes any.
@@ -300,7 +323,8 @@ impl Scheduler {
         let now = self.now();
         let longest = self.policies.cadence.max().max(self.policies.retry.max());
         let views = self.entries.iter().map(|(entry, _)| Timer::View(entry));
-        let late = views.filter(|timer| self.timers.due_at(timer).is_some_and(|at| at > now + longest));
+        let late =
+            views.filter(|timer| self.timers.due_at(timer).is_some_and(|at| at > now + longest));
         for timer in late.collect::<Vec<_>>() {
             let wait = longest.mul_f64(Self::jitter().get());
             self.timers.set(timer, now.saturating_add(wait).max(now + Duration::from_millis(1)));
@@ -338,7 +362,10 @@ mod tests {
         assert_eq!(rig.scheduler.projects[0].ready.len(), 2);
         rig.take_out(&[0, 1, 2]);
         assert_eq!(rig.known(), Vec::<usize>::new());
-        assert!(rig.scheduler.projects[0].ready.is_empty() && rig.scheduler.projects[0].exports.is_empty());
+        assert!(
+            rig.scheduler.projects[0].ready.is_empty()
+                && rig.scheduler.projects[0].exports.is_empty()
+        );
         assert_eq!(rig.scheduler.projects[0].unsettled, 0);
         let of_exports = |timer: &Timer| matches!(timer, Timer::View(_) | Timer::PartRetry(..));
         assert_eq!(rig.scheduler.timers.iter().filter(|(_, timer)| of_exports(timer)).count(), 0);

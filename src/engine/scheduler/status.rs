@@ -1,4 +1,5 @@
-//! What whoever asks and the service manager are told: how the work stands, and that the loop is alive.
+//! What whoever asks and the service manager are told: how the work stands, and that the loop is
+//! alive.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -73,7 +74,8 @@ impl Scheduler {
                 _ => {}
             }
         }
-        let parts = self.downloads.names().chain(self.syncs.names()).chain(self.groups.names().flatten());
+        let parts =
+            self.downloads.names().chain(self.syncs.names()).chain(self.groups.names().flatten());
         let downloading: HashSet<usize> =
             parts.chain(self.commits.ready()).map(|(entry, _)| *entry).collect();
         let next_poll = self.timers.iter().find(|(_, timer)| matches!(timer, Timer::View(_)));
@@ -122,6 +124,7 @@ fn wait_of(gate: &Gate, now: Duration) -> Option<String> {
     if gate.is_open() {
         return None;
     }
-    let left = gate.paused_until().map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero());
+    let left =
+        gate.paused_until().map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero());
     Some(left.map_or("asking now".to_owned(), |left| format!("next try in {}", rounded(left))))
 }

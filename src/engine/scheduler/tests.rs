@@ -1,4 +1,5 @@
-//! The scheduler's decisions, driven event by event: what a sick disk, key or store costs everybody else.
+//! The scheduler's decisions, driven event by event: what a sick disk, key or store costs everybody
+//! else.
 
 use std::io::Write as _;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -36,8 +37,11 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
     download_lock.ensure().unwrap();
     let base_url: url::Url = "http://127.0.0.1:1/2.11".parse().unwrap();
     let timeout = Duration::from_secs(60);
-    let settings =
-        ApiSettings { base_url: base_url.clone(), connect_timeout: timeout, request_timeout: timeout };
+    let settings = ApiSettings {
+        base_url: base_url.clone(),
+        connect_timeout: timeout,
+        request_timeout: timeout,
+    };
     let api = Api::new(&settings, &tls()).unwrap();
     let environment = Arc::new(Environment::from_pairs(std::iter::empty::<(String, String)>()));
     let project = |(index, exports): (usize, &usize)| {
@@ -45,7 +49,8 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         let name: ProjectName = name.parse().unwrap();
         let client = api.project(&key, &"rest".to_owned().into()).unwrap();
         let source = KeySource::Env("NO_SUCH_KEY".to_owned());
-        let watch = |export| Watch::new(name.clone(), format!("export_{index}_{export}").parse().unwrap());
+        let watch =
+            |export| Watch::new(name.clone(), format!("export_{index}_{export}").parse().unwrap());
         ProjectParts {
             digest: ProjectDigest::of(&key),
             access: Access::new(name.clone(), client, source, environment.clone()),
@@ -69,7 +74,10 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         pauses: HashMap::new(),
         sink,
         download_lock,
-        lanes: Lanes::new(TransferRuntimes { first: Handle::current(), others: Vec::new() }, &store_client()),
+        lanes: Lanes::new(
+            TransferRuntimes { first: Handle::current(), others: Vec::new() },
+            &store_client(),
+        ),
         writes: write_sender,
         store_events,
         control: mpsc::channel(1).1,
@@ -99,7 +107,8 @@ impl Rig {
     pub(super) fn fetching(&mut self, entry: usize, parts: u32) {
         self.viewed(entry, "SUCCESS", parts);
         self.scheduler.chores.retain(|(of, _)| *of != entry);
-        self.scheduler.step(entry, WatchEvent::Prepared { adopted: Vec::new(), conflicts: Vec::new() });
+        self.scheduler
+            .step(entry, WatchEvent::Prepared { adopted: Vec::new(), conflicts: Vec::new() });
     }
 
     fn held(&mut self, entry: usize, hold: Hold) {
@@ -114,7 +123,8 @@ impl Rig {
     }
 
     fn parts_under_way(&self) -> Vec<usize> {
-        let mut entries: Vec<_> = self.scheduler.downloads.names().map(|(entry, _)| *entry).collect();
+        let mut entries: Vec<_> =
+            self.scheduler.downloads.names().map(|(entry, _)| *entry).collect();
         entries.sort_unstable();
         entries
     }
@@ -286,7 +296,8 @@ async fn room_is_promised_once() {
 async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refused_too() {
     let mut rig = rig(&[2], 8);
     let rejected = || {
-        let refusal = ApiRefusal { status: 400, code: "MALFORMED_PARAMETER".into(), message: String::new() };
+        let refusal =
+            ApiRefusal { status: 400, code: "MALFORMED_PARAMETER".into(), message: String::new() };
         Event::Poll(0, Ok(ViewOutcome::Rejected(refusal)))
     };
     rig.scheduler.apply(rejected());
@@ -302,12 +313,16 @@ async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refu
     rig.scheduler.probing(Call::View(0), 0, Probes { rejection: true, ..Probes::default() });
     rig.viewed(0, "RUNNING", 0);
     assert!(rig.scheduler.projects[0].rejection.is_open());
-    assert!(rig.scheduler.entries[1].watch.wants_views(), "what was refused with the project is asked anew");
+    assert!(
+        rig.scheduler.entries[1].watch.wants_views(),
+        "what was refused with the project is asked anew"
+    );
 }
 
 #[tokio::test]
 async fn a_refusal_is_the_exports_own_only_when_another_one_is_answered_well_after_it() {
-    let refusal = || ApiRefusal { status: 400, code: "MALFORMED_PARAMETER".into(), message: String::new() };
+    let refusal =
+        || ApiRefusal { status: 400, code: "MALFORMED_PARAMETER".into(), message: String::new() };
     let rejected = |entry| Event::Poll(entry, Ok(ViewOutcome::Rejected(refusal())));
     let failing = |rig: &Rig, entry: usize| !rig.scheduler.entries[entry].watch.wants_views();
 

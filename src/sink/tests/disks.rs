@@ -63,7 +63,10 @@ fn a_full_disk_keeps_what_was_written_and_heals() {
     assert!(matches!(&error, SinkError::Disk(error) if error.is_space()), "{error:?}");
     assert!(!error.is_conflict());
     let kept = writer.sync_and_keep().unwrap().unwrap().bytes;
-    assert!(kept > 0 && kept.is_multiple_of(10_000), "{kept}: the half-written block does not count");
+    assert!(
+        kept > 0 && kept.is_multiple_of(10_000),
+        "{kept}: the half-written block does not count"
+    );
     let partial = disk.0.path().join("shop/export_1/.part-00001-file_1.json.partial");
     assert_eq!(fs::metadata(partial).unwrap().len(), kept);
     let mut rest = fs::File::create(disk.0.path().join("ballast-2")).unwrap();
@@ -98,7 +101,8 @@ fn no_inodes_and_a_read_only_disk_are_the_disks_fault() {
     assert!(
         matches!(&error, SinkError::Disk(error) if error.class() == crate::durable::ErrorClass::ReadOnly)
     );
-    let (late, opened) = LocalSink::open(disk.0.path(), Some(marker), SinkSettings::default()).unwrap();
+    let (late, opened) =
+        LocalSink::open(disk.0.path(), Some(marker), SinkSettings::default()).unwrap();
     assert_eq!(opened, Opened::Known, "a start on a read-only disk waits for it to heal");
     remount("remount,rw");
     for number in 0..3 {

@@ -83,5 +83,9 @@ fn a_file_for_the_group_is_ours_where_that_is_configured() {
     assert_eq!(adopted(), [1]);
     bench.sink.reconfigure(shared());
     assert_eq!(adopted(), [1, 2]);
-    assert_eq!(mode(&bench.folder().join(key(1).file_name())), 0o600, "what is finished keeps its mode");
+    assert_eq!(
+        mode(&bench.folder().join(key(1).file_name())),
+        0o600,
+        "what is finished keeps its mode"
+    );
 }

@@ -7,7 +7,8 @@ use serde_json::json;
 /// What went against the promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
-    /// Bytes under a final name that are not the store's, or a manifest of an export that is not whole.
+    /// Bytes under a final name that are not the store's, or a manifest of an export that is not
+    /// whole.
     Wrong,
     /// On record, or seen, and gone.
     Lost,
@@ -91,7 +92,8 @@ impl Ledger {
     }
 
     pub(super) fn assert_nothing_wrong(&self) {
-        let words: Vec<_> = self.faults.iter().map(|(fault, words)| format!("{fault:?}: {words}")).collect();
+        let words: Vec<_> =
+            self.faults.iter().map(|(fault, words)| format!("{fault:?}: {words}")).collect();
         assert!(words.is_empty(), "{}", words.join("\n"));
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 
 use fastrand::Rng;
 
-/// Every point, in the order in which they are passed, with that at which an earlier run has to be killed so that it is.
+/// Every point, in the order in which they are passed, with that at which an earlier run has to be
+/// killed so that it is.
 const TABLE: &[(&str, Option<&str>)] = &[
     // The state and the download directory.
     ("folder.open", None),
@@ -160,12 +161,14 @@ impl Draw {
         self.rng.u64(..)
     }
 
-    /// Half of them at points, the others at any moment. A run whose point is not passed must not bring everything.
+    /// Half of them at points, the others at any moment. A run whose point is not passed must not
+    /// bring everything.
     pub(super) fn crash(&mut self) -> Crash {
         match self.rng.u8(..8) {
             0..5 => {
                 let point = self.points[self.rng.usize(..self.points.len())].clone();
-                let (passing, or_bytes) = (self.rng.u64(1..=3), self.rng.u64(4_000_000..=50_000_000));
+                let (passing, or_bytes) =
+                    (self.rng.u64(1..=3), self.rng.u64(4_000_000..=50_000_000));
                 Crash::Point { point, passing, or_bytes }
             }
             5 => Crash::Requests(self.rng.u64(1..=30)),

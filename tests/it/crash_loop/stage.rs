@@ -1,4 +1,5 @@
-//! A store with parts of all sizes, a home, and eyes on it; the program is started and killed there, and judged after each crash.
+//! A store with parts of all sizes, a home, and eyes on it; the program is started and killed
+//! there, and judged after each crash.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -56,7 +57,8 @@ struct Part {
     name: String,
     content: Content,
     sha256: Sha256,
-    /// The file that was found to be right: its inode and when it was last changed. It need not be read again.
+    /// The file that was found to be right: its inode and when it was last changed. It need not be
+    /// read again.
     judged: Option<(u64, SystemTime)>,
 }
 
@@ -143,22 +145,27 @@ impl Stage {
             }
         }
         let exports: BTreeSet<_> = parts.iter().map(|part| part.export.clone()).collect();
-        let of = |export: &str| parts.iter().filter(move |part| part.export == export).collect::<Vec<_>>();
+        let of = |export: &str| {
+            parts.iter().filter(move |part| part.export == export).collect::<Vec<_>>()
+        };
         let script = |export: &String| {
             let files = (1..).zip(of(export));
-            let files = files.map(|(number, part)| SimFile::new(&part.id, number, part.content.clone()));
+            let files =
+                files.map(|(number, part)| SimFile::new(&part.id, number, part.content.clone()));
             SimExport::finished(export, files.collect())
         };
         let mut exports_of_sim: Vec<_> = exports.iter().map(script).collect();
         exports_of_sim.push(SimExport::new(FAILING, vec![ViewStep::status("ERROR")]));
         let solo = Solo::new(exports_of_sim).await.with(RESTLESS).with(SETTINGS);
         let folder = |export: &String| {
-            let contents = of(export).into_iter().map(|part| (part.name.clone(), part.content.clone()));
+            let contents =
+                of(export).into_iter().map(|part| (part.name.clone(), part.content.clone()));
             Folder::new(solo.home.export(SHOP, export), contents.collect())
         };
         // One folder is the program's to make, so that it is looked at after each crash only.
         let eyes =
-            Eyes::on(exports.iter().filter(|export| *export != "export_c").map(folder).collect()).await;
+            Eyes::on(exports.iter().filter(|export| *export != "export_c").map(folder).collect())
+                .await;
         Self { solo, parts, eyes: Some(eyes), finished: BTreeMap::new(), ledger: Ledger::default() }
     }
 
@@ -244,16 +251,25 @@ impl Stage {
         assert_eq!(self.run(&Crash::never()).await, End::Settled);
         let exports: BTreeSet<_> = self.parts.iter().map(|part| part.export.as_str()).collect();
         for export in exports {
-            let contents: Vec<_> =
-                self.parts.iter().filter(|part| part.export == export).map(|part| &part.content).collect();
+            let contents: Vec<_> = self
+                .parts
+                .iter()
+                .filter(|part| part.export == export)
+                .map(|part| &part.content)
+                .collect();
             self.solo.home.assert_whole(SHOP, export, &contents);
         }
-        let notice = fs::read(self.solo.home.export(SHOP, FAILING).join("failed.json")).expect("a notice");
+        let notice =
+            fs::read(self.solo.home.export(SHOP, FAILING).join("failed.json")).expect("a notice");
         let notice: serde_json::Value = serde_json::from_slice(&notice).expect("a notice is whole");
         assert_eq!(notice["export_id"], FAILING);
         let asked = self.solo.sim.requests();
         assert_eq!(self.run(&Crash::never()).await, End::Settled);
-        assert_eq!(self.solo.sim.requests().len(), asked.len(), "what is settled is not asked for again");
+        assert_eq!(
+            self.solo.sim.requests().len(),
+            asked.len(),
+            "what is settled is not asked for again"
+        );
         if let Some(words) = self.eyes.take().and_then(Eyes::close) {
             self.ledger.fault(Fault::Wrong, words);
         }
@@ -263,7 +279,8 @@ impl Stage {
         self.ledger.done(self.parts.len() as u64, fetched_bytes, needed_bytes);
         self.ledger
     }
-    /// What may be said whenever no program is at work; so many requests are older than the last run.
+    /// What may be said whenever no program is at work; so many requests are older than the last
+    /// run.
     async fn judge(&mut self, asked_before: usize) {
         if self.eyes.as_ref().is_some_and(Eyes::are_alarmed)
             && let Some(words) = self.eyes.take().and_then(Eyes::close)
@@ -271,7 +288,8 @@ impl Stage {
             self.ledger.fault(Fault::Wrong, words);
         }
         let records = self.records().await;
-        let record_of = |export: &str| records.iter().find(|record| record.key.export.as_str() == export);
+        let record_of =
+            |export: &str| records.iter().find(|record| record.key.export.as_str() == export);
         let asked = self.solo.sim.requests();
         let mut whole: BTreeMap<String, bool> = BTreeMap::new();
         for part in &mut self.parts {
@@ -283,14 +301,18 @@ impl Stage {
             }
             *whole.entry(part.export.clone()).or_insert(true) &= is_right;
             let record = record_of(&part.export);
-            let row = record.and_then(|of| of.parts.iter().find(|row| row.key.file_id.as_str() == part.id));
+            let row = record
+                .and_then(|of| of.parts.iter().find(|row| row.key.file_id.as_str() == part.id));
             let is_recorded = row.is_some() || record.is_some_and(is_completed);
             if row.is_some_and(|row| row.sha256 != part.sha256) {
-                self.ledger.fault(Fault::Wrong, format!("the record of {} has another digest", part.id));
+                self.ledger
+                    .fault(Fault::Wrong, format!("the record of {} has another digest", part.id));
             }
             let fetches = asked.iter().filter(|request| request.is_fetch_of(&part.id)).count();
-            let earlier =
-                asked[..asked_before].iter().filter(|request| request.is_fetch_of(&part.id)).count();
+            let earlier = asked[..asked_before]
+                .iter()
+                .filter(|request| request.is_fetch_of(&part.id))
+                .count();
             if fetches > earlier + 1 {
                 // The store sends what it is asked for, so that there is no reason to ask twice.
                 self.ledger.fault(Fault::FetchedAgain, format!("{} in one run", path.display()));
@@ -309,8 +331,10 @@ impl Stage {
         for (export, is_whole) in whole {
             let state = record_of(&export).map(|record| &record.state);
             let has_manifest = self.solo.home.export(SHOP, &export).join(MANIFEST_FILE).exists();
-            let sealing =
-                matches!(state, Some(RecordedState::Sealing { .. } | RecordedState::Completed { .. }));
+            let sealing = matches!(
+                state,
+                Some(RecordedState::Sealing { .. } | RecordedState::Completed { .. })
+            );
             if has_manifest && !(is_whole && sealing) {
                 self.ledger.fault(Fault::Wrong, format!("{export} has a manifest and {state:?}"));
             }
@@ -320,7 +344,8 @@ impl Stage {
         }
     }
 
-    /// What the state knows, read from a copy: the program has to find its own as the crash left it.
+    /// What the state knows, read from a copy: the program has to find its own as the crash left
+    /// it.
     async fn records(&self) -> Vec<ExportRecord> {
         let copy = tempfile::tempdir().expect("a temporary folder");
         let state = self.solo.home.path().join("state");
@@ -344,7 +369,8 @@ fn is_completed(record: &ExportRecord) -> bool {
     matches!(record.state, RecordedState::Completed { .. })
 }
 
-/// Sizes of the parts of each export, least and most bytes. From 16 MiB on a part has checkpoints, every 8 MiB.
+/// Sizes of the parts of each export, least and most bytes. From 16 MiB on a part has checkpoints,
+/// every 8 MiB.
 fn sizes(size: Size) -> Vec<(&'static str, Vec<(usize, usize)>)> {
     let large = (17 << 20, 18 << 20);
     let small = [(0, 0), (1, 1), (100, 8_000), (8_000, 100_000), (700_000, 1_500_000)];

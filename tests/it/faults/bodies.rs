@@ -1,5 +1,5 @@
-//! Bodies that are broken byte by byte, on http and https: each costs one attempt of its part, nothing is visible before the
-//! right bytes are, and in the end they are.
+//! Bodies that are broken byte by byte, on http and https: each costs one attempt of its part,
+//! nothing is visible before the right bytes are, and in the end they are.
 
 use std::time::Duration;
 
@@ -59,7 +59,11 @@ fn broken() -> Vec<(&'static str, Answer, &'static str)> {
             Answer::raw("HTTP/1.1 200 OK\r\nx: ").then_dripping("x".repeat(400), DRIP),
             "no answer within 1s",
         ),
-        ("head_endless", Answer::raw(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(1 << 20))), "127.0.0.1"),
+        (
+            "head_endless",
+            Answer::raw(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(1 << 20))),
+            "127.0.0.1",
+        ),
         ("head_garbage", Answer::raw("220 ftp.example ready\r\n\r\n"), "127.0.0.1"),
         ("head_without_status", Answer::raw("HTTP/1.1 OK\r\n\r\n"), "127.0.0.1"),
         ("two_lengths", whole("content-length: 7\r\n"), "127.0.0.1"),
@@ -130,9 +134,11 @@ async fn each_is_fetched_again(scheme: Scheme) {
     let cases = broken();
     let export = |name: &str| SimExport::finished(&format!("export_{name}"), vec![file(name)]);
     let exports = cases.iter().map(|(name, ..)| export(name)).collect();
-    let script =
-        |(name, first, _): &(&str, Answer, &str)| (format!("file_{name}"), vec![first.clone(), held()]);
-    let stage = Stage::new(scheme, exports, Scripts::new(), cases.iter().map(script).collect()).await;
+    let script = |(name, first, _): &(&str, Answer, &str)| {
+        (format!("file_{name}"), vec![first.clone(), held()])
+    };
+    let stage =
+        Stage::new(scheme, exports, Scripts::new(), cases.iter().map(script).collect()).await;
     let watcher = stage.start();
     for (name, _, complaint) in &cases {
         stage.store.wait_for(&format!("file_{name}"), 2).await;
@@ -170,9 +176,11 @@ async fn over_https_each_broken_body_costs_one_attempt_and_is_never_seen() {
 async fn a_body_that_stalls_is_left_over_http_and_over_https() {
     for scheme in [Scheme::Http, Scheme::Https] {
         let export = SimExport::finished("export_1", vec![file("stalled")]);
-        let scripts = Scripts::from([("file_stalled".to_owned(), vec![begun(BYTES / 2).and_silent()])]);
+        let scripts =
+            Scripts::from([("file_stalled".to_owned(), vec![begun(BYTES / 2).and_silent()])]);
         let stage = Stage::new(scheme, vec![export], Scripts::new(), scripts).await;
-        let stage = Stage { home: stage.home.with("[download]\nstall_timeout = \"300ms\""), ..stage };
+        let stage =
+            Stage { home: stage.home.with("[download]\nstall_timeout = \"300ms\""), ..stage };
         let output = stage.settled(stage.start()).await;
         assert_eq!(told(&output, "WARN", "no byte came for 300ms").len(), 1, "{scheme:?}");
         stage.home.assert_whole(SHOP, "export_1", &[&content().as_str().into()]);
@@ -183,10 +191,13 @@ async fn a_body_that_stalls_is_left_over_http_and_over_https() {
 async fn a_tls_stream_that_ends_without_a_close_notify_proves_no_end() {
     // All bytes are there, but nothing says so: neither a length nor the end of the TLS stream.
     let unframed = Answer::of(200, "", content()).and_cut();
-    let absent = SimExport::finished("export_absent", vec![file("absent").declaring(Declared::Absent)]);
+    let absent =
+        SimExport::finished("export_absent", vec![file("absent").declaring(Declared::Absent)]);
     let declared = SimExport::finished("export_declared", vec![file("declared")]);
-    let scripts = ["file_absent", "file_declared"].map(|id| (id.to_owned(), vec![unframed.clone(), held()]));
-    let stage = Stage::new(Scheme::Https, vec![absent, declared], Scripts::new(), scripts.into()).await;
+    let scripts =
+        ["file_absent", "file_declared"].map(|id| (id.to_owned(), vec![unframed.clone(), held()]));
+    let stage =
+        Stage::new(Scheme::Https, vec![absent, declared], Scripts::new(), scripts.into()).await;
     let watcher = stage.start();
     for (id, complaint) in [("file_absent", "no framing"), ("file_declared", "127.0.0.1")] {
         stage.store.wait_for(id, 2).await;
@@ -212,10 +223,16 @@ async fn what_is_odd_and_right_is_taken_as_it_is() {
         ),
         ("extensions_and_trailers", chunked(&chunk)),
         ("identity", whole("content-encoding: identity\r\n")),
-        ("named_elsewhere", whole("content-disposition: attachment; filename=\"../../../../tmp/evil\"\r\n")),
+        (
+            "named_elsewhere",
+            whole("content-disposition: attachment; filename=\"../../../../tmp/evil\"\r\n"),
+        ),
         ("another_type", whole("content-type: text/html\r\n")),
         ("a_cookie_that_nobody_keeps", whole("set-cookie: a=b; Path=/\r\n")),
-        ("early_hints", Answer::raw("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n").then(whole(""))),
+        (
+            "early_hints",
+            Answer::raw("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n").then(whole("")),
+        ),
         ("until_closed", Answer::of(200, "", content())),
         ("on_an_open_connection", whole("").and_open()),
     ];
@@ -223,7 +240,8 @@ async fn what_is_odd_and_right_is_taken_as_it_is() {
         .iter()
         .map(|(name, _)| SimExport::finished(&format!("export_{name}"), vec![file(name)]))
         .collect();
-    let scripts = cases.iter().map(|(name, answer)| (format!("file_{name}"), vec![answer.clone()])).collect();
+    let scripts =
+        cases.iter().map(|(name, answer)| (format!("file_{name}"), vec![answer.clone()])).collect();
     let stage = Stage::new(Scheme::Http, exports, Scripts::new(), scripts).await;
     let output = stage.settled(stage.start()).await;
     for (name, _) in &cases {
@@ -245,8 +263,16 @@ async fn without_a_declared_size_pages_and_cuts_are_refused_whatever_they_pass_f
         ("xhtml", typed("application/xhtml+xml"), "html or xml"),
         ("xml", typed("application/xml"), "html or xml"),
         ("text_xml", typed("text/xml"), "html or xml"),
-        ("a_page_without_a_type", Answer::framed(200, "", "<!doctype html>"), "does not begin with"),
-        ("text", Answer::framed(200, "content-type: application/json\r\n", "null"), "does not begin with"),
+        (
+            "a_page_without_a_type",
+            Answer::framed(200, "", "<!doctype html>"),
+            "does not begin with",
+        ),
+        (
+            "text",
+            Answer::framed(200, "content-type: application/json\r\n", "null"),
+            "does not begin with",
+        ),
         ("empty", Answer::framed(200, "", ""), "does not begin with"),
         ("cut", Answer::of(200, &length, &content()[..100]), "127.0.0.1"),
         ("chunks_cut", chunked(&half_chunk), "127.0.0.1"),
@@ -289,12 +315,19 @@ async fn a_link_that_is_refused_in_any_way_is_asked_for_anew_and_says_nothing_ab
     let statuses = [400, 401, 403, 410];
     let export = |status: &u16| {
         let refused = || Canned::store_error(*status, "AccessDenied", "");
-        let part =
-            file(&format!("{status}")).on_fetch(refused()).on_fetch(refused()).on_fetch(Serving::well());
+        let part = file(&format!("{status}"))
+            .on_fetch(refused())
+            .on_fetch(refused())
+            .on_fetch(Serving::well());
         SimExport::finished(&format!("export_{status}"), vec![part])
     };
-    let stage =
-        Stage::new(Scheme::Http, statuses.iter().map(export).collect(), Scripts::new(), Scripts::new()).await;
+    let stage = Stage::new(
+        Scheme::Http,
+        statuses.iter().map(export).collect(),
+        Scripts::new(),
+        Scripts::new(),
+    )
+    .await;
     // One more refusal, and a part would wait for an hour.
     stage.home.write_config();
     let stage = Stage { home: stage.home.with("[retry]\ninitial = \"1h\"\nmax = \"1h\""), ..stage };
@@ -319,13 +352,17 @@ async fn a_part_that_waits_for_its_retry_leaves_its_slot_to_the_next() {
         .with_checksum(SentChecksum::correct(ChecksumHeader::GoogHash, Algorithm::Crc32c));
     let export = SimExport::finished("export_1", vec![lost, good]);
     let stage = Stage::new(Scheme::Http, vec![export], Scripts::new(), Scripts::new()).await;
-    let home = stage.home.with("[download]\nmax_parts = 1\n[retry]\ninitial = \"1h\"\nmax = \"1h\"");
+    let home =
+        stage.home.with("[download]\nmax_parts = 1\n[retry]\ninitial = \"1h\"\nmax = \"1h\"");
     let watcher = home.start(&[]);
-    watcher.wait_for_event(|event| event["message"] == "part committed" && event["part"] == 2).await;
+    watcher
+        .wait_for_event(|event| event["message"] == "part committed" && event["part"] == 2)
+        .await;
     assert_eq!(stage.store.asked_for("file_lost").len(), 1);
 }
 
-/// The rate is measured over a minute of waiting, so this takes one. Run it by name, with `--run-ignored all`.
+/// The rate is measured over a minute of waiting, so this takes one. Run it by name, with
+/// `--run-ignored all`.
 #[tokio::test]
 #[ignore = "takes a minute"]
 async fn a_body_that_drips_below_the_smallest_rate_is_given_up() {
@@ -334,8 +371,9 @@ async fn a_body_that_drips_below_the_smallest_rate_is_given_up() {
     let scripts = Scripts::from([("file_slow".to_owned(), vec![dripping])]);
     let stage = Stage::new(Scheme::Http, vec![export], Scripts::new(), scripts).await;
     let watcher = stage.start();
-    let given_up =
-        |line: &str| line.contains("part failed") && line.contains("fewer than download.min_rate demands");
+    let given_up = |line: &str| {
+        line.contains("part failed") && line.contains("fewer than download.min_rate demands")
+    };
     watcher.wait_for_log_within(given_up, Duration::from_secs(75)).await;
     stage.settled(watcher).await;
     stage.home.assert_whole(SHOP, "export_1", &[&content().as_str().into()]);

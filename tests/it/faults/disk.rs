@@ -17,17 +17,25 @@ fn running() -> SimExport {
     SimExport::new("export_running", vec![ViewStep::status("RUNNING")])
 }
 
-/// The disk refuses one kind of operation for a while: polling goes on, nothing is seen before its time, nothing that was
-/// finished is fetched again, and when the disk is well the rest comes home by itself.
+/// The disk refuses one kind of operation for a while: polling goes on, nothing is seen before its
+/// time, nothing that was finished is fetched again, and when the disk is well the rest comes home
+/// by itself.
 async fn is_waited_for(operation: Operation, errno: Errno, words: &str) {
     let waiting = SimExport::new("export_1", vec![ViewStep::status("RUNNING")]);
-    let solo =
-        Solo::new(vec![SimExport::finished("export_0", vec![file("file_0", 1)]), waiting, running()]).await;
+    let solo = Solo::new(vec![
+        SimExport::finished("export_0", vec![file("file_0", 1)]),
+        waiting,
+        running(),
+    ])
+    .await;
     let Some(disk) = Disk::mount(solo.home.downloads()) else { return };
     let watcher = solo.start();
     watcher.wait_for_log(|line| line.contains("export whole")).await;
-    let files = [file("file_1", 1), file("file_2", 2)].map(|file| file.on_fetch(Serving::well().held()));
-    solo.sim.set_views("export_1", vec![ViewStep::Success(files.to_vec())]).expect("an export of the script");
+    let files =
+        [file("file_1", 1), file("file_2", 2)].map(|file| file.on_fetch(Serving::well().held()));
+    solo.sim
+        .set_views("export_1", vec![ViewStep::Success(files.to_vec())])
+        .expect("an export of the script");
     for file in &files {
         // Its folder is made; what is left to do is the part's own.
         solo.wait_for_fetches(&file.id, 1).await;
@@ -43,11 +51,17 @@ async fn is_waited_for(operation: Operation, errno: Errno, words: &str) {
     solo.wait_for(|seen| count(seen, is_poll) >= polls + 5).await;
     let folder = format!("{SHOP}/export_1/");
     let visible = |path: &String| path.starts_with(&folder) && path.ends_with(".json");
-    assert_eq!(solo.home.tree().into_keys().filter(visible).count(), 0, "a name on a disk that fails");
+    assert_eq!(
+        solo.home.tree().into_keys().filter(visible).count(),
+        0,
+        "a name on a disk that fails"
+    );
     let failed = disk.failed();
     assert!(failed < 200, "{failed} operations on a disk that fails: no pause between them");
     disk.heal();
-    watcher.wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_1").await;
+    watcher
+        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_1")
+        .await;
     solo.home.assert_whole(SHOP, "export_1", &[&files[0].content, &files[1].content]);
     for fetch in ["file_1", "file_2"].map(|id| solo.fetches(id)).concat() {
         assert_eq!(fetch.header("range"), None, "bytes of a disk that failed were believed");
@@ -97,12 +111,17 @@ async fn what_differs_in_case_alone_is_a_conflict_where_case_is_nothing() {
         .stderr
         .iter()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|event| event["message"].as_str().is_some_and(|words| words.contains("export failed")))
+        .filter(|event| {
+            event["message"].as_str().is_some_and(|words| words.contains("export failed"))
+        })
         .collect();
     let mut names: Vec<_> = failed.iter().filter_map(|event| event["export"].as_str()).collect();
     names.sort_unstable_by_key(|name| name.to_lowercase());
     assert_eq!(names.len(), 2, "{names:?}: {:#?}", output.stderr);
-    assert!(names[0] == "export_files" && names[1].eq_ignore_ascii_case("export_folder"), "{names:?}");
+    assert!(
+        names[0] == "export_files" && names[1].eq_ignore_ascii_case("export_folder"),
+        "{names:?}"
+    );
     assert_eq!(failure(&solo.home, SHOP, "export_files")["kind"], "conflict");
     // The folder is the one's that was first, whole as if there were no other.
     let first = if names[1] == "EXPORT_folder" { "export_folder" } else { "EXPORT_folder" };

@@ -1,5 +1,5 @@
-//! An API that speaks HTTP/2 and misbehaves frame by frame: each fault costs one call at most, and a connection that is of no
-//! use any more is not used again.
+//! An API that speaks HTTP/2 and misbehaves frame by frame: each fault costs one call at most, and
+//! a connection that is of no use any more is not used again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +27,8 @@ const SHOP: &str = "shop";
 const WHOLE: &str = r#"{"id":"export_1","status":"SUCCESS","files":[]}"#;
 const RUNNING: &str = r#"{"id":"export_1","status":"RUNNING"}"#;
 
-/// What becomes of a connection, from its first request on. The connections after the last are healthy.
+/// What becomes of a connection, from its first request on. The connections after the last are
+/// healthy.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     /// An answer, then GOAWAY and the end.
@@ -134,7 +135,8 @@ async fn converse(
     }
     let mut connection = h2::server::handshake(stream).await?;
     let mut asked = next(&mut connection, seen).await?;
-    let half = || Response::builder().header("content-length", WHOLE.len()).body(()).expect("a head");
+    let half =
+        || Response::builder().header("content-length", WHOLE.len()).body(()).expect("a head");
     let first_bytes = Bytes::from_static(&WHOLE.as_bytes()[..20]);
     match fault {
         None => {
@@ -170,7 +172,10 @@ async fn converse(
         }
         Some(Fault::WrongLength) => {
             let head = Response::builder().header("content-length", 7).body(()).expect("a head");
-            asked.1.send_response(head, false)?.send_data(Bytes::from_static(WHOLE.as_bytes()), true)?;
+            asked
+                .1
+                .send_response(head, false)?
+                .send_data(Bytes::from_static(WHOLE.as_bytes()), true)?;
             attend(connection, seen).await
         }
         Some(Fault::NoHeaders) => {
@@ -188,7 +193,8 @@ async fn converse(
     }
 }
 
-/// Runs a watcher against an API whose connections have these faults; it has to bring its export home.
+/// Runs a watcher against an API whose connections have these faults; it has to bring its export
+/// home.
 async fn comes_home(faults: Vec<Fault>, request_timeout: &str) -> (Output, Seen) {
     let _turn = punctual().await;
     let authority = Authority::new();
@@ -239,7 +245,11 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
     for fault in faults {
         let (output, seen) = comes_home(vec![fault], "3s").await;
         let log = output.stderr.join("\n");
-        assert_eq!(told(&output, "WARN", "poll failed, will be repeated").len(), 1, "{fault:?}: {log}");
+        assert_eq!(
+            told(&output, "WARN", "poll failed, will be repeated").len(),
+            1,
+            "{fault:?}: {log}"
+        );
         assert!(seen.requests >= 3 && seen.connections <= 2, "{fault:?}: {seen:?}: {log}");
         assert_eq!(told(&output, "ERROR", ""), [""; 0], "{fault:?}");
     }
@@ -248,7 +258,8 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
 #[tokio::test]
 async fn bytes_that_are_no_frame_are_a_passing_fault() {
     let (output, seen) = comes_home(vec![Fault::Garbage; 2], "5s").await;
-    // Told anew where the cause has other words: whether the connection or its call learns of it first is a race.
+    // Told anew where the cause has other words: whether the connection or its call learns of it
+    // first is a race.
     let told = told(&output, "WARN", "poll failed, will be repeated");
     assert!((1..=2).contains(&told.len()), "{:#?}", output.stderr);
     assert_eq!((seen.connections, seen.requests), (3, 2));

@@ -1,5 +1,6 @@
-//! Connections that do not come about or die: names that lead nowhere, ports that refuse or swallow, certificates that are no
-//! good, proxies in between. Each is a passing fault, told once, and work goes on when it is over.
+//! Connections that do not come about or die: names that lead nowhere, ports that refuse or
+//! swallow, certificates that are no good, proxies in between. Each is a passing fault, told once,
+//! and work goes on when it is over.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -59,15 +60,17 @@ async fn closed_port() -> SocketAddr {
     listener.local_addr().expect("a bound listener has an address")
 }
 
-/// A watcher whose API is at this URL: it says these words once, keeps asking with pauses, and obeys a signal.
+/// A watcher whose API is at this URL: it says these words once, keeps asking with pauses, and
+/// obeys a signal.
 async fn assert_waits_for_an_api_at(base_url: &str, words: &str) {
     let home = Home::new(base_url)
         .project(SHOP, &project_key(SHOP), &rest_key(SHOP), &["export_1", "export_2"])
         .with("[api]\nconnect_timeout = \"300ms\"\nrequest_timeout = \"2s\"");
     let mut watcher = home.start(&[]);
     for export in ["export_1", "export_2"] {
-        let told =
-            |line: &str| line.contains("will be repeated") && line.contains(export) && line.contains(words);
+        let told = |line: &str| {
+            line.contains("will be repeated") && line.contains(export) && line.contains(words)
+        };
         watcher.wait_for_log(told).await;
     }
     // What was told is not told again.
@@ -88,7 +91,8 @@ async fn an_api_whose_port_refuses_is_waited_for_quietly() {
 #[tokio::test]
 async fn an_api_that_swallows_connections_is_waited_for_quietly() {
     let hole = BlackHole::dig().await;
-    assert_waits_for_an_api_at(&format!("http://{}/2.11", hole.address), "connecting timed out").await;
+    assert_waits_for_an_api_at(&format!("http://{}/2.11", hole.address), "connecting timed out")
+        .await;
 }
 
 #[tokio::test]
@@ -105,7 +109,9 @@ async fn stores_that_cannot_be_reached_cost_their_part_attempts_and_nothing_else
     let refusing = closed_port().await;
     let at = |name: &str, origin: String| {
         let away = LinkStep::RedirectWith { status: 307, location: format!("{origin}{{path}}") };
-        let part = SimFile::new(&format!("file_{name}"), 1, "[1]").on_link(away).on_link(LinkStep::Redirect);
+        let part = SimFile::new(&format!("file_{name}"), 1, "[1]")
+            .on_link(away)
+            .on_link(LinkStep::Redirect);
         SimExport::finished(&format!("export_{name}"), vec![part])
     };
     let stage = Stage::new(
@@ -122,7 +128,8 @@ async fn stores_that_cannot_be_reached_cost_their_part_attempts_and_nothing_else
     let home = stage.home.with("[api]\nconnect_timeout = \"300ms\"");
     let stage = Stage { home, ..stage };
     let output = stage.settled(stage.start()).await;
-    for (name, words) in [("hole", "connecting timed out"), ("refusing", "refused"), ("no_tls", "127.0.0.1")]
+    for (name, words) in
+        [("hole", "connecting timed out"), ("refusing", "refused"), ("no_tls", "127.0.0.1")]
     {
         stage.home.assert_whole(SHOP, &format!("export_{name}"), &[&content()]);
         let told = told(&output, "WARN", words);
@@ -150,25 +157,34 @@ async fn a_certificate_that_is_no_good_gets_neither_key_nor_link() {
     ];
     for (name, acceptor) in cases {
         let stage = Stage::new(Scheme::Http, vec![export()], Scripts::new(), Scripts::new()).await;
-        let api = RawServer::api(stage.sim.api_address(), Some(acceptor.clone()), Scripts::new()).await;
+        let api =
+            RawServer::api(stage.sim.api_address(), Some(acceptor.clone()), Scripts::new()).await;
         let home = Home::new(&format!("{}/2.11", api.origin()))
             .project(SHOP, &project_key(SHOP), &rest_key(SHOP), &["export_1"])
             .with("[api]\nca_file = \"ca.pem\"");
         home.write("ca.pem", trusted.pem());
         let watcher = home.start(&[]);
-        watcher.wait_for_log(|line| line.contains("poll failed") && line.contains("certificate")).await;
+        watcher
+            .wait_for_log(|line| line.contains("poll failed") && line.contains("certificate"))
+            .await;
         watcher.kill9().await;
         assert!(api.asked().is_empty(), "{name}: the api was asked");
 
-        let store = RawServer::store(stage.sim.store_address(), Some(acceptor), Scripts::new()).await;
+        let store =
+            RawServer::store(stage.sim.store_address(), Some(acceptor), Scripts::new()).await;
         stage.sim.set_link_origin(store.origin());
-        let good =
-            RawServer::api(stage.sim.api_address(), Some(trusted.acceptor("127.0.0.1")), Scripts::new())
-                .await;
+        let good = RawServer::api(
+            stage.sim.api_address(),
+            Some(trusted.acceptor("127.0.0.1")),
+            Scripts::new(),
+        )
+        .await;
         let mut home = home;
         home.merge(&format!("[api]\nbase_url = \"{}/2.11\"", good.origin()));
         let watcher = home.start(&[]);
-        watcher.wait_for_log(|line| line.contains("part failed") && line.contains("certificate")).await;
+        watcher
+            .wait_for_log(|line| line.contains("part failed") && line.contains("certificate"))
+            .await;
         watcher.kill9().await;
         assert!(store.asked().is_empty(), "{name}: the store was asked");
     }
@@ -179,8 +195,11 @@ async fn a_connection_that_died_at_rest_costs_no_attempt() {
     // Each connection is closed, or reset, after an answer that promised to keep it.
     let running = r#"{"id":"export_1","status":"RUNNING"}"#;
     let open = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{running}", running.len());
-    let answers =
-        vec![Answer::raw(open.clone()), Answer::raw(open.clone()).and_reset(), Answer::raw(open).and_cut()];
+    let answers = vec![
+        Answer::raw(open.clone()),
+        Answer::raw(open.clone()).and_reset(),
+        Answer::raw(open).and_cut(),
+    ];
     let polls = answers.len();
     let scripts = Scripts::from([("export_1".to_owned(), answers)]);
     let stage = Stage::new(Scheme::Http, vec![export()], scripts, Scripts::new()).await;
@@ -214,7 +233,10 @@ async fn a_connection_that_dies_with_a_request_on_it_costs_one_attempt_and_no_hi
             [(stage.api.asked_for("export_1"), calls), (stage.store.asked_for("file_1"), fetches)]
         {
             assert_eq!(asked.len(), count, "{scheme:?}: {:#?}", output.stderr);
-            assert_paused("a lost request", &asked.iter().map(|asked| asked.at).collect::<Vec<_>>());
+            assert_paused(
+                "a lost request",
+                &asked.iter().map(|asked| asked.at).collect::<Vec<_>>(),
+            );
         }
     }
 }
@@ -273,7 +295,8 @@ async fn the_environments_proxy_is_used_for_both_origins_and_its_password_is_nev
     let heads = proxy.heads.borrow().clone();
     for server in [&stage.api, &stage.store] {
         let target = server.origin().replace("https://", "connect ");
-        let head = heads.iter().find(|head| head.starts_with(&target)).expect("a tunnel to each origin");
+        let head =
+            heads.iter().find(|head| head.starts_with(&target)).expect("a tunnel to each origin");
         // Base64 of agent:s3cr3t-word, in the lower case of the recorded head.
         assert!(head.contains("proxy-authorization: basic ywdlbnq6cznjcjn0lxdvcmq="), "{head}");
         assert!(!head.contains("signature") && !head.contains(&rest_key(SHOP)), "{head}");
@@ -287,7 +310,9 @@ async fn a_proxy_that_is_away_is_waited_for_and_its_password_is_never_told() {
     let stage = Stage::new(Scheme::Https, vec![export()], Scripts::new(), Scripts::new()).await;
     let mut command = stage.home.command("run", &[]);
     let proxy = closed_port().await;
-    command.env("HTTPS_PROXY", format!("http://agent:s3cr3t-word@{proxy}")).env("RUST_LOG", "trace");
+    command
+        .env("HTTPS_PROXY", format!("http://agent:s3cr3t-word@{proxy}"))
+        .env("RUST_LOG", "trace");
     let watcher = Watcher::spawn(command);
     watcher.wait_for_log(|line| line.contains("poll failed")).await;
     let log = watcher.kill9().await.stderr.join("\n");
@@ -305,7 +330,9 @@ async fn without_a_network_the_daemon_starts_answers_and_stops() {
     );
     home.merge("[api]\nrequest_timeout = \"5s\"");
     let plain = home.command("run", &[]);
-    let Some(command) = crate::support::process::in_namespace(&plain, &["--net"], "") else { return };
+    let Some(command) = crate::support::process::in_namespace(&plain, &["--net"], "") else {
+        return;
+    };
     let mut watcher = Watcher::spawn(command);
     watcher.wait_for_log(|line| line.contains("poll failed")).await;
     let (code, output) = Watcher::spawn(home.command("status", &["--check"])).wait().await;
@@ -320,10 +347,13 @@ async fn without_a_network_the_daemon_starts_answers_and_stops() {
 async fn a_poll_that_hangs_is_one_exports_own() {
     let views = vec![ViewStep::Held(Box::new(ViewStep::status("RUNNING")))];
     let hanging = SimExport::new("export_hanging", views);
-    let stage = Stage::new(Scheme::Http, vec![hanging, export()], Scripts::new(), Scripts::new()).await;
+    let stage =
+        Stage::new(Scheme::Http, vec![hanging, export()], Scripts::new(), Scripts::new()).await;
     let watcher = stage.home.start(&[]);
     watcher.wait_for_log(|line| line.contains("export whole")).await;
     watcher
-        .wait_for_log(|line| line.contains("export_hanging") && line.contains("did not answer within 1s"))
+        .wait_for_log(|line| {
+            line.contains("export_hanging") && line.contains("did not answer within 1s")
+        })
         .await;
 }

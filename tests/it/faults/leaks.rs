@@ -1,5 +1,6 @@
-//! The search for leaks: a job with every fault, at `trace`, over TLS, with the status server asked all along. Neither key, no
-//! signature and no byte of an export may be found in anything that the program shows or keeps.
+//! The search for leaks: a job with every fault, at `trace`, over TLS, with the status server asked
+//! all along. Neither key, no signature and no byte of an export may be found in anything that the
+//! program shows or keeps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use batch_export_watcher::simulator::{Canned, LinkStep, Serving, SimExport, SimFile, StoreStep, ViewStep};
+use batch_export_watcher::simulator::{
+    Canned, LinkStep, Serving, SimExport, SimFile, StoreStep, ViewStep,
+};
 use rustix::process::Signal;
 
 use super::stage::{SHOP, Scheme, Stage};
@@ -49,7 +52,8 @@ fn redirect(location: &str) -> LinkStep {
 }
 
 fn exports() -> Vec<SimExport> {
-    let store_error = |status| StoreStep::from(Canned::store_error(status, "Code", &indiscretion()));
+    let store_error =
+        |status| StoreStep::from(Canned::store_error(status, "Code", &indiscretion()));
     let well = Serving::well;
     let links = [
         LinkStep::Answer(own_error(500)),
@@ -86,7 +90,11 @@ fn exports() -> Vec<SimExport> {
         ViewStep::Answer(own_error(404)),
         ViewStep::Answer(Canned::new(500, "application/json", indiscretion())),
         ViewStep::Answer(Canned::new(200, "application/json", indiscretion())),
-        ViewStep::Answer(Canned::new(200, "application/json", format!("{{\"id\": {}", indiscretion()))),
+        ViewStep::Answer(Canned::new(
+            200,
+            "application/json",
+            format!("{{\"id\": {}", indiscretion()),
+        )),
         ViewStep::Answer(Canned::redirect(307, &format!("/?{}", rest_key(SHOP)))),
         ViewStep::status(&format!("STATUS_{}", echo())),
         ViewStep::Success(vec![busy]),
@@ -138,11 +146,23 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 /// Everything that the daemon says when it is asked, over HTTP and over the control socket.
 async fn everything_it_says(stage: &Stage, page: &str) -> Vec<(String, String)> {
     let mut said = Vec::new();
-    for path in ["/", "/app.js", "/style.css", "/api/v1/status", "/livez", "/readyz", "/metrics", "/nowhere"]
-    {
-        let answer = try_get(&format!("{page}{path}"), &[]).await.expect("an answer of the status server");
+    for path in [
+        "/",
+        "/app.js",
+        "/style.css",
+        "/api/v1/status",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/nowhere",
+    ] {
+        let answer =
+            try_get(&format!("{page}{path}"), &[]).await.expect("an answer of the status server");
         assert!(answer.status < 500, "{path}: {}", answer.status);
-        said.push((format!("{path} ({})", answer.status), format!("{:?} {}", answer.headers, answer.text())));
+        said.push((
+            format!("{path} ({})", answer.status),
+            format!("{:?} {}", answer.headers, answer.text()),
+        ));
     }
     for (subcommand, arguments) in
         [("status", &[][..]), ("retry", &["export_running"]), ("reload", &[]), ("check", &[])]
@@ -161,8 +181,10 @@ async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
     // One more fault below HTTP on each side.
     let cut = |text: String| Answer::of(200, "content-length: 99999\r\n", text).and_cut();
     let api = Scripts::from([("export_busy".to_owned(), vec![cut(indiscretion())])]);
-    let store =
-        Scripts::from([("file_busy".to_owned(), vec![Answer::raw(format!("{}\r\n\r\n", indiscretion()))])]);
+    let store = Scripts::from([(
+        "file_busy".to_owned(),
+        vec![Answer::raw(format!("{}\r\n\r\n", indiscretion()))],
+    )]);
     let stage = Stage::new(Scheme::Https, exports(), api, store).await;
     let settings = "[retry]\ninitial = \"10ms\"\nmax = \"40ms\"\n[server]\nlisten = \"127.0.0.1:0\"\n[download]\nstall_timeout = \"30s\"";
     let stage = Stage { home: stage.home.with(settings), ..stage };
@@ -172,10 +194,13 @@ async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
     let said = |event: &serde_json::Value| {
         Some(event["message"].as_str()?.strip_prefix("status page at ")?.to_owned())
     };
-    let page = said(&watcher.wait_for_event(|event| said(event).is_some()).await).expect("its address");
+    let page =
+        said(&watcher.wait_for_event(|event| said(event).is_some()).await).expect("its address");
 
     watcher
-        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_busy")
+        .wait_for_event(|event| {
+            event["message"] == "export whole" && event["export"] == "export_busy"
+        })
         .await;
     // The refusal is the export's own once another one was answered well after it.
     watcher
@@ -191,9 +216,11 @@ async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
     said.extend(everything_it_says(&stage, &page).await);
 
     let requests = stage.sim.requests();
-    let signatures: Vec<_> = requests.iter().filter_map(|request| request.parameter("signature")).collect();
+    let signatures: Vec<_> =
+        requests.iter().filter_map(|request| request.parameter("signature")).collect();
     assert!(signatures.len() >= 12, "{} links were followed", signatures.len());
-    let mut secrets = vec![rest_key(SHOP), NEXT_KEY.to_owned(), project_key(SHOP), CONTENT_MARKER.to_owned()];
+    let mut secrets =
+        vec![rest_key(SHOP), NEXT_KEY.to_owned(), project_key(SHOP), CONTENT_MARKER.to_owned()];
     secrets.extend([rest_key(SHOP), NEXT_KEY.to_owned()].map(|key| STANDARD.encode(key)));
     secrets.push("of-another-link".to_owned());
     secrets.extend(signatures);
@@ -204,7 +231,10 @@ async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
     assert!(files.iter().any(|path| path.to_string_lossy().ends_with("-wal")), "{files:?}");
     secrets.assert_absent_below(&state);
     let process = PathBuf::from(format!("/proc/{}", watcher.id()));
-    secrets.assert_absent("the command line", &fs::read(process.join("cmdline")).expect("its command line"));
+    secrets.assert_absent(
+        "the command line",
+        &fs::read(process.join("cmdline")).expect("its command line"),
+    );
     secrets.assert_absent("its name", &fs::read(process.join("comm")).expect("its name"));
     for (place, text) in &said {
         secrets.assert_absent(place, text.as_bytes());

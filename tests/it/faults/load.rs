@@ -17,7 +17,8 @@ fn running(id: &str) -> SimExport {
 
 /// The most memory that a process ever had.
 fn peak_bytes(watcher: &Watcher) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", watcher.id())).expect("a process that runs");
+    let status =
+        fs::read_to_string(format!("/proc/{}/status", watcher.id())).expect("a process that runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
@@ -40,7 +41,8 @@ async fn five_thousand_exports_that_start_together_are_spread_within_the_budget(
     for (first, from) in instants.iter().enumerate() {
         for last in (first + 20..instants.len()).step_by(20) {
             let (calls, span) = (last - first + 1, instants[last] - *from);
-            // A tenth more, and some: calls that were delayed on their way arrive closer together than they were sent.
+            // A tenth more, and some: calls that were delayed on their way arrive closer together
+            // than they were sent.
             let budget = 10.0 + 1.1 * f64::from(RATE) * span.as_secs_f64() + 40.0;
             assert!(calls as f64 <= budget, "{calls} calls within {span:?}");
         }
@@ -74,7 +76,8 @@ async fn a_thousand_parts_take_no_more_memory_and_descriptors_than_ten() {
         assert_eq!(solo.home.manifest(SHOP, "export_1").parts.len() as u64, parts);
         most.push((open, peak_bytes(&watcher)));
     }
-    // Parts that have their bytes wait for their name with others; there are never more than so many of those.
+    // Parts that have their bytes wait for their name with others; there are never more than so
+    // many of those.
     assert!(most[1].0 <= most[0].0 + 2 * 192, "{most:?}");
     assert!(most[1].1 <= most[0].1 + (16 << 20), "{most:?}");
 }
@@ -116,7 +119,9 @@ async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few(
         solo.sim.set_views(export, vec![ViewStep::Success(files)]).expect("an export of ours");
     };
     set("export_sick", files.clone());
-    watcher.wait_for_event(|event| event["event"] == "parts_wait" && event["export"] == "export_sick").await;
+    watcher
+        .wait_for_event(|event| event["event"] == "parts_wait" && event["export"] == "export_sick")
+        .await;
     // Two rounds of eight slots, what was under way meanwhile, and one each 200 ms at least.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let links = count(&solo.sim.requests(), |request| request.path.ends_with("/download"));
@@ -131,16 +136,27 @@ async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few(
         .collect();
     set("export_well", well);
     watcher
-        .wait_for_event(|event| event["event"] == "export_completed" && event["export"] == "export_well")
+        .wait_for_event(|event| {
+            event["event"] == "export_completed" && event["export"] == "export_well"
+        })
         .await;
     let told = count_events(&watcher, "part_failed");
     assert!(told <= 16 + 7 + 11 + 10, "{told} failures were told");
     proxy.set_faults(vec![Fault::Pass]);
     watcher
-        .wait_for_event(|event| event["event"] == "export_completed" && event["export"] == "export_sick")
+        .wait_for_event(|event| {
+            event["event"] == "export_completed" && event["export"] == "export_sick"
+        })
         .await;
-    solo.home.assert_whole(SHOP, "export_sick", &files.iter().map(|file| &file.content).collect::<Vec<_>>());
-    assert_eq!((count_events(&watcher, "parts_wait"), count_events(&watcher, "parts_resumed")), (1, 1));
+    solo.home.assert_whole(
+        SHOP,
+        "export_sick",
+        &files.iter().map(|file| &file.content).collect::<Vec<_>>(),
+    );
+    assert_eq!(
+        (count_events(&watcher, "parts_wait"), count_events(&watcher, "parts_resumed")),
+        (1, 1)
+    );
 }
 
 fn count_events(watcher: &Watcher, name: &str) -> usize {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use batch_export_watcher::simulator::{Canned, LinkStep, Recorded, Serving, SimExport, SimFile, ViewStep};
+use batch_export_watcher::simulator::{
+    Canned, LinkStep, Recorded, Serving, SimExport, SimFile, ViewStep,
+};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::support::process::{Watcher, in_namespace};
@@ -19,28 +21,33 @@ fn cpu(process: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("a process that runs");
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields[at].parse::<u64>().expect("clock ticks");
-    // Fields 14 and 15, counted from the process ID; a tick is a hundredth of a second on every Linux.
+    // Fields 14 and 15, counted from the process ID; a tick is a hundredth of a second on every
+    // Linux.
     Duration::from_millis((ticks(11) + ticks(12)) * 10)
 }
 
 /// Changes how many descriptors a process may have.
 fn limit_descriptors(watcher: &Watcher, most: u64) {
     let limit = Rlimit { current: Some(most), maximum: Some(1024) };
-    prlimit(Some(pid(watcher.id())), Resource::Nofile, limit).expect("the limit of a child of ours");
+    prlimit(Some(pid(watcher.id())), Resource::Nofile, limit)
+        .expect("the limit of a child of ours");
 }
 
 #[tokio::test]
 async fn without_a_free_descriptor_it_neither_spins_nor_dies_and_goes_on_when_there_is_one() {
     let held = |number| {
-        SimFile::generated(&format!("file_{number}"), number, 20_000).on_fetch(Serving::well().held())
+        SimFile::generated(&format!("file_{number}"), number, 20_000)
+            .on_fetch(Serving::well().held())
     };
     let files: Vec<_> = (1..=4).map(held).collect();
     let late = |number: u64| SimFile::generated(&format!("late_{number}"), number, 20_000);
     let late: Vec<_> = (1..=20).map(late).collect();
     let waiting = SimExport::new("export_late", vec![ViewStep::status("RUNNING")]);
-    let exports = vec![SimExport::finished("export_1", files.clone()), waiting, running("export_running")];
+    let exports =
+        vec![SimExport::finished("export_1", files.clone()), waiting, running("export_running")];
     let solo = Solo::new(exports).await;
-    let solo = solo.with("[download]\nmax_parts = 24\n[retry]\ninitial = \"20ms\"\nmax = \"400ms\"");
+    let solo =
+        solo.with("[download]\nmax_parts = 24\n[retry]\ninitial = \"20ms\"\nmax = \"400ms\"");
     let watcher = solo.start();
     for file in &files {
         solo.wait_for_fetches(&file.id, 1).await;
@@ -71,7 +78,8 @@ async fn without_a_free_descriptor_it_neither_spins_nor_dies_and_goes_on_when_th
         let contents: Vec<_> = files.iter().map(|file| &file.content).collect();
         solo.home.assert_whole(SHOP, export, &contents);
     }
-    solo.wait_for(|seen| count(seen, |request| request.is_view_of("export_running")) >= polls + 3).await;
+    solo.wait_for(|seen| count(seen, |request| request.is_view_of("export_running")) >= polls + 3)
+        .await;
     let log = watcher.kill9().await.stderr.join("\n");
     assert!(!log.contains("panicked") && !log.contains("export failed"), "{log}");
 }
@@ -88,12 +96,18 @@ async fn parts_that_get_no_socket_wait_and_come_home_when_there_are_some() {
     let files: Vec<_> = (1..=PARTS as u64).map(file).collect();
     let solo = Solo::new(vec![SimExport::finished("export_1", files.clone())]).await;
     // Between the first link and the second there is time to take the descriptors away.
-    let solo = solo.with("[download]\nmax_parts = 24\n[retry]\ninitial = \"800ms\"\nmax = \"800ms\"");
+    let solo =
+        solo.with("[download]\nmax_parts = 24\n[retry]\ninitial = \"800ms\"\nmax = \"800ms\"");
     let watcher = solo.start();
     let is_link = |request: &Recorded| request.path.ends_with("/download");
-    solo.wait_for(|seen| count(seen, |request| is_link(request) && request.status.is_some()) >= PARTS).await;
+    solo.wait_for(|seen| {
+        count(seen, |request| is_link(request) && request.status.is_some()) >= PARTS
+    })
+    .await;
     limit_descriptors(&watcher, 3);
-    watcher.wait_for_log(|line| line.contains("part failed") && line.contains("Too many open files")).await;
+    watcher
+        .wait_for_log(|line| line.contains("part failed") && line.contains("Too many open files"))
+        .await;
     let links = || count(&solo.sim.requests(), is_link);
     let (asked, before, since) = (links(), cpu(watcher.id()), std::time::Instant::now());
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -135,8 +149,8 @@ async fn as_process_1_it_obeys_signals_and_reloads() {
 }
 
 fn child_of(process: u32) -> u32 {
-    let children =
-        fs::read_to_string(format!("/proc/{process}/task/{process}/children")).expect("its children");
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))
+        .expect("its children");
     children.split_whitespace().next().and_then(|child| child.parse().ok()).expect("a child")
 }
 
@@ -168,9 +182,13 @@ async fn a_daemon_that_was_frozen_for_many_intervals_asks_one_round() {
     let requests = solo.sim.requests();
     for number in 1..=8 {
         let id = format!("export_{number}");
-        let soon =
-            |request: &Recorded| request.is_view_of(&id) && request.at < woken + Duration::from_millis(340);
+        let soon = |request: &Recorded| {
+            request.is_view_of(&id) && request.at < woken + Duration::from_millis(340)
+        };
         let asked = count(&requests[known..], soon);
-        assert!(asked <= 1, "{id} was asked about {asked} times for the intervals that it slept through");
+        assert!(
+            asked <= 1,
+            "{id} was asked about {asked} times for the intervals that it slept through"
+        );
     }
 }

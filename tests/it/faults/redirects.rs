@@ -1,4 +1,5 @@
-//! Where a download call may lead, kind by kind of redirect: which hop gets which headers, and which hop is never made.
+//! Where a download call may lead, kind by kind of redirect: which hop gets which headers, and
+//! which hop is never made.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,11 @@ use crate::support::solo::Solo;
 const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 /// Names of locations that lead to the file, and their templates for [`LinkStep::RedirectWith`].
-const GOOD: [(&str, &str); 3] =
-    [("other_port", "{link}"), ("without_scheme", "//{authority}{path}"), ("with_fragment", "{link}#part")];
+const GOOD: [(&str, &str); 3] = [
+    ("other_port", "{link}"),
+    ("without_scheme", "//{authority}{path}"),
+    ("with_fragment", "{link}#part"),
+];
 
 /// Names of locations that are never asked, their templates, and the words about them.
 const BAD: [(&str, &str, &str); 17] = [
@@ -44,7 +48,8 @@ fn file(id: &str) -> SimFile {
 }
 
 fn exports_of(files: impl IntoIterator<Item = SimFile>) -> Vec<SimExport> {
-    let export = |file: SimFile| SimExport::finished(&file.id.replace("file_", "export_"), vec![file]);
+    let export =
+        |file: SimFile| SimExport::finished(&file.id.replace("file_", "export_"), vec![file]);
     files.into_iter().map(export).collect()
 }
 
@@ -54,7 +59,9 @@ fn assert_credentials_stayed(requests: &[Recorded]) {
             FORBIDDEN_HEADERS.into_iter().filter(|name| request.header(name).is_some()).collect();
         match request.origin {
             Origin::Store => assert_eq!(sent, [""; 0], "went to the store"),
-            Origin::Api => assert_eq!(sent, ["authorization", "x-batch-project"], "went to the api"),
+            Origin::Api => {
+                assert_eq!(sent, ["authorization", "x-batch-project"], "went to the api")
+            }
         }
     }
 }
@@ -72,7 +79,12 @@ async fn every_status_and_every_good_place_is_followed_without_what_is_the_apis(
     solo.settle(0).await;
     for file in &files {
         solo.home.assert_whole(SHOP, &file.id.replace("file_", "export_"), &[&file.content]);
-        assert_eq!((solo.links(&file.id).len(), solo.fetches(&file.id).len()), (1, 1), "{}", file.id);
+        assert_eq!(
+            (solo.links(&file.id).len(), solo.fetches(&file.id).len()),
+            (1, 1),
+            "{}",
+            file.id
+        );
     }
     assert_credentials_stayed(&solo.sim.requests());
 }
@@ -95,7 +107,11 @@ async fn every_status_and_every_bad_place_costs_an_attempt_and_is_never_asked() 
     for (id, complaint) in words {
         assert_eq!((solo.links(&id).len(), solo.fetches(&id).len()), (2, 1), "{id}");
         let told = told(&output, "WARN", complaint);
-        assert!(told.iter().any(|line| line.contains(&id)), "{id}: {complaint}: {:#?}", output.stderr);
+        assert!(
+            told.iter().any(|line| line.contains(&id)),
+            "{id}: {complaint}: {:#?}",
+            output.stderr
+        );
     }
     assert_eq!(told(&output, "ERROR", ""), [""; 0]);
     assert_credentials_stayed(&solo.sim.requests());
@@ -107,7 +123,8 @@ async fn a_store_may_lead_on_by_the_same_rules_and_never_back() {
     let mut files = Vec::new();
     let mut words = BTreeMap::new();
     for status in STATUSES {
-        for (name, location, complaint) in BAD.into_iter().filter(|(_, location, _)| !location.contains('{'))
+        for (name, location, complaint) in
+            BAD.into_iter().filter(|(_, location, _)| !location.contains('{'))
         {
             let id = format!("file_{name}_{status}");
             files.push(file(&id).on_fetch(onward(status, location)).on_fetch(Serving::well()));
@@ -147,16 +164,21 @@ async fn a_store_may_lead_on_by_the_same_rules_and_never_back() {
 async fn a_chain_over_both_origins_gives_each_hop_what_is_its_own() {
     let second = RawServer::store(([127, 0, 0, 1], 1).into(), None, last_store()).await;
     let relative = file("file_1").on_link(LinkStep::RelativeHop);
-    let onward = Canned::redirect(302, &format!("{}/blob/file_1?signature=another", second.origin()));
+    let onward =
+        Canned::redirect(302, &format!("{}/blob/file_1?signature=another", second.origin()));
     let onward = onward.with_header("set-cookie", "session=of-the-store; Path=/");
     let relative = relative.on_fetch(onward);
-    let stage = Stage::new(Scheme::Http, exports_of([relative]), Scripts::new(), Scripts::new()).await;
+    let stage =
+        Stage::new(Scheme::Http, exports_of([relative]), Scripts::new(), Scripts::new()).await;
     stage.settled(stage.start()).await;
     second.assert_no_forbidden_header();
     let api: Vec<_> = stage.api.asked();
     assert_eq!(api.len(), 3, "the view, the download call, and its hop");
     for asked in &api {
-        assert_eq!(asked.header("authorization"), Some(format!("bearer {}", rest_key(SHOP)).as_str()));
+        assert_eq!(
+            asked.header("authorization"),
+            Some(format!("bearer {}", rest_key(SHOP)).as_str())
+        );
         assert_eq!(asked.header("x-batch-project"), Some(project_key(SHOP).as_str()));
         assert_eq!((asked.header("cookie"), asked.header("referer")), (None, None));
     }
@@ -173,20 +195,30 @@ async fn cookies_of_the_api_are_kept_by_nobody() {
     let running = r#"{"id":"export_1","status":"RUNNING"}"#;
     let cookie = Answer::framed(200, "set-cookie: session=of-the-api; Path=/\r\n", running);
     let scripts = Scripts::from([("export_1".to_owned(), vec![cookie.clone(), cookie])]);
-    let stage = Stage::new(Scheme::Http, exports_of([file("file_1")]), scripts, Scripts::new()).await;
+    let stage =
+        Stage::new(Scheme::Http, exports_of([file("file_1")]), scripts, Scripts::new()).await;
     stage.settled(stage.start()).await;
     for asked in stage.api.asked() {
-        assert_eq!((asked.header("cookie"), asked.header("referer")), (None, None), "{}", asked.head);
+        assert_eq!(
+            (asked.header("cookie"), asked.header("referer")),
+            (None, None),
+            "{}",
+            asked.head
+        );
     }
 }
 
 #[tokio::test]
 async fn an_api_over_https_leads_to_no_store_over_http() {
-    let stage = Stage::new(Scheme::Https, exports_of([file("file_1")]), Scripts::new(), Scripts::new()).await;
+    let stage =
+        Stage::new(Scheme::Https, exports_of([file("file_1")]), Scripts::new(), Scripts::new())
+            .await;
     let plain = RawServer::store(stage.sim.store_address(), None, Scripts::new()).await;
     stage.sim.set_link_origin(plain.origin());
     let watcher = stage.start();
-    watcher.wait_for_log(|line| line.contains("part failed") && line.contains("the link is not https")).await;
+    watcher
+        .wait_for_log(|line| line.contains("part failed") && line.contains("the link is not https"))
+        .await;
     stage.sim.set_link_origin(stage.store.origin());
     stage.settled(watcher).await;
     assert!(plain.asked().is_empty());
@@ -195,9 +227,9 @@ async fn an_api_over_https_leads_to_no_store_over_http() {
 
 #[tokio::test]
 async fn a_name_is_refused_for_any_one_of_its_addresses() {
-    // An API on loopback allows loopback only; the private address need not be the one that would be tried.
-    let names =
-        "127.0.0.1 localhost\\n127.0.0.1 mixed.example\\n10.9.9.9 mixed.example\\n127.0.0.1 good.example";
+    // An API on loopback allows loopback only; the private address need not be the one that would
+    // be tried.
+    let names = "127.0.0.1 localhost\\n127.0.0.1 mixed.example\\n10.9.9.9 mixed.example\\n127.0.0.1 good.example";
     let at = |id: &str, host: &str, sim: &Simulator| {
         let port = sim.store_address().port();
         file(id).on_link(LinkStep::RedirectWith {
@@ -215,11 +247,16 @@ async fn a_name_is_refused_for_any_one_of_its_addresses() {
     }
     solo.home.set_exports(SHOP, &["export_mixed", "export_good"]);
     let hosts = solo.home.path().join("hosts").display().to_string();
-    let first = format!("printf '{names}\\n' >{hosts} && mount --bind {hosts} /etc/hosts || exit 9");
-    let Some(command) = in_namespace(&solo.home.command("run", &[]), &["--mount"], &first) else { return };
+    let first =
+        format!("printf '{names}\\n' >{hosts} && mount --bind {hosts} /etc/hosts || exit 9");
+    let Some(command) = in_namespace(&solo.home.command("run", &[]), &["--mount"], &first) else {
+        return;
+    };
     let watcher = Watcher::spawn(command);
     watcher
-        .wait_for_event(|event| event["message"] == "export whole" && event["export"] == "export_good")
+        .wait_for_event(|event| {
+            event["message"] == "export whole" && event["export"] == "export_good"
+        })
         .await;
     watcher
         .wait_for_log(|line| {
@@ -228,7 +265,8 @@ async fn a_name_is_refused_for_any_one_of_its_addresses() {
                 && line.contains("10.9.9.9, a private address")
         })
         .await;
-    let requests = seen(&solo.sim, |seen| count(seen, |request| request.is_link_of("file_mixed")) >= 3).await;
+    let requests =
+        seen(&solo.sim, |seen| count(seen, |request| request.is_link_of("file_mixed")) >= 3).await;
     assert_eq!(count(&requests, |request| request.is_fetch_of("file_mixed")), 0);
     assert_credentials_stayed(&requests);
 }

@@ -1,5 +1,6 @@
-//! The resume matrix on the real daemon: it is stopped or killed in the middle of a part, and when it comes back the store's
-//! answer to its range, or what lies on the disk, is not what it was. Bytes are appended only where all of it fits.
+//! The resume matrix on the real daemon: it is stopped or killed in the middle of a part, and when
+//! it comes back the store's answer to its range, or what lies on the disk, is not what it was.
+//! Bytes are appended only where all of it fits.
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -7,7 +8,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use batch_export_watcher::domain::checksum::Algorithm;
-use batch_export_watcher::simulator::{ChecksumHeader, Content, SentChecksum, Serving, SimExport, SimFile};
+use batch_export_watcher::simulator::{
+    ChecksumHeader, Content, SentChecksum, Serving, SimExport, SimFile,
+};
 use rustix::process::Signal;
 
 use super::stage::{SHOP, Scheme, Stage};
@@ -21,11 +24,15 @@ const ETAG: &str = "\"v1\"";
 const MIB: u64 = 1 << 20;
 
 fn content() -> String {
-    format!("[{}]", "{\"custom_id\":\"0123456789\"},".repeat(BYTES).get(..BYTES - 2).expect("ascii"))
+    format!(
+        "[{}]",
+        "{\"custom_id\":\"0123456789\"},".repeat(BYTES).get(..BYTES - 2).expect("ascii")
+    )
 }
 
 fn file(name: &str) -> SimFile {
-    // It begins with a part and a validator, and then nothing more comes before the program is stopped.
+    // It begins with a part and a validator, and then nothing more comes before the program is
+    // stopped.
     SimFile::new(&format!("file_{name}"), 1, content().into_bytes())
 }
 
@@ -55,7 +62,8 @@ fn refused(line: &str) -> Answer {
     Answer::framed(416, line, "")
 }
 
-/// What the store says to the range, and how many bytes of it are of use: none, but where everything fits.
+/// What the store says to the range, and how many bytes of it are of use: none, but where
+/// everything fits.
 fn answers_to_a_range() -> Vec<(&'static str, Answer, bool)> {
     let multipart = "content-type: multipart/byteranges; boundary=x\r\n";
     let fitting_and = |lines: &str| range(&format!("{}{lines}", fitting()), FIRST);
@@ -81,8 +89,16 @@ fn answers_to_a_range() -> Vec<(&'static str, Answer, bool)> {
         ("weak_etag", etag(&format!("etag: W/{ETAG}\r\n")), false),
         ("changed_etag", etag("etag: \"v2\"\r\n"), false),
         ("two_etags", etag(&format!("etag: {ETAG}\r\netag: {ETAG}\r\n")), false),
-        ("shorter_than_it_says", Answer::framed(206, &fitting(), &content()[FIRST..BYTES - 1]), false),
-        ("longer_than_it_says", Answer::framed(206, &fitting(), format!("{}x", &content()[FIRST..])), false),
+        (
+            "shorter_than_it_says",
+            Answer::framed(206, &fitting(), &content()[FIRST..BYTES - 1]),
+            false,
+        ),
+        (
+            "longer_than_it_says",
+            Answer::framed(206, &fitting(), format!("{}x", &content()[FIRST..])),
+            false,
+        ),
         ("416_same_total", refused("content-range: bytes */20000\r\n"), false),
         ("416_other_total", refused("content-range: bytes */4000\r\n"), false),
         ("416_without_a_word", refused(""), false),
@@ -125,7 +141,8 @@ async fn stopped_in_mid_part(scheme: Scheme, exports: Vec<SimExport>, store: Scr
     let mut watcher = stage.home.start(&[]);
     for id in folders {
         let folder = stage.home.export(SHOP, &id);
-        eventually(&format!("bytes of {id}"), || watcher.partial_bytes(&folder) == [FIRST as u64]).await;
+        eventually(&format!("bytes of {id}"), || watcher.partial_bytes(&folder) == [FIRST as u64])
+            .await;
     }
     watcher.signal(Signal::TERM);
     assert_eq!(watcher.wait().await.0, 0);
@@ -135,7 +152,8 @@ async fn stopped_in_mid_part(scheme: Scheme, exports: Vec<SimExport>, store: Scr
 /// What is done to a file.
 type Damage = fn(&Path);
 
-/// What happens to a partial on the disk while the daemon is away, and whether the bytes on record are still there.
+/// What happens to a partial on the disk while the daemon is away, and whether the bytes on record
+/// are still there.
 fn damages() -> Vec<(&'static str, Damage, bool)> {
     vec![
         ("untouched", |_| {}, true),
@@ -166,11 +184,18 @@ fn write_at(path: &Path, at: u64, bytes: &[u8]) {
 }
 
 fn cut_to(path: &Path, bytes: u64) {
-    fs::File::options().write(true).open(path).and_then(|file| file.set_len(bytes)).expect("a partial");
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .and_then(|file| file.set_len(bytes))
+        .expect("a partial");
 }
 
 fn partial_of(stage: &Stage, name: &str) -> PathBuf {
-    stage.home.export(SHOP, &format!("export_{name}")).join(format!(".part-00001-file_{name}.json.partial"))
+    stage
+        .home
+        .export(SHOP, &format!("export_{name}"))
+        .join(format!(".part-00001-file_{name}.json.partial"))
 }
 
 #[tokio::test]
@@ -181,11 +206,13 @@ async fn after_a_stop_a_partial_is_continued_from_its_record_or_not_at_all() {
         .map(|(name, ..)| SimExport::finished(&format!("export_{name}"), vec![file(name)]))
         .collect();
     let script = |(name, ..): &(&str, Damage, bool)| {
-        // Damage may be found before the range is asked for, which makes the second answer one that nobody asked for.
+        // Damage may be found before the range is asked for, which makes the second answer one that
+        // nobody asked for.
         let whole = Answer::framed(200, &format!("etag: {ETAG}\r\n"), content());
         (format!("file_{name}"), vec![first_answer(), range(&fitting(), FIRST), whole])
     };
-    let stage = stopped_in_mid_part(Scheme::Http, exports, cases.iter().map(script).collect()).await;
+    let stage =
+        stopped_in_mid_part(Scheme::Http, exports, cases.iter().map(script).collect()).await;
     for (name, damage, _) in &cases {
         damage(&partial_of(&stage, name));
     }
@@ -205,7 +232,8 @@ async fn after_a_stop_a_partial_is_continued_from_its_record_or_not_at_all() {
 #[tokio::test]
 async fn a_partial_without_a_record_is_stale_and_dropped() {
     let names = ["lost_state", "forged"];
-    let exports = names.map(|name| SimExport::finished(&format!("export_{name}"), vec![file(name)]));
+    let exports =
+        names.map(|name| SimExport::finished(&format!("export_{name}"), vec![file(name)]));
     let scripts = names.map(|name| (format!("file_{name}"), vec![first_answer()]));
     let stage = stopped_in_mid_part(Scheme::Http, exports.into(), scripts.into()).await;
     fs::remove_dir_all(stage.home.path().join("state")).expect("the state");
@@ -230,7 +258,8 @@ async fn what_stands_in_the_place_of_a_partial_is_not_followed() {
     symlink(stage.home.path().join("outside"), &partial).expect("a link");
     let mut watcher = stage.start();
     let _ = watcher.wait_within(crate::support::PATIENCE).await;
-    let outside = fs::read_to_string(stage.home.path().join("outside")).expect("a file that is not ours");
+    let outside =
+        fs::read_to_string(stage.home.path().join("outside")).expect("a file that is not ours");
     assert_eq!(outside, "somebody's");
     stage.home.assert_whole(SHOP, "export_link", &[&content().as_str().into()]);
 }
@@ -250,14 +279,17 @@ async fn a_listing_that_changed_while_the_daemon_was_away_starts_the_file_over()
 
 #[tokio::test]
 async fn a_range_of_other_bytes_is_found_out_by_the_checksum_of_the_whole() {
-    let part =
-        |name: &str, header, algorithm| file(name).with_checksum(SentChecksum::correct(header, algorithm));
+    let part = |name: &str, header, algorithm| {
+        file(name).with_checksum(SentChecksum::correct(header, algorithm))
+    };
     let digest = Content::from(content().as_str()).digest(Algorithm::Md5);
     let hash = base64(&digest);
     let line = format!("{}x-goog-hash: md5={hash}\r\n", fitting());
     let wrong = Answer::framed(206, &line, content()[FIRST..].replace("0123456789", "9876543210"));
-    let exports =
-        vec![SimExport::finished("export_1", vec![part("1", ChecksumHeader::GoogHash, Algorithm::Md5)])];
+    let exports = vec![SimExport::finished(
+        "export_1",
+        vec![part("1", ChecksumHeader::GoogHash, Algorithm::Md5)],
+    )];
     let scripts = Scripts::from([("file_1".to_owned(), vec![first_answer(), wrong])]);
     let stage = stopped_in_mid_part(Scheme::Http, exports, scripts).await;
     stage.settled(stage.start()).await;
@@ -271,7 +303,8 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn after_a_crash_nul_bytes_and_torn_tails_behind_a_checkpoint_are_cut_and_within_it_not_believed() {
+async fn after_a_crash_nul_bytes_and_torn_tails_behind_a_checkpoint_are_cut_and_within_it_not_believed()
+ {
     // What a file system may leave of a part after a power cut: the length without the bytes.
     let cases: [(&str, Damage, bool); 3] = [
         ("nul_behind", |path| write_at(path, 17 * MIB, &[0; 4 << 20]), true),

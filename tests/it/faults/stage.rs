@@ -1,4 +1,5 @@
-//! The simulator behind two servers that speak raw bytes, over http or https, and a watcher that knows nothing of it.
+//! The simulator behind two servers that speak raw bytes, over http or https, and a watcher that
+//! knows nothing of it.
 
 use std::time::Duration;
 
@@ -31,11 +32,17 @@ pub(super) struct Stage {
 
 impl Stage {
     /// One project with these exports; what is not scripted goes through to the simulator.
-    pub(super) async fn new(scheme: Scheme, exports: Vec<SimExport>, api: Scripts, store: Scripts) -> Self {
+    pub(super) async fn new(
+        scheme: Scheme,
+        exports: Vec<SimExport>,
+        api: Scripts,
+        store: Scripts,
+    ) -> Self {
         let ids: Vec<_> = exports.iter().map(|export| export.id.clone()).collect();
         let ids: Vec<_> = ids.iter().map(String::as_str).collect();
         let project = SimProject::new(&project_key(SHOP), &rest_key(SHOP), exports);
-        let sim = Simulator::start(Script::new(vec![project])).await.expect("two free ports on loopback");
+        let sim =
+            Simulator::start(Script::new(vec![project])).await.expect("two free ports on loopback");
         let authority = (scheme == Scheme::Https).then(Authority::new);
         let tls = || authority.as_ref().map(|authority| authority.acceptor("127.0.0.1"));
         let api = RawServer::api(sim.api_address(), tls(), api).await;
@@ -57,7 +64,8 @@ impl Stage {
         self.home.start(&["--exit-when-settled"])
     }
 
-    /// Waits for the end of such a run, and demands that it went well and that the store got nothing it does not need.
+    /// Waits for the end of such a run, and demands that it went well and that the store got
+    /// nothing it does not need.
     pub(super) async fn settled(&self, mut watcher: Watcher) -> Output {
         let (code, output) = watcher.wait_within(3 * PATIENCE).await;
         assert_eq!(code, 0, "{}", output.stderr.join("\n"));

@@ -1,5 +1,5 @@
-//! Answers to view and download calls that are broken byte by byte, and listings that are odd: each costs one attempt of its
-//! export and none of the others.
+//! Answers to view and download calls that are broken byte by byte, and listings that are odd: each
+//! costs one attempt of its export and none of the others.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ fn chunked(body: &str) -> Answer {
 
 /// What the API says to the first call for an export or a link, whatever that call is for.
 fn broken() -> Vec<(&'static str, Answer)> {
-    let own = |status| Answer::framed(status, "", r#"{"error_code":"GONE","error_message":"for good"}"#);
+    let own =
+        |status| Answer::framed(status, "", r#"{"error_code":"GONE","error_message":"for good"}"#);
     vec![
         ("no_answer", Answer::raw("")),
         ("refused", Answer::raw("").and_reset()),
@@ -59,14 +60,23 @@ fn broken_bodies(id: &str) -> Vec<(&'static str, Answer)> {
         ("body_closed", Answer::of(200, &length, &good[..10])),
         ("body_reset", Answer::of(200, &length, &good[..10]).and_reset()),
         ("body_stalled", Answer::of(200, &length, &good[..10]).and_silent()),
-        ("body_drips", Answer::of(200, "content-length: 5000\r\n", "{").then_dripping(" ".repeat(400), DRIP)),
+        (
+            "body_drips",
+            Answer::of(200, "content-length: 5000\r\n", "{").then_dripping(" ".repeat(400), DRIP),
+        ),
         ("chunks_without_end", chunked(&format!("{:x}\r\n{good}\r\n", good.len()))),
         ("chunk_cut", chunked(&format!("{:x}\r\n{}", good.len(), &good[..10]))),
         ("empty", Answer::framed(200, "", "")),
         ("spaces", Answer::framed(200, "", "   ")),
         ("html", Answer::framed(200, "content-type: text/html\r\n", "<!doctype html>")),
-        ("packed", Answer::framed(200, "content-encoding: gzip\r\n", [0x1f, 0x8b, 8, 0, 0, 0, 0, 0])),
-        ("no_utf8", Answer::framed(200, "", [b"{\"id\":\"".as_slice(), &[0xff, 0xfe], b"\"}"].concat())),
+        (
+            "packed",
+            Answer::framed(200, "content-encoding: gzip\r\n", [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]),
+        ),
+        (
+            "no_utf8",
+            Answer::framed(200, "", [b"{\"id\":\"".as_slice(), &[0xff, 0xfe], b"\"}"].concat()),
+        ),
         ("nul", Answer::framed(200, "", [0; 100])),
         ("error_inside", Answer::framed(200, "", format!("{{\"error_code\":\"X\",{}", &good[1..]))),
         ("another_export", Answer::framed(200, "", good.replace(id, "export_of_somebody_else"))),
@@ -75,7 +85,8 @@ fn broken_bodies(id: &str) -> Vec<(&'static str, Answer)> {
     ]
 }
 
-/// Every export, and every link, gets one broken answer; all are whole in the end, with one call more than that.
+/// Every export, and every link, gets one broken answer; all are whole in the end, with one call
+/// more than that.
 async fn each_is_asked_again(scheme: Scheme) {
     let links = broken();
     let mut views = broken();
@@ -88,11 +99,17 @@ async fn each_is_asked_again(scheme: Scheme) {
     }
     let named = views.iter().map(|(name, _)| format!("{name}_v"));
     let named: Vec<_> = named.chain(links.iter().map(|(name, _)| format!("{name}_l"))).collect();
-    let exports =
-        named.iter().map(|name| SimExport::finished(&format!("export_{name}"), vec![file(name)])).collect();
-    let mut scripts: Scripts =
-        views.iter().map(|(name, answer)| (format!("export_{name}_v"), vec![answer.clone()])).collect();
-    scripts.extend(links.iter().map(|(name, answer)| (format!("file_{name}_l"), vec![answer.clone()])));
+    let exports = named
+        .iter()
+        .map(|name| SimExport::finished(&format!("export_{name}"), vec![file(name)]))
+        .collect();
+    let mut scripts: Scripts = views
+        .iter()
+        .map(|(name, answer)| (format!("export_{name}_v"), vec![answer.clone()]))
+        .collect();
+    scripts.extend(
+        links.iter().map(|(name, answer)| (format!("file_{name}_l"), vec![answer.clone()])),
+    );
     let stage = Stage::new(scheme, exports, scripts.clone(), Scripts::new()).await;
     let output = stage.settled(stage.start()).await;
     for name in &named {
@@ -105,7 +122,12 @@ async fn each_is_asked_again(scheme: Scheme) {
         assert_paused(id, &asked.iter().map(|asked| asked.at).collect::<Vec<_>>());
     }
     let warned = told(&output, "WARN", "will be repeated").len();
-    assert_eq!((warned, told(&output, "ERROR", "").len()), (scripts.len(), 0), "{:#?}", output.stderr);
+    assert_eq!(
+        (warned, told(&output, "ERROR", "").len()),
+        (scripts.len(), 0),
+        "{:#?}",
+        output.stderr
+    );
 }
 
 #[tokio::test]
@@ -129,7 +151,12 @@ async fn an_endless_answer_is_left_after_32_mib_and_told() {
     let home = stage.home.with("[api]\nrequest_timeout = \"30s\"");
     let stage = Stage { home, ..stage };
     let output = stage.settled(stage.start()).await;
-    assert_eq!(told(&output, "WARN", "larger than 33554432 bytes").len(), 1, "{:#?}", output.stderr);
+    assert_eq!(
+        told(&output, "WARN", "larger than 33554432 bytes").len(),
+        1,
+        "{:#?}",
+        output.stderr
+    );
 }
 
 /// An export whose first SUCCESS has these rows instead of its own, and the words about it.
@@ -140,7 +167,11 @@ fn odd_rows() -> Vec<(&'static str, Value, &'static str)> {
         json!([{ "id": "file_fine", "part": 2, "size": 9 }, row])
     };
     vec![
-        ("id_up", row("id", json!("../../../../etc/cron.d/evil")), "its id is missing or not valid"),
+        (
+            "id_up",
+            row("id", json!("../../../../etc/cron.d/evil")),
+            "its id is missing or not valid",
+        ),
         ("id_rooted", row("id", json!("/etc/passwd")), "its id is missing or not valid"),
         ("id_dot", row("id", json!(".")), "its id is missing or not valid"),
         ("id_hidden", row("id", json!(".hidden")), "its id is missing or not valid"),
@@ -177,15 +208,24 @@ async fn a_row_that_does_not_parse_makes_the_whole_answer_one_that_is_asked_for_
         let odd = ViewStep::Answer(Canned::json(200, &body));
         SimExport::new(&id, vec![odd, ViewStep::Success(vec![file(name)])])
     };
-    let solo = Solo::new(cases.iter().map(export).collect()).await.with("[api]\nrequests_per_second = 1000");
+    let solo = Solo::new(cases.iter().map(export).collect())
+        .await
+        .with("[api]\nrequests_per_second = 1000");
     let output = solo.settle(0).await;
     for (name, _, words) in &cases {
         let id = format!("export_{name}");
         solo.home.assert_whole(SHOP, &id, &[&format!("[\"{name}\"]").as_str().into()]);
         let told = told(&output, "WARN", words);
-        assert!(told.iter().any(|line| line.contains(&id)), "{name}: {words}\n{}", output.stderr.join("\n"));
+        assert!(
+            told.iter().any(|line| line.contains(&id)),
+            "{name}: {words}\n{}",
+            output.stderr.join("\n")
+        );
     }
-    assert!(solo.fetches("file_odd").is_empty() && solo.links("file_odd").is_empty(), "a row of it was used");
+    assert!(
+        solo.fetches("file_odd").is_empty() && solo.links("file_odd").is_empty(),
+        "a row of it was used"
+    );
     assert!(solo.links("file_fine").is_empty(), "what is left of the answer was used");
 }
 
@@ -195,7 +235,9 @@ async fn a_file_is_its_id_whatever_its_url_is_at_each_poll() {
         url: Some(url.to_owned()),
         ..SimFile::new(id, number, "[1]")
     };
-    let spy = crate::support::fault_proxy::FaultProxy::start(([127, 0, 0, 1], 1).into(), Vec::new()).await;
+    let spy =
+        crate::support::fault_proxy::FaultProxy::start(([127, 0, 0, 1], 1).into(), Vec::new())
+            .await;
     // A gap asks for a second view, in which every URL is another one.
     let listed = |round: &str| {
         let elsewhere = format!("{}/{round}", spy.origin());
@@ -205,10 +247,15 @@ async fn a_file_is_its_id_whatever_its_url_is_at_each_poll() {
             at(round, "file_c", 4),
         ])
     };
-    let solo = Solo::new(vec![SimExport::new("export_1", vec![listed("one"), listed("two")])]).await;
+    let solo =
+        Solo::new(vec![SimExport::new("export_1", vec![listed("one"), listed("two")])]).await;
     solo.settle(0).await;
     for id in ["file_a", "file_b", "file_c"] {
-        assert_eq!((solo.links(id).len(), solo.fetches(id).len()), (1, 1), "{id} is fetched once, by its id");
+        assert_eq!(
+            (solo.links(id).len(), solo.fetches(id).len()),
+            (1, 1),
+            "{id} is fetched once, by its id"
+        );
     }
     assert_eq!(solo.views("export_1").len(), 2);
     assert_eq!(spy.connections(), 0, "a url of a listing was asked");
@@ -221,7 +268,8 @@ async fn numbers_that_are_repeated_or_missing_hide_no_gap() {
         ..SimFile::new(id, 1, format!("[\"{id}\"]").into_bytes())
     };
     let export = |name: &str, first: [Option<u64>; 3], late: Option<u64>| {
-        let file = |(place, number): (usize, &Option<u64>)| part(&format!("{name}_{place}"), *number);
+        let file =
+            |(place, number): (usize, &Option<u64>)| part(&format!("{name}_{place}"), *number);
         let files: Vec<_> = first.iter().enumerate().map(file).collect();
         let mut later = files.clone();
         later.push(part(&format!("{name}_late"), late));
@@ -250,7 +298,8 @@ async fn after_the_seal_no_view_is_asked() {
     watcher.wait_for_log(|line| line.contains("export whole")).await;
     let views = solo.views("export_1").len();
     let polls = solo.views("export_running").len();
-    solo.wait_for(|seen| count(seen, |request| request.is_view_of("export_running")) >= polls + 5).await;
+    solo.wait_for(|seen| count(seen, |request| request.is_view_of("export_running")) >= polls + 5)
+        .await;
     assert_eq!((views, solo.views("export_1").len()), (1, 1));
 }
 
@@ -269,13 +318,19 @@ async fn a_status_that_goes_backwards_is_data_and_fetching_goes_on() {
         (5, 1, 1)
     );
     for status in ["RUNNING", "CREATED", "ARCHIVING"] {
-        assert_eq!(told(&output, "WARN", &format!("reports {status} after SUCCESS")).len(), 1, "{status}");
+        assert_eq!(
+            told(&output, "WARN", &format!("reports {status} after SUCCESS")).len(),
+            1,
+            "{status}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_file_that_the_api_refuses_in_its_own_words_gets_a_fresh_view_and_fails_its_export_alone() {
-    let own = |status| LinkStep::Answer(Canned::api_error(status, "FILE_EXPIRED", "The file is gone."));
+async fn a_file_that_the_api_refuses_in_its_own_words_gets_a_fresh_view_and_fails_its_export_alone()
+{
+    let own =
+        |status| LinkStep::Answer(Canned::api_error(status, "FILE_EXPIRED", "The file is gone."));
     let statuses = [400, 404, 410];
     let export = |status: &u16| {
         SimExport::finished(
@@ -308,5 +363,8 @@ async fn a_link_that_is_refused_without_the_apis_words_fails_nothing() {
     let solo = Solo::finished(vec![part]).await;
     solo.settle(0).await;
     let waits = gaps(&solo.links("file_1"), |_| true);
-    assert!(waits.len() == 4 && waits.iter().all(|wait| *wait >= Duration::from_millis(10)), "{waits:?}");
+    assert!(
+        waits.len() == 4 && waits.iter().all(|wait| *wait >= Duration::from_millis(10)),
+        "{waits:?}"
+    );
 }

@@ -9,8 +9,8 @@ use rustix::process::Signal;
 /// Counts by kind, and bytes.
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    /// Interrupted transfers, by kind: as drawn, and ended sooner: by a signal that was another transfer's, or by the
-    /// program, which reads no body whose head does not fit.
+    /// Interrupted transfers, by kind: as drawn, and ended sooner: by a signal that was another
+    /// transfer's, or by the program, which reads no body whose head does not fit.
     transfers: BTreeMap<&'static str, [usize; 2]>,
     /// What else was done to the program.
     pub(super) beside: BTreeMap<&'static str, usize>,
@@ -31,7 +31,8 @@ impl Account {
         if replaced {
             *self.manners.entry("of another version than the one before").or_default() += 1;
         }
-        if let Some(words) = manner_words(step.manner).filter(|_| !matches!(step.ending, Ending::Refused(_)))
+        if let Some(words) =
+            manner_words(step.manner).filter(|_| !matches!(step.ending, Ending::Refused(_)))
         {
             *self.manners.entry(words).or_default() += 1;
         }
@@ -48,7 +49,8 @@ impl Account {
             let counts = self.transfers.entry(kind).or_default();
             *counts = [counts[0] + as_drawn, counts[1] + sooner];
         }
-        for (mine, theirs) in [(&mut self.beside, other.beside), (&mut self.manners, other.manners)] {
+        for (mine, theirs) in [(&mut self.beside, other.beside), (&mut self.manners, other.manners)]
+        {
             for (kind, count) in theirs {
                 *mine.entry(kind).or_default() += count;
             }
@@ -63,7 +65,8 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} interrupted transfers in {} runs:", self.interruptions(), self.runs)?;
         for (kind, [as_drawn, sooner]) in &self.transfers {
-            let words = if *sooner > 0 { format!(", {sooner} of them overtaken") } else { String::new() };
+            let words =
+                if *sooner > 0 { format!(", {sooner} of them overtaken") } else { String::new() };
             writeln!(f, "  {:3} {kind}{words}", as_drawn + sooner)?;
         }
         for (kind, count) in self.manners.iter().chain(&self.beside) {

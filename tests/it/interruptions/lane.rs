@@ -1,4 +1,5 @@
-//! One daemon after the other on the same folders, interrupted as a plan says, until everything is home.
+//! One daemon after the other on the same folders, interrupted as a plan says, until everything is
+//! home.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,7 +32,8 @@ enum Trigger {
     Reached { file: String, index: usize },
     /// The file gets what it is to get at its end.
     AtEnd { file: String },
-    /// The first manifest has appeared: the record that the export is whole is about to be written, or has just been.
+    /// The first manifest has appeared: the record that the export is whole is about to be written,
+    /// or has just been.
     Whole,
     /// The program has asked for anything, in this run.
     Asked { run: usize },
@@ -78,7 +80,8 @@ impl Script {
             return Some(asked);
         }
         let mut transfers = self.transfers_before.clone();
-        if let Some(trigger) = self.published(visible).find(|trigger| !self.acted.contains(trigger)) {
+        if let Some(trigger) = self.published(visible).find(|trigger| !self.acted.contains(trigger))
+        {
             return Some(trigger);
         }
         for request in of_this_run {
@@ -104,7 +107,9 @@ impl Script {
     fn trigger_of(&self, file: &FilePlan, index: usize, request: &Recorded) -> Option<Trigger> {
         let id = file.id.clone();
         match file.steps.get(index) {
-            Some(step) if step.is_driven() && step.is_reached(request.body_bytes, request.whole_bytes) => {
+            Some(step)
+                if step.is_driven() && step.is_reached(request.body_bytes, request.whole_bytes) =>
+            {
                 Some(Trigger::Reached { file: id, index })
             }
             None if file.is_signalled(Moment::Sent) && request.is_complete() => {
@@ -149,9 +154,11 @@ impl Lane {
         let resetting = FaultProxy::start(solo.sim.store_address(), vec![fault]).await;
         let mut folders = Vec::new();
         for (export, files) in &plan.exports {
-            let rows: Vec<SimFile> = files.iter().map(|file| file.script(&resetting.origin())).collect();
+            let rows: Vec<SimFile> =
+                files.iter().map(|file| file.script(&resetting.origin())).collect();
             solo.sim.set_views(export, vec![ViewStep::Success(rows)]).expect("an export of ours");
-            let parts = files.iter().map(|file| (file.final_name(), file.content().clone())).collect();
+            let parts =
+                files.iter().map(|file| (file.final_name(), file.content().clone())).collect();
             folders.push(Folder::new(solo.home.export(SHOP, export), parts));
         }
         let script = Script {
@@ -168,14 +175,19 @@ impl Lane {
         Self { solo, script, observer, _resetting: resetting, committed, last_lines: Vec::new() }
     }
 
-    /// Starts the program again and again until it ends by itself, and holds what is there against what the store has.
+    /// Starts the program again and again until it ends by itself, and holds what is there against
+    /// what the store has.
     pub(super) async fn run(&mut self) -> Account {
         while !self.run_once().await {}
         self.check_the_end();
         let account = self.account();
         let asked = self.solo.sim.requests().len();
         assert!(self.run_once().await, "a run with nothing to do ends by itself");
-        assert_eq!(self.solo.sim.requests().len(), asked, "whatever is finished is not asked for again");
+        assert_eq!(
+            self.solo.sim.requests().len(),
+            asked,
+            "whatever is finished is not asked for again"
+        );
         self.check_the_end();
         account
     }
@@ -221,7 +233,8 @@ impl Lane {
         signal
     }
 
-    /// Sends the signal, if any, and waits for the end under observation; a killed program has no exit code.
+    /// Sends the signal, if any, and waits for the end under observation; a killed program has no
+    /// exit code.
     async fn end(&mut self, mut watcher: Watcher, signal: Option<Signal>) -> (Option<i32>, Output) {
         let ended = async {
             match signal {
@@ -297,7 +310,11 @@ impl Lane {
             self.solo.home.tree().into_keys().filter(|name| !name.starts_with('.')).collect();
         assert_eq!(found, names, "everything that lies there");
         for (file, asked) in &self.committed {
-            assert_eq!(self.requests_for(file), *asked, "{file} was asked for again after its commit");
+            assert_eq!(
+                self.requests_for(file),
+                *asked,
+                "{file} was asked for again after its commit"
+            );
         }
     }
 
@@ -306,11 +323,17 @@ impl Lane {
         let mut account = Account::default();
         account.runs = self.script.runs;
         for file in self.script.files() {
-            let transfers: Vec<_> = requests.iter().filter(|request| request.is_fetch_of(&file.id)).collect();
+            let transfers: Vec<_> =
+                requests.iter().filter(|request| request.is_fetch_of(&file.id)).collect();
             let (sent, steps) = (transfers.len(), file.steps.len());
-            assert!(sent > steps, "{}: {sent} transfers of {steps} interruptions and a whole one", file.id);
+            assert!(
+                sent > steps,
+                "{}: {sent} transfers of {steps} interruptions and a whole one",
+                file.id
+            );
             account.needed_bytes += file.content().len_bytes();
-            account.fetched_bytes += transfers.iter().map(|transfer| transfer.body_bytes).sum::<u64>();
+            account.fetched_bytes +=
+                transfers.iter().map(|transfer| transfer.body_bytes).sum::<u64>();
             for (index, (step, transfer)) in file.steps.iter().zip(transfers).enumerate() {
                 let trigger = Trigger::Reached { file: file.id.clone(), index };
                 let happened = match step.is_driven() {
@@ -343,9 +366,11 @@ impl fmt::Display for Lane {
         let requests = self.solo.sim.requests();
         writeln!(f, "run {}, {} requests", self.script.runs, requests.len())?;
         for file in self.script.files() {
-            let transfers: Vec<_> = requests.iter().filter(|request| request.is_fetch_of(&file.id)).collect();
+            let transfers: Vec<_> =
+                requests.iter().filter(|request| request.is_fetch_of(&file.id)).collect();
             let (count, steps) = (transfers.len(), file.steps.len());
-            let last = transfers.last().map(|last| (last.status, last.body_bytes, last.whole_bytes));
+            let last =
+                transfers.last().map(|last| (last.status, last.body_bytes, last.whole_bytes));
             let committed = self.committed.contains_key(&file.id);
             writeln!(
                 f,

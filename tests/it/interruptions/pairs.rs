@@ -1,4 +1,5 @@
-//! Two faults in a row, where the second meets what the first has left: a cut or a stop, and then not what was hoped for.
+//! Two faults in a row, where the second meets what the first has left: a cut or a stop, and then
+//! not what was hoped for.
 
 use batch_export_watcher::simulator::{Canned, Content, Serving, SimExport, SimFile, StoreStep};
 use rustix::process::Signal;
@@ -65,7 +66,8 @@ async fn a_refusal_after_a_cut_costs_none_of_the_bytes_before_it() {
     }
 }
 
-/// What the store says to the run after a stop, one answer after the other, what there is in the end, and the first status.
+/// What the store says to the run after a stop, one answer after the other, what there is in the
+/// end, and the first status.
 fn returns() -> Vec<(&'static str, Vec<Serving>, Content, u16)> {
     let well = Serving::well;
     let replaced = || well().other_content(another());

@@ -1,6 +1,9 @@
-//! What is to happen, drawn from a seed: files with their versions, and for each of their transfers how it is to end.
+//! What is to happen, drawn from a seed: files with their versions, and for each of their transfers
+//! how it is to end.
 
-use batch_export_watcher::simulator::{Canned, Content, LinkStep, Place, Serving, SimFile, StoreStep};
+use batch_export_watcher::simulator::{
+    Canned, Content, LinkStep, Place, Serving, SimFile, StoreStep,
+};
 use fastrand::Rng;
 use hyper::body::Bytes;
 use rustix::process::Signal;
@@ -179,7 +182,10 @@ impl FilePlan {
 
     /// What the store had before that transfer.
     pub(super) fn version_before(&self, index: usize) -> usize {
-        index.checked_sub(1).and_then(|before| self.steps.get(before)).map_or(0, |step| step.version)
+        index
+            .checked_sub(1)
+            .and_then(|before| self.steps.get(before))
+            .map_or(0, |step| step.version)
     }
 
     /// What is whole in the end is another version, two times out of three.
@@ -193,8 +199,8 @@ impl FilePlan {
         self.last = (version, manner);
     }
 
-    /// A signal, a crash amid more bytes of another version, and the version before that again: what was known of the
-    /// first partial fits the store and no longer fits the disk.
+    /// A signal, a crash amid more bytes of another version, and the version before that again:
+    /// what was known of the first partial fits the store and no longer fits the disk.
     fn put_back(&mut self, first: Signal, rng: &mut Rng) {
         let version = self.version_before(self.steps.len());
         let mut stop = |signal, version, places| {
@@ -222,9 +228,10 @@ impl FilePlan {
         let mut file = SimFile::new(&self.id, self.number, self.content().clone());
         for step in &self.steps {
             let link = match step.ending {
-                Ending::Reset => {
-                    LinkStep::RedirectWith { status: 307, location: format!("{resetting_origin}{{path}}") }
-                }
+                Ending::Reset => LinkStep::RedirectWith {
+                    status: 307,
+                    location: format!("{resetting_origin}{{path}}"),
+                },
                 _ => LinkStep::Redirect,
             };
             file = file.on_link(link).on_fetch(self.answer(step));
@@ -244,10 +251,17 @@ impl FilePlan {
         }
         serving = step.manner.of(serving, content);
         match step.ending {
-            Ending::Closed | Ending::Reset | Ending::Refused(_) => serving.cut_after(step.place).into(),
-            // It goes on to send, so that the signal comes at any moment, and never gets to the end.
-            Ending::Signalled { stalled: false, .. } => serving.cut_after(Place::Permille(999)).into(),
-            Ending::StalledThenClosed | Ending::Stalled | Ending::Signalled { stalled: true, .. } => {
+            Ending::Closed | Ending::Reset | Ending::Refused(_) => {
+                serving.cut_after(step.place).into()
+            }
+            // It goes on to send, so that the signal comes at any moment, and never gets to the
+            // end.
+            Ending::Signalled { stalled: false, .. } => {
+                serving.cut_after(Place::Permille(999)).into()
+            }
+            Ending::StalledThenClosed
+            | Ending::Stalled
+            | Ending::Signalled { stalled: true, .. } => {
                 serving.cut_after(step.place).stall_after(step.place).into()
             }
         }
@@ -268,7 +282,10 @@ pub(super) fn draw(seed: u64) -> Vec<LanePlan> {
     let quarry = quarry(&mut rng);
     let mut files: Vec<Vec<FilePlan>> = (0..LANES)
         .map(|lane| {
-            (1..).zip(SIZES).map(|(number, sizes)| file(lane, number, *sizes, &quarry, &mut rng)).collect()
+            (1..)
+                .zip(SIZES)
+                .map(|(number, sizes)| file(lane, number, *sizes, &quarry, &mut rng))
+                .collect()
         })
         .collect();
     let mut deck: Vec<Ending> =
@@ -315,7 +332,13 @@ fn quarry(rng: &mut Rng) -> Bytes {
     bytes.into()
 }
 
-fn file(lane: usize, number: u64, (least, most): (usize, usize), quarry: &Bytes, rng: &mut Rng) -> FilePlan {
+fn file(
+    lane: usize,
+    number: u64,
+    (least, most): (usize, usize),
+    quarry: &Bytes,
+    rng: &mut Rng,
+) -> FilePlan {
     let bytes = rng.usize(least..=most);
     let mut cut = || {
         let from = rng.usize(..QUARRY_BYTES - bytes);

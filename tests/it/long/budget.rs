@@ -1,4 +1,5 @@
-//! The request budget as the API sees it: how many view calls of a project fall into any second, and into any ten.
+//! The request budget as the API sees it: how many view calls of a project fall into any second,
+//! and into any ten.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,8 @@ use tokio::time::Instant;
 
 /// View calls that may go out at once, whatever the rate.
 pub(super) const BURST: u64 = 10;
-/// How late a call may come that went out in time, where the machine does not stall: what arrives is what is counted.
+/// How late a call may come that went out in time, where the machine does not stall: what arrives
+/// is what is counted.
 const UNDER_WAY: Duration = Duration::from_millis(150);
 /// The windows that are counted, in seconds.
 const WINDOWS: [u64; 2] = [1, 10];
@@ -43,7 +45,10 @@ impl Budget {
         let project = request.header("x-batch-project").unwrap_or_default();
         let recent = self.recent.entry(project.to_owned()).or_default();
         recent.push_back(request.at);
-        while recent.front().is_some_and(|first| request.at - *first > Duration::from_secs(WINDOWS[1])) {
+        while recent
+            .front()
+            .is_some_and(|first| request.at - *first > Duration::from_secs(WINDOWS[1]))
+        {
             recent.pop_front();
         }
         for (window, busiest) in WINDOWS.into_iter().zip(&mut self.busiest) {

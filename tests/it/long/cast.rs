@@ -6,14 +6,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use batch_export_watcher::domain::checksum::Algorithm;
 use batch_export_watcher::simulator::{
-    Canned, ChecksumHeader, Content, Declared, LinkStep, Place, SentChecksum, Serving, SimExport, SimFile,
-    StoreStep, ViewStep,
+    Canned, ChecksumHeader, Content, Declared, LinkStep, Place, SentChecksum, Serving, SimExport,
+    SimFile, StoreStep, ViewStep,
 };
 use fastrand::Rng;
 
 use crate::support::fault_proxy::Fault;
 
-/// Of a hundred answers of the simulator, how many are faults; what the network does to connections comes on top.
+/// Of a hundred answers of the simulator, how many are faults; what the network does to connections
+/// comes on top.
 const FAULTS_PERCENT: u8 = 10;
 /// One export of so many has a part that is large enough for checkpoints.
 const LARGE_ONE_IN: usize = 150;
@@ -83,7 +84,9 @@ impl Casting {
     fn views(&mut self, last: ViewStep, faults: &mut Vec<&'static str>) -> Vec<ViewStep> {
         let mut views = Vec::new();
         let running = self.random.usize(0..3);
-        for status in ["CREATED", "PENDING"].into_iter().chain(std::iter::repeat_n("RUNNING", running)) {
+        for status in
+            ["CREATED", "PENDING"].into_iter().chain(std::iter::repeat_n("RUNNING", running))
+        {
             self.view_faults(&mut views, faults);
             views.push(ViewStep::status(status));
         }
@@ -113,12 +116,19 @@ impl Casting {
     }
 
     fn files(&mut self, number: usize, faults: &mut Vec<&'static str>) -> Vec<SimFile> {
-        let count = if self.random.usize(0..WIDE_ONE_IN) == 0 { 40 } else { self.random.u64(1..=4) };
+        let count =
+            if self.random.usize(0..WIDE_ONE_IN) == 0 { 40 } else { self.random.u64(1..=4) };
         let large = self.random.usize(0..LARGE_ONE_IN) == 0;
         (1..=count).map(|part| self.file(number, part, large && part == count, faults)).collect()
     }
 
-    fn file(&mut self, number: usize, part: u64, large: bool, faults: &mut Vec<&'static str>) -> SimFile {
+    fn file(
+        &mut self,
+        number: usize,
+        part: u64,
+        large: bool,
+        faults: &mut Vec<&'static str>,
+    ) -> SimFile {
         let bytes = match self.random.u8(0..20) {
             _ if large => self.random.u64(17 << 20..20 << 20),
             0 => 0,
@@ -128,7 +138,8 @@ impl Casting {
         let content = Content::Generated { bytes, seed: (number as u64) << 8 | part };
         let mut file = SimFile::new(&format!("file_{number}_{part}"), part, content);
         if !large && self.random.bool() {
-            file = file.with_checksum(SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5));
+            file = file
+                .with_checksum(SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5));
         }
         if self.random.u8(0..10) == 0 && bytes > 1 {
             file = file.declaring(Declared::Absent);
@@ -154,12 +165,17 @@ impl Casting {
         let bytes = file.content.len_bytes();
         let small = (2..1 << 20).contains(&bytes);
         match self.random.u8(0..100) {
-            0..15 => ("503 of the store", Canned::store_error(503, "SlowDown", "Slow down.").into()),
+            0..15 => {
+                ("503 of the store", Canned::store_error(503, "SlowDown", "Slow down.").into())
+            }
             15..17 => {
-                let slow = Canned::store_error(503, "SlowDown", "Slow down.").with_header("retry-after", "1");
+                let slow = Canned::store_error(503, "SlowDown", "Slow down.")
+                    .with_header("retry-after", "1");
                 ("503 of the store with Retry-After", slow.into())
             }
-            17..30 => ("500 of the store", Canned::store_error(500, "InternalError", "Again.").into()),
+            17..30 => {
+                ("500 of the store", Canned::store_error(500, "InternalError", "Again.").into())
+            }
             30..45 => ("expired link", StoreStep::ExpiredLink),
             45..55 => ("a page instead of the file", Canned::html(200).into()),
             55..70 if small => ("wrong bytes", self.wrong_bytes(file).into()),
@@ -175,7 +191,8 @@ impl Casting {
         }
     }
 
-    /// Of the same length, so that only the checksum of what it should be gives it away, or of another one.
+    /// Of the same length, so that only the checksum of what it should be gives it away, or of
+    /// another one.
     fn wrong_bytes(&mut self, file: &SimFile) -> Serving {
         let bytes = file.content.len_bytes();
         let of_its_length = self.random.bool() || file.declared != Declared::True;
@@ -189,7 +206,8 @@ impl Casting {
     }
 }
 
-/// What a network does to connections: each comes to its end after so many bytes, one way or the other.
+/// What a network does to connections: each comes to its end after so many bytes, one way or the
+/// other.
 pub(super) fn weather(seed: u64, typical_bytes: u64) -> impl FnMut() -> Fault + Send + 'static {
     let mut random = Rng::with_seed(seed);
     move || {

@@ -1,4 +1,5 @@
-//! The daemon over a long time: its log is counted and not kept, and its vital signs are read from /proc.
+//! The daemon over a long time: its log is counted and not kept, and its vital signs are read from
+//! /proc.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -101,7 +102,10 @@ impl Tally {
 /// The real program on this home's folder, whose configuration stays as it is written.
 pub(super) fn program(home: &Home, subcommand: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
-    command.args(["--log-format", "json", subcommand, "-c"]).arg(home.config_path()).args(arguments);
+    command
+        .args(["--log-format", "json", subcommand, "-c"])
+        .arg(home.config_path())
+        .args(arguments);
     command.current_dir(home.path()).env_clear().env("HOME", home.path()).stdin(Stdio::null());
     command.kill_on_drop(true);
     command
@@ -115,8 +119,11 @@ impl Daemon {
 
     /// As [`Daemon::start`], by a command of one's own.
     pub(super) fn start_command(mut command: Command, tally: &Arc<Mutex<Tally>>) -> Self {
-        let mut child =
-            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
         let pid = child.id().expect("it has just been started");
         let mut reader = JoinSet::new();
         reader.spawn(listen(child.stderr.take().expect("stderr is piped"), Arc::clone(tally)));

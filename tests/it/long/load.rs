@@ -1,4 +1,5 @@
-//! Much at once, and a bad network: a thousand parts, five thousand exports, 300 ms there and back with 2 % of packets lost.
+//! Much at once, and a bad network: a thousand parts, five thousand exports, 300 ms there and back
+//! with 2 % of packets lost.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -19,8 +20,8 @@ use crate::support::home::Home;
 use crate::support::scene::{project_key, rest_key};
 
 const SHOP: &str = "shop";
-/// Parts between their last byte and their name are 192 at most, each with its file and perhaps a folder of its own; the rest
-/// is connections.
+/// Parts between their last byte and their name are 192 at most, each with its file and perhaps a
+/// folder of its own; the rest is connections.
 const MOST_DESCRIPTORS: f64 = 500.0;
 /// Longest time that any of these may take, but for the hundred thousand parts.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -46,9 +47,11 @@ struct Seen {
 
 impl Load {
     async fn new(exports: Vec<(String, Vec<SimFile>)>, settings: &str) -> Self {
-        let scripted = exports.iter().map(|(id, files)| SimExport::finished(id, files.clone())).collect();
+        let scripted =
+            exports.iter().map(|(id, files)| SimExport::finished(id, files.clone())).collect();
         let project = SimProject::new(&project_key(SHOP), &rest_key(SHOP), scripted);
-        let sim = Simulator::start(Script::new(vec![project])).await.expect("two free ports on loopback");
+        let sim =
+            Simulator::start(Script::new(vec![project])).await.expect("two free ports on loopback");
         let mut home = Home::new(sim.api_base_url()).with(settings);
         home.write_key(SHOP, &rest_key(SHOP));
         home.write("ids", &exports.iter().map(|(id, _)| format!("{id}\n")).collect::<String>());
@@ -60,8 +63,12 @@ impl Load {
         Self { sim, home, tally: Arc::default(), exports, requests: HashMap::new(), limit: LIMIT }
     }
 
-    /// Runs it to its end, looking at it all the while; what the simulator was asked is shown to `see`.
-    async fn run(&mut self, mut see: impl FnMut(&batch_export_watcher::simulator::Recorded)) -> Seen {
+    /// Runs it to its end, looking at it all the while; what the simulator was asked is shown to
+    /// `see`.
+    async fn run(
+        &mut self,
+        mut see: impl FnMut(&batch_export_watcher::simulator::Recorded),
+    ) -> Seen {
         self.home.write_config();
         let command = program(&self.home, "run", &["--exit-when-settled"]);
         let mut daemon = Daemon::start_command(command, &self.tally);
@@ -77,7 +84,11 @@ impl Load {
                 *self.requests.entry(request.origin).or_default() += 1;
                 see(&request);
             }
-            assert!(began.elapsed() < self.limit, "not done; the log:\n{}", heard(&self.tally).last_lines());
+            assert!(
+                began.elapsed() < self.limit,
+                "not done; the log:\n{}",
+                heard(&self.tally).last_lines()
+            );
         }
         let took = began.elapsed();
         daemon.ended().await;
@@ -127,9 +138,11 @@ async fn a_thousand_parts_of_one_export_take_as_much_as_a_hundred() {
 #[ignore = "long: run by tests/long/run.sh"]
 async fn a_hundred_thousand_parts_of_one_export_come_home_the_last_as_fast_as_the_first() {
     const PARTS: u64 = 100_000;
-    let part =
-        |number: u64| SimFile::new(&format!("file_{number}"), number, format!("[{number}]\n").as_str());
-    let mut load = Load::new(vec![("export_1".to_owned(), (1..=PARTS).map(part).collect())], "").await;
+    let part = |number: u64| {
+        SimFile::new(&format!("file_{number}"), number, format!("[{number}]\n").as_str())
+    };
+    let mut load =
+        Load::new(vec![("export_1".to_owned(), (1..=PARTS).map(part).collect())], "").await;
     load.limit = Duration::from_secs(1800);
     let (began, mut fetched) = (Instant::now(), Vec::new());
     let seen = load
@@ -141,7 +154,8 @@ async fn a_hundred_thousand_parts_of_one_export_come_home_the_last_as_fast_as_th
         .await;
     fetched.sort_by(f64::total_cmp);
     let tenth = fetched.len() / 10;
-    let (first, last) = (fetched[2 * tenth] - fetched[tenth], fetched[9 * tenth] - fetched[8 * tenth]);
+    let (first, last) =
+        (fetched[2 * tenth] - fetched[tenth], fetched[9 * tenth] - fetched[8 * tenth]);
     summarize(&json!({
         "case": "100,000 parts in one export", "seconds": seen.took.as_secs_f64(), "fetches": fetched.len(),
         "seconds_of_the_second_and_the_ninth_tenth": [first, last],
@@ -163,8 +177,10 @@ async fn five_thousand_exports_that_start_at_once_keep_the_budget_and_are_all_as
         let file = SimFile::generated(&format!("file_{number}"), 1, 500 + number % 1000);
         (format!("export_{number}"), vec![file])
     };
-    // As they are by default, but for the rate: the first views of so many are spread over ten seconds at least.
-    let settings = "[api]\nrequests_per_second = 200\n[poll]\nmin_interval = \"10s\"\nmax_interval = \"5m\"";
+    // As they are by default, but for the rate: the first views of so many are spread over ten
+    // seconds at least.
+    let settings =
+        "[api]\nrequests_per_second = 200\n[poll]\nmin_interval = \"10s\"\nmax_interval = \"5m\"";
     let mut load = Load::new((0..EXPORTS).map(export).collect(), settings).await;
     let (stalls, began) = (Stalls::watch(), Instant::now());
     let (mut budget, mut first, mut fault) = (Budget::new(RATE), HashMap::new(), None);
@@ -219,7 +235,8 @@ async fn lose_packets(ports: [u16; 2]) {
 }
 
 async fn lost_packets() -> u64 {
-    let output = Command::new("nft").args(["list", "table", "inet", "bad"]).output().await.expect("nft");
+    let output =
+        Command::new("nft").args(["list", "table", "inet", "bad"]).output().await.expect("nft");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let counts = text.split("counter packets ").skip(1);
     counts.filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok()).sum()
@@ -231,20 +248,27 @@ async fn a_network_that_is_far_and_loses_packets_delays_and_nothing_else() {
     if std::env::var_os(INSIDE).is_some() {
         return in_a_bad_network().await;
     }
-    let possible = runs("unshare", &["--net", "sh", "-c", "ip link set lo up && nft list tables"]).await;
+    let possible =
+        runs("unshare", &["--net", "sh", "-c", "ip link set lo up && nft list tables"]).await;
     if !possible {
-        eprintln!("SKIPPED: a network namespace with nft takes root, unshare, iproute2 and nftables");
-        summarize(&json!({ "case": "300 ms and 2 % loss", "skipped": "no network namespace with nft" }));
+        eprintln!(
+            "SKIPPED: a network namespace with nft takes root, unshare, iproute2 and nftables"
+        );
+        summarize(
+            &json!({ "case": "300 ms and 2 % loss", "skipped": "no network namespace with nft" }),
+        );
         return;
     }
-    // This very test, in a namespace that has nothing but a loopback with packets of an ordinary size.
+    // This very test, in a namespace that has nothing but a loopback with packets of an ordinary
+    // size.
     let test = std::env::current_exe().expect("the test's own binary");
     let mut command = Command::new("unshare");
     let script = "ip link set lo mtu 1500 up; ip link set lo gso_max_size 1500 gso_max_segs 1 2>/dev/null; \
                   exec \"$0\" --ignored --exact --nocapture \
                   long::load::a_network_that_is_far_and_loses_packets_delays_and_nothing_else";
     command.args(["--net", "sh", "-c", script]).arg(test).env(INSIDE, "1").kill_on_drop(true);
-    let status = timeout(2 * LIMIT, command.status()).await.expect("an end").expect("unshare starts");
+    let status =
+        timeout(2 * LIMIT, command.status()).await.expect("an end").expect("unshare starts");
     assert!(status.success(), "in its namespace: {status}");
 }
 
@@ -255,10 +279,12 @@ async fn in_a_bad_network() {
         let bytes = if (export, part) == (0, 1) { 20_000_000 } else { 100_000 };
         SimFile::generated(&format!("file_{export}_{part}"), part, bytes)
     };
-    let export =
-        |number: u64| (format!("export_{number}"), (1..=10).map(|part| file(number, part)).collect());
+    let export = |number: u64| {
+        (format!("export_{number}"), (1..=10).map(|part| file(number, part)).collect())
+    };
     let exports: Vec<(String, Vec<SimFile>)> = (0..20).map(export).collect();
-    let parts = u32::try_from(exports.iter().map(|(_, files)| files.len()).sum::<usize>()).expect("a few");
+    let parts =
+        u32::try_from(exports.iter().map(|(_, files)| files.len()).sum::<usize>()).expect("a few");
     let mut load = Load::new(exports, "").await;
     let late = || vec![Fault::Late { one_way: ONE_WAY }];
     let api = FaultProxy::start(load.sim.api_address(), late()).await;

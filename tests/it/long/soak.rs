@@ -1,5 +1,6 @@
-//! The daemon over many simulated days: thousands of exports come and go, a tenth of all answers is a fault, keys change, the
-//! configuration changes. Everything is delivered, the request budget is kept, and what the daemon uses stays what it was.
+//! The daemon over many simulated days: thousands of exports come and go, a tenth of all answers is
+//! a fault, keys change, the configuration changes. Everything is delivered, the request budget is
+//! kept, and what the daemon uses stays what it was.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,7 +27,8 @@ use crate::support::scene::{project_key, rest_key};
 use crate::support::{PATIENCE, move_to};
 
 const PROJECTS: [&str; 3] = ["shop", "blog", "app"];
-/// View calls of one project in a second. The cadence would like several times as many, so that the budget is what holds it.
+/// View calls of one project in a second. The cadence would like several times as many, so that the
+/// budget is what holds it.
 const RATE: u64 = 20;
 /// Exports that are watched at the same time.
 const LIVE: usize = 48;
@@ -57,8 +59,9 @@ const STORE_CONNECTION_BYTES: u64 = 1_500_000;
 /// Longest time from the first sight of an export to its end; it is a second or two.
 const LONGEST: Duration = Duration::from_secs(180);
 const TICK: Duration = Duration::from_millis(100);
-/// What the daemon may have open at once: parts that have their bytes and wait for their names (192 at most, which a disk that
-/// is slow to sync brings about), a file and connections for each slot, and about 40 that are always there.
+/// What the daemon may have open at once: parts that have their bytes and wait for their names (192
+/// at most, which a disk that is slow to sync brings about), a file and connections for each slot,
+/// and about 40 that are always there.
 const MOST_DESCRIPTORS: f64 = 300.0;
 /// How often what the daemon uses is looked at.
 const SAMPLE: Duration = Duration::from_secs(10);
@@ -134,11 +137,15 @@ struct Soak {
 
 impl Soak {
     async fn new(seed: u64) -> Self {
-        let projects = PROJECTS.map(|name| SimProject::new(&project_key(name), &rest_key(name), Vec::new()));
+        let projects =
+            PROJECTS.map(|name| SimProject::new(&project_key(name), &rest_key(name), Vec::new()));
         let script = Script::new(projects.into()).with_link_lifetime(Duration::from_secs(10));
         let sim = Simulator::start(script).await.expect("two free ports on loopback");
-        let api = FaultProxy::drawing(sim.api_address(), weather(seed ^ 1, API_CONNECTION_BYTES)).await;
-        let store = FaultProxy::drawing(sim.store_address(), weather(seed ^ 2, STORE_CONNECTION_BYTES)).await;
+        let api =
+            FaultProxy::drawing(sim.api_address(), weather(seed ^ 1, API_CONNECTION_BYTES)).await;
+        let store =
+            FaultProxy::drawing(sim.store_address(), weather(seed ^ 2, STORE_CONNECTION_BYTES))
+                .await;
         sim.set_link_origin(&store.origin());
         let mut home = Home::new(&format!("{}/2.11", api.origin())).with(SETTINGS);
         let mut tables = String::new();
@@ -186,7 +193,9 @@ impl Soak {
         while self.live.len() < LIVE {
             let (member, export) = self.casting.draw();
             let project = self.random.usize(..PROJECTS.len());
-            self.sim.put_export(&project_key(PROJECTS[project]), export).expect("a project of ours");
+            self.sim
+                .put_export(&project_key(PROJECTS[project]), export)
+                .expect("a project of ours");
             self.ended_at.push(None);
             self.live.push(Live { member, project, born: Instant::now(), stage: Stage::Listed });
         }
@@ -207,11 +216,13 @@ impl Soak {
         }
     }
 
-    /// Appends what is new to each list, as another job would; writes it anew where something is gone.
+    /// Appends what is new to each list, as another job would; writes it anew where something is
+    /// gone.
     fn write_lists(&mut self) {
         for (project, name) in PROJECTS.iter().enumerate() {
-            let is_listed =
-                |live: &&Live| live.project == project && matches!(live.stage, Stage::Listed | Stage::Failed);
+            let is_listed = |live: &&Live| {
+                live.project == project && matches!(live.stage, Stage::Listed | Stage::Failed)
+            };
             let ids: Vec<String> =
                 self.live.iter().filter(is_listed).map(|live| live.member.id.clone()).collect();
             if ids == self.lists[project] {
@@ -221,7 +232,8 @@ impl Soak {
             if let Some(new) = ids.strip_prefix(self.lists[project].as_slice()) {
                 let text: String = new.iter().map(|id| format!("{id}\n")).collect();
                 let file = fs::OpenOptions::new().append(true).open(&path);
-                std::io::Write::write_all(&mut file.expect("a list of ours"), text.as_bytes()).expect("room");
+                std::io::Write::write_all(&mut file.expect("a list of ours"), text.as_bytes())
+                    .expect("room");
             } else {
                 let text: String = ids.iter().map(|id| format!("{id}\n")).collect();
                 self.replace(&format!("{name}.ids"), &text);
@@ -272,7 +284,8 @@ impl Soak {
                 let live = self.live.remove(at);
                 self.ended_at[live.member.number] = Some(Instant::now());
                 count_kinds(&mut self.counts.faults, &live.member.faults);
-                let removed = self.sim.remove_export(&project_key(PROJECTS[live.project]), &live.member.id);
+                let removed =
+                    self.sim.remove_export(&project_key(PROJECTS[live.project]), &live.member.id);
                 removed.expect("an export of ours");
             } else {
                 at += 1;
@@ -315,12 +328,15 @@ impl Soak {
         }
     }
 
-    /// The operator retries a failed export; while the daemon is busy with it, or with itself, they try again.
+    /// The operator retries a failed export; while the daemon is busy with it, or with itself, they
+    /// try again.
     async fn retry(&mut self, at: usize) {
         let mut command = program(&self.home, "retry", &[]);
         command.arg(&self.live[at].member.id);
-        let output =
-            timeout(PATIENCE, command.output()).await.expect("an answer").expect("the program starts");
+        let output = timeout(PATIENCE, command.output())
+            .await
+            .expect("an answer")
+            .expect("the program starts");
         match output.status.code() {
             Some(0) => {
                 self.live[at].stage = Stage::Listed;
@@ -368,8 +384,9 @@ impl Soak {
     }
 
     fn hand_out_keys(&mut self) {
-        let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.new_keys).into_iter().partition(|(.., at)| *at <= Instant::now());
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.new_keys)
+            .into_iter()
+            .partition(|(.., at)| *at <= Instant::now());
         self.new_keys = later;
         for (project, key, _) in due {
             self.replace(&format!("{}.key", PROJECTS[project]), &format!("{key}\n"));
@@ -432,7 +449,8 @@ impl Soak {
     async fn run(&mut self, duration: Duration) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What the process has needed once it may keep: it is looked at when it has run for a while without a restart.
+        // What the process has needed once it may keep: it is looked at when it has run for a while
+        // without a restart.
         let measured_from = duration / 4;
         let sample = SAMPLE.min(duration / 40);
         let restart = duration / 16;
@@ -523,7 +541,11 @@ fn compare(folder: &Path, files: &[SimFile]) -> Result<u64, String> {
         }
     }
     let names = fs::read_dir(folder).map_err(|error| error.to_string())?.count();
-    if names == files.len() + 1 { Ok(total) } else { Err(format!("{names} files in {}", folder.display())) }
+    if names == files.len() + 1 {
+        Ok(total)
+    } else {
+        Err(format!("{names} files in {}", folder.display()))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -548,7 +570,11 @@ async fn simulated_days_leave_the_daemon_as_it_was() {
     assert!(trends.descriptors.is_flat(0.0, 6.0), "descriptors grow: {:?}", trends.descriptors);
     assert!(trends.descriptors.max() < MOST_DESCRIPTORS, "{:?}", trends.descriptors);
     assert!(trends.threads.is_flat(0.0, 3.0), "threads grow: {:?}", trends.threads);
-    assert!(trends.own_rss_kib.is_flat(0.3, 65536.0), "the test's own memory: {:?}", trends.own_rss_kib);
+    assert!(
+        trends.own_rss_kib.is_flat(0.3, 65536.0),
+        "the test's own memory: {:?}",
+        trends.own_rss_kib
+    );
     assert!(
         trends.log_bytes_per_answer.is_flat(0.3, 50.0),
         "the log grows: {:?}",
@@ -556,7 +582,11 @@ async fn simulated_days_leave_the_daemon_as_it_was() {
     );
     let ended = counts.whole + counts.failed;
     assert!(tally.bytes / ended < 16 * 1024, "{} bytes of log an export", tally.bytes / ended);
-    assert!(state_bytes < 6 * 1024 * 1024 + ended * 1024, "{state_bytes} bytes of state for {ended} exports");
-    let left: Vec<_> = soak.home.tree().into_keys().filter(|path| path.matches('/').count() > 0).collect();
+    assert!(
+        state_bytes < 6 * 1024 * 1024 + ended * 1024,
+        "{state_bytes} bytes of state for {ended} exports"
+    );
+    let left: Vec<_> =
+        soak.home.tree().into_keys().filter(|path| path.matches('/').count() > 0).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
 }

@@ -24,7 +24,8 @@ impl Trend {
     pub(super) fn thirds(&self) -> [f64; 3] {
         let length = self.points.len();
         [0, 1, 2].map(|third| {
-            let part = self.points.get(length * third / 3..length * (third + 1) / 3).unwrap_or_default();
+            let part =
+                self.points.get(length * third / 3..length * (third + 1) / 3).unwrap_or_default();
             let mut values: Vec<f64> = part.iter().map(|(_, value)| *value).collect();
             values.sort_by(f64::total_cmp);
             values.get(values.len() / 2).copied().unwrap_or_default()
@@ -34,10 +35,12 @@ impl Trend {
     /// Growth an hour, by least squares.
     pub(super) fn slope_per_hour(&self) -> f64 {
         let count = self.points.iter().fold(0.0, |count, _| count + 1.0);
-        let mean =
-            |of: fn(&(f64, f64)) -> f64| self.points.iter().map(of).sum::<f64>() / f64::max(count, 1.0);
+        let mean = |of: fn(&(f64, f64)) -> f64| {
+            self.points.iter().map(of).sum::<f64>() / f64::max(count, 1.0)
+        };
         let (mean_at, mean_value) = (mean(|point| point.0), mean(|point| point.1));
-        let above: f64 = self.points.iter().map(|(at, value)| (at - mean_at) * (value - mean_value)).sum();
+        let above: f64 =
+            self.points.iter().map(|(at, value)| (at - mean_at) * (value - mean_value)).sum();
         let below: f64 = self.points.iter().map(|(at, _)| (at - mean_at).powi(2)).sum();
         if below > 0.0 { above / below * 3600.0 } else { 0.0 }
     }

@@ -1,4 +1,5 @@
-//! A real headless browser for one test: Chromium, driven through chromedriver, and gone with all its processes at the end.
+//! A real headless browser for one test: Chromium, driven through chromedriver, and gone with all
+//! its processes at the end.
 
 use std::env;
 use std::fs;
@@ -57,8 +58,8 @@ pub(crate) struct Browser {
     profile: TempDir,
 }
 
-/// Chromedriver, and the port that it listens on. It takes one for IPv4 and then the same for IPv6, and gives up where somebody
-/// else was faster: then another one is started.
+/// Chromedriver, and the port that it listens on. It takes one for IPv4 and then the same for IPv6,
+/// and gives up where somebody else was faster: then another one is started.
 async fn started(chromedriver: &Path, home: &Path) -> (Watcher, u16) {
     // It speaks of port 0 first.
     let port = |line: &str| {
@@ -79,8 +80,8 @@ async fn started(chromedriver: &Path, home: &Path) -> (Watcher, u16) {
 impl Browser {
     /// Starts one; says so loudly and gives none where none is installed.
     pub(crate) async fn start() -> Option<Self> {
-        let programs =
-            installed(&["chromium", "chromium-browser", "google-chrome"]).zip(installed(&["chromedriver"]));
+        let programs = installed(&["chromium", "chromium-browser", "google-chrome"])
+            .zip(installed(&["chromedriver"]));
         let Some((chromium, chromedriver)) = programs else {
             skipped("the status page in a browser: chromium and chromedriver are not installed");
             return None;
@@ -97,7 +98,8 @@ impl Browser {
         let web = connecting.await.unwrap_or_else(|error| panic!("no browser: {error}"));
         // Its processes are killed at the end: nobody has to be asked to close it.
         web.clone().leak().expect("it has just begun");
-        let (driver, profile) = (browser.driver.take(), browser.profile.take().expect("not given away yet"));
+        let (driver, profile) =
+            (browser.driver.take(), browser.profile.take().expect("not given away yet"));
         Some(Self { web, driver, profile })
     }
 
@@ -129,7 +131,10 @@ impl Browser {
             }
             if began.elapsed() > PATIENCE {
                 let text = self.run("return document.body.innerText;").await;
-                panic!("not within {PATIENCE:?}: {expression}\n{}", text.as_str().unwrap_or_default());
+                panic!(
+                    "not within {PATIENCE:?}: {expression}\n{}",
+                    text.as_str().unwrap_or_default()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -146,7 +151,8 @@ impl Browser {
     async fn resize(&self, look: Look, height: u64) {
         let phone = look == Look::Narrow;
         let width = if phone { 390 } else { 1280 };
-        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone });
+        let metrics =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone });
         self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
         // Colours on their way from one scheme to the other are neither's.
         self.run_until_done(AWAIT_TRANSITIONS, Value::Null).await;
@@ -176,9 +182,11 @@ impl Browser {
         }
     }
 
-    /// The whole page as a picture, at `target/page-screenshots/NAME.png`; one that shows next to nothing fails the test.
+    /// The whole page as a picture, at `target/page-screenshots/NAME.png`; one that shows next to
+    /// nothing fails the test.
     pub(crate) async fn screenshot(&self, look: Look, name: &str) {
-        // Rows out of sight are not drawn, so all of the page has to be in sight. They may be higher than they were taken for.
+        // Rows out of sight are not drawn, so all of the page has to be in sight. They may be
+        // higher than they were taken for.
         for _ in 0..2 {
             let height = self.run("return document.documentElement.scrollHeight;").await;
             self.resize(look, height.as_u64().expect("a number")).await;
@@ -187,8 +195,8 @@ impl Browser {
         let encoded = shot["data"].as_str().expect("a picture").to_owned();
         let folder = target().join("page-screenshots");
         fs::create_dir_all(&folder).expect("a folder for the pictures");
-        let picture =
-            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &encoded).expect("base64");
+        let picture = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &encoded)
+            .expect("base64");
         let path = folder.join(format!("{name}.png"));
         let mut file = fs::File::create(&path).expect("a file for the picture");
         file.write_all(&picture).expect("room for the picture");
@@ -203,12 +211,16 @@ impl Browser {
         sent.unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
-    /// What axe-core finds wrong in the page as it is now: nothing in a good one. Skips loudly where axe-core is not there.
+    /// What axe-core finds wrong in the page as it is now: nothing in a good one. Skips loudly
+    /// where axe-core is not there.
     pub(crate) async fn assert_accessible(&self, what: &str) {
         let path = env::var_os("AXE_CORE")
             .map_or_else(|| target().join("axe-core/package/axe.min.js"), PathBuf::from);
         let Ok(axe) = fs::read_to_string(&path) else {
-            skipped(&format!("accessibility of {what}: axe-core is not at {} ($AXE_CORE)", path.display()));
+            skipped(&format!(
+                "accessibility of {what}: axe-core is not at {} ($AXE_CORE)",
+                path.display()
+            ));
             return;
         };
         // It has to be told only once where no page was opened since.
@@ -221,17 +233,21 @@ impl Browser {
 
     /// The console's complaints since the last call.
     pub(crate) async fn complaints(&self) -> Vec<String> {
-        let entries = self.web.browser_log().await.unwrap_or_else(|error| panic!("no console: {error}"));
-        let serious =
-            entries.into_iter().filter(|entry| ["SEVERE", "WARNING"].contains(&entry.level.as_str()));
+        let entries =
+            self.web.browser_log().await.unwrap_or_else(|error| panic!("no console: {error}"));
+        let serious = entries
+            .into_iter()
+            .filter(|entry| ["SEVERE", "WARNING"].contains(&entry.level.as_str()));
         serious.map(|entry| entry.message).collect()
     }
 
-    /// The addresses that pages asked for since the last call; the browser's own pages do not count.
+    /// The addresses that pages asked for since the last call; the browser's own pages do not
+    /// count.
     pub(crate) async fn requests(&self) -> Vec<String> {
         let log = self.web.get_log("performance").await;
         let entries = log.unwrap_or_else(|error| panic!("no network log: {error}"));
-        let messages = entries.iter().filter_map(|entry| serde_json::from_str::<Value>(&entry.message).ok());
+        let messages =
+            entries.iter().filter_map(|entry| serde_json::from_str::<Value>(&entry.message).ok());
         let url = |message: Value| {
             let (method, sent) = (&message["message"]["method"], &message["message"]["params"]);
             let own = sent["documentURL"].as_str()?.starts_with("chrome");
@@ -290,8 +306,8 @@ impl Drop for Guard {
     }
 }
 
-/// Kills every process that was started with this folder in its arguments: no other has it, and the browser leaves the group of
-/// processes in which it was started.
+/// Kills every process that was started with this folder in its arguments: no other has it, and the
+/// browser leaves the group of processes in which it was started.
 fn end_users_of(folder: &Path) {
     let began = Instant::now();
     let name = folder.as_os_str().as_encoded_bytes();
@@ -320,9 +336,11 @@ fn capabilities(chromium: &Path, profile: &Path) -> Capabilities {
     arguments.push(format!("--user-data-dir={}", profile.display()));
     let options = json!({ "binary": chromium, "args": arguments });
     let logs = json!({ "browser": "ALL", "performance": "ALL" });
-    for (key, value) in
-        [("browserName", "chrome".into()), ("goog:chromeOptions", options), ("goog:loggingPrefs", logs)]
-    {
+    for (key, value) in [
+        ("browserName", "chrome".into()),
+        ("goog:chromeOptions", options),
+        ("goog:loggingPrefs", logs),
+    ] {
         capabilities.set(key, value).expect("a value of json");
     }
     capabilities

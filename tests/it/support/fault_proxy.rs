@@ -1,4 +1,5 @@
-//! A TCP proxy on loopback in front of one origin, for faults below HTTP; each connection gets the next of a list.
+//! A TCP proxy on loopback in front of one origin, for faults below HTTP; each connection gets the
+//! next of a list.
 
 use std::fmt;
 use std::io;
@@ -34,7 +35,8 @@ pub(crate) enum Fault {
     ResetAfter { response_bytes: u64 },
     /// Nothing more after so many bytes of response, until the client gives up.
     StallAfter { response_bytes: u64 },
-    /// The upstream is not asked: a request's head is read, these bytes are answered, the connection is closed.
+    /// The upstream is not asked: a request's head is read, these bytes are answered, the
+    /// connection is closed.
     RawAnswer(Vec<u8>),
     /// Reset before a byte is read.
     RefuseConnection,
@@ -68,13 +70,17 @@ impl fmt::Debug for Faults {
 }
 
 impl FaultProxy {
-    /// Listens on a free port in front of `upstream`; the last fault repeats, none at all is [`Fault::Pass`].
+    /// Listens on a free port in front of `upstream`; the last fault repeats, none at all is
+    /// [`Fault::Pass`].
     pub(crate) async fn start(upstream: SocketAddr, faults: Vec<Fault>) -> Self {
         Self::start_with(upstream, Faults::List { faults, next: 0 }).await
     }
 
     /// Listens on a free port in front of `upstream`; each connection gets what is drawn for it.
-    pub(crate) async fn drawing(upstream: SocketAddr, draw: impl FnMut() -> Fault + Send + 'static) -> Self {
+    pub(crate) async fn drawing(
+        upstream: SocketAddr,
+        draw: impl FnMut() -> Fault + Send + 'static,
+    ) -> Self {
         Self::start_with(upstream, Faults::Drawn(Box::new(draw))).await
     }
 
@@ -101,7 +107,8 @@ impl FaultProxy {
 
     /// The next connection gets the first of these; those that are open keep theirs.
     pub(crate) fn set_faults(&self, faults: Vec<Fault>) {
-        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = Faults::List { faults, next: 0 };
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) =
+            Faults::List { faults, next: 0 };
     }
 
     /// Connections that were refused, or ended or silenced in the middle of what they had to say.
@@ -197,19 +204,27 @@ async fn suffer(
             strike(true);
             client.set_zero_linger()
         }
-        Fault::Late { one_way } => carry(client, TcpStream::connect(upstream).await?, one_way).await,
+        Fault::Late { one_way } => {
+            carry(client, TcpStream::connect(upstream).await?, one_way).await
+        }
     }
 }
 
-/// Passes bytes both ways until `response_bytes` have come back, or the upstream has closed; whether it was the former.
-async fn relay(client: &mut TcpStream, upstream: SocketAddr, response_bytes: u64) -> io::Result<bool> {
+/// Passes bytes both ways until `response_bytes` have come back, or the upstream has closed;
+/// whether it was the former.
+async fn relay(
+    client: &mut TcpStream,
+    upstream: SocketAddr,
+    response_bytes: u64,
+) -> io::Result<bool> {
     let mut server = TcpStream::connect(upstream).await?;
     let (mut from_client, mut to_client) = client.split();
     let (from_server, mut to_server) = server.split();
     let mut response = from_server.take(response_bytes);
     let upload = async {
         copy(&mut from_client, &mut to_server).await?;
-        // The client has gone: the upstream ends the connection, and with it the answer that may still be on its way.
+        // The client has gone: the upstream ends the connection, and with it the answer that may
+        // still be on its way.
         to_server.shutdown().await?;
         std::future::pending::<io::Result<u64>>().await
     };
@@ -235,7 +250,8 @@ async fn read_head(client: &mut TcpStream) -> io::Result<()> {
 async fn carry(client: TcpStream, server: TcpStream, one_way: Duration) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let ((from_client, to_client), (from_server, to_server)) =
+        (client.into_split(), server.into_split());
     let up = pump(from_client, to_server, one_way);
     let down = pump(from_server, to_client, one_way);
     tokio::join!(up, down);

@@ -1,4 +1,5 @@
-//! A folder for one watcher: configuration and key files on the way in, exports and manifests on the way out.
+//! A folder for one watcher: configuration and key files on the way in, exports and manifests on
+//! the way out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -116,7 +117,8 @@ impl Home {
     /// Writes a file of the folder, 0600.
     pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.path().join(name);
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
         written.unwrap_or_else(|error| panic!("{} cannot be written: {error}", path.display()));
     }
@@ -141,7 +143,8 @@ impl Home {
         self.downloads().join(project).join(export)
     }
 
-    /// The real program with this subcommand and its arguments, our configuration and an environment of our own.
+    /// The real program with this subcommand and its arguments, our configuration and an
+    /// environment of our own.
     pub(crate) fn command(&self, subcommand: &str, arguments: &[&str]) -> Command {
         self.write_config();
         let mut command = Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
@@ -161,7 +164,8 @@ impl Home {
         Watcher::spawn(self.command("run", arguments))
     }
 
-    /// Every file and folder where the exports land, by its path from there, with the permission bits of its mode.
+    /// Every file and folder where the exports land, by its path from there, with the permission
+    /// bits of its mode.
     pub(crate) fn tree(&self) -> BTreeMap<String, u32> {
         let mut found = BTreeMap::new();
         let mut folders = vec![self.downloads()];
@@ -170,7 +174,8 @@ impl Home {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let Ok(metadata) = entry.metadata() else { continue };
                 let path = entry.path();
-                let name = path.strip_prefix(self.downloads()).unwrap_or(&path).display().to_string();
+                let name =
+                    path.strip_prefix(self.downloads()).unwrap_or(&path).display().to_string();
                 found.insert(name, metadata.permissions().mode() & 0o7777);
                 if metadata.is_dir() {
                     folders.push(path);
@@ -188,18 +193,21 @@ impl Home {
 
     /// The manifest of an export that has one.
     pub(crate) fn manifest(&self, project: &str, export: &str) -> Manifest {
-        self.try_manifest(project, export)
-            .unwrap_or_else(|| panic!("no manifest for {project}/{export}; there are {:#?}", self.tree()))
+        self.try_manifest(project, export).unwrap_or_else(|| {
+            panic!("no manifest for {project}/{export}; there are {:#?}", self.tree())
+        })
     }
 
     /// SHA-256 of a file where the exports land, read from the disk.
     pub(crate) fn sha256(&self, path: &str) -> Sha256 {
         let bytes = fs::read(self.downloads().join(path));
-        let bytes = bytes.unwrap_or_else(|error| panic!("{path}: {error}; there are {:#?}", self.tree()));
+        let bytes =
+            bytes.unwrap_or_else(|error| panic!("{path}: {error}; there are {:#?}", self.tree()));
         Content::from(bytes).sha256()
     }
 
-    /// Holds a finished export against what the store had: the manifest, each file's bytes, and nothing else beside them.
+    /// Holds a finished export against what the store had: the manifest, each file's bytes, and
+    /// nothing else beside them.
     pub(crate) fn assert_whole(&self, project: &str, export: &str, contents: &[&Content]) {
         let manifest = self.manifest(project, export);
         let promised: Vec<_> = manifest.parts.iter().map(|part| part.sha256).collect();

@@ -55,9 +55,12 @@ pub(crate) async fn try_get(url: &str, headers: &[(&str, &str)]) -> Result<Answe
     let headers = response
         .headers()
         .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
         .collect();
-    let mut answer = Answer { status: response.status().as_u16(), headers, body: Vec::new(), whole: false };
+    let mut answer =
+        Answer { status: response.status().as_u16(), headers, body: Vec::new(), whole: false };
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) => answer.body.extend_from_slice(&chunk),

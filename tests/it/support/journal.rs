@@ -1,4 +1,5 @@
-//! A journal of a test's own: a mount namespace in which the journal's socket is the test's, and what comes over it.
+//! A journal of a test's own: a mount namespace in which the journal's socket is the test's, and
+//! what comes over it.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,7 +14,8 @@ use super::PATIENCE;
 use super::home::Home;
 use super::process::Watcher;
 
-/// In the namespace nothing of the machine's own `/run` is to be seen: $1 is the folder to be the journal's.
+/// In the namespace nothing of the machine's own `/run` is to be seen: $1 is the folder to be the
+/// journal's.
 const MOUNTS: &str = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && \
     mount --bind \"$1\" /run/systemd/journal && shift";
 
@@ -24,7 +26,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Parses a datagram of the journal's native protocol: `NAME=value`, or the name and the length of any value.
+    /// Parses a datagram of the journal's native protocol: `NAME=value`, or the name and the length
+    /// of any value.
     pub(crate) fn parse(mut datagram: &[u8]) -> Option<Self> {
         let mut entry = Self::default();
         while !datagram.is_empty() {
@@ -76,15 +79,17 @@ impl Journal {
         let mut refusals = Vec::new();
         // Who is not root may be it in a user namespace of its own.
         for unshare in [vec!["--mount"], vec!["--mount", "--user", "--map-root-user"]] {
-            let journal = Self { unshare, datagrams: watch::Sender::default(), reader: JoinSet::new() };
+            let journal =
+                Self { unshare, datagrams: watch::Sender::default(), reader: JoinSet::new() };
             let tried = journal.shell(home, "true").output().await;
             if tried.as_ref().is_ok_and(|output| output.status.success()) {
                 return Some(journal);
             }
             refusals.push(tried);
         }
-        let skipped =
-            format!("SKIPPED: this test needs a mount namespace, and may not have one: {refusals:?}\n");
+        let skipped = format!(
+            "SKIPPED: this test needs a mount namespace, and may not have one: {refusals:?}\n"
+        );
         // Not `eprintln`: that is held back while the test passes.
         std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
         None
@@ -92,7 +97,8 @@ impl Journal {
 
     /// Opens the socket and reads what comes.
     pub(crate) fn listen(mut self, home: &Home) -> Self {
-        let socket = UnixDatagram::bind(folder(home).join("socket")).expect("a socket of the test's own");
+        let socket =
+            UnixDatagram::bind(folder(home).join("socket")).expect("a socket of the test's own");
         let datagrams = self.datagrams.clone();
         self.reader.spawn(async move {
             let mut buffer = vec![0; 1 << 20];
@@ -133,7 +139,8 @@ impl Journal {
     /// Waits for an entry; one that came before counts.
     pub(crate) async fn wait_for(&self, wanted: impl Fn(&Entry) -> bool) -> Entry {
         let mut datagrams = self.datagrams.subscribe();
-        let found = |datagrams: &Vec<Vec<u8>>| entries(datagrams).into_iter().find(|entry| wanted(entry));
+        let found =
+            |datagrams: &Vec<Vec<u8>>| entries(datagrams).into_iter().find(|entry| wanted(entry));
         let waiting = datagrams.wait_for(|datagrams| found(datagrams).is_some());
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(Ok(datagrams)) => found(&datagrams).expect("it is there"),
@@ -148,5 +155,6 @@ fn folder(home: &Home) -> PathBuf {
 
 fn entries(datagrams: &[Vec<u8>]) -> Vec<Entry> {
     let full = datagrams.iter().filter(|datagram| !datagram.is_empty());
-    full.map(|datagram| Entry::parse(datagram).unwrap_or_else(|| panic!("no entry: {datagram:?}"))).collect()
+    full.map(|datagram| Entry::parse(datagram).unwrap_or_else(|| panic!("no entry: {datagram:?}")))
+        .collect()
 }

@@ -19,8 +19,9 @@ impl Mount {
             Ok(output) if output.status.success() => Some(Self { place }),
             other => {
                 // Not `eprintln!`, which a test that passes keeps to itself.
-                let skipped =
-                    format!("SKIPPED: this test needs to mount a file system, and may not: {other:?}\n");
+                let skipped = format!(
+                    "SKIPPED: this test needs to mount a file system, and may not: {other:?}\n"
+                );
                 std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
                 None
             }

@@ -1,4 +1,5 @@
-//! Eyes on the folders of exports while the program works in them: what a consumer could see at any moment has to be right.
+//! Eyes on the folders of exports while the program works in them: what a consumer could see at any
+//! moment has to be right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
@@ -23,9 +24,11 @@ pub(crate) struct Folder {
     path: PathBuf,
     parts: BTreeMap<String, Content>,
     visible: BTreeSet<String>,
-    /// Of what is visible. A file that had no name at first is still called by this number when it is written to.
+    /// Of what is visible. A file that had no name at first is still called by this number when it
+    /// is written to.
     inodes: BTreeMap<String, u64>,
-    /// Whether a name that could not be made durable may go again: the manifest's, or a part's while there is none.
+    /// Whether a name that could not be made durable may go again: the manifest's, or a part's
+    /// while there is none.
     may_withdraw: bool,
 }
 
@@ -40,11 +43,16 @@ pub(crate) struct Observer {
 impl Folder {
     /// A folder that will hold these files beside its manifest; it is made where it is missing.
     pub(crate) fn new(path: PathBuf, parts: BTreeMap<String, Content>) -> Self {
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).expect("a folder in the test's own");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .expect("a folder in the test's own");
         Self { path, parts, visible: BTreeSet::new(), inodes: BTreeMap::new(), may_withdraw: false }
     }
 
-    /// On a disk that fails, a name that could not be made durable is taken away, and may come again.
+    /// On a disk that fails, a name that could not be made durable is taken away, and may come
+    /// again.
     pub(crate) fn with_withdrawals(mut self) -> Self {
         self.may_withdraw = true;
         self
@@ -59,15 +67,17 @@ impl Folder {
             Err(error) if self.may_withdraw && error.kind() == ErrorKind::NotFound => return,
             inode => inode.map(|metadata| metadata.ino()),
         };
-        let inode = inode.unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
+        let inode =
+            inode.unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
         self.inodes.insert(name.to_owned(), inode);
         if name == MANIFEST_FILE {
             self.check_manifest();
             return;
         }
-        let expected = self.parts.get(name).unwrap_or_else(|| panic!("{} is not ours", path.display()));
-        let found =
-            fs::read(&path).unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
+        let expected =
+            self.parts.get(name).unwrap_or_else(|| panic!("{} is not ours", path.display()));
+        let found = fs::read(&path)
+            .unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
         let (bytes, expected_bytes) = (found.len() as u64, expected.len_bytes());
         assert_eq!(bytes, expected_bytes, "the length of {} when it appeared", path.display());
         assert!(Content::from(found) == *expected, "{} appeared with other bytes", path.display());
@@ -75,7 +85,8 @@ impl Folder {
 
     /// A name has gone.
     fn vanished(&mut self, name: &str) {
-        let may_go = self.may_withdraw && (name == MANIFEST_FILE || !self.visible.contains(MANIFEST_FILE));
+        let may_go =
+            self.may_withdraw && (name == MANIFEST_FILE || !self.visible.contains(MANIFEST_FILE));
         assert!(may_go, "{} was taken away", self.path.join(name).display());
         self.visible.remove(name);
         // The number is free for another file.
@@ -87,11 +98,16 @@ impl Folder {
         let inode = name.strip_prefix('#').and_then(|number| number.parse().ok());
         let is_visible = self.visible.contains(name)
             || inode.is_some_and(|it: u64| self.inodes.values().any(|known| *known == it));
-        assert!(!is_visible, "{} was written to when it was visible", self.path.join(name).display());
+        assert!(
+            !is_visible,
+            "{} was written to when it was visible",
+            self.path.join(name).display()
+        );
     }
 
     fn check_manifest(&self) {
-        let names: BTreeSet<_> = self.parts.keys().chain([&MANIFEST_FILE.to_owned()]).cloned().collect();
+        let names: BTreeSet<_> =
+            self.parts.keys().chain([&MANIFEST_FILE.to_owned()]).cloned().collect();
         assert_eq!(self.visible, names, "{} has a manifest", self.path.display());
         let bytes = fs::read(self.path.join(MANIFEST_FILE)).expect("a manifest that has appeared");
         let manifest = Manifest::parse(&bytes).expect("a manifest that has appeared is whole");
@@ -106,7 +122,8 @@ impl Folder {
 impl Observer {
     /// Watches these from now on.
     pub(crate) fn new(folders: Vec<Folder>) -> Self {
-        let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("an inotify queue");
+        let queue =
+            inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("an inotify queue");
         let wanted = WatchFlags::CREATE
             | WatchFlags::MOVED_TO
             | WatchFlags::MOVED_FROM
@@ -126,10 +143,11 @@ impl Observer {
         Self { events, folders }
     }
 
-    /// Waits for changes and looks at them. May be dropped and said again at any time: what happened meanwhile is in the
-    /// queue.
+    /// Waits for changes and looks at them. May be dropped and said again at any time: what
+    /// happened meanwhile is in the queue.
     pub(crate) async fn changed(&mut self) {
-        // Cleared before the look, which reads to the end: what comes after that makes it ready again.
+        // Cleared before the look, which reads to the end: what comes after that makes it ready
+        // again.
         self.events.readable().await.expect("the queue of an open descriptor").clear_ready();
         self.look();
     }
@@ -150,8 +168,14 @@ impl Observer {
                 Err(error) => panic!("inotify: {error}"),
             };
             let what = event.events();
-            assert!(!what.contains(ReadFlags::QUEUE_OVERFLOW), "more changes than inotify remembers");
-            let name = event.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            assert!(
+                !what.contains(ReadFlags::QUEUE_OVERFLOW),
+                "more changes than inotify remembers"
+            );
+            let name = event
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
             let folder = self.folders.get_mut(&event.wd()).expect("a watch of ours");
             if what.intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {
                 panic!("the folder {} was removed", folder.path.display());

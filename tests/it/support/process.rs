@@ -23,8 +23,8 @@ pub(crate) struct Output {
     pub(crate) stderr: Vec<String>,
 }
 
-/// The same command in new namespaces, by `unshare` with these options, after a shell has done this. `None`, and a word about
-/// it, where that may not be.
+/// The same command in new namespaces, by `unshare` with these options, after a shell has done
+/// this. `None`, and a word about it, where that may not be.
 pub(crate) fn in_namespace(plain: &Command, options: &[&str], first: &str) -> Option<Command> {
     let unshared = |program: &str| {
         let mut command = Command::new("unshare");
@@ -34,7 +34,8 @@ pub(crate) fn in_namespace(plain: &Command, options: &[&str], first: &str) -> Op
     let possible = unshared("true").as_std_mut().output();
     if !possible.as_ref().is_ok_and(|output| output.status.success()) {
         // Not `eprintln!`, which a test that passes keeps to itself.
-        let skipped = format!("SKIPPED: this test needs `unshare {}`: {possible:?}\n", options.join(" "));
+        let skipped =
+            format!("SKIPPED: this test needs `unshare {}`: {possible:?}\n", options.join(" "));
         std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
         return None;
     }
@@ -63,14 +64,22 @@ pub(crate) struct Watcher {
 impl Watcher {
     /// Starts a command and reads what it writes.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let (sender, output) = watch::channel(Output::default());
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut readers = JoinSet::new();
-        readers
-            .spawn(read_lines(stdout.expect("stdout is piped"), sender.clone(), |output| &mut output.stdout));
-        readers.spawn(read_lines(stderr.expect("stderr is piped"), sender, |output| &mut output.stderr));
+        readers.spawn(read_lines(stdout.expect("stdout is piped"), sender.clone(), |output| {
+            &mut output.stdout
+        }));
+        readers.spawn(read_lines(stderr.expect("stderr is piped"), sender, |output| {
+            &mut output.stderr
+        }));
         Self { child, output, readers }
     }
 
@@ -89,7 +98,8 @@ impl Watcher {
             // The kernel shows a file without a name as "#inode (deleted)".
             file.parent() == Some(folder) && (name.ends_with(".partial") || name.starts_with('#'))
         });
-        open.filter_map(|descriptor| Some(std::fs::metadata(descriptor.path()).ok()?.len())).collect()
+        open.filter_map(|descriptor| Some(std::fs::metadata(descriptor.path()).ok()?.len()))
+            .collect()
     }
 
     /// Everything it has written so far.
@@ -103,7 +113,11 @@ impl Watcher {
     }
 
     /// As [`Watcher::wait_for_log`], with a bound of its own.
-    pub(crate) async fn wait_for_log_within(&self, wanted: impl Fn(&str) -> bool, bound: Duration) -> String {
+    pub(crate) async fn wait_for_log_within(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        bound: Duration,
+    ) -> String {
         let mut output = self.output.clone();
         let found = |output: &Output| output.stderr.iter().find(|line| wanted(line)).cloned();
         let line = match timeout(bound, output.wait_for(|output| found(output).is_some())).await {
@@ -114,7 +128,8 @@ impl Watcher {
         line.unwrap_or_else(|| self.fail("the line is gone"))
     }
 
-    /// Waits for a line on stdout, and gives what is made of it; none means that it has ended without one.
+    /// Waits for a line on stdout, and gives what is made of it; none means that it has ended
+    /// without one.
     pub(crate) async fn said<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
         let mut output = self.output.clone();
         let found = |output: &Output| output.stdout.iter().find_map(|line| wanted(line));
@@ -159,7 +174,8 @@ impl Watcher {
         self.output()
     }
 
-    /// Waits for its end: the exit code, and all that it wrote. A death by signal has no code and fails the test.
+    /// Waits for its end: the exit code, and all that it wrote. A death by signal has no code and
+    /// fails the test.
     pub(crate) async fn wait(&mut self) -> (i32, Output) {
         self.wait_within(PATIENCE).await
     }
@@ -171,7 +187,8 @@ impl Watcher {
         (code, self.output())
     }
 
-    /// As [`Watcher::wait_within`], for one that may be killed by whatever it meets: then there is no exit code.
+    /// As [`Watcher::wait_within`], for one that may be killed by whatever it meets: then there is
+    /// no exit code.
     pub(crate) async fn end_within(&mut self, bound: Duration) -> Option<i32> {
         self.ended(bound).await.code()
     }
@@ -193,7 +210,11 @@ impl Watcher {
     #[track_caller]
     fn fail(&self, what: &str) -> ! {
         let output = self.output();
-        panic!("{what}\n--- stdout\n{}\n--- stderr\n{}", output.stdout.join("\n"), output.stderr.join("\n"));
+        panic!(
+            "{what}\n--- stdout\n{}\n--- stderr\n{}",
+            output.stdout.join("\n"),
+            output.stderr.join("\n")
+        );
     }
 }
 

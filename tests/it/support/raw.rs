@@ -1,5 +1,6 @@
-//! A server that speaks raw bytes in front of an origin of the simulator, over TCP or TLS: what is sent of an answer, when,
-//! and how the connection ends is the test's. What is not scripted goes through to the origin.
+//! A server that speaks raw bytes in front of an origin of the simulator, over TCP or TLS: what is
+//! sent of an answer, when, and how the connection ends is the test's. What is not scripted goes
+//! through to the origin.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -63,7 +64,8 @@ impl Answer {
         Self { acts: vec![Act::Send(bytes.into())], end: End::Closed }
     }
 
-    /// A head of these lines behind the status, and a body; what frames it is among the lines or missing.
+    /// A head of these lines behind the status, and a body; what frames it is among the lines or
+    /// missing.
     pub(crate) fn of(status: u16, lines: &str, body: impl AsRef<[u8]>) -> Self {
         let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\n{lines}\r\n");
         Self::raw([head.as_bytes(), body.as_ref()].concat())
@@ -169,16 +171,30 @@ pub(crate) type Scripts = BTreeMap<String, Vec<Answer>>;
 
 impl RawServer {
     /// In front of the API.
-    pub(crate) async fn api(upstream: SocketAddr, tls: Option<TlsAcceptor>, scripts: Scripts) -> Self {
+    pub(crate) async fn api(
+        upstream: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        scripts: Scripts,
+    ) -> Self {
         Self::start(upstream, tls, scripts, false).await
     }
 
-    /// In front of the store: a request with a header that a signed link does not need is answered with 400.
-    pub(crate) async fn store(upstream: SocketAddr, tls: Option<TlsAcceptor>, scripts: Scripts) -> Self {
+    /// In front of the store: a request with a header that a signed link does not need is answered
+    /// with 400.
+    pub(crate) async fn store(
+        upstream: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        scripts: Scripts,
+    ) -> Self {
         Self::start(upstream, tls, scripts, true).await
     }
 
-    async fn start(upstream: SocketAddr, tls: Option<TlsAcceptor>, scripts: Scripts, strict: bool) -> Self {
+    async fn start(
+        upstream: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        scripts: Scripts,
+        strict: bool,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -355,7 +371,8 @@ async fn leave(mut wire: Wire, end: End) -> io::Result<()> {
         End::Reset => return wire.into_tcp().set_zero_linger(),
         End::Silent => wire.into_tcp(),
     };
-    // Reading what is left keeps the kernel from answering with a reset, which could overtake the last bytes.
+    // Reading what is left keeps the kernel from answering with a reset, which could overtake the
+    // last bytes.
     copy(&mut tcp, &mut tokio::io::sink()).await.map(drop)
 }
 

@@ -1,4 +1,5 @@
-//! A simulator and a home that watches all it has, and the questions that tests ask of the recorded requests.
+//! A simulator and a home that watches all it has, and the questions that tests ask of the recorded
+//! requests.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ pub(crate) fn rest_key(name: &str) -> String {
     format!("rest-key-of-{name}-0123456789")
 }
 
-/// A running simulator with these projects, and the home of a watcher that is to watch all their exports.
+/// A running simulator with these projects, and the home of a watcher that is to watch all their
+/// exports.
 pub(crate) async fn scene(projects: Vec<(&str, Vec<SimExport>)>) -> (Simulator, Home) {
     scene_with_latency(projects, Duration::ZERO).await
 }
@@ -31,7 +33,9 @@ pub(crate) async fn scene_with_latency(
 ) -> (Simulator, Home) {
     let ids: Vec<(String, Vec<String>)> = projects
         .iter()
-        .map(|(name, exports)| ((*name).to_owned(), exports.iter().map(|export| export.id.clone()).collect()))
+        .map(|(name, exports)| {
+            ((*name).to_owned(), exports.iter().map(|export| export.id.clone()).collect())
+        })
         .collect();
     let projects = projects
         .into_iter()
@@ -72,7 +76,8 @@ pub(crate) fn gaps(requests: &[Recorded], such: impl Fn(&Recorded) -> bool) -> V
 pub(crate) fn told(output: &Output, level: &str, words: &str) -> Vec<String> {
     let is_told = |line: &&String| {
         let event: Value = serde_json::from_str(line).unwrap_or_default();
-        event["level"] == level && event["message"].as_str().is_some_and(|message| message.contains(words))
+        event["level"] == level
+            && event["message"].as_str().is_some_and(|message| message.contains(words))
     };
     output.stderr.iter().filter(is_told).cloned().collect()
 }
@@ -80,7 +85,8 @@ pub(crate) fn told(output: &Output, level: &str, words: &str) -> Vec<String> {
 /// What `failed.json` of an export says.
 pub(crate) fn failure(home: &Home, project: &str, export: &str) -> Value {
     let path = home.export(project, export).join("failed.json");
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; there are {:#?}", path.display(), home.tree()));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!("{}: {error}; there are {:#?}", path.display(), home.tree())
+    });
     serde_json::from_str(&text).expect("failed.json is json")
 }

@@ -18,7 +18,8 @@ pub(crate) const TEXT: (&str, &str) = ("accept", "text/plain;version=0.0.4");
 /// Where a daemon that was configured with [`LISTEN`] serves, once it does.
 pub(crate) async fn address(watcher: &Watcher) -> SocketAddr {
     let said = |message: &str| message.strip_prefix("status page at http://").map(str::to_owned);
-    let event = watcher.wait_for_event(|event| event["message"].as_str().and_then(said).is_some()).await;
+    let event =
+        watcher.wait_for_event(|event| event["message"].as_str().and_then(said).is_some()).await;
     watcher.wait_for_event(|event| event["message"] == "running").await;
     event["message"].as_str().and_then(said).expect("an address").parse().expect("one")
 }
@@ -36,8 +37,10 @@ impl Samples {
     /// Those of this text; both formats are fine.
     pub(crate) fn of(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
-            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
-            let series = series.strip_prefix(PREFIX).unwrap_or_else(|| panic!("a foreign name: {line}"));
+            let (series, value) =
+                line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
+            let series =
+                series.strip_prefix(PREFIX).unwrap_or_else(|| panic!("a foreign name: {line}"));
             (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
         });
         Self(samples.collect())

@@ -1,8 +1,11 @@
-//! The support itself: that a fault is the fault it says, and that a child's words, end and files are seen.
+//! The support itself: that a fault is the fault it says, and that a child's words, end and files
+//! are seen.
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use batch_export_watcher::simulator::{Content, Script, Serving, SimExport, SimFile, SimProject, Simulator};
+use batch_export_watcher::simulator::{
+    Content, Script, Serving, SimExport, SimFile, SimProject, Simulator,
+};
 use rustix::process::Signal;
 use tokio::process::Command;
 
@@ -108,7 +111,8 @@ async fn an_observer_tells_every_fault() {
         ("has a manifest", |publish, _| publish("manifest.json", "{}")),
         ("was published twice", |publish, _| publish("part-a", "[1]")),
         ("was taken away", |_, home| {
-            std::fs::remove_file(home.export("shop", "export_1").join("part-a")).expect("a file of ours");
+            std::fs::remove_file(home.export("shop", "export_1").join("part-a"))
+                .expect("a file of ours");
         }),
     ];
     for (words, deed) in deeds {
@@ -145,7 +149,9 @@ async fn a_child_is_heard_signalled_and_waited_for() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "the process ended without that line\n--- stdout\n\n--- stderr\nlast words")]
+#[should_panic(
+    expected = "the process ended without that line\n--- stdout\n\n--- stderr\nlast words"
+)]
 async fn a_child_that_ends_early_is_reported_with_its_log() {
     let child = shell("echo last words >&2");
     child.wait_for_log(|line| line == "ready").await;
@@ -176,7 +182,8 @@ async fn a_home_holds_what_the_test_says_over_what_is_fast() {
     let key = home.path().join("shop.key");
     assert_eq!(std::fs::read_to_string(&key).unwrap(), "key-1\n");
     assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-    let arguments: Vec<_> = command.as_std().get_args().map(|text| text.to_string_lossy()).collect();
+    let arguments: Vec<_> =
+        command.as_std().get_args().map(|text| text.to_string_lossy()).collect();
     assert_eq!(arguments[..4], ["--log-format", "json", "check", "-c"]);
     assert_eq!(home.start(&["--help"]).wait().await.0, 0);
 }

@@ -1,6 +1,9 @@
-//! The usual stage: one project, `shop`, its simulator, and a home whose watcher is told of every export.
+//! The usual stage: one project, `shop`, its simulator, and a home whose watcher is told of every
+//! export.
 
-use batch_export_watcher::simulator::{Recorded, Script, SimExport, SimFile, SimProject, Simulator};
+use batch_export_watcher::simulator::{
+    Recorded, Script, SimExport, SimFile, SimProject, Simulator,
+};
 use tokio::process::Command;
 
 use super::home::Home;
@@ -13,7 +16,8 @@ pub(crate) const SHOP: &str = "shop";
 pub(crate) const PROJECT_KEY: &str = "project_shop";
 const REST_KEY: &str = "key-of-the-shop";
 
-/// Settings for a daemon that is interrupted all the time: soon again at work, and with a budget that does not count.
+/// Settings for a daemon that is interrupted all the time: soon again at work, and with a budget
+/// that does not count.
 pub(crate) const RESTLESS: &str = r#"
     [api]
     requests_per_second = 1000
@@ -71,7 +75,8 @@ impl Solo {
         Watcher::spawn(command)
     }
 
-    /// Has the daemon, or the command itself, do what this subcommand asks for `export_1`, and kills whoever does it at a point.
+    /// Has the daemon, or the command itself, do what this subcommand asks for `export_1`, and
+    /// kills whoever does it at a point.
     pub(crate) async fn kill_at(&self, point: &str, subcommand: &str, by_daemon: bool) {
         let asking = || self.home.command(subcommand, &["export_1"]);
         let mut killed = if by_daemon { self.home.command("run", &[]) } else { asking() };
@@ -104,7 +109,10 @@ impl Solo {
 
     /// Waits until the store was asked so often for a file.
     pub(crate) async fn wait_for_fetches(&self, file: &str, count: usize) -> Vec<Recorded> {
-        self.wait_for(|seen| seen.iter().filter(|request| request.is_fetch_of(file)).count() >= count).await;
+        self.wait_for(|seen| {
+            seen.iter().filter(|request| request.is_fetch_of(file)).count() >= count
+        })
+        .await;
         self.fetches(file)
     }
 

@@ -1,4 +1,5 @@
-//! The real program under strace: its system calls with files, each with where it began and where it ended.
+//! The real program under strace: its system calls with files, each with where it began and where
+//! it ended.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,7 +8,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-/// One call. Calls of several threads overlap: one came before another where its end is before the other's start.
+/// One call. Calls of several threads overlap: one came before another where its end is before the
+/// other's start.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) name: String,
@@ -25,7 +27,8 @@ impl Call {
 
     /// The path of its first argument, a descriptor.
     pub(crate) fn descriptor_path(&self) -> Option<&str> {
-        let first = self.arguments.split_once('<').filter(|(number, _)| number.parse::<i32>().is_ok())?.1;
+        let first =
+            self.arguments.split_once('<').filter(|(number, _)| number.parse::<i32>().is_ok())?.1;
         first.split_once('>').map(|(path, _)| path)
     }
 
@@ -37,11 +40,13 @@ impl Call {
 
 /// Whether programs can be traced here; a word about it where not.
 pub(crate) fn is_possible() -> bool {
-    let output = std::process::Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
+    let output =
+        std::process::Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
     let possible = output.as_ref().is_ok_and(|output| output.status.success());
     if !possible {
         // Not `eprintln!`, which a test that passes keeps to itself.
-        let skipped = format!("SKIPPED: this test needs strace and the right to trace: {output:?}\n");
+        let skipped =
+            format!("SKIPPED: this test needs strace and the right to trace: {output:?}\n");
         std::io::stderr().write_all(skipped.as_bytes()).expect("stderr");
     }
     possible

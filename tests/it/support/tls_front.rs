@@ -39,7 +39,8 @@ impl Authority {
         &self.pem
     }
 
-    /// Listens on 127.0.0.1 with a certificate for `name` and passes what it decrypts to `upstream`.
+    /// Listens on 127.0.0.1 with a certificate for `name` and passes what it decrypts to
+    /// `upstream`.
     pub(crate) async fn front(&self, name: &str, upstream: SocketAddr) -> TlsFront {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -53,7 +54,8 @@ impl Authority {
         self.acceptor_with(name, &[], |_| {})
     }
 
-    /// As [`Authority::acceptor`], with protocols to choose from and other terms of the certificate.
+    /// As [`Authority::acceptor`], with protocols to choose from and other terms of the
+    /// certificate.
     pub(crate) fn acceptor_with(
         &self,
         name: &str,
@@ -64,15 +66,16 @@ impl Authority {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         terms(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a signature");
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("the provider knows TLS")
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-            )
-            .expect("a certificate and its key");
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("the provider knows TLS")
+                .with_no_client_auth()
+                .with_single_cert(
+                    vec![certificate.der().clone()],
+                    PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+                )
+                .expect("a certificate and its key");
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
@@ -90,7 +93,8 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, upstream: SocketAd
     while let Ok((client, _)) = listener.accept().await {
         let acceptor = acceptor.clone();
         connections.spawn(async move {
-            // A client that does not trust us hangs up here; that is its verdict, not a fault of the test.
+            // A client that does not trust us hangs up here; that is its verdict, not a fault of
+            // the test.
             let Ok(mut client) = acceptor.accept(client).await else { return };
             let Ok(mut server) = TcpStream::connect(upstream).await else { return };
             let _ = copy_bidirectional(&mut client, &mut server).await;

@@ -1,7 +1,9 @@
-//! Who may have the machine: tests that start daemons by the dozen take turns with tests that hold the program to a time.
+//! Who may have the machine: tests that start daemons by the dozen take turns with tests that hold
+//! the program to a time.
 //!
-//! The tests run beside each other because most of them wait. A few would keep every processor busy for a minute, and what
-//! another test has to see within some hundred milliseconds comes late then, which is nobody's fault.
+//! The tests run beside each other because most of them wait. A few would keep every processor busy
+//! for a minute, and what another test has to see within some hundred milliseconds comes late then,
+//! which is nobody's fault.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -9,7 +11,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 static TURNS: Semaphore = Semaphore::const_new(4);
 /// As many.
 const ALL: u32 = 4;
-/// What a test takes that holds the program to a time: two of these at once, or one and two daemons of a crowd.
+/// What a test takes that holds the program to a time: two of these at once, or one and two daemons
+/// of a crowd.
 const PUNCTUAL: u32 = 2;
 
 /// Some turns, until it is dropped.

@@ -1,4 +1,5 @@
-//! The machine held to its rules in every order of events: a small world that owes what is commanded, and pays in any order.
+//! The machine held to its rules in every order of events: a small world that owes what is
+//! commanded, and pays in any order.
 
 mod world;
 
@@ -12,7 +13,8 @@ use crate::domain::failure::Hold;
 use crate::domain::report::PartListing;
 use world::{World, pick, point};
 
-/// What is drawn for one event: which of those that are possible, its variant, the seconds since the last, the jitter.
+/// What is drawn for one event: which of those that are possible, its variant, the seconds since
+/// the last, the jitter.
 type Draw = (u8, u8, u16, f64);
 
 fn draws(most: usize) -> impl Strategy<Value = Vec<Draw>> {
@@ -50,7 +52,8 @@ fn some_keys() -> Vec<PartKey> {
 
 fn some_view(how: u8) -> ViewOutcome {
     let numbered = |files: &[(&str, u32)]| {
-        let files: Vec<PartListing> = files.iter().map(|(id, number)| listing(id, Some(*number))).collect();
+        let files: Vec<PartListing> =
+            files.iter().map(|(id, number)| listing(id, Some(*number))).collect();
         report("SUCCESS", Some(files))
     };
     match how % 20 {
@@ -124,8 +127,9 @@ fn some_event(which: u8, how: u8) -> WatchEvent {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(800))]
 
-    /// Whatever the world does in whatever order, over crashes as well: no live state without a wake-up, nothing committed
-    /// lost or fetched again, nothing sealed before everything listed is on record, no arrow that is not drawn.
+    /// Whatever the world does in whatever order, over crashes as well: no live state without a
+    /// wake-up, nothing committed lost or fetched again, nothing sealed before everything listed is
+    /// on record, no arrow that is not drawn.
     #[test]
     fn every_live_state_has_a_wake_up_and_what_is_committed_stays(draws in draws(150)) {
         let mut world = World::new();

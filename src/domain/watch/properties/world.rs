@@ -1,4 +1,5 @@
-//! The world: what it owes a watch, what is on record of it, and the rules that hold after every event.
+//! The world: what it owes a watch, what is on record of it, and the rules that hold after every
+//! event.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -159,7 +160,8 @@ impl World {
                 self.step(ended(&key, some_end(how, key.clone())));
             }
             Happening::Stopped => {
-                // The program is draining: what is under way stops, its records are written, and a new run begins.
+                // The program is draining: what is under way stops, its records are written, and a
+                // new run begins.
                 for key in std::mem::take(&mut self.active) {
                     let resume = (how % 2 == 0).then(|| point(5));
                     self.step(ended(&key, Err(PartFailure::Stopped { resume })));
@@ -217,7 +219,8 @@ impl World {
         self.check();
     }
 
-    /// What a look at the folder finds: now and then a finished file without a record, or a stranger's.
+    /// What a look at the folder finds: now and then a finished file without a record, or a
+    /// stranger's.
     fn prepared(&self, how: u8) -> WatchEvent {
         let WatchState::Fetching(fetching) = self.watch.state() else {
             return WatchEvent::Prepared { adopted: vec![], conflicts: vec![] };
@@ -226,7 +229,9 @@ impl World {
         let found: Vec<_> = fetching.unrecorded().filter(free).map(|order| order.key).collect();
         let found = pick(found, how / 8).into_iter();
         match how % 8 {
-            0 | 1 => WatchEvent::Prepared { adopted: found.map(committed).collect(), conflicts: vec![] },
+            0 | 1 => {
+                WatchEvent::Prepared { adopted: found.map(committed).collect(), conflicts: vec![] }
+            }
             2 => WatchEvent::Prepared {
                 adopted: vec![],
                 conflicts: found.map(|key| (key, "foreign".to_owned())).collect(),
@@ -237,7 +242,11 @@ impl World {
 
     pub(super) fn cx<'a>(&self, policies: &'a Policies) -> StepContext<'a> {
         let wall = Timestamp::from_second(1_700_000_000).unwrap() + self.since_start;
-        StepContext { now: Moment { since_start: self.since_start, wall }, jitter: self.jitter, policies }
+        StepContext {
+            now: Moment { since_start: self.since_start, wall },
+            jitter: self.jitter,
+            policies,
+        }
     }
 
     fn step(&mut self, event: WatchEvent) {
@@ -259,8 +268,9 @@ impl World {
 
     fn owe(&mut self, commands: Vec<Command>) {
         let policies = policies();
-        let longest =
-            (policies.cadence.max().mul_f64(1.1)).max(policies.retry.max()).max(policies.not_found_grace);
+        let longest = (policies.cadence.max().mul_f64(1.1))
+            .max(policies.retry.max())
+            .max(policies.not_found_grace);
         for command in commands {
             match command {
                 Command::ViewAfter(delay) => {
@@ -305,7 +315,10 @@ impl World {
                 recorded
             }
             RecordChange::PartialSynced(part) => {
-                assert!(!self.parts.contains_key(&part.key.file_id), "{part:?} is on record as a whole");
+                assert!(
+                    !self.parts.contains_key(&part.key.file_id),
+                    "{part:?} is on record as a whole"
+                );
                 Recorded::PartialSynced { key: part.key, bytes: part.point.bytes }
             }
             RecordChange::Sealing(manifest) => {
@@ -333,17 +346,29 @@ impl World {
     fn crash(&mut self) {
         let kept = Kept { committed: self.parts.clone(), partials: BTreeMap::new() };
         let state = match self.state.clone() {
-            RecordedState::Watching => WatchState::Polling(Polling::resumed(self.status.clone(), kept)),
+            RecordedState::Watching => {
+                WatchState::Polling(Polling::resumed(self.status.clone(), kept))
+            }
             RecordedState::Sealing(manifest) => {
                 WatchState::Sealing { manifest, totals: Totals::of(self.parts.values()) }
             }
-            RecordedState::Completed(totals) => WatchState::Completed { totals, at: Timestamp::UNIX_EPOCH },
+            RecordedState::Completed(totals) => {
+                WatchState::Completed { totals, at: Timestamp::UNIX_EPOCH }
+            }
             RecordedState::Failed(failure) => WatchState::Failed { failure, kept },
         };
         let (status, recorded) = (self.status.take(), self.state.clone());
         let (parts, listed) = (std::mem::take(&mut self.parts), std::mem::take(&mut self.listed));
         let since_start = self.since_start;
-        *self = Self { status, state: recorded, parts, listed, since_start, view: false, ..Self::new() };
+        *self = Self {
+            status,
+            state: recorded,
+            parts,
+            listed,
+            since_start,
+            view: false,
+            ..Self::new()
+        };
         self.watch = watch_in(state);
         let mut commands = self.watch.resume_commands();
         commands.extend(self.watch.wake_commands());
@@ -382,7 +407,9 @@ impl World {
             12 if stage != "Sealing" => WatchEvent::Recorded(Recorded::Completed),
             13 if stage != "Failing" => WatchEvent::Recorded(Recorded::Failed),
             14 => WatchEvent::Recorded(Recorded::Watching),
-            15 if !matches!(stage, "Polling" | "Fetching") => WatchEvent::Viewed(some_view(how / 16)),
+            15 if !matches!(stage, "Polling" | "Fetching") => {
+                WatchEvent::Viewed(some_view(how / 16))
+            }
             _ => return,
         };
         let before = format!("{:?}", self.watch);
@@ -413,9 +440,15 @@ impl World {
         match self.watch.state() {
             WatchState::Fetching(fetching) => {
                 for part in self.parts.values() {
-                    let state =
-                        fetching.parts().find(|(key, _)| **key == part.key).map(|(_, part)| &part.state);
-                    assert_eq!(state, Some(&PartState::Committed(part.clone())), "a committed part was lost");
+                    let state = fetching
+                        .parts()
+                        .find(|(key, _)| **key == part.key)
+                        .map(|(_, part)| &part.state);
+                    assert_eq!(
+                        state,
+                        Some(&PartState::Committed(part.clone())),
+                        "a committed part was lost"
+                    );
                 }
                 self.check_parts(fetching);
             }
@@ -426,7 +459,9 @@ impl World {
             WatchState::Failing { kept, .. } | WatchState::Failed { kept, .. } => {
                 assert_eq!(kept.committed, self.parts, "a committed part was lost");
             }
-            WatchState::Completed { totals, .. } => assert_eq!(*totals, Totals::of(self.parts.values())),
+            WatchState::Completed { totals, .. } => {
+                assert_eq!(*totals, Totals::of(self.parts.values()))
+            }
             WatchState::Polling(_) => {}
         }
     }
@@ -465,7 +500,8 @@ impl World {
                 PartState::Committed(_) | PartState::Abandoned { .. } => true,
             };
             assert!(owed, "{key:?} waits for nothing: {part:?}");
-            open += usize::from(!part.is_terminal() && !matches!(part.state, PartState::Recording(_)));
+            open +=
+                usize::from(!part.is_terminal() && !matches!(part.state, PartState::Recording(_)));
             assert_eq!(part.state == PartState::Active, self.active.contains(key), "{key:?}");
         }
         assert_eq!(fetching.awaits_parts(), open > 0);

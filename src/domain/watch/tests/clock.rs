@@ -2,12 +2,14 @@
 
 use super::*;
 
-/// What a watch does on its way through faults, a grace and a fetch, by a wall clock that says this at each step.
+/// What a watch does on its way through faults, a grace and a fetch, by a wall clock that says this
+/// at each step.
 fn told_by(wall: impl Fn(i64) -> i64) -> Vec<Vec<String>> {
     let mut d = Driver::new();
     let policies = policies();
     let part = key("a", 1);
-    let refusal = ApiRefusal { status: 404, code: "EXPORT_NOT_FOUND".into(), message: String::new() };
+    let refusal =
+        ApiRefusal { status: 404, code: "EXPORT_NOT_FOUND".into(), message: String::new() };
     let not_found = || WatchEvent::Viewed(ViewOutcome::NotFound(refusal.clone()));
     let fault = || WatchEvent::Viewed(ViewOutcome::Fault("cut".to_owned()));
     let cut = PartFailure::Transient {

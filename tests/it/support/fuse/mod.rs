@@ -1,11 +1,14 @@
-//! A disk whose speed and moods a test decides: a file system in memory, mounted over FUSE and served by threads of the
-//! test's own process, so that a `write(2)` of the program really is slow, really hangs in the kernel, or fails there.
+//! A disk whose speed and moods a test decides: a file system in memory, mounted over FUSE and
+//! served by threads of the test's own process, so that a `write(2)` of the program really is slow,
+//! really hangs in the kernel, or fails there.
 //!
-//! It does what the program needs: files and folders with their modes, `O_EXCL`, links, `RENAME_NOREPLACE`, fsync of both,
-//! and room without end. Locks are the kernel's own. `O_TMPFILE` and `fallocate` get EOPNOTSUPP, as from many a network.
+//! It does what the program needs: files and folders with their modes, `O_EXCL`, links,
+//! `RENAME_NOREPLACE`, fsync of both, and room without end. Locks are the kernel's own. `O_TMPFILE`
+//! and `fallocate` get EOPNOTSUPP, as from many a network.
 //!
-//! While something hangs, so does every thread that asks for it: a test does not touch the mount itself then. A [`Disk`]
-//! is dropped before the folder it is mounted on, and ends what still waits for it.
+//! While something hangs, so does every thread that asks for it: a test does not touch the mount
+//! itself then. A [`Disk`] is dropped before the folder it is mounted on, and ends what still waits
+//! for it.
 
 mod moods;
 mod tree;
@@ -19,9 +22,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite,
+    Request, TimeOrNow, WriteFlags,
 };
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -29,8 +33,8 @@ use moods::Moods;
 pub(crate) use moods::{Hang, Operation};
 use tree::Tree;
 
-/// Threads that answer the kernel. More than the program can have operations that hang: two that write, and the blocking
-/// threads of both its runtimes.
+/// Threads that answer the kernel. More than the program can have operations that hang: two that
+/// write, and the blocking threads of both its runtimes.
 const SERVERS: usize = 40;
 /// Nothing is remembered by the kernel: it asks each time.
 const TTL: Duration = Duration::ZERO;
@@ -48,12 +52,14 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Mounts an empty disk there; the folder is made. `None`, and a word about it, where FUSE is not to be had.
+    /// Mounts an empty disk there; the folder is made. `None`, and a word about it, where FUSE is
+    /// not to be had.
     pub(crate) fn mount(place: PathBuf) -> Option<Self> {
         Self::mount_with(place, Tree::new())
     }
 
-    /// As [`Disk::mount`], of a disk to which upper and lower case are the same, and that keeps what was given first.
+    /// As [`Disk::mount`], of a disk to which upper and lower case are the same, and that keeps
+    /// what was given first.
     pub(crate) fn mount_without_case(place: PathBuf) -> Option<Self> {
         Self::mount_with(place, Tree::without_case())
     }
@@ -117,10 +123,16 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.moods.retire();
-        // By force, which fails whatever still waits, and lazily, because a watcher of a test that failed may have files
-        // open there. Without the right to do so, by the helper that mounted it.
+        // By force, which fails whatever still waits, and lazily, because a watcher of a test that
+        // failed may have files open there. Without the right to do so, by the helper that mounted
+        // it.
         if unmount(&self.place, UnmountFlags::FORCE | UnmountFlags::DETACH).is_err() {
-            drop(Command::new("fusermount3").args(["-u", "-q", "-z", "--"]).arg(&self.place).status());
+            drop(
+                Command::new("fusermount3")
+                    .args(["-u", "-q", "-z", "--"])
+                    .arg(&self.place)
+                    .status(),
+            );
         }
         let Some(session) = self.session.take() else { return };
         let until = Instant::now() + END_PATIENCE;
@@ -131,7 +143,9 @@ impl Drop for Disk {
             // How it ended is of no interest any more.
             drop(session.join());
         } else {
-            drop(std::io::stderr().write_all(b"the threads that serve a disk did not end with it\n"));
+            drop(
+                std::io::stderr().write_all(b"the threads that serve a disk did not end with it\n"),
+            );
         }
     }
 }
@@ -144,7 +158,11 @@ struct Served {
 
 impl Served {
     /// The tree, after whatever this operation has to wait for.
-    fn enter(&self, request: &Request, operation: Operation) -> Result<MutexGuard<'_, Tree>, Errno> {
+    fn enter(
+        &self,
+        request: &Request,
+        operation: Operation,
+    ) -> Result<MutexGuard<'_, Tree>, Errno> {
         self.moods.pass(operation, request.pid())?;
         Ok(self.tree.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -173,11 +191,23 @@ fn done(answer: Result<(), Errno>, reply: ReplyEmpty) {
 
 impl Filesystem for Served {
     fn lookup(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(self.enter(request, Operation::Other).and_then(|tree| tree.lookup(folder, name)), reply);
+        entry(
+            self.enter(request, Operation::Other).and_then(|tree| tree.lookup(folder, name)),
+            reply,
+        );
     }
 
-    fn getattr(&self, request: &Request, inode: INodeNo, _file: Option<FileHandle>, reply: ReplyAttr) {
-        attributes(self.enter(request, Operation::Other).and_then(|tree| tree.attributes(inode)), reply);
+    fn getattr(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        _file: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        attributes(
+            self.enter(request, Operation::Other).and_then(|tree| tree.attributes(inode)),
+            reply,
+        );
     }
 
     fn setattr(
@@ -234,13 +264,23 @@ impl Filesystem for Served {
         }
     }
 
-    fn link(&self, request: &Request, inode: INodeNo, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        folder: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
         let tree = self.enter(request, Operation::Other);
         entry(tree.and_then(|mut tree| tree.link(inode, folder, name)), reply);
     }
 
     fn unlink(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(self.enter(request, Operation::Other).and_then(|mut tree| tree.remove(folder, name)), reply);
+        done(
+            self.enter(request, Operation::Other).and_then(|mut tree| tree.remove(folder, name)),
+            reply,
+        );
     }
 
     fn rmdir(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -306,7 +346,14 @@ impl Filesystem for Served {
         }
     }
 
-    fn fsync(&self, request: &Request, _inode: INodeNo, _file: FileHandle, _data: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        request: &Request,
+        _inode: INodeNo,
+        _file: FileHandle,
+        _data: bool,
+        reply: ReplyEmpty,
+    ) {
         done(self.enter(request, Operation::Sync).map(drop), reply);
     }
 
@@ -324,7 +371,16 @@ impl Filesystem for Served {
     fn statfs(&self, request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
         match self.enter(request, Operation::Space) {
             Ok(_) => {
-                reply.statfs(2 * FREE_BLOCKS, FREE_BLOCKS, FREE_BLOCKS, 1 << 20, 1 << 20, 4096, 255, 4096);
+                reply.statfs(
+                    2 * FREE_BLOCKS,
+                    FREE_BLOCKS,
+                    FREE_BLOCKS,
+                    1 << 20,
+                    1 << 20,
+                    4096,
+                    255,
+                    4096,
+                );
             }
             Err(errno) => reply.error(errno),
         }
@@ -338,10 +394,11 @@ impl Filesystem for Served {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.enter(request, Operation::Other).and_then(|tree| tree.entries(folder)) {
-            Ok(entries) => entries,
-            Err(errno) => return reply.error(errno),
-        };
+        let entries =
+            match self.enter(request, Operation::Other).and_then(|tree| tree.entries(folder)) {
+                Ok(entries) => entries,
+                Err(errno) => return reply.error(errno),
+            };
         let dots = [".", ".."].map(|name| (name.into(), folder, FileType::Directory));
         for (next, (name, inode, kind)) in (1..).zip(dots.into_iter().chain(entries)) {
             // `next` is where the kernel goes on when this entry was the last that fitted.

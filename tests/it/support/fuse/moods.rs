@@ -31,7 +31,8 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// A disk that does not answer at all.
-    pub(crate) const ALL: [Self; 5] = [Self::Write, Self::Sync, Self::SyncFolder, Self::Space, Self::Other];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Write, Self::Sync, Self::SyncFolder, Self::Space, Self::Other];
 }
 
 /// What becomes of a process that is killed while it waits for the disk.
@@ -39,7 +40,8 @@ impl Operation {
 pub(crate) enum Hang {
     /// It is let go, as by NFS.
     Killable,
-    /// It stays until the disk answers, as with a broken device: no process can end while one of its threads is in there.
+    /// It stays until the disk answers, as with a broken device: no process can end while one of
+    /// its threads is in there.
     Deaf,
 }
 
@@ -111,7 +113,9 @@ impl Moods {
         state.hanging += 1;
         let passed = loop {
             match &state.hang {
-                Some((operations, hang)) if operations.contains(&operation) && Instant::now() < until => {
+                Some((operations, hang))
+                    if operations.contains(&operation) && Instant::now() < until =>
+                {
                     if *hang == Hang::Killable && is_being_killed(thread) {
                         break Err(Errno::EINTR);
                     }
@@ -133,7 +137,8 @@ impl Moods {
         }
     }
 
-    /// Takes as long as the one head of the disk needs for so many bytes, after what it was given before.
+    /// Takes as long as the one head of the disk needs for so many bytes, after what it was given
+    /// before.
     pub(super) fn write_with_head(&self, bytes: usize) {
         let mut state = self.state();
         let Some(rate) = state.bytes_per_second else { return };

@@ -1,5 +1,5 @@
-//! Folders and files in memory. Inodes are numbered in the order they were made, from the root's 1, and never forgotten:
-//! a file that was removed while it is open can still be read.
+//! Folders and files in memory. Inodes are numbered in the order they were made, from the root's 1,
+//! and never forgotten: a file that was removed while it is open can still be read.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -84,7 +84,12 @@ impl Tree {
         })
     }
 
-    pub(super) fn make_file(&mut self, folder: INodeNo, name: &OsStr, mode: u32) -> Result<FileAttr, Errno> {
+    pub(super) fn make_file(
+        &mut self,
+        folder: INodeNo,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<FileAttr, Errno> {
         self.make(folder, name, mode, Kind::File(Vec::new()))
     }
 
@@ -97,7 +102,13 @@ impl Tree {
         self.make(folder, name, mode, Kind::Folder(BTreeMap::new()))
     }
 
-    fn make(&mut self, folder: INodeNo, name: &OsStr, mode: u32, kind: Kind) -> Result<FileAttr, Errno> {
+    fn make(
+        &mut self,
+        folder: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        kind: Kind,
+    ) -> Result<FileAttr, Errno> {
         let inode = INodeNo(self.nodes.len() as u64 + 1);
         self.put(folder, name, inode)?;
         self.nodes.push(Node { mode: permissions(mode), kind });
@@ -105,7 +116,12 @@ impl Tree {
     }
 
     /// A further name for a file.
-    pub(super) fn link(&mut self, inode: INodeNo, folder: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
+    pub(super) fn link(
+        &mut self,
+        inode: INodeNo,
+        folder: INodeNo,
+        name: &OsStr,
+    ) -> Result<FileAttr, Errno> {
         self.put(folder, name, inode)?;
         self.attributes(inode)
     }
@@ -126,7 +142,11 @@ impl Tree {
 
     pub(super) fn remove_folder(&mut self, folder: INodeNo, name: &OsStr) -> Result<(), Errno> {
         let inode = self.lookup(folder, name)?.ino;
-        if self.names(inode)?.is_empty() { self.remove(folder, name) } else { Err(Errno::ENOTEMPTY) }
+        if self.names(inode)?.is_empty() {
+            self.remove(folder, name)
+        } else {
+            Err(Errno::ENOTEMPTY)
+        }
     }
 
     /// Moves a name; one that is there already is replaced only where `replace` says so.
@@ -180,9 +200,13 @@ impl Tree {
     }
 
     /// The names in a folder, each with what it stands for.
-    pub(super) fn entries(&self, folder: INodeNo) -> Result<Vec<(OsString, INodeNo, FileType)>, Errno> {
-        let entry =
-            |(name, inode): (&OsString, &INodeNo)| Ok((name.clone(), *inode, self.attributes(*inode)?.kind));
+    pub(super) fn entries(
+        &self,
+        folder: INodeNo,
+    ) -> Result<Vec<(OsString, INodeNo, FileType)>, Errno> {
+        let entry = |(name, inode): (&OsString, &INodeNo)| {
+            Ok((name.clone(), *inode, self.attributes(*inode)?.kind))
+        };
         self.names(folder)?.iter().map(entry).collect()
     }
 
