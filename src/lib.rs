@@ -16,8 +16,8 @@
 //! | 3 | [`simulator`] | a Batch API and an object store on loopback, for `demo`, tests and benches |
 //! | 2 | [`api`] | the Batch API and nothing else; the only room with credentials |
 //! | 2 | [`fetch`] | the other client: ranged requests on signed links, without credentials |
-//! | 2 | [`sink`] | where bytes go: a local directory, with the durable order of a part |
-//! | 2 | [`store`] | what is known across restarts: SQLite |
+//! | 2 | [`sinks`] | where bytes go: a local directory, with the durable order of a part |
+//! | 2 | [`ledgers`] | what is known across restarts: SQLite |
 //! | 2 | [`config`] | TOML in, types out, every fault with file, line and key |
 //! | 2 | [`control`] | the control socket: how the command line talks to the running daemon |
 //! | 2 | [`process`] | locks, signals, service manager, logs, runtimes, umask, core dumps |
@@ -41,9 +41,9 @@ pub mod api;
 pub mod config;
 pub mod control;
 pub mod fetch;
+pub mod ledgers;
 pub mod process;
-pub mod sink;
-pub mod store;
+pub mod sinks;
 
 pub mod engine;
 pub mod simulator;

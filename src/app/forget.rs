@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::StartError;
 use crate::config::ProjectConfig;
-use crate::domain::ids::{ExportId, ProjectName};
-use crate::sink::LocalSink;
-use crate::store::{Change, ExportKey, ProjectDigest, Store};
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
+use crate::ledgers::sqlite::{Change, Store};
+use crate::sinks::local::LocalSink;
 
 /// What became of an export that was to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]

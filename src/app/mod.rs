@@ -35,7 +35,7 @@ use reload::Reloader;
 use crate::config::{Config, Environment};
 use crate::control::ControlSocket;
 use crate::domain::capacity::Capacity;
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
 use crate::domain::modes::DirectoryMode;
 use crate::domain::pace::Pace;
 use crate::domain::watch::Policies;
@@ -44,14 +44,14 @@ use crate::engine::recovery;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
 use crate::exit;
+use crate::ledgers::sqlite::{self, Change, Store, StoreError, run_writer};
 use crate::meters::Meters;
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
 use crate::process::{descriptors, service, umask};
-use crate::sink::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
+use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::status::{self, Stamped};
-use crate::store::{self, Change, ExportKey, ProjectDigest, Store, StoreError, run_writer};
 use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
@@ -363,7 +363,7 @@ pub async fn forget(
 pub async fn recorded_status(config: &Config) -> Result<Stamped, StartError> {
     let digests: Vec<_> =
         config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
-    let seen = store::look(&config.state_directory, &digests).await?;
+    let seen = sqlite::look(&config.state_directory, &digests).await?;
     Ok(status::recorded(config, seen, Timestamp::now()))
 }
 

@@ -18,16 +18,17 @@ use super::file_watch::FileWatch;
 use super::forget::{ForgetOutcome, forget_records};
 use super::{StartError, capacity, policies, sink_settings};
 use crate::config::{self, Config, ConfigFaults, Environment, restart_faults};
-use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectKey, ProjectName};
+use crate::domain::stage::PauseScope;
 use crate::domain::watch::Watch;
 use crate::engine::control::{Begun, Changes, Known, Reload, ReloadedProject};
 use crate::engine::recovery::recover_unknown;
 use crate::engine::{Access, Control};
 use crate::fetch::StoreClient;
+use crate::ledgers::sqlite::{Store, StoreError};
 use crate::process::signals::Hangups;
 use crate::process::{service, umask};
-use crate::sink::LocalSink;
-use crate::store::{ExportKey, ProjectDigest, Store, StoreError};
+use crate::sinks::local::LocalSink;
 
 /// For how long requests for a reload gather: a storm of signals is one.
 const GATHER: Duration = Duration::from_millis(100);
@@ -90,7 +91,7 @@ struct Prepared {
 }
 
 /// What the state has of exports that are not known yet, and the pauses on record.
-type LookedUp = (HashMap<ProjectDigest, HashMap<ExportId, Watch>>, Vec<(String, Timestamp)>);
+type LookedUp = (HashMap<ProjectDigest, HashMap<ExportId, Watch>>, HashMap<PauseScope, Timestamp>);
 
 /// Exports to be forgotten, and who waits for that.
 type Forget = (BTreeSet<ExportId>, oneshot::Sender<Result<Vec<ForgetOutcome>, String>>);
@@ -266,11 +267,9 @@ impl Reloader {
         known: &Known,
     ) -> Result<Reload, ReloadError> {
         let (mut unknown, pauses) = self.look_up(config, known).await.map_err(StartError::from)?;
-        let is_new = |scope: &str| {
-            let digest = scope.strip_prefix("project:");
-            digest.is_some_and(|digest| {
-                !known.projects.keys().any(|known| known.to_string() == digest)
-            })
+        let is_new = |scope: &PauseScope| match scope {
+            PauseScope::Project(digest) => !known.projects.contains_key(digest),
+            PauseScope::Origin | PauseScope::Host(_) | PauseScope::Unknown(_) => false,
         };
         let projects = config.projects.iter().zip(accesses).map(|(project, access)| {
             let digest = ProjectDigest::of(&project.project_key);

@@ -4,8 +4,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+
+use super::part::Sha256;
 
 /// Longest export or file ID that is accepted, in bytes; keeps every file name under the 255 bytes
 /// of Linux file systems.
@@ -182,6 +185,67 @@ impl PartialEq for ProjectKey {
 }
 
 impl Eq for ProjectKey {}
+
+/// The SHA-256 of a project key: tells projects apart across renames without keeping the key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProjectDigest(Sha256);
+
+impl ProjectDigest {
+    /// The digest of a key.
+    #[must_use]
+    pub fn of(key: &ProjectKey) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, key.expose().as_bytes()).as_ref());
+        Self(Sha256::new(bytes))
+    }
+}
+
+impl fmt::Display for ProjectDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for ProjectDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that is no digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a project's digest is 64 hexadecimal digits")]
+pub struct ProjectDigestError;
+
+impl FromStr for ProjectDigest {
+    type Err = ProjectDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ProjectDigestError> {
+        Sha256::from_hex(text).map(Self).ok_or(ProjectDigestError)
+    }
+}
+
+/// What every record of an export is found by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExportKey {
+    /// Whose export.
+    pub project: ProjectDigest,
+    /// Which.
+    pub export: ExportId,
+}
+
+/// Where an export belongs on disk and in front of people: `project/export`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExportPath {
+    pub project: ProjectName,
+    pub export: ExportId,
+}
+
+impl fmt::Display for ExportPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.export)
+    }
+}
 
 #[cfg(test)]
 mod tests {

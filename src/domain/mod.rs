@@ -21,5 +21,6 @@ pub mod rate;
 pub mod report;
 pub mod resume;
 pub mod retry;
+pub mod stage;
 pub mod text;
 pub mod watch;

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::downloader::DownloadNews;
 use crate::domain::part::PartKey;
 use crate::domain::resume::{CHECKPOINT_BYTES, Prefix, ResumablePart, ResumePoint, StrongEtag};
-use crate::sink::{PartWriter, SinkError};
+use crate::sinks::local::{PartWriter, SinkError};
 
 /// Bytes from the start of one checkpoint to the next. One is under way at most, and the next one
 /// waits for it: so what is not durable is never more than [`CHECKPOINT_BYTES`], in the page cache

@@ -9,7 +9,7 @@ use crate::domain::manifest::{Manifest, failure_notice};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::resume::ResumablePart;
 use crate::domain::watch::PartOrder;
-use crate::sink::{LocalSink, Recovered, SinkError};
+use crate::sinks::local::{LocalSink, Recovered, SinkError};
 
 /// One piece of work on one export's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::domain::part::Sha256;
     use crate::domain::resume::{ResumePoint, StrongEtag};
-    use crate::sink::SinkSettings;
+    use crate::sinks::local::SinkSettings;
 
     #[test]
     fn a_resume_point_whose_bytes_are_gone_saves_no_room() {

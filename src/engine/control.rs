@@ -10,10 +10,10 @@ use super::access::Access;
 use super::overview::Overview;
 use super::standing::Standing;
 use crate::domain::capacity::Capacity;
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
+use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Policies, Watch};
 use crate::fetch::StoreClient;
-use crate::store::{ExportKey, ProjectDigest};
 
 /// A question to the running scheduler. An asker that is gone does no harm.
 #[derive(Debug)]
@@ -94,8 +94,8 @@ pub struct Reload {
     pub another_api: bool,
     /// The projects, in configuration order.
     pub projects: Vec<ReloadedProject>,
-    /// Pauses on record of projects that are new, by the text of their scope.
-    pub pauses: HashMap<String, Timestamp>,
+    /// Recorded pauses of projects that are new.
+    pub pauses: HashMap<PauseScope, Timestamp>,
 }
 
 /// One project of a configuration that is to be in force.

@@ -25,7 +25,7 @@ use crate::domain::resume::{Plan, ResumablePart, ResumePoint, is_small, plan_res
 use crate::domain::watch::PartOrder;
 use crate::engine::access::{Access, KeyUse};
 use crate::meters::Meters;
-use crate::sink::{FinishedPart, LocalSink, PartWriter};
+use crate::sinks::local::{FinishedPart, LocalSink, PartWriter};
 use crate::transport::Link;
 
 /// Links asked for in one attempt: the first, and a fresh one twice at once when the store refuses

@@ -7,6 +7,7 @@ mod children;
 mod chores;
 pub mod control;
 mod downloader;
+mod ids;
 mod lanes;
 mod narrator;
 pub mod overview;

@@ -6,14 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::ProjectConfig;
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
+use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
-use crate::sink::{LocalSink, OnDisk, SinkError};
-use crate::store::{
-    Change, ExportKey, ExportRecord, ProjectDigest, RecordedState, Store, StoreError,
-};
+use crate::ledgers::sqlite::{Change, ExportRecord, RecordedState, Store, StoreError};
+use crate::sinks::local::{LocalSink, OnDisk, SinkError};
 
 /// Longest look for the manifests of exports that the state does not know.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,8 +24,8 @@ const REBUILD_BATCH: usize = 256;
 pub struct Recovered {
     /// The watches of each project, in configuration order.
     pub watches: Vec<(ProjectDigest, Vec<Watch>)>,
-    /// Pauses that may still hold, by scope.
-    pub pauses: HashMap<String, Timestamp>,
+    /// Pauses that may still hold.
+    pub pauses: HashMap<PauseScope, Timestamp>,
 }
 
 /// Reads the state once and decides how each configured export goes on. A project that the state
@@ -47,7 +46,7 @@ pub async fn recover(
     {
         rebuild(store, sink, &project.name, *digest).await?;
     }
-    let pauses = store.pauses().await?.into_iter().collect();
+    let pauses = store.pauses().await?;
     let mut records: HashMap<ExportKey, ExportRecord> = store
         .load(&digests)
         .await?

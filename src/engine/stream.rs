@@ -16,7 +16,7 @@ use crate::domain::resume::Plan;
 use crate::domain::watch::PartOrder;
 use crate::fetch::{Body, BodyError, FetchRefusal, Opening, StoreClient};
 use crate::meters::ByteCounter;
-use crate::sink::{Armed, CommitError, FinishedPart, LocalSink, PartWriter, SinkError};
+use crate::sinks::local::{Armed, CommitError, FinishedPart, LocalSink, PartWriter, SinkError};
 use crate::transport::Link;
 
 /// How far a download has come, for whoever watches.

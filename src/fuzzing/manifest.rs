@@ -7,7 +7,7 @@ use super::world::World;
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest};
 use crate::domain::part::CommittedPart;
 use crate::domain::watch::{Totals, Watch, WatchEvent, WatchState};
-use crate::sink;
+use crate::sinks::local;
 
 /// The file's bytes. Its first line is also tried as a name in an export's folder.
 ///
@@ -19,7 +19,7 @@ pub fn manifest(data: &[u8]) {
     {
         // What is removed as a leftover is one name in the folder, and never one that a finished
         // file has.
-        if sink::fuzzing::is_working_name(name) {
+        if local::fuzzing::is_working_name(name) {
             assert!(name.starts_with('.') && name.ends_with(".partial"), "{name:?}");
             assert!(is_safe_name(&name[1..]) && !name.contains('/'), "{name:?}");
         }
@@ -28,9 +28,9 @@ pub fn manifest(data: &[u8]) {
     for part in &manifest.parts {
         assert!(is_safe_name(&part.path), "{part:?}");
         assert!(part.path != MANIFEST_FILE && part.path != FAILED_FILE, "{part:?}");
-        assert!(!sink::fuzzing::is_working_name(&part.path), "{part:?} would be removed");
+        assert!(!local::fuzzing::is_working_name(&part.path), "{part:?} would be removed");
         assert!(
-            sink::fuzzing::is_working_name(&sink::fuzzing::working_name(&part.path)),
+            local::fuzzing::is_working_name(&local::fuzzing::working_name(&part.path)),
             "{part:?}"
         );
     }

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use tokio::runtime::{Builder, Runtime};
 
 use super::world::World;
-use crate::domain::ids::{ExportId, FileId, ProjectKey, ProjectName};
+use crate::domain::ids::{ExportId, FileId, ProjectDigest, ProjectKey, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::watch::{Command, WatchEvent, WatchState};
 use crate::engine::recovery;
-use crate::store::fuzzing::{Memory, Value};
-use crate::store::{ExportRecord, ProjectDigest, RecordedState, StoreError};
+use crate::ledgers::sqlite::fuzzing::{Memory, Value};
+use crate::ledgers::sqlite::{ExportRecord, RecordedState, StoreError};
 
 const PROJECT_KEY: &str = "project_1";
 /// Rows of one input that are put in: more says nothing new.

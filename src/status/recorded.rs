@@ -8,10 +8,11 @@ use super::document::{
     Bytes, Document, Export, Parts, Project, STATE, Slots, Stamped, failed, text, waits,
 };
 use crate::config::Config;
-use crate::domain::ids::ExportId;
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest};
 use crate::domain::report::RemoteStatus;
+use crate::domain::stage::PauseScope;
 use crate::engine::overview::{Pause, PauseReason};
-use crate::store::{ExportKey, ExportRecord, ProjectDigest, RecordedState, Seen};
+use crate::ledgers::sqlite::{ExportRecord, RecordedState, Seen};
 
 /// The document of what was seen of the state; `None` where there is none yet.
 #[must_use]
@@ -20,8 +21,8 @@ pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped 
     let Seen { exports, pauses } = seen.unwrap_or_default();
     let mut records: HashMap<ExportKey, ExportRecord> =
         exports.into_iter().map(|record| (record.key.clone(), record)).collect();
-    let pause = |scope: &str, reason: PauseReason| {
-        let (_, until) = pauses.iter().find(|(of, until)| of == scope && *until > now)?;
+    let pause = |scope: &PauseScope, reason: PauseReason| {
+        let until = pauses.get(scope).filter(|until| **until > now)?;
         Some(waits(&Pause { reason, until: Some(*until) }))
     };
     let config_file = config.file.as_path();
@@ -36,7 +37,7 @@ pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped 
         Project {
             name: project.name.to_string(),
             exports: exports.collect(),
-            pauses: pause(&format!("project:{digest}"), PauseReason::Throttled)
+            pauses: pause(&PauseScope::Project(digest), PauseReason::Throttled)
                 .into_iter()
                 .collect(),
         }
@@ -49,7 +50,7 @@ pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped 
         config_file: config_file.display().to_string(),
         sentence,
         slots: Slots { in_use: 0, max: config.download.max_parts.get() },
-        origin: pause("origin", PauseReason::Unavailable),
+        origin: pause(&PauseScope::Origin, PauseReason::Unavailable),
         projects,
         ..Document::default()
     };

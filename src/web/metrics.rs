@@ -85,7 +85,7 @@ mod tests {
     use super::super::space::Space;
     use super::*;
     use crate::meters::Meters;
-    use crate::sink::{LocalSink, SinkSettings};
+    use crate::sinks::local::{LocalSink, SinkSettings};
 
     #[tokio::test(start_paused = true)]
     async fn while_the_scheduler_does_not_answer_a_scrape_fails() {

@@ -45,7 +45,7 @@ use space::Space;
 
 use crate::engine::Control;
 use crate::meters::Meters;
-use crate::sink::LocalSink;
+use crate::sinks::local::LocalSink;
 
 /// Streams of events at a time.
 const MAX_STREAMS: usize = 16;

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::sink::LocalSink;
+use crate::sinks::local::LocalSink;
 
 /// For how long an answer is as good as a new one.
 const FRESH: Duration = Duration::from_millis(250);
@@ -79,7 +79,7 @@ mod tests {
     use std::sync::{Arc, mpsc};
 
     use super::*;
-    use crate::sink::SinkSettings;
+    use crate::sinks::local::SinkSettings;
 
     fn space(folder: &std::path::Path) -> Space {
         let (sink, _) = LocalSink::open(folder, None, SinkSettings::default()).unwrap();

@@ -19,8 +19,8 @@ const FLOORS: &[(&str, u32)] = &[
     ("control", 2),
     ("fetch", 2),
     ("process", 2),
-    ("sink", 2),
-    ("store", 2),
+    ("ledgers", 2),
+    ("sinks", 2),
     ("engine", 3),
     ("simulator", 3),
     ("status", 4),
@@ -182,6 +182,6 @@ fn a_release_cannot_be_told_to_fail() {
 
 #[test]
 fn the_reader_of_arrows_sees_groups_and_ignores_comments() {
-    let text = "// crate::cli\nuse crate::{api::{A, B}, exit};\nlet x = crate::sink::y();";
+    let text = "// crate::cli\nuse crate::{api::{A, B}, exit};\nlet x = crate::sinks::local::y();";
     assert_eq!(rooms_used(text), ["api", "exit", "sink"]);
 }

@@ -9,13 +9,13 @@ use hyper::body::Bytes;
 use tempfile::TempDir;
 
 use crate::config::Config;
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::{ExportId, ProjectDigest, ProjectName};
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest};
 use crate::domain::part::{PartKey, Sha256};
 use crate::domain::resume::Plan;
 use crate::engine::recovery;
-use crate::sink::{Armed, Digests, LocalSink, Opened, Recovered, SinkSettings};
-use crate::store::{Change, ExportRecord, ProjectDigest, RecordedState, Store};
+use crate::ledgers::sqlite::{Change, ExportRecord, RecordedState, Store};
+use crate::sinks::local::{Armed, Digests, LocalSink, Opened, Recovered, SinkSettings};
 
 /// The download directory, below whatever is recorded.
 pub(super) const DOWNLOADS: &str = "exports";

@@ -13,7 +13,7 @@ use fastrand::Rng;
 
 use crate::domain::ids::ExportId;
 use crate::durable::record::{Log, Operation};
-use crate::store::{Applying, Change};
+use crate::ledgers::sqlite::{Applying, Change};
 
 use disk::{Data, Disk, Names};
 use judge::{DOWNLOADS, Demands, Judge, TruePart};

@@ -16,11 +16,11 @@ use crate::app::{App, RunOptions, Setup, retry};
 use crate::config::{self, Config, Environment};
 use crate::domain::part::PartKey;
 use crate::durable::record::Recording;
+use crate::ledgers::sqlite::Applying;
 use crate::process::runtimes::TransferRuntimes;
 use crate::simulator::{
     Content, Script, Serving, SimExport, SimFile, SimProject, Simulator, ViewStep,
 };
-use crate::store::Applying;
 
 const PROJECT: &str = "project_shop";
 const KEY: &str = "key-of-the-shop";

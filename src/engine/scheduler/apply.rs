@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Call, DISK_INTERVAL, Draining, Entry, Event, Scheduler, Ticket, Timer};
 use crate::domain::failure::ViewOutcome;
+use crate::domain::ids::ExportKey;
 use crate::domain::report::RemoteStatus;
 use crate::domain::watch::{
     Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
@@ -15,8 +16,8 @@ use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::downloader::DownloadNews;
 use crate::engine::narrator::{narrate, prepared};
 use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
+use crate::ledgers::sqlite::{Change, StoreEvent, Write};
 use crate::meters::{PauseCause, PollOutcome, RetryCause, Work};
-use crate::store::{Change, ExportKey, StoreEvent, Write};
 
 /// Shortest time between two snapshots.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);

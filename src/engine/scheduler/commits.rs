@@ -14,7 +14,7 @@ use crate::domain::watch::{Command, PartState, WatchEvent, WatchState};
 use crate::engine::children::Panicked;
 use crate::engine::stream::{commit_failure, transient};
 use crate::meters::{RetryCause, Work};
-use crate::sink::{CommitError, FinishedPart};
+use crate::sinks::local::{CommitError, FinishedPart};
 
 /// A group of so many is not waited for. 2,000 parts of 50 KB in groups of 16, 32, 64 and 128 took
 /// this program 0.56, 0.54, 0.54 and 0.53 s, and the CPU 0.61, 0.60, 0.58 and 0.56 s.

@@ -9,10 +9,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio::sync::oneshot;
 
 use super::Scheduler;
-use crate::domain::ids::ExportId;
+use crate::domain::ids::{ExportId, ExportKey};
 use crate::domain::watch::Watch;
 use crate::engine::control::Begun;
-use crate::store::ExportKey;
 
 /// Exports that are being let go of.
 #[derive(Debug)]

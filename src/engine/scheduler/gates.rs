@@ -11,27 +11,10 @@ use crate::domain::cadence::spread;
 use crate::domain::failure::Hold;
 use crate::domain::gate::{Admission, Gate};
 use crate::domain::retry::RETRY_AFTER_CAP;
+use crate::domain::stage::PauseScope;
 use crate::domain::watch::WatchEvent;
+use crate::ledgers::sqlite::Change;
 use crate::meters::PauseCause;
-use crate::store::{Change, ProjectDigest};
-
-/// Whose `Retry-After` a record is about; the text is its key in the state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum PauseScope<'a> {
-    Project(ProjectDigest),
-    Origin,
-    Host(&'a str),
-}
-
-impl PauseScope<'_> {
-    fn text(&self) -> String {
-        match self {
-            Self::Project(digest) => format!("project:{digest}"),
-            Self::Origin => "origin".to_owned(),
-            Self::Host(host) => format!("host:{host}"),
-        }
-    }
-}
 
 /// Why a call may not go out now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +155,7 @@ impl Scheduler {
                 }
                 if retry_after.is_some() {
                     let (digest, until) = (gates.digest, gates.throttle.paused_until());
-                    self.remember_pause(&PauseScope::Project(digest), until);
+                    self.remember_pause(PauseScope::Project(digest), until);
                 }
             }
             Hold::Unavailable { retry_after } => {
@@ -186,7 +169,7 @@ impl Scheduler {
                     );
                 }
                 if retry_after.is_some() {
-                    self.remember_pause(&PauseScope::Origin, self.origin.paused_until());
+                    self.remember_pause(PauseScope::Origin, self.origin.paused_until());
                 }
             }
             Hold::RouteNotFound => {
@@ -225,7 +208,7 @@ impl Scheduler {
                 }
                 let until = gate.paused_until();
                 if retry_after.is_some() {
-                    self.remember_pause(&PauseScope::Host(&host), until);
+                    self.remember_pause(PauseScope::Host(host.clone()), until);
                 }
                 self.projects[project].store_host = Some(host);
             }
@@ -268,35 +251,33 @@ impl Scheduler {
         }
     }
 
-    fn remember_pause(&mut self, scope: &PauseScope<'_>, until: Option<Duration>) {
+    fn remember_pause(&mut self, scope: PauseScope, until: Option<Duration>) {
         let Some(until) = until else { return };
         let left = until.saturating_sub(self.now());
         let wall = Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX);
-        self.write(Change::Paused { scope: scope.text(), until: wall });
+        self.write(Change::Paused { scope, until: wall });
     }
 
     /// Pauses of an earlier run hold on, cut to one hour.
-    pub(super) fn restore_pauses(&mut self, pauses: &HashMap<String, Timestamp>) {
+    pub(super) fn restore_pauses(&mut self, pauses: HashMap<PauseScope, Timestamp>) {
         let (now, wall) = (self.now(), Timestamp::now());
-        let until = |scope: &PauseScope<'_>| -> Option<Duration> {
-            let left = Duration::try_from(pauses.get(&scope.text())?.duration_since(wall)).ok()?;
-            (!left.is_zero()).then(|| now + left.min(RETRY_AFTER_CAP))
-        };
-        if let Some(until) = until(&PauseScope::Origin) {
-            self.origin.restore(until);
-        }
-        for project in self.projects.values_mut() {
-            if let Some(until) = until(&PauseScope::Project(project.digest)) {
-                project.throttle.restore(until);
-            }
-        }
         for (scope, ends) in pauses {
-            if *ends <= wall {
-                self.write(Change::PauseEnded { scope: scope.clone() });
-            } else if let Some(host) = scope.strip_prefix("host:")
-                && let Some(until) = until(&PauseScope::Host(host))
-            {
-                self.hosts.entry(host.to_owned()).or_default().restore(until);
+            let left = Duration::try_from(ends.duration_since(wall)).unwrap_or_default();
+            if left.is_zero() {
+                self.write(Change::PauseEnded { scope });
+                continue;
+            }
+            let until = now + left.min(RETRY_AFTER_CAP);
+            match scope {
+                PauseScope::Origin => self.origin.restore(until),
+                PauseScope::Project(digest) => {
+                    let mut projects = self.projects.values_mut();
+                    if let Some(project) = projects.find(|project| project.digest == digest) {
+                        project.throttle.restore(until);
+                    }
+                }
+                PauseScope::Host(host) => self.hosts.entry(host).or_default().restore(until),
+                PauseScope::Unknown(_) => {}
             }
         }
     }

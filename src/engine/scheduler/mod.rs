@@ -56,15 +56,16 @@ use crate::domain::capacity::Capacity;
 use crate::domain::crowd::Crowd;
 use crate::domain::failure::{PartFailure, ViewOutcome};
 use crate::domain::gate::Gate;
-use crate::domain::ids::ProjectName;
+use crate::domain::ids::{ProjectDigest, ProjectName};
 use crate::domain::moment::{Moment, Unit};
 use crate::domain::pace::Pace;
 use crate::domain::part::PartKey;
+use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
+use crate::ledgers::sqlite::{StoreEvent, Write};
 use crate::meters::Meters;
 use crate::process::lock::LateLock;
-use crate::sink::{FinishedPart, LocalSink};
-use crate::store::{ProjectDigest, StoreEvent, Write};
+use crate::sinks::local::{FinishedPart, LocalSink};
 
 /// Longest time a drain takes before what is left is given up; leaves a second of the promised ten
 /// to the rest.
@@ -86,8 +87,8 @@ pub struct EngineParts {
     pub deadline: Option<Duration>,
     /// The projects with their exports.
     pub projects: Vec<ProjectParts>,
-    /// Pauses an earlier run has left, by the text of their scope.
-    pub pauses: HashMap<String, Timestamp>,
+    /// Pauses that an earlier run recorded.
+    pub pauses: HashMap<PauseScope, Timestamp>,
     /// Where bytes go.
     pub sink: LocalSink,
     /// Keeps other instances out of there; nothing is written before it is held.
@@ -378,7 +379,7 @@ impl Scheduler {
         for project in parts.projects {
             scheduler.take_over(project);
         }
-        scheduler.restore_pauses(&parts.pauses);
+        scheduler.restore_pauses(parts.pauses);
         if !scheduler.download_lock.is_held() {
             scheduler.doubt_disk();
         }

@@ -12,14 +12,13 @@ use std::time::Duration;
 use super::{Call, Entry, Project, Scheduler, Timer};
 use crate::domain::crowd::Crowd;
 use crate::domain::gate::Gate;
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ProjectName};
 use crate::domain::pace::Pace;
 use crate::domain::watch::{Command, Watch, WatchEvent, WatchState};
 use crate::engine::chores::Chore;
 use crate::engine::control::{Changes, Control, Known, Reload, ReloadedProject};
 use crate::engine::narrator;
 use crate::meters::Verdict;
-use crate::store::ExportKey;
 
 impl Scheduler {
     pub(super) fn controlled(&mut self, control: Control) {
@@ -154,7 +153,7 @@ impl Scheduler {
         for number in self.order.iter().copied().filter(is_empty).collect::<Vec<_>>() {
             self.forget_project(number);
         }
-        self.restore_pauses(&reload.pauses);
+        self.restore_pauses(reload.pauses);
         self.shorten_waits();
         changes
     }

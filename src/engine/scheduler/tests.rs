@@ -19,7 +19,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::WatchEvent;
 use crate::fetch::{StoreClient, StorePolicy};
 use crate::process::runtimes::TransferRuntimes;
-use crate::sink::SinkSettings;
+use crate::sinks::local::SinkSettings;
 use crate::transport::testing::tls;
 
 /// A scheduler whose API answers nothing: the tests bring the answers.
@@ -150,7 +150,7 @@ async fn an_export_whose_folder_is_sick_does_not_keep_the_disk_from_the_others()
 async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
     let mut rig = rig(&[1], 8);
     rig.fetching(0, 1);
-    let marker = rig.folder.path().join(crate::sink::MARKER_FILE);
+    let marker = rig.folder.path().join(crate::sinks::local::MARKER_FILE);
     let text = std::fs::read(&marker).unwrap();
     std::fs::remove_file(&marker).unwrap();
     rig.scheduler.doubt_disk();
@@ -371,9 +371,9 @@ async fn work_that_panics_is_done_again() {
 async fn a_pause_of_an_earlier_run_is_cut_to_an_hour_whatever_the_clock_has_done() {
     for (hours, expected) in [(-1, None), (0, None), (1000, Some(1)), (500_000, Some(1))] {
         let mut rig = rig(&[1], 8);
-        let scope = format!("host:{hours}.example");
+        let scope = PauseScope::Host(format!("{hours}.example"));
         let ends = Timestamp::now() + jiff::SignedDuration::from_hours(hours);
-        rig.scheduler.restore_pauses(&HashMap::from([(scope, ends)]));
+        rig.scheduler.restore_pauses(HashMap::from([(scope, ends)]));
         let now = rig.scheduler.now();
         let gate = rig.scheduler.hosts.get(&format!("{hours}.example"));
         let left = gate.and_then(Gate::paused_until).map(|until| until.saturating_sub(now));

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use batch_export_watcher::domain::ids::ProjectDigest;
 use batch_export_watcher::domain::manifest::MANIFEST_FILE;
 use batch_export_watcher::domain::part::Sha256;
+use batch_export_watcher::ledgers::sqlite::{ExportRecord, RecordedState, Store};
 use batch_export_watcher::simulator::{Content, SimExport, SimFile, ViewStep};
-use batch_export_watcher::store::{ExportRecord, ProjectDigest, RecordedState, Store};
 use fastrand::Rng;
 use hyper::body::Bytes;
 use rustix::process::Signal;

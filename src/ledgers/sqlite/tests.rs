@@ -1,6 +1,7 @@
 //! The store on real files: what survives, what is refused, and what a failing database does to the
 //! writer.
 
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 
 use tokio::sync::mpsc;
@@ -9,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::domain::checksum::Check;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{ExportId, ProjectKey};
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectKey};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::RemoteStatus;
 use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
+use crate::domain::stage::PauseScope;
 
 fn project(key: &str) -> ProjectDigest {
     ProjectDigest::of(&key.parse::<ProjectKey>().unwrap())
@@ -75,9 +77,9 @@ async fn every_change_survives_a_restart() {
             },
             Change::PartCommitted { export: key.clone(), part: part(2) },
             Change::PartCommitted { export: key.clone(), part: part(1) },
-            Change::Paused { scope: "api".to_owned(), until: at },
-            Change::Paused { scope: "gone".to_owned(), until: at },
-            Change::PauseEnded { scope: "gone".to_owned() },
+            Change::Paused { scope: PauseScope::Origin, until: at },
+            Change::Paused { scope: PauseScope::Host("gone".to_owned()), until: at },
+            Change::PauseEnded { scope: PauseScope::Host("gone".to_owned()) },
             Change::Marker { directory: "/srv".to_owned(), marker: "m1".to_owned() },
             Change::Marker { directory: "/srv".to_owned(), marker: "m2".to_owned() },
             Change::Recovered { project: project("project_one"), at },
@@ -88,7 +90,7 @@ async fn every_change_survives_a_restart() {
     let record = only(&mut store).await;
     assert_eq!(record.remote_status, Some(RemoteStatus::Unrecognized("ODD".to_owned())));
     assert_eq!((record.state, record.parts), (RecordedState::Watching, vec![part(1), part(2)]));
-    assert_eq!(store.pauses().await.unwrap(), [("api".to_owned(), at)]);
+    assert_eq!(store.pauses().await.unwrap(), HashMap::from([(PauseScope::Origin, at)]));
     assert_eq!(store.marker("/srv").await.unwrap().as_deref(), Some("m2"));
     assert_eq!(store.marker("/other").await.unwrap(), None);
     let asked = [project("project_one"), project("project_two")];
@@ -284,8 +286,10 @@ async fn a_failed_batch_leaves_nothing() {
         .execute(store.connection().await.unwrap())
         .await
         .unwrap();
-    let paused =
-        Change::Paused { scope: "api".to_owned(), until: "2026-01-01T00:00:00Z".parse().unwrap() };
+    let paused = Change::Paused {
+        scope: PauseScope::Origin,
+        until: "2026-01-01T00:00:00Z".parse().unwrap(),
+    };
     let error =
         store.apply(&[Change::Watching { export: export("e1") }, paused]).await.unwrap_err();
     assert!(error.to_string().contains("state.db"), "{error}");
@@ -405,7 +409,7 @@ async fn rename_pause(directory: &Path, from: &'static str, to: &'static str) {
 fn paused(ticket: u64) -> Write {
     let until = "2026-01-01T00:00:00Z".parse().unwrap();
     Write {
-        change: Change::Paused { scope: format!("scope-{ticket}"), until },
+        change: Change::Paused { scope: PauseScope::Host(format!("host-{ticket}")), until },
         ticket,
         may_wait: false,
     }

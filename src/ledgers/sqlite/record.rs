@@ -1,64 +1,13 @@
 //! What the store keeps, as the rest of the program sees it.
 
-use std::fmt;
-use std::str::FromStr;
-
-use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 
 use crate::domain::failure::Failure;
-use crate::domain::ids::{ExportId, ProjectKey};
-use crate::domain::part::{CommittedPart, Sha256};
+use crate::domain::ids::{ExportKey, ProjectDigest};
+use crate::domain::part::CommittedPart;
 use crate::domain::report::RemoteStatus;
 use crate::domain::resume::ResumablePart;
-
-/// The SHA-256 of a project key: tells projects apart across renames without keeping the key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ProjectDigest(Sha256);
-
-impl ProjectDigest {
-    /// The digest of a key.
-    #[must_use]
-    pub fn of(key: &ProjectKey) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, key.expose().as_bytes()).as_ref());
-        Self(Sha256::new(bytes))
-    }
-}
-
-impl fmt::Display for ProjectDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for ProjectDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A text that is no digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a project's digest is 64 hexadecimal digits")]
-pub struct ProjectDigestError;
-
-impl FromStr for ProjectDigest {
-    type Err = ProjectDigestError;
-
-    fn from_str(text: &str) -> Result<Self, ProjectDigestError> {
-        Sha256::from_hex(text).map(Self).ok_or(ProjectDigestError)
-    }
-}
-
-/// What every record of an export is found by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ExportKey {
-    /// Whose export.
-    pub project: ProjectDigest,
-    /// Which.
-    pub export: ExportId,
-}
+use crate::domain::stage::PauseScope;
 
 /// One fact to be made durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,16 +70,12 @@ pub enum Change {
     },
     /// Something waits as a whole, also over a restart.
     Paused {
-        /// What waits, in the engine's words.
-        scope: String,
+        scope: PauseScope,
         /// Until when.
         until: Timestamp,
     },
     /// It waits no longer.
-    PauseEnded {
-        /// What waited.
-        scope: String,
-    },
+    PauseEnded { scope: PauseScope },
     /// The marker of a download directory.
     Marker {
         /// The directory's path.

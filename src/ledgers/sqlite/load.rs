@@ -1,6 +1,6 @@
 //! Reading the state back at start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -8,14 +8,16 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use super::record::{ExportKey, ExportRecord, ProjectDigest, RecordedState};
+use super::record::{ExportRecord, RecordedState};
 use super::{Store, StoreError};
 use crate::domain::checksum::Check;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::ExportId;
+use crate::domain::ids::{ExportKey, ProjectDigest};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::RemoteStatus;
 use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
+use crate::domain::stage::PauseScope;
 
 /// IDs that one statement asks for at most.
 const MAX_IDS: usize = 64;
@@ -115,7 +117,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn pauses(&mut self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+    pub async fn pauses(&mut self) -> Result<HashMap<PauseScope, Timestamp>, StoreError> {
         let connection = self.connection().await?;
         let pauses = pauses(connection).await;
         self.settled("read", pauses).await
@@ -164,10 +166,10 @@ async fn load_all(
 /// The pauses on record.
 pub(super) async fn pauses(
     on: &mut SqliteConnection,
-) -> Result<Vec<(String, Timestamp)>, sqlx::Error> {
+) -> Result<HashMap<PauseScope, Timestamp>, sqlx::Error> {
     let rows =
         sqlx::query("SELECT scope, until_at FROM pause ORDER BY scope").fetch_all(on).await?;
-    rows.iter().map(|row| Ok((row.try_get("scope")?, parsed(row, "until_at")?))).collect()
+    rows.iter().map(|row| Ok((parsed(row, "scope")?, parsed(row, "until_at")?))).collect()
 }
 
 /// By a few statements with 1, 2, 4 … 64 IDs each.

@@ -1,6 +1,7 @@
 //! A look at the state of which nothing is left: no folder or file is made, nothing is migrated,
 //! nobody is held up.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -8,8 +9,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use super::load::{load_project, pauses};
-use super::record::{ExportRecord, ProjectDigest};
+use super::record::ExportRecord;
 use super::{BUSY_TIMEOUT, DATABASE_FILE, MIGRATIONS, StoreError};
+use crate::domain::ids::ProjectDigest;
+use crate::domain::stage::PauseScope;
 
 /// What was seen.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +20,7 @@ pub struct Seen {
     /// Everything known of the exports; partials only where the state has the latest schema.
     pub exports: Vec<ExportRecord>,
     /// The pauses on record, with their ends; they may be over.
-    pub pauses: Vec<(String, Timestamp)>,
+    pub pauses: HashMap<PauseScope, Timestamp>,
 }
 
 /// Reads the state in `directory`; `None` where there is none yet.

@@ -2,9 +2,10 @@
 
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 
-use super::record::{Change, ExportKey};
+use super::record::Change;
 use super::{Store, StoreError, to_sql};
 use crate::domain::failure::Failure;
+use crate::domain::ids::ExportKey;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumablePart;
 use crate::durable::record;
@@ -128,11 +129,20 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         Change::Paused { scope, until } => {
             let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) \
                           ON CONFLICT (scope) DO UPDATE SET until_at = excluded.until_at";
-            done(sqlx::query(upsert).bind(scope).bind(until.to_string()).execute(on).await)
+            done(
+                sqlx::query(upsert)
+                    .bind(scope.to_string())
+                    .bind(until.to_string())
+                    .execute(on)
+                    .await,
+            )
         }
-        Change::PauseEnded { scope } => {
-            done(sqlx::query("DELETE FROM pause WHERE scope = $1").bind(scope).execute(on).await)
-        }
+        Change::PauseEnded { scope } => done(
+            sqlx::query("DELETE FROM pause WHERE scope = $1")
+                .bind(scope.to_string())
+                .execute(on)
+                .await,
+        ),
         Change::Marker { directory, marker } => {
             let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) \
                           ON CONFLICT (directory) DO UPDATE SET marker = excluded.marker";

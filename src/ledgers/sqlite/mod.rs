@@ -26,7 +26,7 @@ use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 pub(crate) use apply::Applying;
 pub use error::StoreError;
 pub use read_only::{Seen, look};
-pub use record::{Change, ExportKey, ExportRecord, ProjectDigest, RecordedState};
+pub use record::{Change, ExportRecord, RecordedState};
 pub use writer::{StoreEvent, Write, run_writer};
 
 use crate::domain::modes::DirectoryMode;

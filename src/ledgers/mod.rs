@@ -1,0 +1,3 @@
+//! What is known across restarts: SQLite.
+
+pub mod sqlite;

@@ -1,0 +1,3 @@
+//! Where bytes go: a local directory.
+
+pub mod local;
