@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::forget::ForgetOutcome;
 use super::reload::{Request, Verdict};
 use crate::control::{Answer, Forgotten, Question, Report, Retried};
 use crate::domain::ids::ExportId;
-use crate::engine::Control;
+use crate::engine::{Control, archive};
 use crate::status::Stamped;
 
 /// Longest wait for the scheduler: it answers between two events, or it hangs.
@@ -85,10 +84,10 @@ impl Desk {
     async fn forget(&self, exports: BTreeSet<ExportId>) -> Answer {
         let (reply, outcome) = oneshot::channel();
         let asked = async {
-            self.reloads.send(Request::Forget { exports, reply }).await.ok()?;
+            self.engine.send(Control::Forget { exports, reply }).await.ok()?;
             outcome.await.ok()
         };
-        let told = |ForgetOutcome { project, export, hindrance }: ForgetOutcome| Forgotten {
+        let told = |archive::Forgotten { project, export, hindrance }| Forgotten {
             project: project.to_string(),
             export,
             hindrance,
@@ -106,7 +105,7 @@ impl Desk {
     async fn reload(&self) -> Answer {
         let (reply, verdict) = oneshot::channel();
         let asked = async {
-            self.reloads.send(Request::Reload(reply)).await.ok()?;
+            self.reloads.send(reply).await.ok()?;
             verdict.await.ok()
         };
         match tokio::time::timeout(RELOAD_TIMEOUT, asked).await {

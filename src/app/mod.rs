@@ -5,13 +5,11 @@
 //! - `clients.rs` the two HTTP clients and who may use them
 //! - `desk.rs` who answers what is asked over the control socket
 //! - `file_watch.rs` when the configuration's files have changed
-//! - `forget.rs` exports that are forgotten
 //! - `reload.rs` another configuration for the running program
 
 mod clients;
 mod desk;
 mod file_watch;
-mod forget;
 #[cfg(test)]
 mod power_cut;
 mod reload;
@@ -32,18 +30,20 @@ use clients::Clients;
 use desk::Desk;
 use reload::Reloader;
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, ProjectConfig};
 use crate::control::ControlSocket;
 use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
 use crate::domain::modes::DirectoryMode;
-use crate::domain::pace::Pace;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
-use crate::engine::recovery;
+use crate::engine::archive::{Archive, Found};
+use crate::engine::control::{Desired, DesiredProject};
 use crate::engine::snapshot::Snapshot;
-use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
+use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler};
+use crate::engine::{archive, recovery};
 use crate::exit;
+use crate::fetch::StoreClient;
 use crate::ledgers::sqlite::{self, Change, Store, StoreError, run_writer};
 use crate::meters::Meters;
 use crate::process::lock::{InstanceLock, LateLock, LockError};
@@ -55,8 +55,8 @@ use crate::status::{self, Stamped};
 use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
+pub use crate::engine::archive::Forgotten;
 pub use clients::api_clients;
-pub use forget::ForgetOutcome;
 
 /// Writes to the state that may wait; more than the parts in flight and the exports that can change
 /// at once.
@@ -158,6 +158,9 @@ impl StartError {
 /// The program, ready to run.
 pub struct App {
     scheduler: Scheduler,
+    /// What is configured first, and what recovery found of it.
+    first: Desired,
+    found: Found,
     snapshots: watch::Receiver<Snapshot>,
     writer: JoinSet<Vec<u64>>,
     stop_writer: CancellationToken,
@@ -183,33 +186,26 @@ impl App {
         let status_server = status_server(&config).await?;
         let mut store = Store::open(&config.state_directory).await?;
         let (sink, download_lock) = open_sink(&config, &mut store).await?;
-        let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
+        let found = recovery::recover(&mut store, &sink, &config.projects).await?;
         let stop_writer = CancellationToken::new();
         let (writes, write_queue) = mpsc::channel(WRITE_QUEUE);
         let (events, store_events) = mpsc::channel(STORE_EVENT_QUEUE);
         let mut writer = JoinSet::new();
         writer.spawn(run_writer(store, write_queue, events, stop_writer.clone()));
         let (engine, control) = mpsc::channel(CONTROL_QUEUE);
-        let pace = Pace::new(config.api.requests_per_second);
-        let projects = config.projects.iter().zip(accesses).zip(recovered.watches);
-        let projects = projects.map(|((project, access), (digest, watches))| ProjectParts {
-            access,
-            name: project.name.clone(),
-            digest,
-            pace,
-            watches,
-        });
+        let first = desired(&config, accesses, None, false);
+        let archive =
+            Archive { state_directory: config.state_directory.clone(), sink: sink.clone() };
         let (meters, blocking) = (Meters::default(), transfer.first.clone());
         let (scheduler, snapshots) = Scheduler::new(EngineParts {
-            policies: policies(&config),
-            capacity: capacity(&config),
+            policies: first.policies,
+            capacity: first.capacity,
             exit_when_settled: options.exit_when_settled,
             deadline: options.deadline,
-            projects: projects.collect(),
-            pauses: recovered.pauses,
             sink: sink.clone(),
             download_lock: download_lock.clone(),
             lanes: Lanes::new(transfer, &clients.store),
+            archive,
             writes,
             store_events,
             control,
@@ -226,7 +222,7 @@ impl App {
         let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
         services.spawn(reloader.run());
         let _locks = (state_lock, download_lock);
-        Ok(Self { scheduler, snapshots, writer, stop_writer, services, _locks })
+        Ok(Self { scheduler, first, found, snapshots, writer, stop_writer, services, _locks })
     }
 
     /// The read model, for whoever wants to watch.
@@ -238,7 +234,16 @@ impl App {
     /// Runs until the work is settled or `stop` is cancelled and everything under way has come to
     /// its end.
     pub async fn run(self, stop: CancellationToken) -> Outcome {
-        let Self { scheduler, snapshots, mut writer, stop_writer, mut services, _locks } = self;
+        let Self {
+            scheduler,
+            first,
+            found,
+            snapshots,
+            mut writer,
+            stop_writer,
+            mut services,
+            _locks,
+        } = self;
         drop(snapshots);
         service::ready();
         tracing::info!(event = "daemon_started", version = env!("CARGO_PKG_VERSION"), "running");
@@ -253,7 +258,7 @@ impl App {
             // stop.
             biased;
             () = tell => unreachable!("it only ever tells"),
-            outcome = scheduler.run(stop) => outcome,
+            outcome = scheduler.run(first, found, stop) => outcome,
             // It ends by itself only after the scheduler.
             _ = writer.join_next() => {
                 tracing::error!(
@@ -274,6 +279,29 @@ impl App {
             stop_writer.cancel();
         }
         outcome
+    }
+}
+
+/// What a configuration wants of the engine. `accesses` are those of its projects, in their order.
+fn desired(
+    config: &Config,
+    accesses: Vec<Access>,
+    store: Option<StoreClient>,
+    another_api: bool,
+) -> Desired {
+    let project = |(project, access): (&ProjectConfig, Access)| DesiredProject {
+        name: project.name.clone(),
+        digest: ProjectDigest::of(&project.project_key),
+        access,
+        requests_per_second: config.api.requests_per_second,
+        exports: project.exports.clone(),
+    };
+    Desired {
+        policies: policies(config),
+        capacity: capacity(config),
+        store,
+        another_api,
+        projects: config.projects.iter().zip(accesses).map(project).collect(),
     }
 }
 
@@ -309,11 +337,7 @@ pub async fn retry(
     let _state_lock = lock_state(config).await?;
     let mut store = Store::open(&config.state_directory).await?;
     let (sink, _download_lock) = open_sink(config, &mut store).await?;
-    let names: HashMap<_, _> = config
-        .projects
-        .iter()
-        .map(|project| (ProjectDigest::of(&project.project_key), project.name.clone()))
-        .collect();
+    let names = names(config);
     let failed = store.failed_exports(wanted).await?;
     let mut retried = Vec::new();
     for ExportKey { project: digest, export } in failed {
@@ -336,6 +360,13 @@ pub async fn retry(
     Ok(retried)
 }
 
+/// What the projects are called.
+fn names(config: &Config) -> HashMap<ProjectDigest, ProjectName> {
+    let name =
+        |project: &ProjectConfig| (ProjectDigest::of(&project.project_key), project.name.clone());
+    config.projects.iter().map(name).collect()
+}
+
 /// Drops what is known of exports, and what is half done of them, while no daemon runs. Finished
 /// files stay.
 ///
@@ -344,13 +375,12 @@ pub async fn retry(
 pub async fn forget(
     config: &Config,
     wanted: &BTreeSet<ExportId>,
-) -> Result<Vec<ForgetOutcome>, StartError> {
+) -> Result<Vec<Forgotten>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
     let mut store = Store::open(&config.state_directory).await?;
     let (sink, _download_lock) = open_sink(config, &mut store).await?;
-    let outcomes =
-        forget::forget_records(&mut store, &sink, &config.projects, wanted, Vec::new()).await?;
+    let outcomes = archive::forget(&mut store, &sink, &names(config), wanted, Vec::new()).await?;
     store.close().await?;
     Ok(outcomes)
 }

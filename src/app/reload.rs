@@ -4,28 +4,21 @@
 //! SIGHUP, a changed file and a question over the control socket all come here; those that come
 //! together are one reload.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::clients::Clients;
 use super::file_watch::FileWatch;
-use super::forget::{ForgetOutcome, forget_records};
-use super::{StartError, capacity, policies, sink_settings};
+use super::{StartError, desired, sink_settings};
 use crate::config::{self, Config, ConfigFaults, Environment, restart_faults};
-use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectKey, ProjectName};
-use crate::domain::stage::PauseScope;
-use crate::domain::watch::Watch;
-use crate::engine::control::{Begun, Changes, Known, Reload, ReloadedProject};
-use crate::engine::recovery::recover_unknown;
+use crate::domain::ids::{ProjectDigest, ProjectKey, ProjectName};
+use crate::engine::control::Changes;
 use crate::engine::{Access, Control};
-use crate::fetch::StoreClient;
-use crate::ledgers::sqlite::{Store, StoreError};
 use crate::process::signals::Hangups;
 use crate::process::{service, umask};
 use crate::sinks::local::LocalSink;
@@ -35,22 +28,8 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Longest wait for the configuration to be read; it may lie on a share that hangs.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest wait until nothing is under way for exports that are to be forgotten.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// What the reloader is asked: one thing after the other, since both decide what is watched.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// Read the configuration again.
-    Reload(oneshot::Sender<Verdict>),
-    /// Forget exports.
-    Forget {
-        /// Those that are wanted.
-        exports: BTreeSet<ExportId>,
-        /// Where it goes what became of those that are known, or why nothing did.
-        reply: oneshot::Sender<Result<Vec<ForgetOutcome>, String>>,
-    },
-}
+/// Who asks for a reload, and waits for what becomes of it.
+pub(super) type Request = oneshot::Sender<Verdict>;
 
 /// What became of a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,31 +59,26 @@ enum ReloadError {
     Slow,
     #[error("the program is stopping")]
     Stopping,
+    #[error("{0}")]
+    Unreconciled(String),
 }
 
 /// A configuration that was read and found right, and what it takes to use it.
 struct Prepared {
     config: Config,
-    /// The clients, where they are others.
+    /// The clients, if they are others.
     clients: Option<Clients>,
     accesses: Vec<Access>,
 }
 
-/// What the state has of exports that are not known yet, and the pauses on record.
-type LookedUp = (HashMap<ProjectDigest, HashMap<ExportId, Watch>>, HashMap<PauseScope, Timestamp>);
-
-/// Exports to be forgotten, and who waits for that.
-type Forget = (BTreeSet<ExportId>, oneshot::Sender<Result<Vec<ForgetOutcome>, String>>);
-
 /// Reads configurations for the running program.
 pub(super) struct Reloader {
-    /// The one in force.
+    /// The one in use.
     pub(super) config: Config,
     pub(super) clients: Clients,
     pub(super) environment: Arc<Environment>,
     pub(super) sink: LocalSink,
     pub(super) engine: mpsc::Sender<Control>,
-    /// Who asks for a reload.
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) hangups: Option<Hangups>,
 }
@@ -117,18 +91,13 @@ impl Reloader {
             let mut waiting = Vec::new();
             let by_file = tokio::select! {
                 request = self.requests.recv() => match request {
-                    Some(Request::Reload(request)) => { waiting.push(request); false }
-                    Some(Request::Forget { exports, reply }) => {
-                        // Who asked may be gone.
-                        let _ = reply.send(self.forget(exports).await);
-                        continue;
-                    }
+                    Some(request) => { waiting.push(request); false }
                     None => return,
                 },
                 () = hung_up(&mut self.hangups) => false,
                 () = files.changed() => true,
             };
-            let forgets = self.gather(&mut waiting).await;
+            self.gather(&mut waiting).await;
             let look = files.look().await;
             let verdict = self.reload(by_file).await;
             files.follow(&self.config);
@@ -137,23 +106,16 @@ impl Reloader {
                 // Who asked may be gone.
                 let _ = request.send(verdict.clone());
             }
-            for (exports, reply) in forgets {
-                let _ = reply.send(self.forget(exports).await);
-            }
         }
     }
 
-    /// What comes within a moment is the same reload. Returns what else was asked meanwhile.
-    async fn gather(&mut self, waiting: &mut Vec<oneshot::Sender<Verdict>>) -> Vec<Forget> {
-        let mut forgets = Vec::new();
+    /// What comes within a moment is the same reload.
+    async fn gather(&mut self, waiting: &mut Vec<Request>) {
         let until = Instant::now() + GATHER;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return forgets,
-                Some(request) = self.requests.recv() => match request {
-                    Request::Reload(reply) => waiting.push(reply),
-                    Request::Forget { exports, reply } => forgets.push((exports, reply)),
-                },
+                () = tokio::time::sleep_until(until) => return,
+                Some(request) = self.requests.recv() => waiting.push(request),
                 () = hung_up(&mut self.hangups) => {}
             }
         }
@@ -200,8 +162,11 @@ impl Reloader {
                     );
                 }
                 let cause = faults.lines().next().unwrap_or_default().to_owned();
-                // The service manager hears why before it hears that it is over.
-                drop(self.ask(|reply| Control::ReloadRefused { cause, reply }).await);
+                // What the engine itself refused is known there.
+                if !matches!(error, ReloadError::Unreconciled(_)) {
+                    let refused = |reply| Control::Reconcile { desired: Err(cause), reply };
+                    drop(self.ask(refused).await);
+                }
                 Verdict::Refused { faults }
             }
         };
@@ -209,21 +174,23 @@ impl Reloader {
         verdict
     }
 
-    /// `None` where what was read is in force already.
+    /// `None` if what was read is in use already.
     async fn try_reload(&mut self) -> Result<Option<Changes>, ReloadError> {
-        let known = self.ask(|reply| Control::ReloadBegun { reply }).await?;
-        let Prepared { config, clients, accesses } = self.read(known.projects.clone()).await?;
+        let names = self.ask(|reply| Control::Projects { reply }).await?;
+        let Prepared { config, clients, accesses } = self.read(names).await?;
         for warning in
             config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning))
         {
             tracing::warn!(event = "configuration_doubtful", cause = warning, "{warning}");
         }
         let store = clients.as_ref().map(|clients| clients.store.clone());
-        let reload = self.prepare(&config, store, accesses, &known).await?;
+        let another_api = config.api.base_url != self.config.api.base_url;
+        let desired = Ok(Box::new(desired(&config, accesses, store, another_api)));
         // What the file system is to allow comes before what is asked of it.
         umask::permit(config.download.modes);
         self.sink.reconfigure(sink_settings(&config));
-        let changes = self.ask(|reply| Control::Reload { reload: Box::new(reload), reply }).await?;
+        let changes = self.ask(|reply| Control::Reconcile { desired, reply }).await?;
+        let changes = changes.map_err(ReloadError::Unreconciled)?;
         let unchanged = config == self.config && changes == Changes::default();
         self.config = config;
         if let Some(clients) = clients {
@@ -256,117 +223,6 @@ impl Reloader {
             Ok(Err(_)) => Err(StartError::Worker.into()),
             Err(_) => Err(ReloadError::Slow),
         }
-    }
-
-    /// Looks up in the state what is not known yet.
-    async fn prepare(
-        &self,
-        config: &Config,
-        store_client: Option<StoreClient>,
-        accesses: Vec<Access>,
-        known: &Known,
-    ) -> Result<Reload, ReloadError> {
-        let (mut unknown, pauses) = self.look_up(config, known).await.map_err(StartError::from)?;
-        let is_new = |scope: &PauseScope| match scope {
-            PauseScope::Project(digest) => !known.projects.contains_key(digest),
-            PauseScope::Origin | PauseScope::Host(_) | PauseScope::Unknown(_) => false,
-        };
-        let projects = config.projects.iter().zip(accesses).map(|(project, access)| {
-            let digest = ProjectDigest::of(&project.project_key);
-            ReloadedProject {
-                name: project.name.clone(),
-                digest,
-                access,
-                requests_per_second: config.api.requests_per_second,
-                exports: project.exports.clone(),
-                watches: unknown.remove(&digest).unwrap_or_default(),
-            }
-        });
-        Ok(Reload {
-            projects: projects.collect(),
-            policies: policies(config),
-            capacity: capacity(config),
-            store: store_client,
-            another_api: config.api.base_url != self.config.api.base_url,
-            pauses: pauses.into_iter().filter(|(scope, _)| is_new(scope)).collect(),
-        })
-    }
-
-    async fn look_up(&self, config: &Config, known: &Known) -> Result<LookedUp, StoreError> {
-        let mut store = Store::beside(&config.state_directory);
-        let unknown =
-            recover_unknown(&mut store, &self.sink, &config.projects, &known.exports).await?;
-        let pauses = store.pauses().await?;
-        store.close().await?;
-        Ok((unknown, pauses))
-    }
-
-    /// Has exports let go of, forgets them, and has those that are configured begin as they are on
-    /// disk by then.
-    async fn forget(&self, wanted: BTreeSet<ExportId>) -> Result<Vec<ForgetOutcome>, String> {
-        let exports = wanted.clone();
-        let released = self.ask(|reply| Control::Release { exports, reply });
-        let released = match tokio::time::timeout(RELEASE_TIMEOUT, released).await {
-            Ok(Ok(released)) => Ok(released),
-            Ok(Err(stopping)) => return Err(stopping.to_string()),
-            Err(_) => {
-                Err("what is under way does not come to its end; nothing was forgotten".to_owned())
-            }
-        };
-        let mut store = Store::beside(&self.config.state_directory);
-        let outcomes = match released {
-            Ok(more) => {
-                forget_records(&mut store, &self.sink, &self.config.projects, &wanted, more)
-                    .await
-                    .map_err(|error| error.to_string())
-            }
-            Err(cause) => Err(cause),
-        };
-        for ForgetOutcome { project, export, .. } in
-            outcomes.iter().flatten().filter(|outcome| outcome.hindrance.is_none())
-        {
-            tracing::info!(event = "record_dropped", %project, %export, "what was known of the export is dropped, as somebody asked");
-        }
-        let projects = self.begun(&mut store, &wanted).await;
-        if let Err(error) = store.close().await {
-            tracing::warn!(event = "state_close_failed", cause = %error, "the state was not closed cleanly: {error}");
-        }
-        // A scheduler that is gone drops what it is told.
-        drop(self.engine.send(Control::Begin { projects }).await);
-        outcomes
-    }
-
-    /// Those of the wanted exports that are configured, as state and disk have them.
-    async fn begun(&self, store: &mut Store, wanted: &BTreeSet<ExportId>) -> Vec<Begun> {
-        let keys = self.config.projects.iter().flat_map(|project| {
-            let digest = ProjectDigest::of(&project.project_key);
-            project
-                .exports
-                .iter()
-                .map(move |export| ExportKey { project: digest, export: export.clone() })
-        });
-        let others: HashSet<ExportKey> = keys.filter(|key| !wanted.contains(&key.export)).collect();
-        let found = recover_unknown(store, &self.sink, &self.config.projects, &others).await;
-        let mut found = found.unwrap_or_else(|error| {
-            tracing::error!(event = "forgotten_unrecovered", cause = %error, "forgotten exports begin as new ones: {error}");
-            HashMap::new()
-        });
-        let begun = self.config.projects.iter().map(|project| {
-            let digest = ProjectDigest::of(&project.project_key);
-            Begun {
-                project: digest,
-                name: project.name.clone(),
-                configured: project.exports.clone(),
-                exports: project
-                    .exports
-                    .iter()
-                    .filter(|export| wanted.contains(export))
-                    .cloned()
-                    .collect(),
-                watches: found.remove(&digest).unwrap_or_default(),
-            }
-        });
-        begun.collect()
     }
 
     async fn ask<T>(

@@ -63,7 +63,7 @@ async fn without_daemon(
         console::complain(&error.to_string());
         error.exit_code()
     })?;
-    let told = |app::ForgetOutcome { project, export, hindrance }: app::ForgetOutcome| Forgotten {
+    let told = |app::Forgotten { project, export, hindrance }| Forgotten {
         project: project.to_string(),
         export,
         hindrance,

@@ -1,17 +1,17 @@
 //! Crowd: parts of one export that fail one after the other. Each of them waits longer from one
 //! time to the next, but there may be thousands, and none of the others has failed yet: without
-//! this they would all be tried in one rush, and told one by one.
+//! this they would all be tried in one rush, and each would be logged.
 
 use std::time::Duration;
 
-use super::gate::{Admission, Gate};
+use super::gate::{Admission, Gate, Probe};
 
-/// Faults in a row, without a part that fared better, after which the rest waits as well. Of the
+/// Faults in a row, without a part that fared better, after which the rest waits as well. With the
 /// default eight slots that is two rounds: one of them may be an accident.
 const FAULTS: u32 = 16;
 
 /// How the parts of one export have fared of late.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Crowd {
     faults: u32,
     gate: Gate,
@@ -24,13 +24,13 @@ impl Crowd {
         self.gate.admission(now)
     }
 
-    /// A part began while [`Crowd::admission`] let it.
-    pub fn began(&mut self) {
-        self.gate.probe_started();
+    /// The probe of the part that begins alone.
+    pub fn probe(&mut self, now: Duration) -> Option<Probe> {
+        self.gate.probe(now)
     }
 
     /// A part failed without having gained anything; the rest waits for `delay` of the times that
-    /// this was so in a row. Returns the number of faults where this is news.
+    /// this was so in a row. Returns the number of faults if this is news.
     pub fn failed(&mut self, now: Duration, delay: impl FnOnce(u32) -> Duration) -> Option<u32> {
         self.faults = self.faults.saturating_add(1);
         let is_news = self.faults >= FAULTS && self.gate.refused(now, delay);
@@ -42,11 +42,6 @@ impl Crowd {
         let waited = !self.gate.is_open();
         *self = Self::default();
         waited
-    }
-
-    /// A part came back and says nothing about the others: the next one may find out.
-    pub fn undecided(&mut self, now: Duration) {
-        self.gate.probe_abandoned(now);
     }
 }
 
@@ -80,7 +75,7 @@ mod tests {
         // What was under way counts as the same round.
         assert_eq!(crowd.failed(at(0), delay), None);
         assert_eq!(crowd.admission(at(10)), Admission::Probe);
-        crowd.began();
+        let _probe = crowd.probe(at(10)).unwrap();
         assert_eq!(crowd.admission(at(10)), Admission::WaitForProbe);
         assert_eq!(crowd.failed(at(11), delay), None, "told already");
         assert_eq!(crowd.admission(at(30)), Admission::WaitUntil(at(31)));
@@ -90,10 +85,10 @@ mod tests {
     fn a_part_that_fares_well_lets_all_go() {
         let mut crowd = closed();
         assert!(crowd.fared_well(), "also one that was under way before");
-        assert_eq!(crowd, Crowd::default());
+        assert_eq!(crowd.admission(at(0)), Admission::Pass);
         assert!(!crowd.fared_well());
         let mut crowd = closed();
-        crowd.began();
+        let _probe = crowd.probe(at(10)).unwrap();
         assert!(crowd.fared_well());
         assert_eq!(crowd.failed(at(50), delay), None, "it counts from the beginning");
     }
@@ -102,11 +97,8 @@ mod tests {
     fn a_part_that_says_nothing_is_followed_by_another_one() {
         let mut crowd = closed();
         assert_eq!(crowd.admission(at(10)), Admission::Probe);
-        crowd.began();
-        crowd.undecided(at(12));
+        drop(crowd.probe(at(10)).unwrap());
         assert_eq!(crowd.admission(at(12)), Admission::Probe);
-        let mut open = Crowd::default();
-        open.undecided(at(0));
-        assert_eq!(open, Crowd::default());
+        assert!(Crowd::default().probe(at(0)).is_none());
     }
 }

@@ -119,6 +119,13 @@ pub enum Hold {
     },
 }
 
+/// What a call to the API says about one export. A view brings one.
+#[derive(Debug)]
+pub struct Observation {
+    pub export: super::ids::ExportId,
+    pub outcome: ViewOutcome,
+}
+
 /// What a view call brought.
 #[derive(Debug, Clone)]
 pub enum ViewOutcome {

@@ -1,14 +1,14 @@
 //! A gate in front of something that may have to wait as a whole: a project, its key, the API
 //! origin, a store host, the disk.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Whether a call may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// Go.
     Pass,
-    /// Go, alone: this call finds out whether the pause is over.
+    /// Pass alone, with [`Gate::probe`]: this call finds out whether the pause is over.
     Probe,
     /// Not before this time, since the program's start.
     WaitUntil(Duration),
@@ -16,47 +16,54 @@ pub enum Admission {
     WaitForProbe,
 }
 
+/// The right of one call to find out whether a pause is over. Until it is dropped, no other call
+/// passes; if it is dropped without an answer, the next call probes.
+#[derive(Debug)]
+pub struct Probe(#[expect(dead_code, reason = "the gate watches whether it is alive")] Arc<()>);
+
 /// Open, or paused until a time; after a pause one probe goes first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Gate {
     state: State,
     refusals: u32,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 enum State {
     #[default]
     Open,
     Paused {
         until: Duration,
     },
-    Probing,
+    Probing(Weak<()>),
 }
 
 impl Gate {
-    /// Whether a call may pass now. Does not change the gate: say [`Gate::probe_started`] when a
-    /// probe is sent.
+    /// Whether a call may pass now. Does not change the gate.
     #[must_use]
     pub fn admission(&self, now: Duration) -> Admission {
-        match self.state {
+        match &self.state {
             State::Open => Admission::Pass,
-            State::Paused { until } if now < until => Admission::WaitUntil(until),
-            State::Paused { .. } => Admission::Probe,
-            State::Probing => Admission::WaitForProbe,
+            State::Paused { until } if now < *until => Admission::WaitUntil(*until),
+            State::Probing(probe) if probe.strong_count() > 0 => Admission::WaitForProbe,
+            State::Paused { .. } | State::Probing(_) => Admission::Probe,
         }
     }
 
-    /// A call was sent while [`Gate::admission`] said `Probe`.
-    pub fn probe_started(&mut self) {
-        if matches!(self.state, State::Paused { .. }) {
-            self.state = State::Probing;
+    /// The probe that [`Gate::admission`] asks for; `None` if it does not ask for one now.
+    pub fn probe(&mut self, now: Duration) -> Option<Probe> {
+        if self.admission(now) != Admission::Probe {
+            return None;
         }
+        let probe = Arc::new(());
+        self.state = State::Probing(Arc::downgrade(&probe));
+        Some(Probe(probe))
     }
 
-    /// A probe came back without an answer to what it asked: another one goes at `again_at`. No
+    /// The probe came back without an answer to what it asked: another one goes at `again_at`. No
     /// refusal is counted.
-    pub fn probe_abandoned(&mut self, again_at: Duration) {
-        if self.state == State::Probing {
+    pub fn probe_unanswered(&mut self, again_at: Duration) {
+        if self.is_probing() {
             self.state = State::Paused { until: again_at };
         }
     }
@@ -67,7 +74,7 @@ impl Gate {
         if matches!(self.state, State::Paused { .. }) {
             return false;
         }
-        let ended = self.state == State::Probing;
+        let ended = self.is_probing();
         *self = Self::default();
         ended
     }
@@ -98,7 +105,7 @@ impl Gate {
         self.state = State::Paused { until };
     }
 
-    /// Refusals in a row, calls that overlapped counted once.
+    /// Refusals in a row. Calls that overlapped count once.
     #[must_use]
     pub fn refusals(&self) -> u32 {
         self.refusals
@@ -109,14 +116,20 @@ impl Gate {
     pub fn paused_until(&self) -> Option<Duration> {
         match self.state {
             State::Paused { until } => Some(until),
-            State::Open | State::Probing => None,
+            State::Open | State::Probing(_) => None,
         }
     }
 
     /// Whether calls pass freely.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.state == State::Open
+        matches!(self.state, State::Open)
+    }
+
+    /// Whether a probe was sent that has not said anything yet.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        matches!(self.state, State::Probing(_))
     }
 }
 
@@ -135,15 +148,17 @@ mod tests {
         assert!(gate.refused(at(0), |attempt| at(u64::from(attempt) * 10)));
         assert_eq!(gate.admission(at(9)), Admission::WaitUntil(at(10)));
         assert_eq!(gate.admission(at(10)), Admission::Probe);
-        gate.probe_started();
+        let probe = gate.probe(at(10)).unwrap();
         assert_eq!(gate.admission(at(11)), Admission::WaitForProbe);
+        assert!(gate.probe(at(11)).is_none());
         assert!(!gate.refused(at(12), |attempt| at(u64::from(attempt) * 10)), "known already");
         assert_eq!(
             gate.admission(at(12)),
             Admission::WaitUntil(at(32)),
             "the second refusal waits longer"
         );
-        gate.probe_started();
+        drop(probe);
+        let _probe = gate.probe(at(32)).unwrap();
         assert!(gate.opened());
         assert_eq!((gate.admission(at(33)), gate.refusals()), (Admission::Pass, 0));
     }
@@ -156,7 +171,7 @@ mod tests {
         gate.refused(at(0), |_| at(10));
         gate.probe_now();
         assert_eq!((gate.admission(at(1)), gate.refusals()), (Admission::Probe, 1));
-        gate.probe_started();
+        let _probe = gate.probe(at(1)).unwrap();
         gate.probe_now();
         assert_eq!(gate.admission(at(1)), Admission::WaitForProbe);
     }
@@ -165,8 +180,10 @@ mod tests {
     fn a_probe_without_an_answer_is_no_refusal() {
         let mut gate = Gate::default();
         gate.refused(at(0), |_| at(10));
-        gate.probe_started();
-        gate.probe_abandoned(at(25));
+        drop(gate.probe(at(10)).unwrap());
+        assert_eq!((gate.admission(at(10)), gate.refusals()), (Admission::Probe, 1), "dropped");
+        let _probe = gate.probe(at(10)).unwrap();
+        gate.probe_unanswered(at(25));
         assert_eq!((gate.admission(at(24)), gate.refusals()), (Admission::WaitUntil(at(25)), 1));
         assert_eq!(gate.admission(at(25)), Admission::Probe);
     }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gates::Pass;
 use crate::api::{ApiClient, LinkOutcome};
 use crate::config::{Environment, KeySource};
-use crate::domain::failure::{Hold, ViewOutcome};
+use crate::domain::failure::{Hold, Observation, ViewOutcome};
 use crate::domain::ids::{ExportId, FileId, ProjectName};
 
 /// Longest wait for a key source to be read; a file on a network share that hangs must not hold up
@@ -31,6 +32,13 @@ pub(crate) enum KeyUse {
     ReadAgain,
 }
 
+impl KeyUse {
+    /// How a call with this pass uses the key.
+    pub(crate) fn of(pass: &Pass) -> Self {
+        if pass.probes_key() { Self::ReadAgain } else { Self::AtHand }
+    }
+}
+
 impl Access {
     pub(crate) fn new(
         project: ProjectName,
@@ -53,19 +61,20 @@ impl Access {
 
     /// One view; a refused key is read again, and where that brought another one, the call is to be
     /// made anew: it costs the project's request budget like any other.
-    pub(crate) async fn view(&self, export: &ExportId, key: KeyUse) -> ViewOutcome {
+    pub(crate) async fn view(&self, export: &ExportId, key: KeyUse) -> Vec<Observation> {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
         }
         let generation = self.client.key_generation();
-        match self.client.view(export).await {
+        let outcome = match self.client.view(export).await {
             ViewOutcome::Held(Hold::Unauthorized { .. })
                 if self.key_differs_from(generation).await =>
             {
                 ViewOutcome::Held(Hold::KeyReplaced)
             }
             outcome => outcome,
-        }
+        };
+        vec![Observation { export: export.clone(), outcome }]
     }
 
     /// One signed link; it costs no budget, so that with another key the call is made once more

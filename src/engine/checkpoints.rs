@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::downloader::DownloadNews;
+use super::ids::EntryId;
 use crate::domain::part::PartKey;
 use crate::domain::resume::{CHECKPOINT_BYTES, Prefix, ResumablePart, ResumePoint, StrongEtag};
 use crate::sinks::local::{PartWriter, SinkError};
@@ -32,7 +33,7 @@ impl BodyOrigin {
 
 /// The checkpoints of one body.
 pub(super) struct Checkpoints {
-    entry: usize,
+    entry: EntryId,
     key: PartKey,
     /// Without a validator nothing could be continued, and nothing is worth a checkpoint.
     origin: Option<BodyOrigin>,
@@ -43,7 +44,7 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub(super) fn new(
-        entry: usize,
+        entry: EntryId,
         key: PartKey,
         origin: Option<BodyOrigin>,
         first_byte: u64,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::domain::failure::Failure;
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::ExportPath;
 use crate::domain::manifest::{Manifest, failure_notice};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::resume::ResumablePart;
@@ -24,12 +24,31 @@ pub(crate) enum Chore {
     RemoveNotice,
 }
 
+/// A kind of chore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ChoreKind {
+    Prepare,
+    Seal,
+    WriteNotice,
+    RemoveNotice,
+}
+
+impl Chore {
+    pub(crate) fn kind(&self) -> ChoreKind {
+        match self {
+            Self::Prepare => ChoreKind::Prepare,
+            Self::Seal { .. } => ChoreKind::Seal,
+            Self::WriteNotice(_) => ChoreKind::WriteNotice,
+            Self::RemoveNotice => ChoreKind::RemoveNotice,
+        }
+    }
+}
+
 /// What a chore is done with.
 #[derive(Debug)]
 pub(crate) struct ChoreOrder {
     pub(crate) sink: LocalSink,
-    pub(crate) project: ProjectName,
-    pub(crate) export: ExportId,
+    pub(crate) path: ExportPath,
     pub(crate) chore: Chore,
     /// Parts without a record, for [`Chore::Prepare`].
     pub(crate) unrecorded: Vec<PartOrder>,
@@ -66,14 +85,14 @@ impl ChoreOrder {
             Chore::Prepare => self.prepare(),
             Chore::Seal { manifest, boot } => self.seal(manifest, *boot),
             Chore::WriteNotice(failure) => {
-                let notice = failure_notice(&self.project, &self.export, failure);
+                let notice = failure_notice(&self.path.project, &self.path.export, failure);
                 self.sink
-                    .write_failed(&self.project, &self.export, notice.as_bytes())
+                    .write_failed(&self.path.project, &self.path.export, notice.as_bytes())
                     .map(|()| ChoreEnd::NoticeWritten)
             }
             Chore::RemoveNotice => self
                 .sink
-                .remove_failed(&self.project, &self.export)
+                .remove_failed(&self.path.project, &self.path.export)
                 .map(|()| ChoreEnd::NoticeRemoved),
         };
         done.unwrap_or_else(|error| self.hindered(&error))
@@ -98,7 +117,7 @@ impl ChoreOrder {
             }
             Chore::Seal { .. } => ChoreEnd::SealConflict { cause },
             Chore::WriteNotice(_) => {
-                let (project, export) = (&self.project, &self.export);
+                let (project, export) = (&self.path.project, &self.path.export);
                 tracing::warn!(event = "notice_unwritable", %project, %export, cause, "failed.json cannot be written: {cause}");
                 ChoreEnd::NoticeWritten
             }
@@ -117,7 +136,8 @@ impl ChoreOrder {
                 Some(ResumablePart { key: part.key.clone(), point })
             })
             .collect();
-        let prepared = self.sink.prepare_export(&self.project, &self.export, &listed, &partials)?;
+        let prepared =
+            self.sink.prepare_export(&self.path.project, &self.path.export, &listed, &partials)?;
         let adopted_bytes: u64 = prepared.adopted.iter().map(|part| part.bytes).sum();
         let kept_bytes: u64 = prepared.resumable.iter().map(|part| part.point.bytes).sum();
         let declared: u64 =
@@ -130,7 +150,7 @@ impl ChoreOrder {
 
     fn seal(&self, manifest: &str, boot: bool) -> Result<ChoreEnd, SinkError> {
         if !boot {
-            self.sink.seal(&self.project, &self.export, manifest.as_bytes())?;
+            self.sink.seal(&self.path.project, &self.path.export, manifest.as_bytes())?;
             return Ok(ChoreEnd::Sealed);
         }
         let parsed = match Manifest::parse(manifest.as_bytes()) {
@@ -141,10 +161,14 @@ impl ChoreOrder {
                 });
             }
         };
-        if self.sink.recover_sealing(&self.project, &self.export, &parsed, manifest.as_bytes())?
-            == Recovered::Taken
+        if self.sink.recover_sealing(
+            &self.path.project,
+            &self.path.export,
+            &parsed,
+            manifest.as_bytes(),
+        )? == Recovered::Taken
         {
-            let (project, export) = (&self.project, &self.export);
+            let (project, export) = (&self.path.project, &self.path.export);
             tracing::info!(event = "export_taken", %project, %export, "sealed by an earlier run, and taken by its consumer since");
         }
         Ok(ChoreEnd::Sealed)
@@ -176,8 +200,10 @@ mod tests {
         };
         let order = ChoreOrder {
             sink,
-            project: "shop".parse().unwrap(),
-            export: "export_1".parse().unwrap(),
+            path: ExportPath {
+                project: "shop".parse().unwrap(),
+                export: "export_1".parse().unwrap(),
+            },
             chore: Chore::Prepare,
             unrecorded: vec![part],
         };

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::checkpoints::BodyOrigin;
+use super::ids::{EntryId, ProjectId};
 use super::lanes::Lane;
 use super::stream::{Progress, Stream, Transfer, continued, disk, transient};
 use crate::api::LinkOutcome;
@@ -41,18 +42,18 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) enum DownloadNews {
     /// The API gave a link.
-    ApiAnswered { project: usize },
+    ApiAnswered { project: ProjectId },
     /// The store sends bytes.
-    StoreAnswered { project: usize, entry: usize, host: String },
+    StoreAnswered { project: ProjectId, entry: EntryId, host: String },
     /// The first bytes of a part are durable.
-    Checkpointed { entry: usize, partial: ResumablePart },
+    Checkpointed { entry: EntryId, partial: ResumablePart },
 }
 
 /// Everything one attempt needs.
 #[derive(Debug)]
 pub(crate) struct Download {
-    pub(crate) entry: usize,
-    pub(crate) project_index: usize,
+    pub(crate) entry: EntryId,
+    pub(crate) project_index: ProjectId,
     pub(crate) project: ProjectName,
     pub(crate) export: ExportId,
     pub(crate) order: PartOrder,

@@ -2,25 +2,31 @@
 //! download and tend folders.
 
 mod access;
+pub mod archive;
 mod checkpoints;
 mod children;
 mod chores;
 pub mod control;
 mod downloader;
+mod fleet;
+mod folders;
+mod gates;
 mod ids;
+mod journal;
 mod lanes;
 mod narrator;
 pub mod overview;
-mod part_queue;
+mod polls;
 pub mod recovery;
-mod registry;
 mod scheduler;
 pub mod snapshot;
 pub mod standing;
 mod stream;
 mod timers;
+mod transfers;
+mod turns;
 
 pub(crate) use access::Access;
 pub use control::Control;
 pub use lanes::Lanes;
-pub use scheduler::{EngineParts, Outcome, ProjectParts, Scheduler};
+pub use scheduler::{EngineParts, Outcome, Scheduler};

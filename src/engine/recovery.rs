@@ -1,15 +1,15 @@
 //! Boot: what the state records and what lies on disk become watches to go on with.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::archive::{Found, Wanted};
 use crate::config::ProjectConfig;
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
-use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
 use crate::ledgers::sqlite::{Change, ExportRecord, RecordedState, Store, StoreError};
 use crate::sinks::local::{LocalSink, OnDisk, SinkError};
@@ -18,15 +18,6 @@ use crate::sinks::local::{LocalSink, OnDisk, SinkError};
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes that go into one transaction while a lost state is made again.
 const REBUILD_BATCH: usize = 256;
-
-/// What recovery found.
-#[derive(Debug)]
-pub struct Recovered {
-    /// The watches of each project, in configuration order.
-    pub watches: Vec<(ProjectDigest, Vec<Watch>)>,
-    /// Pauses that may still hold.
-    pub pauses: HashMap<PauseScope, Timestamp>,
-}
 
 /// Reads the state once and decides how each configured export goes on. A project that the state
 /// does not know is first looked for in the manifests on disk.
@@ -37,7 +28,7 @@ pub async fn recover(
     store: &mut Store,
     sink: &LocalSink,
     projects: &[ProjectConfig],
-) -> Result<Recovered, StoreError> {
+) -> Result<Found, StoreError> {
     let digests: Vec<_> =
         projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
     let unrecovered = store.unrecovered(&digests).await?;
@@ -53,71 +44,56 @@ pub async fn recover(
         .into_iter()
         .map(|record| (record.key.clone(), record))
         .collect();
-    let mut watches = Vec::new();
-    for (project, digest) in projects.iter().zip(digests) {
-        let key = |export: &ExportId| ExportKey { project: digest, export: export.clone() };
+    let mut found = Found { pauses, ..Found::default() };
+    for (project, digest) in projects.iter().zip(&digests) {
+        let key = |export: &ExportId| ExportKey { project: *digest, export: export.clone() };
         let is_new = |export: &&ExportId| !records.contains_key(&key(export));
         let new: Vec<ExportId> = project.exports.iter().filter(is_new).cloned().collect();
-        let mut found = look_for(store, sink, &project.name, digest, new).await?;
-        let mut of_project = Vec::with_capacity(project.exports.len());
+        found.watches.extend(look_for(store, sink, &project.name, *digest, new).await?);
         for export in &project.exports {
-            let record = records.remove(&key(export));
-            let found = found.remove(export);
-            of_project.push(found.unwrap_or_else(|| watch(&project.name, export, record)));
+            if let Some(record) = records.remove(&key(export)) {
+                let watch = watch(&project.name, export, Some(record));
+                found.watches.insert(key(export), watch);
+            }
         }
-        watches.push((digest, of_project));
     }
-    let names: HashMap<_, _> = watches
-        .iter()
-        .map(|(digest, _)| *digest)
-        .zip(projects.iter().map(|project| &project.name))
-        .collect();
+    let names: HashMap<_, _> =
+        digests.iter().zip(projects.iter().map(|project| &project.name)).collect();
     let withdrawn = records.into_values().filter_map(|record| {
         let failed = matches!(record.state, RecordedState::Failed(_));
         let name = names.get(&record.key.project).filter(|_| failed)?;
         Some((ProjectName::clone(name), record.key))
     });
     forget_withdrawn_failures(store, sink, withdrawn.collect()).await?;
-    Ok(Recovered { watches, pauses })
+    Ok(found)
 }
 
-/// The same for exports that came while the program runs: those of these projects that are not
-/// `known` yet, as the state has them.
+/// The same for exports that come while the program runs, as the state has them.
 ///
 /// # Errors
 /// When the state cannot be read or written.
-pub async fn recover_unknown(
+pub(crate) async fn recover_unknown(
     store: &mut Store,
     sink: &LocalSink,
-    projects: &[ProjectConfig],
-    known: &HashSet<ExportKey>,
-) -> Result<HashMap<ProjectDigest, HashMap<ExportId, Watch>>, StoreError> {
-    let mut recovered = HashMap::new();
-    for project in projects {
-        let digest = ProjectDigest::of(&project.project_key);
-        let is_known = |export: &ExportId| {
-            known.contains(&ExportKey { project: digest, export: export.clone() })
-        };
-        let unknown: Vec<&ExportId> =
-            project.exports.iter().filter(|export| !is_known(export)).collect();
-        if unknown.is_empty() {
-            continue;
+    wanted: &[Wanted],
+) -> Result<HashMap<ExportKey, Watch>, StoreError> {
+    let mut watches = HashMap::new();
+    for Wanted { project, name, exports } in wanted {
+        if !store.unrecovered(&[*project]).await?.is_empty() {
+            rebuild(store, sink, name, *project).await?;
         }
-        if !store.unrecovered(&[digest]).await?.is_empty() {
-            rebuild(store, sink, &project.name, digest).await?;
-        }
-        let mut watches = HashMap::with_capacity(unknown.len());
         // Not all that was ever finished: a reload must not take the longer the more that is.
-        for record in store.load_exports(digest, &unknown).await? {
-            let export = record.key.export.clone();
-            let watch = watch(&project.name, &export, Some(record));
-            watches.insert(export, watch);
+        for record in store.load_exports(*project, &exports.iter().collect::<Vec<_>>()).await? {
+            let key = record.key.clone();
+            let watch = watch(name, &key.export, Some(record));
+            watches.insert(key, watch);
         }
-        let new = unknown.into_iter().cloned().collect();
-        watches.extend(look_for(store, sink, &project.name, digest, new).await?);
-        recovered.insert(digest, watches);
+        let key = |export: &ExportId| ExportKey { project: *project, export: export.clone() };
+        let new = exports.iter().filter(|export| !watches.contains_key(&key(export)));
+        let new = new.cloned().collect();
+        watches.extend(look_for(store, sink, name, *project, new).await?);
     }
-    Ok(recovered)
+    Ok(watches)
 }
 
 /// Exports without a record that have a manifest all the same are whole: they were forgotten, or
@@ -128,7 +104,7 @@ async fn look_for(
     project: &ProjectName,
     digest: ProjectDigest,
     exports: Vec<ExportId>,
-) -> Result<HashMap<ExportId, Watch>, StoreError> {
+) -> Result<HashMap<ExportKey, Watch>, StoreError> {
     if exports.is_empty() {
         return Ok(HashMap::new());
     }
@@ -160,7 +136,8 @@ async fn look_for(
     }
     let whole = |(export, totals, at): (ExportId, Totals, Timestamp)| {
         let state = WatchState::Completed { totals, at };
-        (export.clone(), Watch::with_state(project.clone(), export, state))
+        let key = ExportKey { project: digest, export: export.clone() };
+        (key, Watch::with_state(project.clone(), export, state))
     };
     Ok(found.into_iter().map(whole).collect())
 }

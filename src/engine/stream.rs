@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::{BodyOrigin, Checkpoints};
 use super::downloader::DownloadNews;
+use super::ids::{EntryId, ProjectId};
 use crate::domain::failure::{Hold, PartFailure};
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::resume::Plan;
@@ -79,8 +80,8 @@ impl Transfer {
 
 /// One request to the store.
 pub(super) struct Stream {
-    pub(super) entry: usize,
-    pub(super) project_index: usize,
+    pub(super) entry: EntryId,
+    pub(super) project_index: ProjectId,
     pub(super) project: ProjectName,
     pub(super) export: ExportId,
     pub(super) order: PartOrder,

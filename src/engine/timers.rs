@@ -1,9 +1,47 @@
-//! Every wait of the engine in one queue: about a hundred bytes a timer, where a task would cost a
-//! thousand.
+//! Time: the engine's clock, and waits in one queue, about a hundred bytes each, where a task would
+//! cost a thousand.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::domain::moment::{Moment, Unit};
+
+/// The one place where the engine reads clocks and rolls dice.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    /// Time since the start.
+    pub(crate) fn now(self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn moment(self) -> Moment {
+        Moment { since_start: self.now(), wall: Timestamp::now() }
+    }
+
+    pub(crate) fn jitter() -> Unit {
+        Unit::clamped(fastrand::f64())
+    }
+
+    /// Waits until this time since the start; for ever if there is none.
+    pub(crate) async fn sleep_until(self, at: Option<Duration>) {
+        match at {
+            Some(at) => tokio::time::sleep_until(self.started + at).await,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// Timers by name; setting one again replaces it. Times count from the program's start.
 #[derive(Debug)]
@@ -12,11 +50,13 @@ pub(crate) struct Timers<K> {
     by_key: HashMap<K, Duration>,
 }
 
-impl<K: Clone + Eq + Hash + Ord> Timers<K> {
-    pub(crate) fn new() -> Self {
+impl<K> Default for Timers<K> {
+    fn default() -> Self {
         Self { by_time: BTreeSet::new(), by_key: HashMap::new() }
     }
+}
 
+impl<K: Clone + Eq + Hash + Ord> Timers<K> {
     /// Sets or replaces a timer.
     pub(crate) fn set(&mut self, key: K, at: Duration) {
         if let Some(before) = self.by_key.insert(key.clone(), at) {
@@ -25,15 +65,15 @@ impl<K: Clone + Eq + Hash + Ord> Timers<K> {
         self.by_time.insert((at, key));
     }
 
-    /// Keeps the timers that are wanted, and calls off the others.
-    pub(crate) fn retain(&mut self, wanted: impl Fn(&K) -> bool) {
-        self.by_time.retain(|(_, key)| wanted(key));
-        self.by_key.retain(|key, _| wanted(key));
+    pub(crate) fn remove(&mut self, key: &K) {
+        if let Some(at) = self.by_key.remove(key) {
+            self.by_time.remove(&(at, key.clone()));
+        }
     }
 
-    /// The timers in the order in which they are due.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Duration, K)> {
-        self.by_time.iter()
+    /// The timers with their times, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, Duration)> {
+        self.by_key.iter().map(|(key, at)| (key, *at))
     }
 
     /// When the next timer is due.
@@ -48,8 +88,7 @@ impl<K: Clone + Eq + Hash + Ord> Timers<K> {
 
     /// Takes one timer whose time has come.
     pub(crate) fn pop_due(&mut self, now: Duration) -> Option<K> {
-        let due = self.next_due()? <= now;
-        if !due {
+        if self.next_due()? > now {
             return None;
         }
         let (_, key) = self.by_time.pop_first()?;
@@ -64,7 +103,7 @@ mod tests {
 
     #[test]
     fn timers_fire_in_order_and_a_reset_replaces() {
-        let mut timers = Timers::new();
+        let mut timers = Timers::default();
         timers.set("a", Duration::from_secs(1));
         timers.set("b", Duration::from_secs(2));
         timers.set("a", Duration::from_secs(3));
@@ -76,7 +115,8 @@ mod tests {
         assert_eq!((timers.pop_due(Duration::from_secs(9)), timers.next_due()), (None, None));
         timers.set("a", Duration::from_secs(1));
         timers.set("b", Duration::from_secs(2));
-        timers.retain(|key| *key != "a");
+        timers.remove(&"a");
+        timers.remove(&"never set");
         assert_eq!((timers.due_at(&"a"), timers.next_due()), (None, Some(Duration::from_secs(2))));
     }
 }

@@ -95,23 +95,10 @@ impl Fetching {
             .map(|(key, part)| order(key, part))
     }
 
-    /// Declared bytes that no room is taken for yet. `allocated_bytes` says of a part under way
-    /// what it has taken.
+    /// Declared bytes that no room is taken for yet. Parts under way count whole.
     #[must_use]
-    pub fn missing_bytes(&self, allocated_bytes: impl Fn(&PartKey) -> u64) -> u64 {
-        let missing = |(key, part): (&PartKey, &Part)| {
-            let taken = match &part.state {
-                PartState::Recording(_) | PartState::Committed(_) | PartState::Abandoned { .. } => {
-                    return 0;
-                }
-                PartState::Active => allocated_bytes(key),
-                PartState::Queued | PartState::Waiting | PartState::AwaitingView => {
-                    part.resume.as_ref().map_or(0, |point| point.bytes)
-                }
-            };
-            part.declared_bytes.unwrap_or(0).saturating_sub(taken)
-        };
-        self.parts.iter().map(missing).fold(0, u64::saturating_add)
+    pub fn missing_bytes(&self) -> u64 {
+        u64::try_from(self.tally.missing_bytes).unwrap_or(u64::MAX)
     }
 
     /// Whether the folder was made and looked at.
@@ -395,7 +382,7 @@ impl Fetching {
                     && !part.is_in_flight()
                     && part.declared_bytes != file.declared_bytes
                 {
-                    part.declared_bytes = file.declared_bytes;
+                    self.tally.changes(part, |part| part.declared_bytes = file.declared_bytes);
                 }
                 continue;
             }
@@ -457,7 +444,7 @@ impl Fetching {
                 // What the disk holds of it is not to be believed; and should the fault be this
                 // part's own, it must not be at the head of the queue each time the disk is found
                 // to be well.
-                part.resume = None;
+                self.tally.resumes(part, None);
                 self.wait(key, cause, cx, commands);
             }
             Err(PartFailure::Held(_)) => {
@@ -466,7 +453,7 @@ impl Fetching {
             }
             Err(PartFailure::Stopped { resume }) => {
                 self.tally.moves(part, PartState::Queued);
-                part.resume.clone_from(&resume);
+                self.tally.resumes(part, resume.clone());
                 if let Some(point) = resume {
                     commands.push(Command::Record(RecordChange::PartialSynced(ResumablePart {
                         key,
@@ -482,7 +469,7 @@ impl Fetching {
             }
             Err(PartFailure::Gone { cause, .. }) => {
                 self.tally.moves(part, PartState::AwaitingView);
-                part.resume = None;
+                self.tally.resumes(part, None);
                 part.tell(&key, cause, commands);
                 self.want_view(cx, commands);
             }
@@ -491,7 +478,7 @@ impl Fetching {
                 self.want_view(cx, commands);
             }
             Err(PartFailure::Transient { cause, resume, progressed, listing_in_doubt }) => {
-                part.resume = resume;
+                self.tally.resumes(part, resume);
                 if progressed {
                     part.failures = 0;
                 }
@@ -531,8 +518,8 @@ impl Fetching {
         let Some(part) = self.parts.get_mut(&key).filter(|part| !part.is_terminal()) else {
             return;
         };
-        part.resume = None;
-        self.tally.moves(part, PartState::Abandoned { kind, cause: cause.clone(), error_code });
+        let state = PartState::Abandoned { kind, cause: cause.clone(), error_code };
+        self.tally.changes(part, |part| (part.resume, part.state) = (None, state));
         commands.push(Command::Notify(Notice::PartAbandoned { key, cause }));
     }
 

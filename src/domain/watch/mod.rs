@@ -411,6 +411,16 @@ impl Watch {
         }
     }
 
+    /// Declared bytes that no room is taken for yet, once the folder is prepared. Parts under way
+    /// count whole.
+    #[must_use]
+    pub fn claimed_bytes(&self) -> u64 {
+        match &self.state {
+            WatchState::Fetching(fetching) if fetching.is_prepared() => fetching.missing_bytes(),
+            _ => 0,
+        }
+    }
+
     /// What an earlier run left to be done at once.
     #[must_use]
     pub fn resume_commands(&self) -> Vec<Command> {

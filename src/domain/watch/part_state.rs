@@ -57,6 +57,8 @@ pub(super) struct Tally {
     pub(super) open: usize,
     /// Those of them that lack their record alone.
     pub(super) recording: usize,
+    /// Declared bytes that are still to come.
+    pub(super) missing_bytes: u128,
 }
 
 impl Tally {
@@ -64,19 +66,31 @@ impl Tally {
         self.in_flight += usize::from(part.is_in_flight());
         self.open += usize::from(!part.is_terminal());
         self.recording += usize::from(part.is_recording());
+        self.missing_bytes += u128::from(part.missing_bytes());
     }
 
     pub(super) fn leaves(&mut self, part: &Part) {
         self.in_flight -= usize::from(part.is_in_flight());
         self.open -= usize::from(!part.is_terminal());
         self.recording -= usize::from(part.is_recording());
+        self.missing_bytes -= u128::from(part.missing_bytes());
     }
 
-    /// The one way in which a part of an export changes its state.
-    pub(super) fn moves(&mut self, part: &mut Part, to: PartState) {
+    /// The one way in which a part of an export changes.
+    pub(super) fn changes(&mut self, part: &mut Part, change: impl FnOnce(&mut Part)) {
         self.leaves(part);
-        part.state = to;
+        change(part);
         self.enters(part);
+    }
+
+    /// A part changes its state.
+    pub(super) fn moves(&mut self, part: &mut Part, to: PartState) {
+        self.changes(part, |part| part.state = to);
+    }
+
+    /// The next attempt at a part goes on from there.
+    pub(super) fn resumes(&mut self, part: &mut Part, from: Option<ResumePoint>) {
+        self.changes(part, |part| part.resume = from);
     }
 }
 
@@ -109,6 +123,18 @@ impl Part {
     /// Whether something is under way that will come back by itself and must be awaited.
     pub(super) fn is_in_flight(&self) -> bool {
         matches!(self.state, PartState::Active | PartState::Recording(_))
+    }
+
+    /// Declared bytes that are still to come; all of them while an attempt is under way.
+    fn missing_bytes(&self) -> u64 {
+        let declared_bytes = self.declared_bytes.unwrap_or(0);
+        match self.state {
+            PartState::Recording(_) | PartState::Committed(_) | PartState::Abandoned { .. } => 0,
+            PartState::Active => declared_bytes,
+            PartState::Queued | PartState::Waiting | PartState::AwaitingView => {
+                declared_bytes.saturating_sub(self.resumable_bytes())
+            }
+        }
     }
 
     fn is_recording(&self) -> bool {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::{Scheduler, Timer};
 use crate::domain::gate::Gate;
-use crate::domain::watch::WatchState;
 use crate::engine::standing::{Standing, rounded};
 use crate::process::service;
 
@@ -35,80 +34,70 @@ impl Service {
 impl Scheduler {
     /// Tells the service manager that this loop runs, and will do so again.
     pub(super) fn feed_watchdog(&mut self) {
-        if let Some(interval) = self.service.watchdog {
+        if let Some(interval) = self.audience.service.watchdog {
             service::alive();
-            self.timers.set(Timer::Watchdog, self.now().saturating_add(interval));
+            self.timers.set(Timer::Watchdog, self.clock.now().saturating_add(interval));
         }
     }
 
     /// Tells the service manager how the work stands, now and then.
     pub(super) fn report(&mut self) {
-        let now = self.now();
-        if self.service.listens && now >= self.service.next {
+        let now = self.clock.now();
+        if self.audience.service.listens && now >= self.audience.service.next {
             self.tell_status();
         }
     }
 
     /// The same at once.
     pub(super) fn tell_status(&mut self) {
-        if !self.service.listens {
+        if !self.audience.service.listens {
             return;
         }
-        let now = self.now();
-        self.service.next = now.saturating_add(STATUS_INTERVAL);
+        let now = self.clock.now();
+        self.audience.service.next = now.saturating_add(STATUS_INTERVAL);
         self.timers.set(Timer::Status, now.saturating_add(STATUS_AGE));
         let sentence = self.standing().to_string();
-        if sentence != self.service.told {
+        if sentence != self.audience.service.told {
             service::status(&sentence);
-            self.service.told = sentence;
+            self.audience.service.told = sentence;
         }
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let now = self.now();
-        let (mut whole, mut failed) = (0, 0);
-        for entry in self.entries.values() {
-            match entry.watch.state() {
-                WatchState::Completed { .. } => whole += 1,
-                WatchState::Failed { .. } => failed += 1,
-                _ => {}
-            }
-        }
-        let parts =
-            self.downloads.names().chain(self.syncs.names()).chain(self.groups.names().flatten());
-        let downloading: HashSet<usize> =
-            parts.chain(self.commits.ready()).map(|(entry, _)| *entry).collect();
-        let next_poll = self.timers.iter().find(|(_, timer)| matches!(timer, Timer::View(_)));
+        let now = self.clock.now();
+        let counts = self.fleet.counts();
+        let downloading: HashSet<_> = self.transfers.exports().collect();
         Standing {
-            watching: self.entries.len() - whole - failed,
+            watching: counts.exports - counts.whole - counts.failed,
             downloading: downloading.len(),
-            whole,
-            failed,
-            polling: !self.polls.is_empty(),
-            next_poll: next_poll.map(|(at, _)| at.saturating_sub(now)),
+            whole: counts.whole,
+            failed: counts.failed,
+            polling: self.polls.under_way() > 0,
+            next_poll: self.polls.next_due().map(|at| at.saturating_sub(now)),
             waits: self.waits(now),
             draining: self.draining.is_some(),
-            reloads: self.reloads.clone(),
+            reloads: self.audience.reloads.clone(),
         }
     }
 
     /// What everything or a project waits for. The most general comes first.
     fn waits(&self, now: Duration) -> Vec<String> {
         let mut waits = Vec::new();
-        if self.disk_ill {
+        if self.folders.disk_is_ill() {
             waits.push("downloads wait for the disk".to_owned());
         }
-        if self.store_failing {
+        if self.journal.is_failing() {
             waits.push("downloads wait because the state cannot be written".to_owned());
         }
-        if let Some(wait) = wait_of(&self.origin, now) {
+        if let Some(wait) = wait_of(self.gates.origin(), now) {
             waits.push(format!("the api is unavailable, {wait}"));
         }
-        for project in self.projects.values() {
+        for (id, project) in self.fleet.projects() {
+            let of = self.gates.of(id);
             let gates = [
-                (&project.key, "its rest api key is refused"),
-                (&project.rejection, "its requests are refused"),
-                (&project.throttle, "the api asks for fewer requests"),
+                (&of.key, "its rest api key is refused"),
+                (&of.rejection, "its requests are refused"),
+                (&of.throttle, "the api asks for fewer requests"),
             ];
             for (gate, reason) in gates {
                 if let Some(wait) = wait_of(gate, now) {

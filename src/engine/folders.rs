@@ -1,0 +1,285 @@
+//! Work on the folders of exports, and the health of the disk they lie on.
+//!
+//! Whoever meets a fault of the disk puts it in doubt; then the disk itself is looked at, by nobody
+//! else's work: a fault that is one export's own (a folder that is not ours) must not hold up the
+//! others, and a store that is slow must not keep a disk closed that is well again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::task::JoinMap;
+
+use super::children::{self, Panicked};
+use super::chores::{Chore, ChoreEnd, ChoreKind, ChoreOrder};
+use super::ids::EntryId;
+use crate::domain::gate::{Admission, Gate, Probe};
+use crate::domain::ids::ExportPath;
+use crate::domain::resume::CHECKPOINT_BYTES;
+use crate::domain::watch::PartOrder;
+use crate::meters::{Meters, PauseCause};
+use crate::process::lock::LateLock;
+use crate::sinks::local::LocalSink;
+
+/// Chores under way at once: they block, and a disk that hangs must not collect threads.
+const MAX_CHORES: usize = 4;
+/// How often the disk is looked at while it is ill or full, and chores are tried again that it
+/// hindered.
+pub(crate) const DISK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Names a chore: of each kind an export has one at a time.
+pub(crate) type ChoreId = (EntryId, ChoreKind);
+
+/// The chores and the disk.
+#[derive(Debug)]
+pub(crate) struct Folders {
+    chores: HashMap<ChoreId, Work>,
+    queue: VecDeque<ChoreId>,
+    parked: Vec<ChoreId>,
+    /// When parked chores are tried again.
+    parked_until: Option<Duration>,
+    running: JoinMap<ChoreId, ChoreEnd>,
+    disk: Disk,
+    checks: JoinMap<(), Result<(), String>>,
+    sink: LocalSink,
+    download_lock: Arc<LateLock>,
+    blocking: Handle,
+    meters: Meters,
+}
+
+/// One chore, until it is done.
+#[derive(Debug)]
+struct Work {
+    chore: Chore,
+    /// What the log said that it waits for.
+    told: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    gate: Gate,
+    probe: Option<Probe>,
+    /// Room that it needs to count as well.
+    room_bytes: u64,
+    /// Whether the log said that it is ill.
+    is_ill: bool,
+}
+
+/// What the folders have to say.
+pub(crate) enum FolderEvent {
+    Chore(ChoreId, Result<ChoreEnd, Panicked>),
+    DiskChecked(Result<Result<(), String>, Panicked>),
+}
+
+impl Folders {
+    pub(crate) fn new(
+        sink: LocalSink,
+        download_lock: Arc<LateLock>,
+        blocking: Handle,
+        meters: Meters,
+    ) -> Self {
+        let mut folders = Self {
+            chores: HashMap::new(),
+            queue: VecDeque::new(),
+            parked: Vec::new(),
+            parked_until: None,
+            running: JoinMap::new(),
+            disk: Disk::default(),
+            checks: JoinMap::new(),
+            sink,
+            download_lock,
+            blocking,
+            meters,
+        };
+        if !folders.download_lock.is_held() {
+            folders.doubt_disk(Duration::ZERO);
+        }
+        folders
+    }
+
+    /// Queues a chore. Returns `false` if one of its kind is queued or under way for the export.
+    #[must_use]
+    pub(crate) fn order(&mut self, entry: EntryId, chore: Chore) -> bool {
+        let id = (entry, chore.kind());
+        if self.chores.contains_key(&id) {
+            return false;
+        }
+        self.chores.insert(id, Work { chore, told: None });
+        self.queue.push_back(id);
+        true
+    }
+
+    /// Calls off what the export only waits for. Returns whether there was anything.
+    #[must_use]
+    pub(crate) fn call_off(&mut self, entry: EntryId) -> bool {
+        let id = (entry, ChoreKind::Prepare);
+        if self.running.contains_key(&id) || self.chores.remove(&id).is_none() {
+            return false;
+        }
+        self.queue.retain(|queued| *queued != id);
+        self.parked.retain(|parked| *parked != id);
+        true
+    }
+
+    /// Queues parked chores again when their time has come.
+    pub(crate) fn wake(&mut self, now: Duration) {
+        if self.parked_until.is_some_and(|until| until <= now) {
+            self.parked_until = None;
+            self.queue.extend(self.parked.drain(..));
+        }
+    }
+
+    /// Begins chores while the disk is well. `needs` says where the folder of an export is, and
+    /// which of its parts have no record.
+    pub(crate) fn admit(
+        &mut self,
+        needs: impl Fn(EntryId) -> Option<(ExportPath, Vec<PartOrder>)>,
+    ) {
+        while self.disk.gate.is_open() && self.running.len() < MAX_CHORES {
+            let Some(id) = self.queue.pop_front() else { return };
+            let Some(Work { chore, .. }) = self.chores.get(&id) else { continue };
+            let Some((path, unrecorded)) = needs(id.0) else { continue };
+            let (sink, chore) = (self.sink.clone(), chore.clone());
+            let order = ChoreOrder { sink, path, chore, unrecorded };
+            self.running.spawn_blocking_on(id, move || order.run(), &self.blocking);
+        }
+    }
+
+    /// Waits for a chore, or a look at the disk, to end. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> FolderEvent {
+        tokio::select! {
+            (id, end) = children::next(&mut self.running) => FolderEvent::Chore(id, end),
+            ((), result) = children::next(&mut self.checks) => FolderEvent::DiskChecked(result),
+        }
+    }
+
+    /// A chore is done.
+    pub(crate) fn done(&mut self, id: ChoreId) {
+        self.chores.remove(&id);
+    }
+
+    /// A chore cannot be done yet: it is tried again. Returns whether `cause` is news.
+    pub(crate) fn park(&mut self, id: ChoreId, cause: Option<&str>, now: Duration) -> bool {
+        let Some(work) = self.chores.get_mut(&id) else { return false };
+        let is_news = cause.is_some() && work.told.as_deref() != cause;
+        work.told = cause.map(str::to_owned);
+        self.parked.push(id);
+        self.parked_until.get_or_insert(now.saturating_add(DISK_INTERVAL));
+        is_news
+    }
+
+    /// Some work could not use the disk: nothing new is written until it has been looked at.
+    pub(crate) fn doubt_disk(&mut self, now: Duration) {
+        if self.disk.gate.is_open() {
+            self.disk.gate.refused(now, |_| Duration::ZERO);
+        }
+    }
+
+    /// A part could not be written: the disk is not well before it has room for it, or the part
+    /// would be begun again and again. Of a large part only the first bytes count, because its
+    /// room is taken before anybody is asked for it, and one that never fits must not keep the
+    /// disk closed for all.
+    pub(crate) fn demand_room(&mut self, declared_bytes: Option<u64>) {
+        let bytes = declared_bytes.unwrap_or(0).min(CHECKPOINT_BYTES);
+        self.disk.room_bytes = self.disk.room_bytes.max(bytes);
+    }
+
+    /// Looks at the disk if it is in doubt, and again while it is ill. Takes the directory's lock
+    /// if that was away.
+    pub(crate) fn check_disk(&mut self, now: Duration) {
+        let Some(probe) = self.disk.gate.probe(now) else { return };
+        self.disk.probe = Some(probe);
+        let (sink, lock, room_bytes) =
+            (self.sink.clone(), self.download_lock.clone(), self.disk.room_bytes);
+        let check = move || {
+            sink.disk_check(room_bytes).map_err(|error| error.to_string())?;
+            lock.ensure().map_err(|error| error.to_string())
+        };
+        self.checks.spawn_blocking_on((), check, &self.blocking);
+    }
+
+    /// A look at the disk is over.
+    pub(crate) fn disk_checked(
+        &mut self,
+        result: Result<Result<(), String>, Panicked>,
+        now: Duration,
+    ) {
+        let disk = &mut self.disk;
+        match result.unwrap_or_else(|Panicked| Err("the look at it panicked".to_owned())) {
+            Ok(()) => {
+                disk.gate.opened();
+                disk.room_bytes = 0;
+                if std::mem::take(&mut disk.is_ill) {
+                    tracing::info!(
+                        event = "disk_recovered",
+                        "the disk is well again; downloads go on"
+                    );
+                }
+            }
+            Err(cause) => {
+                disk.gate.refused(now, |_| DISK_INTERVAL);
+                if !std::mem::replace(&mut disk.is_ill, true) {
+                    self.meters.paused(None, PauseCause::Disk);
+                    tracing::error!(
+                        event = "disk_failed",
+                        cause,
+                        "downloads wait for the disk: {cause}"
+                    );
+                }
+            }
+        }
+        disk.probe = None;
+    }
+
+    /// Whether the disk may be written to.
+    pub(crate) fn disk_is_open(&self) -> bool {
+        self.disk.gate.is_open()
+    }
+
+    /// Whether downloads wait for a disk that is ill.
+    pub(crate) fn disk_is_ill(&self) -> bool {
+        self.disk.is_ill
+    }
+
+    /// Chores that a thread is at work on.
+    pub(crate) fn under_way(&self) -> usize {
+        self.running.len()
+    }
+
+    /// When something is to be done next.
+    pub(crate) fn wakes_at(&self, now: Duration) -> Option<Duration> {
+        let disk = match self.disk.gate.admission(now) {
+            Admission::WaitUntil(at) => Some(at),
+            Admission::Pass | Admission::Probe | Admission::WaitForProbe => None,
+        };
+        self.parked_until.into_iter().chain(disk).min()
+    }
+}
+
+#[cfg(test)]
+impl Folders {
+    /// The chores that wait to be tried again.
+    pub(crate) fn parked(&self) -> &[ChoreId] {
+        &self.parked
+    }
+
+    /// Takes the chore out that would be begun next, as if it were under way.
+    pub(crate) fn take_next(&mut self) -> ChoreId {
+        self.queue.pop_front().expect("a chore is queued")
+    }
+
+    /// A thread is at work on this chore until [`Folders::pretend_ended`].
+    pub(crate) fn pretend_running(&mut self, id: ChoreId) {
+        self.running.spawn(id, std::future::pending());
+    }
+
+    pub(crate) fn pretend_ended(&mut self) {
+        self.running = JoinMap::new();
+    }
+
+    /// Another look at the disk is due at once.
+    pub(crate) fn look_now(&mut self) {
+        self.disk.gate.restore(Duration::ZERO);
+    }
+}

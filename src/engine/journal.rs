@@ -1,0 +1,206 @@
+//! What becomes durable, in order: writes go to the writer of the state through a bounded queue, and
+//! come back when they are on disk.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio::sync::mpsc;
+
+use super::ids::EntryId;
+use crate::domain::ids::ExportKey;
+use crate::domain::part::PartKey;
+use crate::domain::stage::PauseScope;
+use crate::domain::watch::Recorded;
+use crate::ledgers::sqlite::{Change, StoreEvent, Write};
+use crate::meters::{Meters, PauseCause};
+
+/// The writes under way.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    writes: mpsc::Sender<Write>,
+    events: mpsc::Receiver<StoreEvent>,
+    /// Writes that the writer's queue has not taken yet, by their tickets. Bounded by the work
+    /// under way: one record a part in flight and a few an export. Of what keeps changing only the
+    /// last word waits.
+    outbox: BTreeMap<u64, Write>,
+    /// The tickets of those in the outbox that a newer word replaces.
+    replaceable: HashMap<Replaceable, u64>,
+    /// Whom each write concerns that is not durable yet.
+    tickets: HashMap<u64, Ticket>,
+    next_ticket: u64,
+    failing: bool,
+    meters: Meters,
+}
+
+/// Whom a write concerns, and what its watch is told when it is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Ticket {
+    pub(crate) entry: Option<EntryId>,
+    pub(crate) recorded: Option<Recorded>,
+}
+
+/// What only the last word counts of.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Replaceable {
+    Status(ExportKey),
+    Partial(ExportKey, PartKey),
+    Pause(PauseScope),
+}
+
+impl Replaceable {
+    fn of(change: &Change) -> Option<Self> {
+        match change {
+            Change::StatusSeen { export, .. } => Some(Self::Status(export.clone())),
+            Change::PartialSynced { export, part } => {
+                Some(Self::Partial(export.clone(), part.key.clone()))
+            }
+            Change::Paused { scope, .. } => Some(Self::Pause(scope.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl Journal {
+    pub(crate) fn new(
+        writes: mpsc::Sender<Write>,
+        events: mpsc::Receiver<StoreEvent>,
+        meters: Meters,
+    ) -> Self {
+        Self {
+            writes,
+            events,
+            outbox: BTreeMap::new(),
+            replaceable: HashMap::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            failing: false,
+            meters,
+        }
+    }
+
+    /// Queues a write. Returns the ticket of an older one that it replaces. A write that
+    /// `may_wait` shares a transaction with others that are on their way.
+    #[must_use]
+    pub(crate) fn record(
+        &mut self,
+        change: Change,
+        ticket: Ticket,
+        may_wait: bool,
+    ) -> Option<Ticket> {
+        let number = self.next_ticket;
+        self.next_ticket += 1;
+        let replaced = Replaceable::of(&change)
+            .and_then(|what| self.replaceable.insert(what, number))
+            .and_then(|older| {
+                self.outbox.remove(&older)?;
+                self.tickets.remove(&older)
+            });
+        self.tickets.insert(number, ticket);
+        self.outbox.insert(number, Write { change, ticket: number, may_wait });
+        replaced
+    }
+
+    /// Queues a write that concerns no export.
+    pub(crate) fn note(&mut self, change: Change) {
+        // What it replaces concerned no export either.
+        drop(self.record(change, Ticket::default(), false));
+    }
+
+    /// Hands over what the writer's queue takes, all at once: the writer makes one transaction of
+    /// it.
+    pub(crate) fn flush(&mut self) {
+        while let Some(first) = self.outbox.first_entry()
+            && let Ok(permit) = self.writes.try_reserve()
+        {
+            let write = first.remove();
+            if let Some(what) = Replaceable::of(&write.change) {
+                self.replaceable.remove(&what);
+            }
+            permit.send(write);
+        }
+    }
+
+    /// Waits for news: of the writer, or that its queue has room for what waits. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<StoreEvent> {
+        tokio::select! {
+            Some(event) = self.events.recv() => Some(event),
+            Ok(permit) = self.writes.reserve(), if !self.outbox.is_empty() => {
+                drop(permit);
+                None
+            }
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Takes the news in. Returns the writes that have become durable.
+    pub(crate) fn apply(&mut self, event: StoreEvent) -> Vec<Ticket> {
+        match event {
+            StoreEvent::Written(tickets) => {
+                return tickets.iter().filter_map(|ticket| self.tickets.remove(ticket)).collect();
+            }
+            StoreEvent::Failing { cause } => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    self.meters.paused(None, PauseCause::State);
+                }
+                tracing::error!(
+                    event = "state_failed",
+                    cause,
+                    "the state cannot be written; downloads wait: {cause}"
+                );
+            }
+            StoreEvent::Healthy => {
+                self.failing = false;
+                tracing::info!(
+                    event = "state_recovered",
+                    "the state can be written again; downloads go on"
+                );
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether the state cannot be written at the moment.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// Whether everything is durable.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tickets.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::ProjectDigest;
+    use crate::domain::report::RemoteStatus;
+
+    fn status(status: &str) -> Change {
+        let project = ProjectDigest::of(&"project_1".parse().unwrap());
+        let export = ExportKey { project, export: "export_1".parse().unwrap() };
+        Change::StatusSeen { export, status: RemoteStatus::parse(status) }
+    }
+
+    #[tokio::test]
+    async fn only_the_last_word_of_a_status_waits_and_what_was_handed_over_stays() {
+        let (writes, mut queue) = mpsc::channel(1);
+        let (news, events) = mpsc::channel(1);
+        let mut journal = Journal::new(writes, events, Meters::default());
+        assert!(journal.record(status("CREATED"), Ticket::default(), false).is_none());
+        journal.flush();
+        assert!(journal.record(status("PENDING"), Ticket::default(), false).is_none());
+        assert!(journal.record(status("RUNNING"), Ticket::default(), false).is_some());
+        journal.flush();
+        assert!(!journal.is_idle(), "the queue is full");
+        let first = queue.recv().await.unwrap();
+        assert_eq!((first.change, journal.next().await), (status("CREATED"), None));
+        journal.flush();
+        let second = queue.recv().await.unwrap();
+        assert_eq!(second.change, status("RUNNING"));
+        news.send(StoreEvent::Written(vec![first.ticket, second.ticket])).await.unwrap();
+        assert!(!journal.is_idle(), "handed over is not durable yet");
+        let event = journal.next().await.unwrap();
+        assert_eq!(journal.apply(event).len(), 2);
+        assert!(journal.is_idle() && queue.try_recv().is_err());
+    }
+}
