@@ -2,13 +2,10 @@
 //! download and tend folders.
 
 mod access;
-mod checkpoints;
 mod children;
 mod chores;
 pub mod control;
-mod downloader;
 mod ids;
-mod lanes;
 mod narrator;
 pub mod overview;
 mod part_queue;
@@ -17,10 +14,10 @@ mod registry;
 mod scheduler;
 pub mod snapshot;
 pub mod standing;
-mod stream;
 mod timers;
+mod transfers;
 
 pub(crate) use access::Access;
 pub use control::Control;
-pub use lanes::Lanes;
 pub use scheduler::{EngineParts, Outcome, ProjectParts, Scheduler};
+pub use transfers::Lanes;

@@ -4,18 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use slotmap::{Key, KeyData};
 use tokio::time::Instant;
 
 use super::gates::{Closed, pass};
 use super::{Call, Probes, Scheduler};
 use crate::domain::gate::Admission;
+use crate::domain::ids::ExportPath;
 use crate::domain::part::PartKey;
 use crate::domain::watch::{WatchEvent, WatchState};
 use crate::engine::access::KeyUse;
 use crate::engine::chores::ChoreOrder;
-use crate::engine::downloader::Download;
+use crate::engine::ids::PartId;
 use crate::engine::narrator::part_started;
-use crate::engine::stream::Progress;
+use crate::engine::transfers::{AttemptContext, Progress, fetch_part};
 
 /// View calls under way at once, all projects together: bounds sockets and answers in memory. Each
 /// project that is still at work gets an equal share, so that one whose calls hang cannot hold up
@@ -164,14 +166,17 @@ impl Scheduler {
         self.progress.insert((entry, key.clone()), progress.clone());
         let stop = self.stop_downloads.child_token();
         self.stops.insert((entry, key.clone()), stop.clone());
-        let download = Download {
-            entry,
-            project_index: project,
-            project: self.projects[project].name.clone(),
-            export: self.entries[entry].watch.export().clone(),
-            order,
-            key: key_use,
+        let attempt = AttemptContext {
+            part: PartId { entry: id_of(entry), key: key.clone() },
+            project: id_of(project),
+            path: ExportPath {
+                project: self.projects[project].name.clone(),
+                export: self.entries[entry].watch.export().clone(),
+            },
+            declared_bytes: order.declared_bytes,
+            resume: order.resume,
             access: self.projects[project].access.clone(),
+            key_use,
             sink: self.sink.clone(),
             lane: self.lanes.least_busy(),
             stop,
@@ -181,7 +186,7 @@ impl Scheduler {
             news: self.news.0.clone(),
             meters: self.meters.clone(),
         };
-        self.downloads.spawn((entry, key.clone()), download.run());
+        self.downloads.spawn((entry, key.clone()), fetch_part(Arc::new(attempt)));
         self.projects[project].slots += 1;
         part_started(&self.entries[entry].watch, &key);
         self.step(entry, WatchEvent::PartStarted(key));
@@ -201,6 +206,16 @@ impl Scheduler {
             _ => sum,
         })
     }
+}
+
+/// A number of this scheduler as the key that an attempt knows it by.
+fn id_of<K: From<KeyData>>(number: usize) -> K {
+    KeyData::from_ffi(number as u64).into()
+}
+
+/// [`id_of`] back.
+pub(super) fn number_of(id: impl Key) -> usize {
+    usize::try_from(id.data().as_ffi() & u64::from(u32::MAX)).unwrap_or(usize::MAX)
 }
 
 fn key_use(probes: &Probes) -> KeyUse {

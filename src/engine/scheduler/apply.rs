@@ -4,18 +4,20 @@ use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admit::number_of;
 use super::{Call, DISK_INTERVAL, Draining, Entry, Event, Scheduler, Ticket, Timer};
 use crate::domain::failure::ViewOutcome;
 use crate::domain::ids::ExportKey;
 use crate::domain::report::RemoteStatus;
+use crate::domain::resume::ResumablePart;
 use crate::domain::watch::{
     Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
 };
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
-use crate::engine::downloader::DownloadNews;
 use crate::engine::narrator::{narrate, prepared};
 use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
+use crate::engine::transfers::News;
 use crate::ledgers::sqlite::{Change, StoreEvent, Write};
 use crate::meters::{PauseCause, PollOutcome, RetryCause, Work};
 
@@ -41,23 +43,30 @@ impl Scheduler {
     }
 
     /// News can be older than the end of what they come from.
-    fn heard(&mut self, news: DownloadNews) {
+    fn heard(&mut self, news: News) {
         match news {
-            DownloadNews::ApiAnswered { project } if self.projects.contains(project) => {
-                self.api_answered(project);
-            }
-            DownloadNews::StoreAnswered { project, entry, host }
-                if self.projects.contains(project) =>
-            {
-                self.store_answered(project, host);
-                if self.entries.contains(entry) {
-                    self.crowd_fares_well(entry);
+            News::ApiAnswered { project } => {
+                let project = number_of(project);
+                if self.projects.contains(project) {
+                    self.api_answered(project);
                 }
             }
-            DownloadNews::Checkpointed { entry, partial } if self.entries.contains(entry) => {
-                self.step(entry, WatchEvent::PartCheckpointed(partial));
+            News::StoreAnswered { project, part, host } => {
+                let (project, entry) = (number_of(project), number_of(part.entry));
+                if self.projects.contains(project) {
+                    self.store_answered(project, host);
+                    if self.entries.contains(entry) {
+                        self.crowd_fares_well(entry);
+                    }
+                }
             }
-            _ => {}
+            News::Checkpointed { part, point } => {
+                let entry = number_of(part.entry);
+                if self.entries.contains(entry) {
+                    let partial = ResumablePart { key: part.key, point };
+                    self.step(entry, WatchEvent::PartCheckpointed(partial));
+                }
+            }
         }
     }
 

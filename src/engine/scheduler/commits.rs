@@ -7,12 +7,12 @@
 
 use std::time::Duration;
 
-use super::{DownloadEnd, Entry, Scheduler, Timer};
-use crate::domain::failure::{Hold, PartFailure};
+use super::{DownloadEnd, Entry, Scheduler, SyncEnd, Timer};
+use crate::domain::failure::{Hold, PartFailure, PartFault};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::watch::{Command, PartState, WatchEvent, WatchState};
 use crate::engine::children::Panicked;
-use crate::engine::stream::{commit_failure, transient};
+use crate::engine::transfers::commit_fault;
 use crate::meters::{RetryCause, Work};
 use crate::sinks::local::{CommitError, FinishedPart};
 
@@ -62,11 +62,16 @@ impl Scheduler {
         let project = self.entries[*entry].project;
         self.stops.remove(&part);
         self.projects[project].slots = self.projects[project].slots.saturating_sub(1);
-        let end =
-            end.unwrap_or_else(|Panicked| Err(transient("the download task panicked".to_owned())));
-        let faulted =
-            matches!(end, Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }));
-        if let Err(PartFailure::Held(hold)) = &end {
+        let panicked = || PartFault::transient("the download task panicked").into();
+        let end = end.unwrap_or_else(|Panicked| Err(panicked()));
+        let faulted = matches!(
+            end,
+            Err(PartFailure::Failed {
+                fault: PartFault::Transient { .. } | PartFault::LinkRefused { .. },
+                ..
+            })
+        );
+        if let Err(PartFailure::Failed { fault: PartFault::Held(hold), .. }) = &end {
             self.hold(project, hold.clone());
         }
         self.probe_over(&super::Call::Part(*entry, key.clone()), project, faulted);
@@ -77,7 +82,7 @@ impl Scheduler {
             }
             Ok(finished) => {
                 self.commits.under_way += 1;
-                let sync = move || finished.sync().map_err(|error| commit_failure(&error));
+                let sync = move || finished.sync().map_err(|error| commit_fault(&error));
                 self.syncs.spawn_blocking_on(part, self.lanes.for_blocking_work(), sync);
             }
             Err(failure) => self.part_ended(part, Err(failure)),
@@ -88,10 +93,13 @@ impl Scheduler {
     fn learn_of_the_crowd(&mut self, entry: usize, end: &DownloadEnd) {
         let (now, retry, jitter) = (self.now(), self.policies.retry, Self::jitter());
         match end {
-            Ok(_) | Err(PartFailure::Transient { progressed: true, .. }) => {
+            Ok(_) | Err(PartFailure::Failed { progressed: true, .. }) => {
                 self.crowd_fares_well(entry)
             }
-            Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }) => {
+            Err(PartFailure::Failed {
+                fault: PartFault::Transient { .. } | PartFault::LinkRefused { .. },
+                ..
+            }) => {
                 let Entry { watch, crowd, .. } = &mut self.entries[entry];
                 if let Some(faults) = crowd.failed(now, |round| retry.delay(round, jitter)) {
                     tracing::warn!(event = "parts_wait", project = %watch.project(), export = %watch.export(), faults, "{faults} parts failed one after the other; the others wait, and one at a time is tried");
@@ -113,14 +121,14 @@ impl Scheduler {
     pub(super) fn part_synced(
         &mut self,
         part: (usize, PartKey),
-        synced: Result<Result<FinishedPart, PartFailure>, Panicked>,
+        synced: Result<SyncEnd, Panicked>,
     ) {
         self.commits.under_way -= 1;
         match synced {
             Ok(Ok(finished)) => self.commits.ready.push((part, finished)),
-            Ok(Err(failure)) => self.failed_to_commit(part, failure),
+            Ok(Err(fault)) => self.failed_to_commit(part, fault),
             Err(Panicked) => {
-                self.failed_to_commit(part, transient("the sync of the part panicked".to_owned()));
+                self.failed_to_commit(part, PartFault::transient("the sync of the part panicked"));
             }
         }
     }
@@ -156,26 +164,24 @@ impl Scheduler {
         self.commits.under_way -= names.len();
         let Ok(outcomes) = end else {
             for part in names {
-                self.failed_to_commit(
-                    part,
-                    transient("the commit of the part panicked".to_owned()),
-                );
+                let fault = PartFault::transient("the commit of the part panicked");
+                self.failed_to_commit(part, fault);
             }
             return;
         };
         for (part, outcome) in names.into_iter().zip(outcomes) {
             match outcome {
                 Ok(committed) => self.part_ended(part, Ok(committed)),
-                Err(error) => self.failed_to_commit(part, commit_failure(&error)),
+                Err(error) => self.failed_to_commit(part, commit_fault(&error)),
             }
         }
     }
 
-    fn failed_to_commit(&mut self, part: (usize, PartKey), failure: PartFailure) {
-        if let PartFailure::Held(hold) = &failure {
+    fn failed_to_commit(&mut self, part: (usize, PartKey), fault: PartFault) {
+        if let PartFault::Held(hold) = &fault {
             self.hold(self.entries[part.0].project, hold.clone());
         }
-        self.part_ended(part, Err(failure));
+        self.part_ended(part, Err(fault.into()));
     }
 
     /// A part's attempt is over: its file is durable under its name, or not.
@@ -185,7 +191,8 @@ impl Scheduler {
         outcome: Result<CommittedPart, PartFailure>,
     ) {
         let progress = self.progress.remove(&(entry, key.clone()));
-        if let Err(PartFailure::Held(Hold::Disk { .. })) = &outcome {
+        if let Err(PartFailure::Failed { fault: PartFault::Held(Hold::Disk { .. }), .. }) = &outcome
+        {
             self.demand_room(self.entries[entry].watch.declared_bytes(&key));
         }
         let retry = outcome.as_ref().err().and_then(RetryCause::of_part);

@@ -43,18 +43,16 @@ use super::access::Access;
 use super::children::{Children, Panicked};
 use super::chores::{Chore, ChoreEnd};
 use super::control::Control;
-use super::downloader::DownloadNews;
-use super::lanes::Lanes;
 use super::narrator::introduce;
 use super::part_queue::PartQueue;
 use super::registry::Registry;
 use super::snapshot::Snapshot;
 use super::standing::Reloads;
-use super::stream::Progress;
 use super::timers::Timers;
+use super::transfers::{Lanes, News, Progress};
 use crate::domain::capacity::Capacity;
 use crate::domain::crowd::Crowd;
-use crate::domain::failure::{PartFailure, ViewOutcome};
+use crate::domain::failure::{PartFailure, PartFault, ViewOutcome};
 use crate::domain::gate::Gate;
 use crate::domain::ids::{ProjectDigest, ProjectName};
 use crate::domain::moment::{Moment, Unit};
@@ -166,7 +164,7 @@ pub struct Scheduler {
     parked_chores: Vec<(usize, Chore)>,
     polls: Children<usize, ViewOutcome>,
     downloads: Children<(usize, PartKey), DownloadEnd>,
-    syncs: Children<(usize, PartKey), DownloadEnd>,
+    syncs: Children<(usize, PartKey), SyncEnd>,
     groups: Children<Vec<(usize, PartKey)>, GroupEnd>,
     commits: Commits,
     chores_running: Children<(usize, Chore), ChoreEnd>,
@@ -175,7 +173,7 @@ pub struct Scheduler {
     probes: HashMap<Call, Probes>,
     /// How far the downloads under way have come.
     progress: HashMap<(usize, PartKey), Arc<Progress>>,
-    news: (mpsc::Sender<DownloadNews>, mpsc::Receiver<DownloadNews>),
+    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
     writes: mpsc::Sender<Write>,
     outbox: VecDeque<Write>,
     /// Writes that are not yet known to be durable, the outbox included.
@@ -302,15 +300,18 @@ enum Draining {
 /// How a download ended: with all its bytes, or not.
 type DownloadEnd = Result<FinishedPart, PartFailure>;
 
+/// A part with all its bytes is durable, or not.
+type SyncEnd = Result<FinishedPart, PartFault>;
+
 enum Event {
     Stop,
     Poll(usize, Result<ViewOutcome, Panicked>),
     Downloaded((usize, PartKey), Result<DownloadEnd, Panicked>),
-    Synced((usize, PartKey), Result<DownloadEnd, Panicked>),
+    Synced((usize, PartKey), Result<SyncEnd, Panicked>),
     Group(Vec<(usize, PartKey)>, Result<GroupEnd, Panicked>),
     Chore((usize, Chore), Result<ChoreEnd, Panicked>),
     DiskChecked(Result<Result<(), String>, Panicked>),
-    News(DownloadNews),
+    News(News),
     Store(StoreEvent),
     Control(Control),
     WriteSent,
