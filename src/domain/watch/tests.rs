@@ -2,6 +2,7 @@
 //! events are next door.
 
 mod clock;
+mod part_ends;
 
 use super::*;
 use crate::domain::checksum::Check;

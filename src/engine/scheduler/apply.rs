@@ -51,8 +51,8 @@ impl Scheduler {
                     self.api_answered(project);
                 }
             }
-            News::StoreAnswered { project, part, host } => {
-                let (project, entry) = (number_of(project), number_of(part.entry));
+            News::StoreAnswered { project, entry, host } => {
+                let (project, entry) = (number_of(project), number_of(entry));
                 if self.projects.contains(project) {
                     self.store_answered(project, host);
                     if self.entries.contains(entry) {

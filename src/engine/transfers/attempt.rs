@@ -172,3 +172,142 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, PartFault> {
     cx.lane.runtime.spawn_blocking(work).await.map_err(|error| task_fault(&error))?
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tokio::runtime::Handle;
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::{Lanes, Progress};
+    use super::*;
+    use crate::api::{Api, ApiSettings};
+    use crate::config::{Environment, KeySource};
+    use crate::domain::ids::ExportPath;
+    use crate::domain::part::PartKey;
+    use crate::domain::resume::StrongEtag;
+    use crate::engine::access::{Access, KeyUse};
+    use crate::engine::ids::{EntryId, PartId, ProjectId};
+    use crate::engine::scheduler::tests::store_client;
+    use crate::meters::Meters;
+    use crate::process::runtimes::TransferRuntimes;
+    use crate::sinks::local::{LocalSink, SinkSettings};
+    use crate::transport::testing::tls;
+
+    const WRITTEN: &[u8] = b"[1234";
+
+    /// An attempt that asks nobody, and its folder.
+    fn context() -> (AttemptContext, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let (sink, _) = LocalSink::open(folder.path(), None, SinkSettings::default()).unwrap();
+        let timeout = Duration::from_secs(5);
+        let settings = ApiSettings {
+            base_url: "http://127.0.0.1:1/2.11".parse().unwrap(),
+            connect_timeout: timeout,
+            request_timeout: timeout,
+        };
+        let path =
+            ExportPath { project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() };
+        let api = Api::new(&settings, &tls()).unwrap();
+        let client = api.project(&"project_1".parse().unwrap(), &"rest".to_owned().into()).unwrap();
+        let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
+        let source = KeySource::Env("NO_SUCH_KEY".to_owned());
+        let access = Access::new(path.project.clone(), client, source, Arc::new(environment));
+        let runtimes = TransferRuntimes { first: Handle::current(), others: Vec::new() };
+        let meters = Meters::default();
+        let cx = AttemptContext {
+            part: PartId {
+                entry: EntryId::default(),
+                key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },
+            },
+            project: ProjectId::default(),
+            declared_bytes: Some(10),
+            resume: None,
+            access: Arc::new(access),
+            key_use: KeyUse::AtHand,
+            sink,
+            lane: Lanes::new(runtimes, &store_client()).least_busy(),
+            stop: CancellationToken::new(),
+            waiting_hosts: Vec::new(),
+            open_host: None,
+            progress: Arc::new(Progress::new(meters.received(&path.project))),
+            news: mpsc::channel(1).0,
+            meters,
+            path,
+        };
+        (cx, folder)
+    }
+
+    fn origin() -> BodyOrigin {
+        let etag = StrongEtag::parse("\"v1\"").unwrap();
+        let sha256 = crate::domain::part::Sha256::new([0; 32]);
+        BodyOrigin::of_plan(&Plan::Continue(ResumePoint {
+            bytes: 1,
+            sha256,
+            total_bytes: 10,
+            etag,
+        }))
+        .unwrap()
+    }
+
+    /// How an attempt with these bytes on disk is concluded: the failure, and whether it has left
+    /// a file.
+    async fn concluded(why: Why, written: bool, resumable: bool, from: u64) -> (PartFailure, bool) {
+        let (cx, folder) = context();
+        let writer = written.then(|| {
+            let mut writer = cx.begin(&Plan::FromStart).unwrap();
+            writer.write(WRITTEN).unwrap();
+            writer
+        });
+        let ended = Ended { why, writer, origin: resumable.then(origin) };
+        let failure = conclude(&cx, ended, from).await;
+        let partial = folder.path().join("shop/export_1/.part-00001-file_1.json.partial");
+        (failure, std::fs::metadata(partial).is_ok_and(|file| file.len() == 5))
+    }
+
+    #[tokio::test]
+    async fn bytes_are_kept_if_the_fault_spares_them_and_they_can_be_resumed() {
+        let host = || "store.example".to_owned();
+        let faults = [
+            (PartFault::transient("cut"), true),
+            (PartFault::Transient { cause: "long".into(), listing_in_doubt: true }, true),
+            (PartFault::LinkRefused { cause: "403".into() }, true),
+            (PartFault::Held(Hold::StoreWaits { host: host() }), true),
+            (PartFault::Held(Hold::StoreBusy { host: host(), retry_after: None }), true),
+            (PartFault::Held(Hold::Throttled { retry_after: None }), true),
+            (PartFault::Held(Hold::Disk { cause: "full".into() }), false),
+            (PartFault::Gone { cause: "404".into(), error_code: None }, false),
+            (PartFault::Conflict { cause: "foreign".into() }, false),
+        ];
+        for (fault, spares) in faults {
+            for (written, resumable) in [(false, false), (false, true), (true, false), (true, true)]
+            {
+                for first_byte in [0, 4, 5] {
+                    let why = Why::Fault(fault.clone());
+                    let (failure, has_file) = concluded(why, written, resumable, first_byte).await;
+                    let PartFailure::Failed { fault: told, kept, progressed } = failure else {
+                        panic!("{failure:?}")
+                    };
+                    let case = format!("{fault:?}, {written}, {resumable}, {first_byte}");
+                    let is_kept = spares && written && resumable;
+                    assert_eq!(told, fault, "{case}");
+                    assert_eq!(kept.map(|point| point.bytes), is_kept.then_some(5), "{case}");
+                    assert_eq!(progressed, is_kept && first_byte < 5, "{case}");
+                    assert!(!spares || has_file == is_kept, "{case}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_keeps_what_can_be_resumed() {
+        for (written, resumable, bytes) in
+            [(false, true, None), (true, false, None), (true, true, Some(5))]
+        {
+            let (failure, has_file) = concluded(Why::Stopped, written, resumable, 0).await;
+            let PartFailure::Stopped { kept } = failure else { panic!("{failure:?}") };
+            assert_eq!((kept.map(|point| point.bytes), has_file), (bytes, bytes.is_some()));
+        }
+    }
+}

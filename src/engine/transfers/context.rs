@@ -13,7 +13,7 @@ use crate::domain::failure::PartFault;
 use crate::domain::ids::ExportPath;
 use crate::domain::resume::{Plan, ResumePoint};
 use crate::engine::access::{Access, KeyUse};
-use crate::engine::ids::{PartId, ProjectId};
+use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::meters::{ByteCounter, Meters};
 use crate::sinks::local::{LocalSink, PartWriter};
 
@@ -47,7 +47,7 @@ pub(crate) enum News {
     /// The API gave a link.
     ApiAnswered { project: ProjectId },
     /// The store sends bytes.
-    StoreAnswered { project: ProjectId, part: PartId, host: String },
+    StoreAnswered { project: ProjectId, entry: EntryId, host: String },
     /// The bytes before this point are durable.
     Checkpointed { part: PartId, point: ResumePoint },
 }

@@ -70,8 +70,8 @@ pub(super) async fn run(
         Err(refusal) => return refused(refusal, writer, &plan),
     };
     if cx.open_host.as_ref() != Some(&body.host) {
-        let (project, part, host) = (cx.project, cx.part.clone(), body.host.clone());
-        cx.tell(News::StoreAnswered { project, part, host }).await;
+        let (project, entry, host) = (cx.project, cx.part.entry, body.host.clone());
+        cx.tell(News::StoreAnswered { project, entry, host }).await;
     }
     let begun = match writer {
         Some(writer) => Ok(writer),
