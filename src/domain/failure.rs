@@ -5,6 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::resume::ResumePoint;
+
 /// Why an export ended without becoming whole. Stays until someone says `retry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -141,43 +143,82 @@ pub enum ViewOutcome {
     Fault(String),
 }
 
-/// Why a part did not get committed this time.
+/// What went wrong with a part. Causes are in words and safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PartFailure {
-    /// A passing fault: the same part is tried again after a backoff.
+pub enum PartFault {
+    /// It may go well the next time: the same part is tried again after a backoff.
     Transient {
-        /// The cause in words, safe to show.
         cause: String,
-        /// From where the next attempt of this run can go on; the bytes need not be synced for
-        /// that.
-        resume: Option<super::resume::ResumePoint>,
-        /// Whether this attempt gained bytes, so that the wait starts over from its shortest.
-        progressed: bool,
-        /// Whether the answer disagrees with the listing, so that a fresh view should be asked.
+        /// Whether the answer contradicts the listing, so that a fresh view is needed.
         listing_in_doubt: bool,
     },
     /// The store refused three fresh links in a row.
-    LinkRefused {
-        /// The cause in words, safe to show.
-        cause: String,
-    },
-    /// The file does not exist any more, says the store (404) or the API (its own 4xx).
+    LinkRefused { cause: String },
+    /// The file no longer exists, according to the store (404) or the API (its own 4xx).
     Gone {
-        /// The cause in words, safe to show.
         cause: String,
-        /// The API's `error_code`, where the API said it.
+        /// The API's `error_code`, if the API said it.
         error_code: Option<String>,
     },
     /// Something larger waits; the part did nothing wrong.
     Held(Hold),
-    /// Something that is not ours stands at the final name.
-    Conflict {
-        /// The cause in words.
-        cause: String,
+    /// A file that is not ours has the final name.
+    Conflict { cause: String },
+}
+
+/// How an attempt at a part ended, if it did not commit its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartFailure {
+    Failed {
+        fault: PartFault,
+        /// Where the next attempt resumes. The bytes before it are durable.
+        kept: Option<ResumePoint>,
+        /// Whether this attempt gained bytes, so that the backoff starts over.
+        progressed: bool,
     },
-    /// The program is draining; the partial is synced where [`super::resume::ResumePoint`] says so.
-    Stopped {
-        /// From where a later run may go on.
-        resume: Option<super::resume::ResumePoint>,
-    },
+    /// The attempt was told to stop.
+    Stopped { kept: Option<ResumePoint> },
+}
+
+impl PartFault {
+    /// A passing fault that says nothing about the listing.
+    #[must_use]
+    pub fn transient(cause: impl Into<String>) -> Self {
+        Self::Transient { cause: cause.into(), listing_in_doubt: false }
+    }
+
+    /// Whether the part's bytes on disk can still be trusted, and are still wanted.
+    #[must_use]
+    pub fn spares_bytes(&self) -> bool {
+        match self {
+            Self::Transient { .. } | Self::LinkRefused { .. } => true,
+            Self::Held(hold) => !matches!(hold, Hold::Disk { .. }),
+            Self::Gone { .. } | Self::Conflict { .. } => false,
+        }
+    }
+}
+
+impl PartFailure {
+    /// Whether the attempt failed by a fault that may come again with other parts.
+    #[must_use]
+    pub fn is_faulted(&self) -> bool {
+        let Self::Failed { fault, .. } = self else { return false };
+        matches!(fault, PartFault::Transient { .. } | PartFault::LinkRefused { .. })
+    }
+
+    /// What has to wait as a whole, if that is what ended the attempt.
+    #[must_use]
+    pub fn hold(&self) -> Option<&Hold> {
+        match self {
+            Self::Failed { fault: PartFault::Held(hold), .. } => Some(hold),
+            Self::Failed { .. } | Self::Stopped { .. } => None,
+        }
+    }
+}
+
+/// Nothing of the part is kept.
+impl From<PartFault> for PartFailure {
+    fn from(fault: PartFault) -> Self {
+        Self::Failed { fault, kept: None, progressed: false }
+    }
 }

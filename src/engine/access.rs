@@ -1,5 +1,5 @@
-//! One project's way to the API: its client, and where its key comes from when the one in use is
-//! refused.
+//! How one project reaches the API: its client, and the source that its key is read from again if
+//! the API refuses the one in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,10 @@ use crate::config::{Environment, KeySource};
 use crate::domain::failure::{Hold, Observation, ViewOutcome};
 use crate::domain::ids::{ExportId, FileId, ProjectName};
 
-/// Longest wait for a key source to be read; a file on a network share that hangs must not hold up
-/// a probe for ever.
+/// Longest wait for a key source. A file on a network share that hangs must not hold up a probe
+/// forever.
 const KEY_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A project's client together with the source of its key.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     project: ProjectName,
@@ -23,12 +22,10 @@ pub(crate) struct Access {
     environment: Arc<Environment>,
 }
 
-/// Whether the key is read again before a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyUse {
-    /// Use the key at hand.
     AtHand,
-    /// The key was refused before: look first whether there is another one.
+    /// The API refused the key before: first read its source again.
     ReadAgain,
 }
 
@@ -49,18 +46,16 @@ impl Access {
         Self { project, client, key_source, environment }
     }
 
-    /// Where the key is read from.
     pub(crate) fn key_source(&self) -> &KeySource {
         &self.key_source
     }
 
-    /// Whether both use the same key.
     pub(crate) fn has_key_of(&self, other: &Self) -> bool {
         self.client.has_key_of(&other.client)
     }
 
-    /// One view; a refused key is read again, and where that brought another one, the call is to be
-    /// made anew: it costs the project's request budget like any other.
+    /// Asks for one view. If the API refuses the key and its source now holds another one, the
+    /// answer is [`Hold::KeyReplaced`]: the caller asks again, at the cost of the request budget.
     pub(crate) async fn view(&self, export: &ExportId, key: KeyUse) -> Vec<Observation> {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
@@ -77,8 +72,8 @@ impl Access {
         vec![Observation { export: export.clone(), outcome }]
     }
 
-    /// One signed link; it costs no budget, so that with another key the call is made once more
-    /// here.
+    /// Asks for one signed link. If the API refuses the key and its source now holds another one,
+    /// this asks once more: a link costs no budget.
     pub(crate) async fn link(&self, file: &FileId, key: KeyUse) -> LinkOutcome {
         if key == KeyUse::ReadAgain {
             self.read_key_again().await;
@@ -94,30 +89,34 @@ impl Access {
         }
     }
 
-    /// Reads the key source. Returns whether another key is in use than at that generation; a call
-    /// that was refused at the same time may have brought it.
+    /// Reads the key source. Returns whether the key in use differs from that of the generation. A
+    /// call that was refused at the same time may have replaced it.
     async fn key_differs_from(&self, generation: u64) -> bool {
         self.read_key_again().await;
         self.client.key_generation() != generation
     }
 
-    /// Reads the key source and uses what it holds.
     async fn read_key_again(&self) {
         let (source, environment) = (self.key_source.clone(), self.environment.clone());
         let read = tokio::task::spawn_blocking(move || source.read(&environment));
-        match tokio::time::timeout(KEY_READ_TIMEOUT, read).await {
+        let cause = match tokio::time::timeout(KEY_READ_TIMEOUT, read).await {
             Ok(Ok(Ok(key))) => {
                 if let Err(error) = self.client.replace_key(key.secret()) {
-                    tracing::warn!(event = "key_unusable", project = %self.project, cause = %error, "the rest api key cannot be used: {error}");
+                    tracing::warn!(
+                        event = "key_unusable", project = %self.project, cause = %error,
+                        "the REST API key in {} cannot be used: {error}",
+                        self.key_source
+                    );
                 }
+                return;
             }
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(event = "key_unreadable", project = %self.project, source = %self.key_source, cause = %error, "the rest api key cannot be read again from {}: {error}", self.key_source);
-            }
-            Ok(Err(_)) | Err(_) => {
-                let cause = "no answer in time";
-                tracing::warn!(event = "key_unreadable", project = %self.project, source = %self.key_source, cause, "the rest api key cannot be read again from {}: {cause}", self.key_source);
-            }
-        }
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(_)) | Err(_) => format!("no answer within {KEY_READ_TIMEOUT:?}"),
+        };
+        tracing::warn!(
+            event = "key_unreadable", project = %self.project, source = %self.key_source, cause,
+            "the REST API key cannot be read again from {}: {cause}",
+            self.key_source
+        );
     }
 }

@@ -3,17 +3,14 @@
 
 mod access;
 pub mod archive;
-mod checkpoints;
 mod children;
 mod chores;
 pub mod control;
-mod downloader;
 mod fleet;
 mod folders;
 mod gates;
 mod ids;
 mod journal;
-mod lanes;
 mod narrator;
 pub mod overview;
 mod polls;
@@ -21,12 +18,11 @@ pub mod recovery;
 mod scheduler;
 pub mod snapshot;
 pub mod standing;
-mod stream;
 mod timers;
 mod transfers;
 mod turns;
 
 pub(crate) use access::Access;
 pub use control::Control;
-pub use lanes::Lanes;
 pub use scheduler::{EngineParts, Outcome, Scheduler};
+pub use transfers::Lanes;

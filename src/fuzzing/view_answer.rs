@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::is_safe_name;
 use super::world::World;
 use crate::api;
-use crate::domain::failure::{PartFailure, ViewOutcome};
+use crate::domain::failure::{PartFault, ViewOutcome};
 use crate::domain::ids::{ExportId, FileId, ProjectName};
 use crate::domain::part::PartKey;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
@@ -109,8 +109,8 @@ fn later_view(report: &Report) {
     let (under_way, gone) = (key("under_way", 1), key("gone", 2));
     world.step(WatchEvent::PartStarted(under_way.clone()));
     world.step(WatchEvent::PartStarted(gone.clone()));
-    let missing = PartFailure::Gone { cause: "404".to_owned(), error_code: None };
-    world.step(WatchEvent::PartEnded { key: gone, outcome: Err(missing) });
+    let missing = PartFault::Gone { cause: "404".to_owned(), error_code: None };
+    world.step(WatchEvent::PartEnded { key: gone, outcome: Err(missing.into()) });
     let commands = world.step(WatchEvent::Viewed(ViewOutcome::Report(report.clone())));
     let queued = commands.iter().filter_map(|command| match command {
         Command::QueuePart(key) => Some(&key.file_id),

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{
     EncodeLabel as _, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
 };
 
-use crate::domain::failure::{Hold, PartFailure, ViewOutcome};
+use crate::domain::failure::{Hold, PartFailure, PartFault, ViewOutcome};
 use crate::domain::ids::ProjectName;
 
 /// A label whose values are few and known.
@@ -181,12 +181,13 @@ impl RetryCause {
     /// Why a part that ended so is done again; `None` where it is not, or where nothing was tried.
     #[must_use]
     pub fn of_part(failure: &PartFailure) -> Option<Self> {
-        match failure {
-            PartFailure::Transient { .. } => Some(Self::Fault),
-            PartFailure::LinkRefused { .. } => Some(Self::LinkRefused),
-            PartFailure::Gone { .. } => Some(Self::Gone),
-            PartFailure::Held(hold) => Self::of_hold(hold),
-            PartFailure::Conflict { .. } | PartFailure::Stopped { .. } => None,
+        let PartFailure::Failed { fault, .. } = failure else { return None };
+        match fault {
+            PartFault::Transient { .. } => Some(Self::Fault),
+            PartFault::LinkRefused { .. } => Some(Self::LinkRefused),
+            PartFault::Gone { .. } => Some(Self::Gone),
+            PartFault::Held(hold) => Self::of_hold(hold),
+            PartFault::Conflict { .. } => None,
         }
     }
 
@@ -304,9 +305,10 @@ mod tests {
 
     #[test]
     fn a_part_that_asked_nothing_of_a_waiting_store_is_no_retry() {
-        let waits = PartFailure::Held(Hold::StoreWaits { host: "store.example".to_owned() });
-        assert_eq!(RetryCause::of_part(&waits), None);
-        let busy = Hold::StoreBusy { host: "store.example".to_owned(), retry_after: None };
-        assert_eq!(RetryCause::of_part(&PartFailure::Held(busy)), Some(RetryCause::StoreBusy));
+        let cause_of = |hold| RetryCause::of_part(&PartFault::Held(hold).into());
+        let host = || "store.example".to_owned();
+        assert_eq!(cause_of(Hold::StoreWaits { host: host() }), None);
+        let busy = Hold::StoreBusy { host: host(), retry_after: None };
+        assert_eq!(cause_of(busy), Some(RetryCause::StoreBusy));
     }
 }

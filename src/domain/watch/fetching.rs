@@ -11,7 +11,7 @@ use super::{
     Transition, WatchEvent,
 };
 use crate::domain::cadence::spread;
-use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, ViewOutcome};
+use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, PartFault, ViewOutcome};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::resume::ResumablePart;
@@ -440,54 +440,64 @@ impl Fetching {
                 commands.push(Command::Record(RecordChange::PartCommitted(committed.clone())));
                 self.tally.moves(part, PartState::Recording(committed));
             }
-            Err(PartFailure::Held(Hold::Disk { cause })) => {
-                // What the disk holds of it is not to be believed; and should the fault be this
-                // part's own, it must not be at the head of the queue each time the disk is found
-                // to be well.
-                self.tally.resumes(part, None);
-                self.wait(key, cause, cx, commands);
-            }
-            Err(PartFailure::Held(_)) => {
+            Err(PartFailure::Stopped { kept }) => {
                 self.tally.moves(part, PartState::Queued);
-                commands.push(Command::QueuePart(key));
-            }
-            Err(PartFailure::Stopped { resume }) => {
-                self.tally.moves(part, PartState::Queued);
-                self.tally.resumes(part, resume.clone());
-                if let Some(point) = resume {
+                self.tally.resumes(part, kept.clone());
+                if let Some(point) = kept {
                     commands.push(Command::Record(RecordChange::PartialSynced(ResumablePart {
                         key,
                         point,
                     })));
                 }
             }
-            Err(PartFailure::Conflict { cause }) => {
-                self.abandon(key, FailureKind::Conflict, cause, None, commands);
-            }
-            Err(PartFailure::Gone { cause, error_code }) if part.gone_before => {
-                self.abandon(key, FailureKind::PartGone, cause, error_code, commands);
-            }
-            Err(PartFailure::Gone { cause, .. }) => {
-                self.tally.moves(part, PartState::AwaitingView);
-                self.tally.resumes(part, None);
-                part.tell(&key, cause, commands);
-                self.want_view(cx, commands);
-            }
-            Err(PartFailure::LinkRefused { cause }) => {
-                self.wait(key, cause, cx, commands);
-                self.want_view(cx, commands);
-            }
-            Err(PartFailure::Transient { cause, resume, progressed, listing_in_doubt }) => {
-                self.tally.resumes(part, resume);
+            Err(PartFailure::Failed { fault, kept, progressed }) => {
+                self.tally.resumes(part, kept.filter(|_| fault.spares_bytes()));
                 if progressed {
                     part.failures = 0;
                 }
+                self.part_failed(key, fault, cx, commands);
+            }
+        }
+    }
+
+    fn part_failed(
+        &mut self,
+        key: PartKey,
+        fault: PartFault,
+        cx: &StepContext<'_>,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(part) = self.parts.get_mut(&key) else { return };
+        match fault {
+            PartFault::Transient { cause, listing_in_doubt } => {
                 let fresh_view =
                     listing_in_doubt || (part.failures + 1).is_multiple_of(ATTEMPTS_PER_VIEW);
                 self.wait(key, cause, cx, commands);
                 if fresh_view {
                     self.want_view(cx, commands);
                 }
+            }
+            PartFault::LinkRefused { cause } => {
+                self.wait(key, cause, cx, commands);
+                self.want_view(cx, commands);
+            }
+            // The fault may be this part's own. Without a wait it would be the first in the queue
+            // each time the disk is found to be well.
+            PartFault::Held(Hold::Disk { cause }) => self.wait(key, cause, cx, commands),
+            PartFault::Held(_) => {
+                self.tally.moves(part, PartState::Queued);
+                commands.push(Command::QueuePart(key));
+            }
+            PartFault::Gone { cause, error_code } if part.gone_before => {
+                self.abandon(key, FailureKind::PartGone, cause, error_code, commands);
+            }
+            PartFault::Gone { cause, .. } => {
+                self.tally.moves(part, PartState::AwaitingView);
+                part.tell(&key, cause, commands);
+                self.want_view(cx, commands);
+            }
+            PartFault::Conflict { cause } => {
+                self.abandon(key, FailureKind::Conflict, cause, None, commands);
             }
         }
     }

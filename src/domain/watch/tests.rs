@@ -2,10 +2,11 @@
 //! events are next door.
 
 mod clock;
+mod part_ends;
 
 use super::*;
 use crate::domain::checksum::Check;
-use crate::domain::failure::{ApiRefusal, Hold};
+use crate::domain::failure::{ApiRefusal, Hold, PartFault};
 use crate::domain::part::Sha256;
 use crate::domain::report::{PartListing, Report, ReportFacts};
 
@@ -133,16 +134,15 @@ pub(super) fn ended(key: &PartKey, outcome: Result<CommittedPart, PartFailure>) 
 }
 
 pub(super) fn transient(resume: Option<ResumePoint>) -> PartFailure {
-    PartFailure::Transient {
-        cause: "cut".into(),
+    PartFailure::Failed {
+        fault: PartFault::transient("cut"),
         progressed: resume.is_some(),
-        resume,
-        listing_in_doubt: false,
+        kept: resume,
     }
 }
 
 pub(super) fn gone() -> PartFailure {
-    PartFailure::Gone { cause: "404".into(), error_code: None }
+    PartFault::Gone { cause: "404".into(), error_code: None }.into()
 }
 
 /// A driver in Fetching with one prepared, started part.
@@ -166,8 +166,8 @@ fn a_part_that_met_a_sick_disk_waits_its_backoff_and_starts_over() {
     driver.says(ended(&part, Err(transient(Some(point)))));
     driver.says(WatchEvent::PartRetryDue(part.clone()));
     driver.says(WatchEvent::PartStarted(part.clone()));
-    let sick = PartFailure::Held(Hold::Disk { cause: "input/output error".into() });
-    assert_eq!(driver.says(ended(&part, Err(sick))), ["say failing a", "retry a 1.50"]);
+    let sick = PartFault::Held(Hold::Disk { cause: "input/output error".into() });
+    assert_eq!(driver.says(ended(&part, Err(sick.into()))), ["say failing a", "retry a 1.50"]);
     driver.says(WatchEvent::PartRetryDue(part.clone()));
     assert_eq!(
         driver.watch.part_order(&part).unwrap().resume,

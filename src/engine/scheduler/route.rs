@@ -5,16 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Draining, Event, Scheduler, Timer};
-use crate::domain::failure::{Hold, Observation, PartFailure, ViewOutcome};
+use crate::domain::failure::{Hold, Observation, PartFailure, PartFault, ViewOutcome};
 use crate::domain::ids::ExportKey;
 use crate::domain::part::CommittedPart;
+use crate::domain::resume::ResumablePart;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{
     Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
 };
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
-use crate::engine::downloader::DownloadNews;
 use crate::engine::fleet::Rejections;
 use crate::engine::folders::{ChoreId, FolderEvent};
 use crate::engine::gates::Lasting;
@@ -22,9 +22,8 @@ use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::engine::journal::Ticket;
 use crate::engine::narrator::{narrate, part_started, prepared};
 use crate::engine::polls::{Call, CallId};
-use crate::engine::stream::transient;
 use crate::engine::timers::Clock;
-use crate::engine::transfers::{DownloadEnd, TransferEvent, Turn};
+use crate::engine::transfers::{DownloadEnd, News, TransferEvent, Turn};
 use crate::ledgers::sqlite::Change;
 use crate::meters::{PollOutcome, RetryCause, Work};
 
@@ -37,8 +36,8 @@ impl Scheduler {
             Event::Answered(call, answer) => self.answered(call, answer),
             Event::Transfer(TransferEvent::Downloaded(part, end)) => self.downloaded(part, end),
             Event::Transfer(TransferEvent::Synced(part, end)) => {
-                if let Some((part, failure)) = self.transfers.synced(part, end) {
-                    self.part_ended(part, Err(failure));
+                if let Some((part, fault)) = self.transfers.synced(part, end) {
+                    self.part_ended(part, Err(fault));
                 }
             }
             Event::Transfer(TransferEvent::Published(end)) => {
@@ -176,18 +175,18 @@ impl Scheduler {
 
     /// A download is back: its slot is free, and it has all its bytes or not.
     fn downloaded(&mut self, part: PartId, end: Result<DownloadEnd, Panicked>) {
-        let end =
-            end.unwrap_or_else(|Panicked| Err(transient("the download task panicked".to_owned())));
+        let panicked = || PartFault::transient("the download task panicked").into();
+        let end = end.unwrap_or_else(|Panicked| Err(panicked()));
         let now = self.clock.now();
         let Some(freed) = self.transfers.download_ended(&part, &end, &self.policies.retry, now)
         else {
             return;
         };
-        if let Err(PartFailure::Held(hold)) = &end {
+        let failure = end.as_ref().err();
+        if let Some(hold) = failure.and_then(PartFailure::hold) {
             self.hold(freed.project, hold.clone());
         }
-        let faulted =
-            matches!(end, Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }));
+        let faulted = failure.is_some_and(PartFailure::is_faulted);
         self.gates.returned(freed.project, freed.pass, faulted, now);
         match end {
             Ok(finished) => self.transfers.publish(part, finished),
@@ -196,20 +195,21 @@ impl Scheduler {
     }
 
     /// A part whose bytes are all here got its name, or not.
-    fn part_ended(&mut self, part: PartId, outcome: Result<CommittedPart, PartFailure>) {
-        if let Err(PartFailure::Held(hold)) = &outcome
+    fn part_ended(&mut self, part: PartId, outcome: Result<CommittedPart, PartFault>) {
+        if let Err(PartFault::Held(hold)) = &outcome
             && let Some(export) = self.fleet.export(part.entry)
         {
             self.hold(export.project(), hold.clone());
         }
-        self.attempt_ended(part, outcome);
+        self.attempt_ended(part, outcome.map_err(PartFailure::from));
     }
 
     fn attempt_ended(&mut self, part: PartId, outcome: Result<CommittedPart, PartFailure>) {
         let Some(project) = self.transfers.ended(&part, outcome.is_ok()) else { return };
         let PartId { entry, key } = part;
         let watch = self.fleet.export(entry).map(|export| export.watch());
-        if let Err(PartFailure::Held(Hold::Disk { .. })) = &outcome {
+        let hold = outcome.as_ref().err().and_then(PartFailure::hold);
+        if let Some(Hold::Disk { .. }) = hold {
             self.folders.demand_room(watch.and_then(|watch| watch.declared_bytes(&key)));
         }
         let retry = outcome.as_ref().err().and_then(RetryCause::of_part);
@@ -238,21 +238,19 @@ impl Scheduler {
     }
 
     /// News can be older than the end of what they come from.
-    fn heard(&mut self, news: DownloadNews) {
+    fn heard(&mut self, news: News) {
         match news {
-            DownloadNews::ApiAnswered { project } if self.fleet.has_project(project) => {
+            News::ApiAnswered { project } if self.fleet.has_project(project) => {
                 self.gates.api_answered(project);
             }
-            DownloadNews::StoreAnswered { project, entry, host }
-                if self.fleet.has_project(project) =>
-            {
+            News::StoreAnswered { project, entry, host } if self.fleet.has_project(project) => {
                 self.gates.store_answered(project, host);
                 if let Some(export) = self.fleet.export(entry) {
                     self.transfers.fares_well(project, entry, &export.path());
                 }
             }
-            DownloadNews::Checkpointed { entry, partial } => {
-                self.step(entry, WatchEvent::PartCheckpointed(partial));
+            News::Checkpointed { part: PartId { entry, key }, point } => {
+                self.step(entry, WatchEvent::PartCheckpointed(ResumablePart { key, point }));
             }
             _ => {}
         }

@@ -210,6 +210,16 @@ impl Rig {
         self.scheduler.apply(Event::Folder(event));
     }
 
+    /// Everything that waits to be written becomes durable.
+    fn all_written(&mut self) {
+        self.scheduler.journal.flush();
+        while let Ok(write) = self.writes.try_recv() {
+            let written = StoreEvent::Written(vec![write.ticket]);
+            self.scheduler.apply(Event::Journal(Some(written)));
+            self.scheduler.journal.flush();
+        }
+    }
+
     fn parts_under_way(&self) -> Vec<usize> {
         let number = |entry| self.exports.iter().position(|known| *known == entry).unwrap();
         let mut exports: Vec<_> = self.scheduler.transfers.exports().map(number).collect();

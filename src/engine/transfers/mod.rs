@@ -1,8 +1,23 @@
 //! The transfers: parts that wait for a slot, and each part under way as one [`Attempt`], from its
 //! slot to its final name.
+//!
+//! - `queue` parts that wait for a slot
+//! - `attempt` one attempt: asks for links, and decides what is kept of the bytes
+//! - `stream` one request to the store, on a lane
+//! - `checkpoints` makes the bytes of a large part durable while more arrive
+//! - `context` what one attempt works with, and what it tells
+//! - `faults` what each error means for the part
+//! - `publish` from the last byte to the final name
+//! - `lanes` the runtimes that move bytes
 
+mod attempt;
+mod checkpoints;
+mod context;
+mod faults;
+mod lanes;
 mod publish;
 mod queue;
+mod stream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,15 +30,12 @@ use tokio_util::task::JoinMap;
 
 use super::access::{Access, KeyUse};
 use super::children::{self, Panicked};
-use super::downloader::{Download, DownloadNews};
 use super::gates::{Gates, Pass, admitted};
 use super::ids::{EntryId, PartId, ProjectId};
-use super::lanes::Lanes;
-use super::stream::{Progress, transient};
 use super::timers::{Clock, Timers};
 use crate::domain::capacity::Capacity;
 use crate::domain::crowd::Crowd;
-use crate::domain::failure::PartFailure;
+use crate::domain::failure::{PartFailure, PartFault};
 use crate::domain::gate::{Admission, Probe};
 use crate::domain::ids::ExportPath;
 use crate::domain::retry::RetryPolicy;
@@ -31,14 +43,22 @@ use crate::domain::watch::PartOrder;
 use crate::fetch::StoreClient;
 use crate::meters::{ByteCounter, Meters};
 use crate::sinks::local::{FinishedPart, LocalSink};
+use attempt::fetch_part;
+use context::{AttemptContext, Progress};
+use faults::commit_fault;
 use publish::{GroupEnd, Publisher};
 use queue::{PartQueue, Refusal};
+
+pub(crate) use context::News;
+pub use lanes::Lanes;
 
 /// From so many slots on the last one is kept for projects that have none.
 const SPARING_SLOTS: usize = 4;
 
 /// How a download ended: with all its bytes, or not.
 pub(crate) type DownloadEnd = Result<FinishedPart, PartFailure>;
+/// Whether the bytes of a large part are durable.
+type SyncEnd = Result<FinishedPart, PartFault>;
 
 /// Parts on their way from the queue to their names.
 #[derive(Debug)]
@@ -49,13 +69,13 @@ pub(crate) struct Transfers {
     retries: Timers<PartId>,
     attempts: HashMap<PartId, Attempt>,
     downloads: JoinMap<PartId, DownloadEnd>,
-    syncs: JoinMap<PartId, DownloadEnd>,
+    syncs: JoinMap<PartId, SyncEnd>,
     publisher: Publisher,
     /// Slots in use by project; a project without any is not in here.
     slots: SecondaryMap<ProjectId, usize>,
     /// How the parts of an export fare, once one of them has failed.
     crowds: SecondaryMap<EntryId, Crowd>,
-    news: (mpsc::Sender<DownloadNews>, mpsc::Receiver<DownloadNews>),
+    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
     stop: CancellationToken,
     lanes: Lanes,
     sink: LocalSink,
@@ -84,9 +104,9 @@ enum Stage {
 /// What the transfers have to say.
 pub(crate) enum TransferEvent {
     Downloaded(PartId, Result<DownloadEnd, Panicked>),
-    Synced(PartId, Result<DownloadEnd, Panicked>),
+    Synced(PartId, Result<SyncEnd, Panicked>),
     Published(Result<GroupEnd, Panicked>),
-    News(DownloadNews),
+    News(News),
 }
 
 /// A part that may begin now.
@@ -243,14 +263,14 @@ impl Transfers {
         let stop = self.stop.child_token();
         let progress = Arc::new(Progress::new(self.received(&path)));
         let declared_bytes = order.declared_bytes;
-        let download = Download {
-            entry: part.entry,
-            project_index: project,
-            project: path.project.clone(),
-            export: path.export.clone(),
-            order,
-            key: KeyUse::of(&pass),
+        let attempt = AttemptContext {
+            part: part.clone(),
+            project,
+            path: path.clone(),
+            declared_bytes,
+            resume: order.resume,
             access,
+            key_use: KeyUse::of(&pass),
             sink: self.sink.clone(),
             lane: self.lanes.least_busy(),
             stop: stop.clone(),
@@ -261,7 +281,7 @@ impl Transfers {
             meters: self.meters.clone(),
         };
         // Boxed: a runtime moves a task's future more than once, and this one is large.
-        self.downloads.spawn(part.clone(), Box::pin(download.run()));
+        self.downloads.spawn(part.clone(), Box::pin(fetch_part(Arc::new(attempt))));
         if let Some(slots) = self.slots.entry(project) {
             *slots.or_default() += 1;
         }
@@ -306,10 +326,10 @@ impl Transfers {
             }
         }
         match end {
-            Ok(_) | Err(PartFailure::Transient { progressed: true, .. }) => {
+            Ok(_) | Err(PartFailure::Failed { progressed: true, .. }) => {
                 self.fares_well(project, part.entry, &path);
             }
-            Err(PartFailure::Transient { .. } | PartFailure::LinkRefused { .. }) => {
+            Err(failure) if failure.is_faulted() => {
                 self.fares_badly(part.entry, &path, retry, now);
             }
             Err(_) => {}
@@ -352,7 +372,7 @@ impl Transfers {
             self.publisher.push(part, finished);
             return;
         }
-        let sync = move || finished.sync().map_err(|error| super::stream::commit_failure(&error));
+        let sync = move || finished.sync().map_err(|error| commit_fault(&error));
         self.syncs.spawn_blocking_on(part, sync, self.lanes.for_blocking_work());
     }
 
@@ -360,15 +380,15 @@ impl Transfers {
     pub(crate) fn synced(
         &mut self,
         part: PartId,
-        end: Result<DownloadEnd, Panicked>,
-    ) -> Option<(PartId, PartFailure)> {
-        match end {
-            Ok(Ok(finished)) => {
+        end: Result<SyncEnd, Panicked>,
+    ) -> Option<(PartId, PartFault)> {
+        let panicked = || Err(PartFault::transient("the sync of the part panicked"));
+        match end.unwrap_or_else(|Panicked| panicked()) {
+            Ok(finished) => {
                 self.publisher.push(part, finished);
                 None
             }
-            Ok(Err(failure)) => Some((part, failure)),
-            Err(Panicked) => Some((part, transient("the sync of the part panicked".to_owned()))),
+            Err(fault) => Some((part, fault)),
         }
     }
 

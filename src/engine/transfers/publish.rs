@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::task::JoinMap;
 
-use crate::domain::failure::PartFailure;
+use super::faults::commit_fault;
+use crate::domain::failure::PartFault;
 use crate::domain::part::CommittedPart;
 use crate::engine::children::{self, Panicked};
 use crate::engine::ids::PartId;
-use crate::engine::stream::{commit_failure, transient};
 use crate::sinks::local::{CommitError, FinishedPart, LocalSink};
 
 /// A group of so many is not waited for. 2,000 parts of 50 KB in groups of 16, 32, 64 and 128 took
@@ -26,7 +26,7 @@ const GATHER: Duration = Duration::from_millis(10);
 pub(crate) type GroupEnd = Vec<Result<CommittedPart, CommitError>>;
 
 /// The same with their names.
-pub(crate) type Outcomes = Vec<(PartId, Result<CommittedPart, PartFailure>)>;
+pub(crate) type Outcomes = Vec<(PartId, Result<CommittedPart, PartFault>)>;
 
 /// Gives parts their names, one group at a time.
 #[derive(Debug, Default)]
@@ -94,13 +94,12 @@ impl Publisher {
         let group = std::mem::take(&mut self.group);
         match end {
             Ok(outcomes) => {
-                let outcome = |outcome: Result<_, CommitError>| {
-                    outcome.map_err(|error| commit_failure(&error))
-                };
+                let outcome =
+                    |outcome: Result<_, CommitError>| outcome.map_err(|error| commit_fault(&error));
                 group.into_iter().zip(outcomes.into_iter().map(outcome)).collect()
             }
             Err(Panicked) => {
-                let failed = || transient("the commit of the part panicked".to_owned());
+                let failed = || PartFault::transient("the commit of the part panicked");
                 group.into_iter().map(|part| (part, Err(failed()))).collect()
             }
         }

@@ -214,7 +214,7 @@ mod tests {
     fn an_export_that_may_not_begin_is_passed_over_until_it_is_called() {
         let (mut queue, projects, exports) = queue(&[(0, 0, 1), (0, 0, 2), (0, 1, 3), (1, 2, 4)]);
         let passed = order(&mut queue, |entry| entry != exports[0], |_| true);
-        assert_eq!(passed, [4, 3], "the other project, and another export of the same");
+        assert_eq!(passed, [3, 4], "another export of the project, and another project");
         queue.call_export(projects[0], exports[0]);
         assert_eq!(order(&mut queue, |_| true, |_| true), [1, 2]);
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::tests::{committed, ended, gone, key, listing, policies, refusal, report, transient};
 use super::*;
-use crate::domain::failure::Hold;
+use crate::domain::failure::{Hold, PartFault};
 use crate::domain::report::PartListing;
 use world::{World, pick, point};
 
@@ -77,21 +77,21 @@ fn some_view(how: u8) -> ViewOutcome {
 }
 
 fn some_end(how: u8, key: PartKey) -> Result<CommittedPart, PartFailure> {
+    // With bytes that are kept, also where that makes no sense.
+    let failed = |fault| {
+        let kept = (how >= 128).then(|| point(6));
+        Err(PartFailure::Failed { fault, progressed: kept.is_some(), kept })
+    };
     match how % 16 {
         0..=5 => Ok(committed(key)),
         6 => Err(transient(None)),
         7 => Err(transient(Some(point(6)))),
-        8 => Err(PartFailure::Transient {
-            cause: "other length".into(),
-            resume: None,
-            progressed: false,
-            listing_in_doubt: true,
-        }),
-        9 => Err(PartFailure::LinkRefused { cause: "403".into() }),
+        8 => failed(PartFault::Transient { cause: "length".into(), listing_in_doubt: true }),
+        9 => failed(PartFault::LinkRefused { cause: "403".into() }),
         10 | 11 => Err(gone()),
-        12 => Err(PartFailure::Held(Hold::Disk { cause: "full".into() })),
-        13 | 14 => Err(PartFailure::Held(Hold::StoreWaits { host: "store.example".into() })),
-        _ => Err(PartFailure::Conflict { cause: "foreign".into() }),
+        12 => failed(PartFault::Held(Hold::Disk { cause: "full".into() })),
+        13 | 14 => failed(PartFault::Held(Hold::StoreWaits { host: "store.example".into() })),
+        _ => failed(PartFault::Conflict { cause: "foreign".into() }),
     }
 }
 

@@ -163,8 +163,8 @@ impl World {
                 // The program is draining: what is under way stops, its records are written, and a
                 // new run begins.
                 for key in std::mem::take(&mut self.active) {
-                    let resume = (how % 2 == 0).then(|| point(5));
-                    self.step(ended(&key, Err(PartFailure::Stopped { resume })));
+                    let kept = (how % 2 == 0).then(|| point(5));
+                    self.step(ended(&key, Err(PartFailure::Stopped { kept })));
                 }
                 while let Some(change) = self.records.pop_front() {
                     self.record(change);

@@ -12,12 +12,7 @@ fn told_by(wall: impl Fn(i64) -> i64) -> Vec<Vec<String>> {
         ApiRefusal { status: 404, code: "EXPORT_NOT_FOUND".into(), message: String::new() };
     let not_found = || WatchEvent::Viewed(ViewOutcome::NotFound(refusal.clone()));
     let fault = || WatchEvent::Viewed(ViewOutcome::Fault("cut".to_owned()));
-    let cut = PartFailure::Transient {
-        cause: "cut".to_owned(),
-        resume: None,
-        progressed: false,
-        listing_in_doubt: false,
-    };
+    let cut = PartFault::transient("cut").into();
     let events = [
         not_found(),
         not_found(),

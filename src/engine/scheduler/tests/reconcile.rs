@@ -7,6 +7,7 @@ impl Rig {
     fn leave(&mut self, exports_of_projects: &[usize]) {
         let desired = self.desired(exports_of_projects);
         self.scheduler.reconcile(desired, Found::default());
+        self.all_written();
         self.scheduler.let_go();
     }
 }

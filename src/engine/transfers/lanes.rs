@@ -7,15 +7,15 @@ use tokio::runtime::Handle;
 use crate::fetch::StoreClient;
 use crate::process::runtimes::TransferRuntimes;
 
-/// Every lane; there is at least one.
+/// All lanes. There is at least one.
 #[derive(Debug)]
 pub struct Lanes {
     first: Lane,
     others: Vec<Lane>,
 }
 
-/// A runtime of one thread, and connections to stores that are at home on it. While a clone lives,
-/// a part is on it.
+/// A runtime of one thread, and its own connections to stores. Each clone stands for a part that
+/// uses the lane.
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
     pub(crate) runtime: Handle,
@@ -35,7 +35,7 @@ impl Lanes {
         }
     }
 
-    /// Parts that begin from now on use this client; those under way keep theirs.
+    /// Parts that begin from now on use this client. Those under way keep theirs.
     pub(crate) fn use_store(&mut self, store: &StoreClient) {
         store.take_over();
         self.first.store = store.with_own_connections();
@@ -46,16 +46,11 @@ impl Lanes {
 
     /// The lane with the fewest parts on it.
     pub(crate) fn least_busy(&self) -> Lane {
-        let others = self.others.iter();
-        let lane =
-            others.fold(
-                &self.first,
-                |least, lane| if lane.parts() < least.parts() { lane } else { least },
-            );
-        lane.clone()
+        let fewer = |a, b| if Lane::parts(b) < Lane::parts(a) { b } else { a };
+        self.others.iter().fold(&self.first, fewer).clone()
     }
 
-    /// Where work goes that blocks and belongs to no lane: it has threads of its own.
+    /// For work that blocks and belongs to no lane: the runtime has other threads for that.
     pub(crate) fn for_blocking_work(&self) -> &Handle {
         &self.first.runtime
     }

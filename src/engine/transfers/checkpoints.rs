@@ -1,0 +1,96 @@
+//! The bytes of a large part become durable while more of them arrive, so that neither a crash nor
+//! a power cut costs much.
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::context::{AttemptContext, News};
+use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, ResumePoint, StrongEtag};
+use crate::fetch::{Body, Opening};
+use crate::sinks::local::{PartWriter, SinkError};
+
+/// Bytes from the start of one checkpoint to the next. At most one is under way, and the next one
+/// waits for it. So no more than [`CHECKPOINT_BYTES`] are ever not durable, and no more than that
+/// are in the page cache.
+const INTERVAL_BYTES: u64 = CHECKPOINT_BYTES / 2;
+
+/// What a resume needs to know about the answer that the bytes came from.
+#[derive(Debug, Clone)]
+pub(super) struct BodyOrigin {
+    etag: StrongEtag,
+    total_bytes: u64,
+}
+
+impl BodyOrigin {
+    /// `None` if the bytes of this body could not be continued.
+    pub(super) fn of(body: &Body) -> Option<Self> {
+        let total_bytes = match body.opening {
+            Opening::Append { total_bytes } => Some(total_bytes),
+            Opening::Whole { total_bytes } => total_bytes,
+        };
+        Some(Self { etag: body.etag.clone()?, total_bytes: total_bytes? })
+    }
+
+    /// The answer that the bytes on disk came from.
+    pub(super) fn of_plan(plan: &Plan) -> Option<Self> {
+        let Plan::Continue(point) = plan else { return None };
+        Some(Self { etag: point.etag.clone(), total_bytes: point.total_bytes })
+    }
+
+    /// Where the next attempt resumes, if it has these bytes of that answer.
+    pub(super) fn resume_after(self, prefix: Prefix) -> ResumePoint {
+        let Prefix { bytes, sha256 } = prefix;
+        ResumePoint { bytes, sha256, total_bytes: self.total_bytes, etag: self.etag }
+    }
+}
+
+/// The checkpoints of one body.
+pub(super) struct Checkpoints<'a> {
+    cx: &'a AttemptContext,
+    /// Without a validator nothing could be continued, so that nothing is worth a checkpoint.
+    origin: Option<BodyOrigin>,
+    next_at_bytes: u64,
+    under_way: Option<JoinHandle<Result<(), SinkError>>>,
+}
+
+impl<'a> Checkpoints<'a> {
+    pub(super) fn new(cx: &'a AttemptContext, origin: Option<BodyOrigin>, first_byte: u64) -> Self {
+        let next_at_bytes = first_byte.saturating_add(INTERVAL_BYTES);
+        Self { cx, origin, next_at_bytes, under_way: None }
+    }
+
+    /// Begins a checkpoint if one is due; first waits for the one before.
+    ///
+    /// # Errors
+    /// If that one failed: the writer has to be discarded.
+    pub(super) async fn written(&mut self, writer: &mut PartWriter) -> Result<(), SinkError> {
+        let Some(origin) = self.origin.as_ref().filter(|_| writer.bytes() >= self.next_at_bytes)
+        else {
+            return Ok(());
+        };
+        let origin = origin.clone();
+        self.settle().await?;
+        self.next_at_bytes = writer.bytes().saturating_add(INTERVAL_BYTES);
+        let Some(checkpoint) = writer.checkpoint() else { return Ok(()) };
+        let (part, news) = (self.cx.part.clone(), self.cx.news.clone());
+        self.under_way = Some(Handle::current().spawn_blocking(move || {
+            let point = origin.resume_after(checkpoint.run()?);
+            // The receiver is gone only if the engine is, and then nobody listens.
+            drop(news.blocking_send(News::Checkpointed { part, point }));
+            Ok(())
+        }));
+        Ok(())
+    }
+
+    /// Waits for the checkpoint under way.
+    ///
+    /// # Errors
+    /// If it failed: the writer has to be discarded.
+    pub(super) async fn settle(&mut self) -> Result<(), SinkError> {
+        match self.under_way.take() {
+            // One that panicked or never began has proven nothing, and recorded nothing.
+            Some(under_way) => under_way.await.unwrap_or(Ok(())),
+            None => Ok(()),
+        }
+    }
+}

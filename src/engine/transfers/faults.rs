@@ -1,0 +1,165 @@
+//! What each error of the API, the store, the sink and our own tasks means for the part.
+
+use tokio::task::JoinError;
+
+use crate::api::LinkOutcome;
+use crate::domain::failure::{Hold, PartFault};
+use crate::fetch::{BodyError, FetchRefusal};
+use crate::sinks::local::{CommitError, SinkError};
+use crate::transport::Link;
+
+pub(super) fn link_of(outcome: LinkOutcome) -> Result<Link, PartFault> {
+    match outcome {
+        LinkOutcome::Link(link) => Ok(link),
+        LinkOutcome::Gone { cause, error_code } => Err(PartFault::Gone { cause, error_code }),
+        LinkOutcome::Held(hold) => Err(PartFault::Held(hold)),
+        LinkOutcome::Fault(cause) => Err(PartFault::transient(cause)),
+    }
+}
+
+pub(super) fn refusal_fault(refusal: FetchRefusal) -> PartFault {
+    match refusal {
+        FetchRefusal::Gone { cause } => PartFault::Gone { cause, error_code: None },
+        FetchRefusal::Busy { host, retry_after } => {
+            PartFault::Held(Hold::StoreBusy { host, retry_after })
+        }
+        FetchRefusal::Refused { cause, listing_in_doubt } => {
+            PartFault::Transient { cause, listing_in_doubt }
+        }
+        FetchRefusal::Fault { cause } | FetchRefusal::LinkRefused { cause } => {
+            PartFault::transient(cause)
+        }
+        FetchRefusal::StartOver { reason } => PartFault::transient(reason),
+    }
+}
+
+pub(super) fn body_fault(host: &str, error: &BodyError) -> PartFault {
+    PartFault::Transient {
+        cause: format!("{host}: {error}"),
+        listing_in_doubt: matches!(error, BodyError::TooLong { .. } | BodyError::EndedEarly { .. }),
+    }
+}
+
+/// Whether the bytes that came before the error are bytes of the file.
+pub(super) fn is_sound(error: &BodyError) -> bool {
+    match error {
+        BodyError::Transport(_)
+        | BodyError::Stalled { .. }
+        | BodyError::TooSlow { .. }
+        | BodyError::EndedEarly { .. } => true,
+        BodyError::TooLong { .. } | BodyError::NotJson => false,
+    }
+}
+
+/// A conflict concerns one export. Every other error of the sink concerns the disk.
+pub(super) fn sink_fault(error: &SinkError) -> PartFault {
+    let cause = error.to_string();
+    if error.is_conflict() {
+        PartFault::Conflict { cause }
+    } else if error.is_busy() {
+        PartFault::transient(cause)
+    } else {
+        PartFault::Held(Hold::Disk { cause })
+    }
+}
+
+/// Why a part that has all its bytes was not committed.
+pub(crate) fn commit_fault(error: &CommitError) -> PartFault {
+    match error {
+        CommitError::Mismatch(cause) => PartFault::transient(cause),
+        CommitError::Conflict(cause) => PartFault::Conflict { cause: cause.clone() },
+        CommitError::Disk(error) => sink_fault(error),
+    }
+}
+
+pub(super) fn task_fault(error: &JoinError) -> PartFault {
+    let how = if error.is_panic() { "panicked" } else { "was stopped" };
+    PartFault::transient(format!("the download task {how}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_says_whether_it_is_the_listing_the_part_the_store_or_the_disk() {
+        let cause = || "why".to_owned();
+        let transient =
+            |listing_in_doubt| PartFault::Transient { cause: cause(), listing_in_doubt };
+        let gone = |error_code| PartFault::Gone { cause: cause(), error_code };
+        let conflict = || PartFault::Conflict { cause: cause() };
+        let busy = || Hold::StoreBusy { host: cause(), retry_after: None };
+        let code = || Some("CODE".to_owned());
+        let asked = |outcome| link_of(outcome).unwrap_err();
+        for (fault, expected) in [
+            (asked(LinkOutcome::Gone { cause: cause(), error_code: code() }), gone(code())),
+            (asked(LinkOutcome::Held(Hold::RouteNotFound)), PartFault::Held(Hold::RouteNotFound)),
+            (asked(LinkOutcome::Fault(cause())), transient(false)),
+            (refusal_fault(FetchRefusal::Gone { cause: cause() }), gone(None)),
+            (
+                refusal_fault(FetchRefusal::Busy { host: cause(), retry_after: None }),
+                PartFault::Held(busy()),
+            ),
+            (
+                refusal_fault(FetchRefusal::Refused { cause: cause(), listing_in_doubt: true }),
+                transient(true),
+            ),
+            (
+                refusal_fault(FetchRefusal::Refused { cause: cause(), listing_in_doubt: false }),
+                transient(false),
+            ),
+            (refusal_fault(FetchRefusal::Fault { cause: cause() }), transient(false)),
+            (refusal_fault(FetchRefusal::StartOver { reason: "why" }), transient(false)),
+            (commit_fault(&CommitError::Mismatch(cause())), transient(false)),
+            (commit_fault(&CommitError::Conflict(cause())), conflict()),
+        ] {
+            assert_eq!(fault, expected);
+        }
+    }
+
+    #[test]
+    fn of_the_sinks_errors_only_a_conflict_and_a_busy_name_spare_the_disk() {
+        let path = || "/exports/shop".into();
+        let words = |fault| match fault {
+            PartFault::Conflict { .. } => "conflict",
+            PartFault::Transient { listing_in_doubt: false, .. } => "transient",
+            PartFault::Held(Hold::Disk { .. }) => "disk",
+            other => panic!("{other:?}"),
+        };
+        for (error, expected) in [
+            (SinkError::Conflict { path: path(), found: "a folder".to_owned() }, "conflict"),
+            (SinkError::Busy { path: path() }, "transient"),
+            (SinkError::Away { directory: path(), found: "nothing" }, "disk"),
+            (
+                SinkError::Reserve {
+                    directory: path(),
+                    free_bytes: 1,
+                    needed_bytes: 2,
+                    reserve_bytes: 3,
+                },
+                "disk",
+            ),
+        ] {
+            assert_eq!(words(commit_fault(&CommitError::Disk(error.clone()))), expected);
+            assert_eq!(words(sink_fault(&error)), expected);
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_body_that_lies_about_itself_are_not_sound() {
+        for (error, sound, listing_in_doubt) in [
+            (BodyError::Stalled { after: Duration::from_secs(1) }, true, false),
+            (BodyError::TooSlow { bytes: 1 }, true, false),
+            (BodyError::EndedEarly { bytes: 1, total_bytes: 2 }, true, true),
+            (BodyError::TooLong { total_bytes: 2 }, false, true),
+            (BodyError::NotJson, false, false),
+        ] {
+            assert_eq!(is_sound(&error), sound, "{error}");
+            let cause = format!("store.example: {error}");
+            let fault = PartFault::Transient { cause, listing_in_doubt };
+            assert_eq!(body_fault("store.example", &error), fault);
+        }
+    }
+}
