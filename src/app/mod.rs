@@ -40,8 +40,8 @@ use crate::domain::modes::DirectoryMode;
 use crate::domain::pace::Pace;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
+use crate::engine::overview::Overview;
 use crate::engine::recovery;
-use crate::engine::snapshot::Snapshot;
 use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
 use crate::exit;
 use crate::ledgers::sqlite::{self, Change, Store, StoreError, run_writer};
@@ -158,7 +158,7 @@ impl StartError {
 /// The program, ready to run.
 pub struct App {
     scheduler: Scheduler,
-    snapshots: watch::Receiver<Snapshot>,
+    overviews: watch::Receiver<Overview>,
     writer: JoinSet<Vec<u64>>,
     stop_writer: CancellationToken,
     /// What answers and reloads while the scheduler works.
@@ -200,7 +200,7 @@ impl App {
             watches,
         });
         let (meters, blocking) = (Meters::default(), transfer.first.clone());
-        let (scheduler, snapshots) = Scheduler::new(EngineParts {
+        let (scheduler, overviews) = Scheduler::new(EngineParts {
             policies: policies(&config),
             capacity: capacity(&config),
             exit_when_settled: options.exit_when_settled,
@@ -226,20 +226,20 @@ impl App {
         let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
         services.spawn(reloader.run());
         let _locks = (state_lock, download_lock);
-        Ok(Self { scheduler, snapshots, writer, stop_writer, services, _locks })
+        Ok(Self { scheduler, overviews, writer, stop_writer, services, _locks })
     }
 
     /// The read model, for whoever wants to watch.
     #[must_use]
-    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
-        self.snapshots.clone()
+    pub fn overviews(&self) -> watch::Receiver<Overview> {
+        self.overviews.clone()
     }
 
     /// Runs until the work is settled or `stop` is cancelled and everything under way has come to
     /// its end.
     pub async fn run(self, stop: CancellationToken) -> Outcome {
-        let Self { scheduler, snapshots, mut writer, stop_writer, mut services, _locks } = self;
-        drop(snapshots);
+        let Self { scheduler, overviews, mut writer, stop_writer, mut services, _locks } = self;
+        drop(overviews);
         service::ready();
         tracing::info!(event = "daemon_started", version = env!("CARGO_PKG_VERSION"), "running");
         let told = stop.clone();

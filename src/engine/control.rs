@@ -7,8 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::access::Access;
-use super::overview::Overview;
-use super::standing::Standing;
+use super::overview::{Overview, Standing};
 use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
 use crate::domain::stage::PauseScope;

@@ -15,8 +15,6 @@ mod part_queue;
 pub mod recovery;
 mod registry;
 mod scheduler;
-pub mod snapshot;
-pub mod standing;
 mod stream;
 mod timers;
 

@@ -7,8 +7,9 @@ use prometheus_client::encoding::{
     EncodeLabel as _, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
 };
 
-use crate::domain::failure::{Hold, PartFailure, ViewOutcome};
+use crate::domain::failure::{Hold, ViewOutcome};
 use crate::domain::ids::ProjectName;
+use crate::domain::stage::{Cause, Stage};
 
 /// A label whose values are few and known.
 macro_rules! words {
@@ -29,12 +30,6 @@ macro_rules! words {
                 match self {
                     $(Self::$value => $word,)+
                 }
-            }
-        }
-
-        impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
-                encoder.write_str(self.as_str())
             }
         }
     };
@@ -73,66 +68,6 @@ words! {
 }
 
 words! {
-    /// Why something is done again.
-    RetryCause {
-        /// The API asks for fewer requests.
-        Throttled = "throttled",
-        /// The API is unavailable, or does not know its own route.
-        Unavailable = "unavailable",
-        /// The API refuses the key.
-        Unauthorized = "unauthorized",
-        /// A passing fault: of the network, or an answer that is not what was promised.
-        Fault = "fault",
-        /// The store refused three fresh links in a row.
-        LinkRefused = "link_refused",
-        /// The file is gone: it is looked up whether it is still listed.
-        Gone = "gone",
-        /// The store asks for fewer requests.
-        StoreBusy = "store_busy",
-        /// The disk.
-        Disk = "disk",
-    }
-}
-
-words! {
-    /// Why something waits as a whole.
-    PauseCause {
-        /// The API asks for fewer requests: a project waits.
-        Throttled = "throttled",
-        /// The API refuses the key: a project waits.
-        Unauthorized = "unauthorized",
-        /// The API refuses every request of a project: it waits.
-        Rejected = "rejected",
-        /// The API is unavailable, or does not know its own route: every project waits.
-        Unavailable = "unavailable",
-        /// A store asks for fewer requests: its parts wait.
-        StoreBusy = "store_busy",
-        /// The disk is ill: downloads wait.
-        Disk = "disk",
-        /// The state cannot be written: downloads wait.
-        State = "state",
-    }
-}
-
-words! {
-    /// Where an export stands.
-    ExportState {
-        /// The API is asked.
-        Polling = "polling",
-        /// Parts are on their way.
-        Fetching = "fetching",
-        /// The manifest is being written.
-        Sealing = "sealing",
-        /// Whole.
-        Whole = "whole",
-        /// Failed; the notice is being written.
-        Failing = "failing",
-        /// Failed for good.
-        Failed = "failed",
-    }
-}
-
-words! {
     /// What became of a reload.
     Verdict {
         /// It is in force.
@@ -163,57 +98,18 @@ impl PollOutcome {
     }
 }
 
-impl RetryCause {
-    /// Causes that a poll can have.
-    pub const OF_POLLS: &[Self] =
-        &[Self::Throttled, Self::Unavailable, Self::Unauthorized, Self::Fault];
-
-    /// Why a poll that came out so is done again; `None` where it did what it was to do.
-    #[must_use]
-    pub fn of_poll(outcome: &ViewOutcome) -> Option<Self> {
-        match outcome {
-            ViewOutcome::Report(_) | ViewOutcome::NotFound(_) | ViewOutcome::Rejected(_) => None,
-            ViewOutcome::Held(hold) => Self::of_hold(hold),
-            ViewOutcome::Fault(_) => Some(Self::Fault),
-        }
-    }
-
-    /// Why a part that ended so is done again; `None` where it is not, or where nothing was tried.
-    #[must_use]
-    pub fn of_part(failure: &PartFailure) -> Option<Self> {
-        match failure {
-            PartFailure::Transient { .. } => Some(Self::Fault),
-            PartFailure::LinkRefused { .. } => Some(Self::LinkRefused),
-            PartFailure::Gone { .. } => Some(Self::Gone),
-            PartFailure::Held(hold) => Self::of_hold(hold),
-            PartFailure::Conflict { .. } | PartFailure::Stopped { .. } => None,
-        }
-    }
-
-    fn of_hold(hold: &Hold) -> Option<Self> {
-        match hold {
-            Hold::Throttled { .. } => Some(Self::Throttled),
-            Hold::Unavailable { .. } | Hold::RouteNotFound => Some(Self::Unavailable),
-            Hold::Unauthorized { .. } | Hold::KeyReplaced => Some(Self::Unauthorized),
-            Hold::StoreBusy { .. } => Some(Self::StoreBusy),
-            // Nothing was asked of the store.
-            Hold::StoreWaits { .. } => None,
-            Hold::Disk { .. } => Some(Self::Disk),
-        }
-    }
+/// Words of the domain as values of labels.
+macro_rules! values {
+    ($($name:ty),+) => {
+        $(impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
+                encoder.write_str(self.as_str())
+            }
+        })+
+    };
 }
 
-impl PauseCause {
-    /// Causes for which a project waits by itself.
-    pub const OF_PROJECTS: &[Self] = &[Self::Throttled, Self::Unauthorized, Self::Rejected];
-    /// Causes for which all wait, or some of all.
-    pub const OF_ALL: &[Self] = &[Self::Unavailable, Self::StoreBusy, Self::Disk, Self::State];
-}
-
-impl ExportState {
-    /// Those that an export is to leave by itself.
-    pub const PASSING: &[Self] = &[Self::Polling, Self::Fetching, Self::Sealing, Self::Failing];
-}
+values!(Cause, Stage, PollOutcome, Work, Verdict);
 
 /// A project's name as a label's value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -238,7 +134,7 @@ pub(super) struct OfOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfRetry {
     pub(super) work: Work,
-    pub(super) cause: RetryCause,
+    pub(super) cause: Cause,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -249,7 +145,7 @@ pub(super) struct OfVerdict {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfState {
     pub(super) project: Project,
-    pub(super) state: ExportState,
+    pub(super) state: Stage,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -261,7 +157,7 @@ pub(super) struct OfBuild {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OfPause {
     pub(super) project: Option<Project>,
-    pub(super) cause: PauseCause,
+    pub(super) cause: Cause,
 }
 
 impl EncodeLabelSet for OfPause {
@@ -270,43 +166,5 @@ impl EncodeLabelSet for OfPause {
             ("project", name.as_str()).encode(encoder.encode_label())?;
         }
         ("cause", self.cause.as_str()).encode(encoder.encode_label())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_cause_of_a_polls_retry_is_among_those_that_are_exposed_from_the_start() {
-        let none = None;
-        let holds = [
-            Hold::Throttled { retry_after: none },
-            Hold::Unavailable { retry_after: none },
-            Hold::Unauthorized { status: 401 },
-            Hold::RouteNotFound,
-        ];
-        let outcomes =
-            holds.into_iter().map(ViewOutcome::Held).chain([ViewOutcome::Fault(String::new())]);
-        for outcome in outcomes {
-            let cause = RetryCause::of_poll(&outcome).unwrap();
-            assert!(RetryCause::OF_POLLS.contains(&cause), "{outcome:?}");
-        }
-    }
-
-    #[test]
-    fn every_pause_is_of_projects_or_of_all() {
-        for cause in PauseCause::ALL {
-            let of_projects = PauseCause::OF_PROJECTS.contains(cause);
-            assert!(of_projects != PauseCause::OF_ALL.contains(cause), "{}", cause.as_str());
-        }
-    }
-
-    #[test]
-    fn a_part_that_asked_nothing_of_a_waiting_store_is_no_retry() {
-        let waits = PartFailure::Held(Hold::StoreWaits { host: "store.example".to_owned() });
-        assert_eq!(RetryCause::of_part(&waits), None);
-        let busy = Hold::StoreBusy { host: "store.example".to_owned(), retry_after: None };
-        assert_eq!(RetryCause::of_part(&PartFailure::Held(busy)), Some(RetryCause::StoreBusy));
     }
 }

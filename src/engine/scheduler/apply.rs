@@ -1,26 +1,17 @@
 //! What an event changes, and what the commands of a watch cost. Sync: nothing here waits.
 
 use std::mem::discriminant;
-use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Call, DISK_INTERVAL, Draining, Entry, Event, Scheduler, Ticket, Timer};
 use crate::domain::failure::ViewOutcome;
 use crate::domain::ids::ExportKey;
-use crate::domain::report::RemoteStatus;
-use crate::domain::watch::{
-    Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
-};
+use crate::domain::watch::{Command, RecordChange, Recorded, StepContext, WatchEvent, WatchState};
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::downloader::DownloadNews;
 use crate::engine::narrator::{narrate, prepared};
-use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
 use crate::ledgers::sqlite::{Change, StoreEvent, Write};
 use crate::meters::{PauseCause, PollOutcome, RetryCause, Work};
-
-/// Shortest time between two snapshots.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Scheduler {
     pub(super) fn apply(&mut self, event: Event) {
@@ -357,55 +348,6 @@ impl Scheduler {
             self.tickets.insert(number, ticket);
         }
         self.outbox.push_back(Write { change, ticket: number, may_wait });
-    }
-
-    /// Publishes the read model where somebody looks, at most every 100 ms.
-    pub(super) fn publish(&mut self) {
-        let now = self.now();
-        if self.snapshot.receiver_count() == 0 || now < self.next_publish {
-            return;
-        }
-        self.next_publish = now.saturating_add(PUBLISH_INTERVAL);
-        self.timers.set(Timer::Publish, self.next_publish);
-        let in_order = self.order.iter().flat_map(|project| &self.projects[*project].exports);
-        let exports = in_order.map(|entry| self.export_view(*entry)).collect();
-        self.snapshot.send_replace(Snapshot { exports, slots_in_use: self.downloads.len() });
-    }
-
-    fn export_view(&self, entry: usize) -> ExportView {
-        let watch = &self.entries[entry].watch;
-        let phase = match watch.state() {
-            WatchState::Polling(polling) => Phase::Polling {
-                remote_status: polling.seen().map(RemoteStatus::as_str).map(Arc::from),
-            },
-            WatchState::Fetching(fetching) => {
-                let mut progress = FetchProgress::default();
-                for (key, part) in fetching.parts() {
-                    progress.parts_total += 1;
-                    progress.bytes_total += part.declared_bytes.unwrap_or(0);
-                    match &part.state {
-                        PartState::Committed(done) | PartState::Recording(done) => {
-                            progress.parts_done += 1;
-                            progress.bytes_done += done.bytes;
-                        }
-                        PartState::Active => {
-                            let under_way = self.progress.get(&(entry, key.clone()));
-                            progress.bytes_done += under_way.map_or(0, |progress| progress.bytes());
-                        }
-                        _ => {}
-                    }
-                }
-                Phase::Fetching(progress)
-            }
-            WatchState::Sealing { .. } => Phase::Sealing,
-            WatchState::Completed { totals, .. } => {
-                Phase::Completed { parts: totals.parts, bytes: totals.bytes }
-            }
-            WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => {
-                Phase::Failed { cause: failure.cause.as_str().into() }
-            }
-        };
-        ExportView { project: watch.project().clone(), export: watch.export().clone(), phase }
     }
 }
 

@@ -12,9 +12,9 @@
 //! - `forget.rs` exports that are let go of, and come back
 //! - `gates.rs` what has to wait as a whole
 //! - `disk.rs` when the disk is ill, and when it is well again
-//! - `overview.rs` what the status page is told
+//! - `overview.rs` what is shown to those who look
 //! - `reload.rs` another configuration, while everything runs
-//! - `status.rs` what whoever asks and the service manager are told
+//! - `status.rs` what the service manager is told
 
 mod admit;
 mod apply;
@@ -46,10 +46,9 @@ use super::control::Control;
 use super::downloader::DownloadNews;
 use super::lanes::Lanes;
 use super::narrator::introduce;
+use super::overview::{Overview, Reloads};
 use super::part_queue::PartQueue;
 use super::registry::Registry;
-use super::snapshot::Snapshot;
-use super::standing::Reloads;
 use super::stream::Progress;
 use super::timers::Timers;
 use crate::domain::capacity::Capacity;
@@ -205,7 +204,7 @@ pub struct Scheduler {
     lanes: Lanes,
     stop_downloads: CancellationToken,
     draining: Option<Draining>,
-    snapshot: watch::Sender<Snapshot>,
+    published: watch::Sender<Overview>,
     next_publish: Duration,
 }
 
@@ -320,8 +319,8 @@ enum Event {
 impl Scheduler {
     /// Takes over what recovery has found.
     #[must_use]
-    pub fn new(parts: EngineParts) -> (Self, watch::Receiver<Snapshot>) {
-        let (snapshot, reader) = watch::channel(Snapshot::default());
+    pub fn new(parts: EngineParts) -> (Self, watch::Receiver<Overview>) {
+        let (published, reader) = watch::channel(Overview::default());
         let mut scheduler = Self {
             policies: parts.policies,
             capacity: parts.capacity,
@@ -373,7 +372,7 @@ impl Scheduler {
             lanes: parts.lanes,
             stop_downloads: CancellationToken::new(),
             draining: None,
-            snapshot,
+            published,
             next_publish: Duration::ZERO,
         };
         for project in parts.projects {

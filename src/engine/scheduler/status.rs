@@ -1,13 +1,8 @@
-//! What whoever asks and the service manager are told: how the work stands, and that the loop is
-//! alive.
+//! What the service manager is told: how the work stands, and that the loop is alive.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Scheduler, Timer};
-use crate::domain::gate::Gate;
-use crate::domain::watch::WatchState;
-use crate::engine::standing::{Standing, rounded};
 use crate::process::service;
 
 /// Shortest time between two sentences for the service manager.
@@ -63,68 +58,4 @@ impl Scheduler {
             self.service.told = sentence;
         }
     }
-
-    pub(super) fn standing(&self) -> Standing {
-        let now = self.now();
-        let (mut whole, mut failed) = (0, 0);
-        for entry in self.entries.values() {
-            match entry.watch.state() {
-                WatchState::Completed { .. } => whole += 1,
-                WatchState::Failed { .. } => failed += 1,
-                _ => {}
-            }
-        }
-        let parts =
-            self.downloads.names().chain(self.syncs.names()).chain(self.groups.names().flatten());
-        let downloading: HashSet<usize> =
-            parts.chain(self.commits.ready()).map(|(entry, _)| *entry).collect();
-        let next_poll = self.timers.iter().find(|(_, timer)| matches!(timer, Timer::View(_)));
-        Standing {
-            watching: self.entries.len() - whole - failed,
-            downloading: downloading.len(),
-            whole,
-            failed,
-            polling: !self.polls.is_empty(),
-            next_poll: next_poll.map(|(at, _)| at.saturating_sub(now)),
-            waits: self.waits(now),
-            draining: self.draining.is_some(),
-            reloads: self.reloads.clone(),
-        }
-    }
-
-    /// What everything or a project waits for. The most general comes first.
-    fn waits(&self, now: Duration) -> Vec<String> {
-        let mut waits = Vec::new();
-        if self.disk_ill {
-            waits.push("downloads wait for the disk".to_owned());
-        }
-        if self.store_failing {
-            waits.push("downloads wait because the state cannot be written".to_owned());
-        }
-        if let Some(wait) = wait_of(&self.origin, now) {
-            waits.push(format!("the api is unavailable, {wait}"));
-        }
-        for project in self.projects.values() {
-            let gates = [
-                (&project.key, "its rest api key is refused"),
-                (&project.rejection, "its requests are refused"),
-                (&project.throttle, "the api asks for fewer requests"),
-            ];
-            for (gate, reason) in gates {
-                if let Some(wait) = wait_of(gate, now) {
-                    waits.push(format!("project {}: {reason}, {wait}", project.name));
-                }
-            }
-        }
-        waits
-    }
-}
-
-fn wait_of(gate: &Gate, now: Duration) -> Option<String> {
-    if gate.is_open() {
-        return None;
-    }
-    let left =
-        gate.paused_until().map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero());
-    Some(left.map_or("asking now".to_owned(), |left| format!("next try in {}", rounded(left))))
 }
