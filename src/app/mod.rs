@@ -32,7 +32,7 @@ use clients::Clients;
 use desk::Desk;
 use reload::Reloader;
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, command};
 use crate::control::ControlSocket;
 use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
@@ -214,6 +214,7 @@ impl App {
             store_events,
             control,
             meters: meters.clone(),
+            retry_command: command("retry", &config.file),
         });
         let mut services = JoinSet::new();
         let (reloads, requests) = mpsc::channel(CONTROL_QUEUE);

@@ -1,5 +1,5 @@
-//! Every label and every value that it can have. Nothing that a server or a file says becomes one:
-//! only names of projects, which the configuration bounds.
+//! Every label and the values that it can have. Text of a server or of a file never becomes a
+//! value, except the names of projects, which the configuration bounds.
 
 use std::fmt::{Error, Write as _};
 
@@ -21,10 +21,8 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every value.
             pub const ALL: &[Self] = &[$(Self::$value),+];
 
-            /// The value as it is exposed.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -36,7 +34,7 @@ macro_rules! words {
 }
 
 words! {
-    /// How a poll came out.
+    /// The outcome of a poll.
     PollOutcome {
         /// The API told the export's status.
         Report = "report",
@@ -52,33 +50,28 @@ words! {
         Unauthorized = "unauthorized",
         /// The API does not know its own route.
         RouteNotFound = "route_not_found",
-        /// No answer, or none that can be understood.
+        /// No answer, or one that breaks the protocol.
         Fault = "fault",
     }
 }
 
 words! {
-    /// What is done again.
+    /// What is tried again.
     Work {
-        /// A poll.
         Poll = "poll",
-        /// A part.
         Part = "part",
     }
 }
 
 words! {
-    /// What became of a reload.
+    /// The result of a reload.
     Verdict {
-        /// It is in force.
         Accepted = "accepted",
-        /// The configuration before it goes on.
         Refused = "refused",
     }
 }
 
 impl PollOutcome {
-    /// Which one this is.
     #[must_use]
     pub fn of(outcome: &ViewOutcome) -> Self {
         match outcome {
@@ -98,7 +91,6 @@ impl PollOutcome {
     }
 }
 
-/// Words of the domain as values of labels.
 macro_rules! values {
     ($($name:ty),+) => {
         $(impl EncodeLabelValue for $name {
@@ -111,7 +103,6 @@ macro_rules! values {
 
 values!(Cause, Stage, PollOutcome, Work, Verdict);
 
-/// A project's name as a label's value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Project(pub(super) ProjectName);
 
@@ -153,7 +144,7 @@ pub(super) struct OfBuild {
     pub(super) version: &'static str,
 }
 
-/// A pause, of one project or without a project.
+/// A pause of one project, or of more than one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OfPause {
     pub(super) project: Option<Project>,

@@ -11,7 +11,7 @@ use crate::domain::text::escaped;
 
 /// The narrowest table; a terminal that is narrower breaks its lines.
 const MIN_WIDTH: usize = 80;
-/// More than that would only pull the columns apart.
+/// More would only pull the columns apart.
 const MAX_WIDTH: usize = 160;
 const STATE_COLUMNS: usize = 10;
 const AGE_COLUMNS: usize = 7;
@@ -21,16 +21,13 @@ const NEXT_COLUMNS: usize = 14;
 /// Two before the ID and one before each of the others.
 const GAPS: usize = 7;
 
-/// How the table is to look.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// Columns that there are.
     pub columns: usize,
-    /// Whether colours are understood and wanted.
     pub colours: bool,
 }
 
-/// The table, one line an element.
+/// One element a line.
 #[must_use]
 pub fn table(status: &Stamped, look: Look) -> Vec<String> {
     let columns = look.columns.clamp(MIN_WIDTH, MAX_WIDTH);
@@ -183,7 +180,7 @@ impl Table {
         }
     }
 
-    /// A command over as many lines as it takes, so that a shell still takes it for one.
+    /// Broken over lines so that a shell still takes it as one command.
     fn command(&mut self, command: &str) {
         let indent = "    ";
         let command = escaped(command);
@@ -250,7 +247,7 @@ impl Table {
         Some(Duration::try_from(self.now.duration_since(at)).unwrap_or_default())
     }
 
-    /// Rounded up: what is still to come is never over.
+    /// Rounded up, so that a time to come is never shown as over.
     fn until(&self, at: Timestamp) -> Duration {
         let left = Duration::try_from(at.duration_since(self.now)).unwrap_or_default();
         Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))

@@ -1,4 +1,4 @@
-//! `/metrics`: what was counted, and what the read model says at the moment, for Prometheus.
+//! `/metrics` for Prometheus: the counters, and gauges of what the read model says now.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -20,7 +20,6 @@ pub(super) async fn metrics(State(shared): State<Shared>, headers: HeaderMap) ->
     }
 }
 
-/// What the read model says, as gauges.
 fn moment(overview: &Overview, free_bytes: Option<u64>, reserve_bytes: u64) -> Moment {
     let moment = Moment::new(Facts {
         slots_in_use: overview.slots_in_use,

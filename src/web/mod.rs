@@ -47,7 +47,7 @@ use crate::engine::Control;
 use crate::meters::Meters;
 use crate::sinks::local::LocalSink;
 
-/// Streams of events at a time.
+/// Open streams of events.
 const MAX_STREAMS: usize = 16;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -99,7 +99,6 @@ impl StatusServer {
         self.address
     }
 
-    /// Serves what the scheduler answers, until it is dropped.
     pub async fn serve(self, sources: Sources) {
         let shared = Shared {
             source: Arc::new(Source::new(sources.engine, sources.config_file)),

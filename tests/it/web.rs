@@ -130,7 +130,7 @@ async fn every_route_answers_with_its_type_and_the_headers_that_protect_it() {
         ("/readyz", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/api/v1/status", 200, "application/json", "{"),
         ("/metrics", 200, "application/openmetrics-text; version=1.0.0; charset=utf-8", "# EOF\n"),
-        ("/nothing", 404, "text/plain; charset=utf-8", "there is nothing here"),
+        ("/nothing", 404, "text/plain; charset=utf-8", "nothing is here"),
     ] {
         let answer = page.get(path).await;
         assert_eq!(

@@ -288,7 +288,9 @@ impl Scheduler {
                 self.chores.push_back((entry, Chore::WriteNotice(failure)));
             }
             Command::RemoveFailureNotice => self.chores.push_back((entry, Chore::RemoveNotice)),
-            Command::Notify(notice) => narrate(&self.entries[entry].watch, &notice),
+            Command::Notify(notice) => {
+                narrate(&self.entries[entry].watch, &notice, &self.retry_command)
+            }
         }
     }
 

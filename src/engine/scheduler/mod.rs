@@ -102,6 +102,8 @@ pub struct EngineParts {
     pub control: mpsc::Receiver<Control>,
     /// Where it counts what happens.
     pub meters: Meters,
+    /// The command that retries exports, without their IDs.
+    pub retry_command: String,
 }
 
 /// One project of the configuration.
@@ -204,6 +206,7 @@ pub struct Scheduler {
     lanes: Lanes,
     stop_downloads: CancellationToken,
     draining: Option<Draining>,
+    retry_command: String,
     published: watch::Sender<Overview>,
     next_publish: Duration,
 }
@@ -372,6 +375,7 @@ impl Scheduler {
             lanes: parts.lanes,
             stop_downloads: CancellationToken::new(),
             draining: None,
+            retry_command: parts.retry_command,
             published,
             next_publish: Duration::ZERO,
         };
@@ -433,7 +437,7 @@ impl Scheduler {
             self.timers.set(Timer::View(entry), now.saturating_add(window * place / count));
         }
         for &entry in exports {
-            introduce(&self.entries[entry].watch);
+            introduce(&self.entries[entry].watch, &self.retry_command);
             for command in self.entries[entry].watch.resume_commands() {
                 self.execute(entry, command, true);
             }

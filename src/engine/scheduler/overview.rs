@@ -131,3 +131,66 @@ impl Scheduler {
         waits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::failure::Hold;
+    use crate::engine::scheduler::tests::{Rig, rig};
+
+    #[tokio::test]
+    async fn progress_bars_cost_the_first_exports_and_nothing_while_nobody_looks() {
+        let mut rig = rig(&[30, 30], 8);
+        rig.scheduler.publish();
+        assert_eq!(rig.scheduler.next_publish, Duration::ZERO, "nobody looks");
+        let bars = rig.scheduler.published.subscribe();
+        rig.scheduler.publish();
+        let shown = |overview: &Overview| {
+            overview.projects.iter().map(|project| project.exports.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&bars.borrow()), [30, 10]);
+        assert!(rig.scheduler.next_publish > Duration::ZERO);
+        assert_eq!(shown(&rig.scheduler.overview()), [30, 30], "the page shows all");
+    }
+
+    fn causes(rig: &Rig) -> Vec<(Cause, Option<&str>, Option<String>)> {
+        let waits = rig.scheduler.standing().waits;
+        let project = |wait: &Wait| {
+            rig.scheduler.projects.values().find(|of| Some(&of.name) == wait.project.as_ref())
+        };
+        waits
+            .into_iter()
+            .map(|wait| (wait.cause, project(&wait).map(|of| of.name.as_str()), wait.subject))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_is_told_as_data_and_the_store_that_pauses_longest_by_its_host() {
+        let mut rig = rig(&[1, 1], 8);
+        assert_eq!(causes(&rig), []);
+        rig.scheduler.disk_ill = true;
+        rig.scheduler.store_failing = true;
+        rig.scheduler.hold(1, Hold::Unauthorized { status: 401 });
+        rig.scheduler.hold(0, Hold::Throttled { retry_after: None });
+        for (host, seconds) in [("a.example", 5), ("b.example", 50), ("c.example", 6)] {
+            let retry_after = Some(Duration::from_secs(seconds));
+            rig.scheduler.hold(0, Hold::StoreBusy { host: host.to_owned(), retry_after });
+        }
+        rig.scheduler.hold(0, Hold::Unavailable { retry_after: None });
+        let key = "environment variable NO_SUCH_KEY".to_owned();
+        assert_eq!(
+            causes(&rig),
+            [
+                (Cause::Disk, None, None),
+                (Cause::State, None, None),
+                (Cause::Unavailable, None, None),
+                (Cause::StoreBusy, None, Some("b.example".to_owned())),
+                (Cause::Throttled, Some("p0"), None),
+                (Cause::Unauthorized, Some("p1"), Some(key)),
+            ]
+        );
+        rig.scheduler.origin.restore(Duration::ZERO);
+        let origin = rig.scheduler.standing().waits.swap_remove(2);
+        assert!(origin.is_asking() && origin.until.is_none(), "{origin:?}");
+    }
+}

@@ -82,6 +82,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         store_events,
         control: mpsc::channel(1).1,
         meters: Meters::default(),
+        retry_command: "batch-export-watcher retry".to_owned(),
     });
     Rig { scheduler, writes, _store_events, folder }
 }

@@ -132,7 +132,7 @@ class ExportView {
     const { state, bytes: size, bytes_per_second: rate, failure } = this.item;
     if (failure) return [sentenceCase(failure.kind.replaceAll("_", " ")), failure.code ?? ""];
     if (state === "fetching") {
-      if (!rate) return [paused ? "Paused" : "Waiting for a free slot or a retry", ""];
+      if (!rate) return [paused ? "Paused" : "Waiting to continue", ""];
       const left = size.total ? `${duration(((size.total - size.done) / rate) * 1000)} left` : "";
       return [`${bytes(rate)}/s`, left];
     }
