@@ -165,7 +165,6 @@ impl Meters {
         ByteCounter(self.0.bytes.get_or_create_owned(&of_project(project)))
     }
 
-    /// A part is durable.
     pub fn part_downloaded(&self, project: &ProjectName, duration: Duration) {
         self.0.parts.get_or_create(&of_project(project)).inc();
         self.0.part_seconds.observe(duration.as_secs_f64());
@@ -205,7 +204,6 @@ impl Meters {
 pub struct ByteCounter(Counter);
 
 impl ByteCounter {
-    /// So many more came.
     pub fn add(&self, bytes: u64) {
         self.0.inc_by(bytes);
     }
