@@ -52,10 +52,10 @@ impl Desk {
         Answer::Status(Report {
             sentence: standing.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            watching: standing.watching,
-            downloading: standing.downloading,
-            whole: standing.whole,
-            failed: standing.failed,
+            watching: standing.counts.watching,
+            downloading: standing.counts.downloading,
+            whole: standing.counts.whole,
+            failed: standing.counts.failed,
             reloads_accepted: standing.reloads.accepted,
             reloads_refused: standing.reloads.refused,
         })

@@ -30,7 +30,7 @@ use clients::Clients;
 use desk::Desk;
 use reload::Reloader;
 
-use crate::config::{Config, Environment, ProjectConfig};
+use crate::config::{Config, Environment, ProjectConfig, command};
 use crate::control::ControlSocket;
 use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
@@ -39,7 +39,7 @@ use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
 use crate::engine::archive::{Archive, Found};
 use crate::engine::control::{Desired, DesiredProject};
-use crate::engine::snapshot::Snapshot;
+use crate::engine::overview::Overview;
 use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler};
 use crate::engine::{archive, recovery};
 use crate::exit;
@@ -161,7 +161,7 @@ pub struct App {
     /// What is configured first, and what recovery found of it.
     first: Desired,
     found: Found,
-    snapshots: watch::Receiver<Snapshot>,
+    overviews: watch::Receiver<Overview>,
     writer: JoinSet<Vec<u64>>,
     stop_writer: CancellationToken,
     /// What answers and reloads while the scheduler works.
@@ -197,9 +197,10 @@ impl App {
         let archive =
             Archive { state_directory: config.state_directory.clone(), sink: sink.clone() };
         let (meters, blocking) = (Meters::default(), transfer.first.clone());
-        let (scheduler, snapshots) = Scheduler::new(EngineParts {
+        let (scheduler, overviews) = Scheduler::new(EngineParts {
             policies: first.policies,
             capacity: first.capacity,
+            retry_command: command("retry", &config.file),
             exit_when_settled: options.exit_when_settled,
             deadline: options.deadline,
             sink: sink.clone(),
@@ -222,13 +223,13 @@ impl App {
         let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
         services.spawn(reloader.run());
         let _locks = (state_lock, download_lock);
-        Ok(Self { scheduler, first, found, snapshots, writer, stop_writer, services, _locks })
+        Ok(Self { scheduler, first, found, overviews, writer, stop_writer, services, _locks })
     }
 
     /// The read model, for whoever wants to watch.
     #[must_use]
-    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
-        self.snapshots.clone()
+    pub fn overviews(&self) -> watch::Receiver<Overview> {
+        self.overviews.clone()
     }
 
     /// Runs until the work is settled or `stop` is cancelled and everything under way has come to
@@ -238,13 +239,13 @@ impl App {
             scheduler,
             first,
             found,
-            snapshots,
+            overviews,
             mut writer,
             stop_writer,
             mut services,
             _locks,
         } = self;
-        drop(snapshots);
+        drop(overviews);
         service::ready();
         tracing::info!(event = "daemon_started", version = env!("CARGO_PKG_VERSION"), "running");
         let told = stop.clone();

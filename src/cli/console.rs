@@ -60,6 +60,6 @@ pub(super) fn complain(text: &str) {
 
 /// The daemon gave an answer that does not belong to the question. Returns the exit code for that.
 pub(super) fn complain_of_version() -> u8 {
-    complain("the daemon is of another version and does not understand: restart it");
+    complain("the daemon is of another version and does not know this question: restart it");
     exit::UNFINISHED
 }

@@ -1,27 +1,30 @@
-//! Progress on a terminal: one line an export, fed by snapshots.
+//! Progress on a terminal: one line an export, fed by the engine's read model.
 
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
-use crate::engine::snapshot::{ExportView, Phase, Snapshot};
-
-/// More exports than this would scroll the terminal away; the others are still worked on.
-const MAX_LINES: usize = 40;
+use crate::domain::ids::ProjectName;
+use crate::domain::stage::Stage;
+use crate::engine::overview::{ExportOverview, Overview};
 
 /// Draws until the engine is gone.
-pub(super) async fn draw(bars: MultiProgress, mut snapshots: watch::Receiver<Snapshot>) {
+pub(super) async fn draw(bars: MultiProgress, mut overviews: watch::Receiver<Overview>) {
     let mut lines: Vec<ProgressBar> = Vec::new();
     loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        for (index, export) in snapshot.exports.iter().take(MAX_LINES).enumerate() {
+        let overview = overviews.borrow_and_update().clone();
+        let exports = overview
+            .projects
+            .iter()
+            .flat_map(|project| project.exports.iter().map(move |export| (&project.name, export)));
+        for (index, (project, export)) in exports.enumerate() {
             if lines.len() <= index {
-                lines.push(new_line(&bars, export));
+                lines.push(new_line(&bars, project, export));
             }
-            show(&lines[index], &export.phase);
+            show(&lines[index], export);
         }
-        if snapshots.changed().await.is_err() {
+        if overviews.changed().await.is_err() {
             break;
         }
     }
@@ -31,41 +34,47 @@ pub(super) async fn draw(bars: MultiProgress, mut snapshots: watch::Receiver<Sna
 }
 
 /// The line joins the others before it draws for the first time, or it would draw over them.
-fn new_line(bars: &MultiProgress, export: &ExportView) -> ProgressBar {
+fn new_line(bars: &MultiProgress, project: &ProjectName, export: &ExportOverview) -> ProgressBar {
     let line = bars.add(ProgressBar::new(0).with_style(words()));
-    line.set_prefix(format!("{}/{}", export.project, export.export));
+    line.set_prefix(format!("{project}/{}", export.id));
     line.enable_steady_tick(Duration::from_millis(200));
     line
 }
 
-fn show(line: &ProgressBar, phase: &Phase) {
+fn show(line: &ProgressBar, export: &ExportOverview) {
     if line.is_finished() {
         return;
     }
-    match phase {
-        Phase::Polling { remote_status } => {
+    let progress = export.progress;
+    match export.stage {
+        Stage::New | Stage::Polling => {
             line.set_style(words());
-            line.set_message(remote_status.as_deref().unwrap_or("asking").to_owned());
+            line.set_message(export.remote_status.as_deref().unwrap_or("asking").to_owned());
         }
-        Phase::Fetching(progress) => {
-            if line.length() != Some(progress.bytes_total) {
+        Stage::Fetching => {
+            // Without a total, the bar stays full and the bytes count up.
+            let total = progress.bytes_total.unwrap_or(progress.bytes_done);
+            if line.length() != Some(total) {
                 // The rate counts from here, not from when the line began to wait.
                 line.set_style(bytes());
-                line.set_length(progress.bytes_total);
+                line.set_length(total);
                 line.reset_eta();
             }
             line.set_position(progress.bytes_done);
             line.set_message(format!("{}/{} parts", progress.parts_done, progress.parts_total));
         }
-        Phase::Sealing => line.set_message("sealing"),
-        Phase::Completed { parts, bytes } => {
+        stage @ Stage::Sealing => line.set_message(stage.as_str()),
+        Stage::Whole => {
             line.set_style(words());
-            let parts = if *parts == 1 { "1 part".to_owned() } else { format!("{parts} parts") };
-            line.finish_with_message(format!("whole: {parts}, {}", bytesize::ByteSize(*bytes)));
+            let parts = progress.parts_total;
+            let parts = if parts == 1 { "1 part".to_owned() } else { format!("{parts} parts") };
+            let bytes = bytesize::ByteSize(progress.bytes_done);
+            line.finish_with_message(format!("{}: {parts}, {bytes}", export.stage.as_str()));
         }
-        Phase::Failed { cause } => {
+        Stage::Failing | Stage::Failed => {
             line.set_style(words());
-            line.abandon_with_message(format!("failed: {cause}"));
+            let cause = export.failure.as_ref().map_or("", |failure| &failure.cause);
+            line.abandon_with_message(format!("{}: {cause}", Stage::Failed.as_str()));
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<
             tracing::error!(event = "start_failed", cause = %error, "{error}");
             error.exit_code()
         })?;
-        let drawing = console.bars.map(|bars| progress::draw(bars, app.snapshots()));
+        let drawing = console.bars.map(|bars| progress::draw(bars, app.overviews()));
         match drawing {
             Some(drawing) => Ok(tokio::join!(app.run(stop.clone()), drawing).0),
             None => Ok(app.run(stop.clone()).await),

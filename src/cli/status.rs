@@ -1,5 +1,5 @@
-//! `status`: how everything is, from the running daemon or from what the state has; `--check` is a
-//! health probe.
+//! `status`: the status document, from the running daemon or from the state; `--check` is a health
+//! probe.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -11,17 +11,19 @@ use crate::control::{Answer, AskError, Question, ask};
 use crate::exit;
 use crate::status::{Look, Stamped, table};
 
+/// What is said if the daemon knows only its sentence.
+pub(super) const OLDER: &str = "the daemon is of an older version and has no table: restart it";
 /// Longest wait for an answer; probes of container engines give up after 5 to 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Without a terminal.
+/// The width if there is no terminal.
 const COLUMNS: usize = 80;
 
 /// Why there is no document.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// The daemon answers in short only: its sentence.
+    /// The daemon is of an older version and knows only its sentence.
     Older(String),
-    /// In words, with the exit code for that.
+    /// The reason in words, with its exit code.
     Words(String, u8),
 }
 
@@ -45,7 +47,7 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
         }
         Err(Silence::Older(sentence)) if !args.json => {
             console::print(&format!("{sentence}\n"));
-            console::complain("the daemon is of an older version and tells no more: restart it");
+            console::complain(OLDER);
             exit::DONE
         }
         Err(Silence::Older(_)) => console::complain_of_version(),
@@ -56,7 +58,7 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
     }
 }
 
-/// The health probe: a daemon that does not answer is all there is to say.
+/// The health probe: unhealthy if no daemon answers.
 async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
     match asked(config, environment, &Question::Status, PATIENCE).await {
         Ok(Answer::Status(_)) => exit::DONE,
@@ -79,7 +81,7 @@ pub(super) async fn look(
     }
 }
 
-/// `None` where no daemon runs.
+/// `None` if no daemon runs.
 async fn from_daemon(
     arg: &ConfigArg,
     environment: &Environment,
@@ -90,7 +92,7 @@ async fn from_daemon(
         Ok(Answer::Document { document }) => match serde_json::from_value(document) {
             Ok(status) => Ok(Some(status)),
             Err(error) => Err(unfinished(format!(
-                "the daemon's answer is not understood ({error}): restart it"
+                "the daemon's answer cannot be read ({error}): restart the daemon"
             ))),
         },
         Ok(Answer::Unavailable { cause }) => {
@@ -99,7 +101,8 @@ async fn from_daemon(
         Ok(_) => match ask(&directory, &Question::Status, PATIENCE).await {
             Ok(Answer::Status(report)) => Err(Silence::Older(report.sentence)),
             Ok(_) => Err(unfinished(
-                "the daemon is of another version and does not understand: restart it".to_owned(),
+                "the daemon is of another version and does not know this question: restart it"
+                    .to_owned(),
             )),
             Err(error) => Err(unfinished(error.to_string())),
         },
@@ -118,11 +121,10 @@ async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stampe
 
 /// The document on one line.
 pub(super) fn json(status: &Stamped) -> String {
-    // Strings, numbers and lists of them: there is nothing that could not be written.
+    // Only strings, numbers and lists of them: nothing in it can fail to be written.
     serde_json::to_string(status).unwrap_or_default() + "\n"
 }
 
-/// How a table looks on standard output.
 pub(super) fn terminal_look() -> Look {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_terminal = io::stdout().is_terminal();

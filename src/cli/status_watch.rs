@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::status::{Silence, json, look, terminal_look};
+use super::status::{OLDER, Silence, json, look, terminal_look};
 use super::{StatusArgs, console};
 use crate::config::Environment;
 use crate::exit;
@@ -14,12 +14,11 @@ use crate::status::{Stamped, table};
 
 /// How often the table is drawn.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Another screen, so that what was on the terminal comes back; no cursor; lines end where the
-/// terminal ends.
+/// Another screen, so that the terminal's content comes back; no cursor; no line wrap.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
-/// What ends the watch, and what has it drawn at once.
+/// Signals that end the watch or redraw it.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -32,13 +31,13 @@ enum Woken {
     Ended,
 }
 
-/// The terminal as it is while the table is on it.
+/// The terminal while it shows the table.
 struct Screen;
 
 pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
     if !args.json && !io::stdout().is_terminal() {
         console::complain(
-            "--watch draws on a terminal, and there is none: add --json for one document a line",
+            "--watch needs a terminal, and there is none: add --json for one document a line",
         );
         return exit::USAGE;
     }
@@ -50,7 +49,7 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
             return exit::INTERNAL;
         }
     };
-    // What is wrong at once is said where it can be read.
+    // A faulty configuration is reported before the screen changes, so that the report stays.
     let first = match look(&args.config, environment).await {
         Err(Silence::Words(words, exit::CONFIGURATION)) => {
             console::complain(&words);
@@ -68,7 +67,7 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
             Some(screen) => screen.draw(&last),
             None => tell(&last),
         };
-        // Nobody reads any more.
+        // Nobody reads any longer.
         if shown.is_err() {
             return exit::DONE;
         }
@@ -83,7 +82,7 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
     }
 }
 
-/// One document a line; where there is none, why not goes to standard error.
+/// One document a line. If there is none, the reason goes to standard error.
 fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
     match looked {
         Ok(status) => {
@@ -100,9 +99,7 @@ fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
 
 fn words(silence: &Silence) -> String {
     match silence {
-        Silence::Older(sentence) => {
-            format!("{sentence}\nthe daemon is of an older version and tells no more: restart it")
-        }
+        Silence::Older(sentence) => format!("{sentence}\n{OLDER}"),
         Silence::Words(words, _) => words.clone(),
     }
 }
@@ -113,7 +110,7 @@ impl Screen {
         Self
     }
 
-    /// Draws over what is there, line by line, so that nothing flickers.
+    /// Draws over the last table, line by line, so that nothing flickers.
     fn draw(&self, looked: &Result<Stamped, Silence>) -> io::Result<()> {
         let mut lines = match looked {
             Ok(status) => table(status, terminal_look()),

@@ -6,6 +6,7 @@
 //! to the same verdict.
 
 mod checker;
+mod command;
 mod endpoint;
 mod environment;
 mod fault;
@@ -34,6 +35,7 @@ use crate::domain::ids::{ExportId, ProjectKey, ProjectName};
 use crate::domain::modes::Modes;
 use crate::domain::retry::RetryPolicy;
 
+pub use command::command;
 pub use environment::Environment;
 pub use fault::{ConfigFaults, Fault};
 pub use file::ReadError;

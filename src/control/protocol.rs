@@ -14,18 +14,15 @@ use crate::domain::ids::ExportId;
 pub enum Question {
     /// How is it going, in short?
     Status,
-    /// How is everything?
     Document,
     /// Read the configuration again, and say what came of it.
     Reload,
     /// Set failed exports to watching again.
     Retry {
-        /// Those that are wanted.
         exports: BTreeSet<ExportId>,
     },
     /// Drop what is known of exports, and what is half done.
     Forget {
-        /// Those that are wanted.
         exports: BTreeSet<ExportId>,
     },
     /// Hang for good, to prove the watchdog.
@@ -37,16 +34,12 @@ pub enum Question {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
-    /// How it is going.
     Status(Report),
-    /// How everything is.
     Document {
-        /// The status document.
         document: serde_json::Value,
     },
     /// The configuration is in force.
     Reloaded {
-        /// What changed, in words.
         words: String,
         /// The file that it was read from.
         file: PathBuf,
@@ -68,27 +61,21 @@ pub enum Answer {
     },
     /// The daemon cannot do that now.
     Unavailable {
-        /// Why.
         cause: String,
     },
     /// The daemon does not know the question.
     NotUnderstood,
 }
 
-/// How it is going.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// In one sentence.
     pub sentence: String,
-    /// The daemon's version.
     pub version: String,
     /// Exports that are not at their end.
     pub watching: usize,
     /// Those of them with parts in flight.
     pub downloading: usize,
-    /// Exports that are whole.
     pub whole: usize,
-    /// Exports that failed.
     pub failed: usize,
     /// Reloads that took effect in this run.
     pub reloads_accepted: u64,
@@ -99,18 +86,14 @@ pub struct Report {
 /// An export that is watched again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retried {
-    /// Its project.
     pub project: String,
-    /// Its ID.
     pub export: ExportId,
 }
 
 /// An export that was forgotten, or was not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
-    /// Its project.
     pub project: String,
-    /// Its ID.
     pub export: ExportId,
     /// Why it was not; `None` where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,8 +7,7 @@ use tokio::sync::oneshot;
 
 use super::access::Access;
 use super::archive::Forgotten;
-use super::overview::Overview;
-use super::standing::Standing;
+use super::overview::{Overview, Standing};
 use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ExportId, ProjectDigest, ProjectName};
 use crate::domain::watch::Policies;

@@ -9,7 +9,7 @@ use slotmap::SlotMap;
 
 use super::access::Access;
 use super::ids::{EntryId, ProjectId};
-use super::scheduler::overview::Shown;
+use super::overview::{Counts, Shown};
 use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::watch::{Command, StepContext, Watch, WatchEvent, WatchState};
 
@@ -28,14 +28,6 @@ pub(crate) struct Fleet {
     claimed_bytes: u128,
     /// Exports that are not wanted and for which nothing is under way.
     idle: Vec<EntryId>,
-}
-
-/// How many exports are where.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) exports: usize,
-    pub(crate) whole: usize,
-    pub(crate) failed: usize,
 }
 
 /// One project.
@@ -74,7 +66,7 @@ pub(crate) struct Export {
     presence: Presence,
     /// Calls, chores, parts and writes that will come back for it.
     under_way: usize,
-    pub(crate) shown: Shown,
+    shown: Shown,
 }
 
 /// Whether an export is wanted.
@@ -234,6 +226,7 @@ impl Fleet {
         &self.at_work
     }
 
+    /// How many exports are where; those with a part under way are not counted here.
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
@@ -242,8 +235,9 @@ impl Fleet {
         self.exports.get(id)
     }
 
-    pub(crate) fn export_mut(&mut self, id: EntryId) -> Option<&mut Export> {
-        self.exports.get_mut(id)
+    /// An export, with what is remembered of it from one look to the next.
+    pub(crate) fn shown_mut(&mut self, id: EntryId) -> Option<(&Watch, &mut Shown)> {
+        self.exports.get_mut(id).map(|export| (&export.watch, &mut export.shown))
     }
 
     /// The export of a project by its ID.
@@ -308,7 +302,7 @@ impl Fleet {
         let (presence, under_way) = (Presence::Wanted, 0);
         let entry = self.exports.insert(Export { watch, project, presence, under_way, shown });
         self.projects[project].exports.entry(id).or_default().entry = Some(entry);
-        self.counts.exports += 1;
+        self.counts.watching += 1;
         self.projects[project].unsettled += 1;
         let fresh = Standing { class: Class::Busy, is_wanted: false, claimed_bytes: 0 };
         self.moved(entry, fresh);
@@ -321,7 +315,7 @@ impl Fleet {
         let export = self.exports.remove(entry)?;
         let standing = Standing::of(&export);
         self.claimed_bytes -= u128::from(standing.claimed_bytes);
-        self.counts.exports -= 1;
+        self.counts.watching -= usize::from(!standing.is_settled());
         self.counts.whole -= usize::from(standing.class == Class::Whole);
         self.counts.failed -= usize::from(standing.class == Class::Failed);
         let project = &mut self.projects[export.project];
@@ -412,6 +406,8 @@ impl Fleet {
         self.counts.whole -= usize::from(before.class == Class::Whole);
         self.counts.failed += usize::from(after.class == Class::Failed);
         self.counts.failed -= usize::from(before.class == Class::Failed);
+        self.counts.watching += usize::from(!after.is_settled());
+        self.counts.watching -= usize::from(!before.is_settled());
         project.unsettled += usize::from(!after.is_settled());
         project.unsettled -= usize::from(!before.is_settled());
         if project.unsettled > 0 {

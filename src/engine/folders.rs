@@ -17,8 +17,9 @@ use super::ids::EntryId;
 use crate::domain::gate::{Admission, Gate, Probe};
 use crate::domain::ids::ExportPath;
 use crate::domain::resume::CHECKPOINT_BYTES;
+use crate::domain::stage::Cause;
 use crate::domain::watch::PartOrder;
-use crate::meters::{Meters, PauseCause};
+use crate::meters::Meters;
 use crate::process::lock::LateLock;
 use crate::sinks::local::LocalSink;
 
@@ -220,7 +221,7 @@ impl Folders {
             Err(cause) => {
                 disk.gate.refused(now, |_| DISK_INTERVAL);
                 if !std::mem::replace(&mut disk.is_ill, true) {
-                    self.meters.paused(None, PauseCause::Disk);
+                    self.meters.paused(None, Cause::Disk);
                     tracing::error!(
                         event = "disk_failed",
                         cause,

@@ -13,7 +13,8 @@ use crate::domain::failure::Hold;
 use crate::domain::gate::{Admission, Gate, Probe};
 use crate::domain::ids::ProjectName;
 use crate::domain::retry::RetryPolicy;
-use crate::meters::{Meters, PauseCause};
+use crate::domain::stage::Cause;
+use crate::meters::Meters;
 
 /// From so many hosts on, those that nobody waits for are forgotten: a server that makes up hosts
 /// must not fill the memory.
@@ -310,7 +311,7 @@ impl Gates {
         match hold {
             Hold::Throttled { retry_after } => {
                 if of.throttle.refused(now, wait(retry_after)) {
-                    self.meters.paused(Some(&of.name), PauseCause::Throttled);
+                    self.meters.paused(Some(&of.name), Cause::Throttled);
                     let seconds = seconds_left(&of.throttle, now);
                     tracing::warn!(event = "project_throttled", project = %of.name, seconds, "the API asks for fewer requests (429); the project waits");
                 }
@@ -320,7 +321,7 @@ impl Gates {
             }
             Hold::Unavailable { retry_after } => {
                 if self.origin.refused(now, wait(retry_after)) {
-                    self.meters.paused(None, PauseCause::Unavailable);
+                    self.meters.paused(None, Cause::Unavailable);
                     let seconds = seconds_left(&self.origin, now);
                     tracing::warn!(
                         event = "api_unavailable",
@@ -332,7 +333,7 @@ impl Gates {
             }
             Hold::RouteNotFound => {
                 if self.origin.refused(now, wait(None)) {
-                    self.meters.paused(None, PauseCause::Unavailable);
+                    self.meters.paused(None, Cause::Unavailable);
                     tracing::error!(
                         event = "route_not_found",
                         "the API does not know the route: check base_url in [api]; every project \
@@ -343,7 +344,7 @@ impl Gates {
             }
             Hold::Unauthorized { status } => {
                 if of.key.refused(now, |_| spread(retry.max(), jitter)) {
-                    self.meters.paused(Some(&of.name), PauseCause::Unauthorized);
+                    self.meters.paused(Some(&of.name), Cause::Unauthorized);
                     let seconds = seconds_left(&of.key, now);
                     tracing::error!(event = "key_refused", project = %of.name, http_status = status, seconds, "the API refuses the REST API key; the project waits, and the key is read again before the next try");
                 }
@@ -359,7 +360,7 @@ impl Gates {
                 self.forget_idle_hosts(now);
                 let gate = self.hosts.entry(host.clone()).or_default();
                 if gate.refused(now, wait(retry_after)) {
-                    self.meters.paused(None, PauseCause::StoreBusy);
+                    self.meters.paused(None, Cause::StoreBusy);
                     let seconds = seconds_left(gate, now);
                     tracing::warn!(
                         event = "store_throttled",
@@ -401,7 +402,7 @@ impl Gates {
         let wait = spread(self.retry.max(), Clock::jitter());
         let of = &mut self.projects[project];
         if of.rejection.refused(now, |_| wait) {
-            self.meters.paused(Some(&of.name), PauseCause::Rejected);
+            self.meters.paused(Some(&of.name), Cause::Rejected);
             tracing::error!(event = "project_rejected", project = %of.name, "the API refuses the request for every export of the project: check project_key and base_url; the project waits");
         }
     }

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use super::ids::EntryId;
 use crate::domain::ids::ExportKey;
 use crate::domain::part::PartKey;
-use crate::domain::stage::PauseScope;
+use crate::domain::stage::{Cause, PauseScope};
 use crate::domain::watch::Recorded;
 use crate::ledgers::sqlite::{Change, StoreEvent, Write};
-use crate::meters::{Meters, PauseCause};
+use crate::meters::Meters;
 
 /// The writes under way.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Journal {
             }
             StoreEvent::Failing { cause } => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    self.meters.paused(None, PauseCause::State);
+                    self.meters.paused(None, Cause::State);
                 }
                 tracing::error!(
                     event = "state_failed",

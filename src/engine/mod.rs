@@ -16,8 +16,6 @@ pub mod overview;
 mod polls;
 pub mod recovery;
 mod scheduler;
-pub mod snapshot;
-pub mod standing;
 mod timers;
 mod transfers;
 mod turns;

@@ -1,24 +1,27 @@
-//! What people are told of an export: one line a change, silence while nothing changes. Every event
-//! and its fields are listed in `docs/log-events.md`; `tests/it/log_events.rs` holds the code to
-//! that.
+//! What the log says of an export: one line a change, silence while nothing changes. Every event and
+//! its fields are listed in `docs/log-events.md`; `tests/it/log_events.rs` holds the code to that.
 //!
-//! What happens once for an export is told at `info`, what happens once for each of its parts at
+//! What happens once for an export is logged at `info`, what happens once for each of its parts at
 //! `debug`: an export may have thousands.
 
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::RemoteStatus;
 use crate::domain::watch::{Notice, Watch, WatchState};
 
-/// Logs one notice with the fields that every line about an export carries.
-pub(crate) fn narrate(watch: &Watch, notice: &Notice) {
+/// Logs one notice with the fields that every line about an export carries. `retry` is the command
+/// that retries exports, without their IDs.
+pub(crate) fn narrate(watch: &Watch, notice: &Notice, retry: &str) {
     let (project, export) = (watch.project(), watch.export());
     match notice {
         Notice::StatusChanged { from, to } => {
-            let from = from.as_ref().map_or("unknown", RemoteStatus::as_str);
-            tracing::info!(event = "status_changed", %project, %export, from, to = to.as_str(), "status changed");
+            let (from, to) = (from.as_ref().map_or("unknown", RemoteStatus::as_str), to.as_str());
+            tracing::info!(event = "status_changed", %project, %export, from, to, "status changed");
         }
         Notice::PollFailing { cause } => {
-            tracing::warn!(event = "poll_failed", %project, %export, cause, "poll failed, will be repeated: {cause}");
+            tracing::warn!(
+                event = "poll_failed", %project, %export, cause,
+                "poll failed, will be repeated: {cause}"
+            );
         }
         Notice::PollRecovered => {
             tracing::info!(event = "poll_recovered", %project, %export, "polls work again");
@@ -27,40 +30,66 @@ pub(crate) fn narrate(watch: &Watch, notice: &Notice) {
             tracing::warn!(event = "answer_odd", %project, %export, cause = words, "{words}");
         }
         Notice::PartsListed { parts, bytes, committed, partials } => {
-            tracing::info!(event = "parts_listed", %project, %export, parts, bytes, committed, partials, "parts listed");
+            tracing::info!(
+                event = "parts_listed", %project, %export, parts, bytes, committed, partials,
+                "parts listed"
+            );
         }
         Notice::PartFailing { key: PartKey { number, file_id }, cause } => {
-            tracing::warn!(event = "part_failed", %project, %export, part = number, file = %file_id, cause, "part failed, will be repeated: {cause}");
+            tracing::warn!(
+                event = "part_failed", %project, %export, part = number, file = %file_id, cause,
+                "part failed, will be repeated: {cause}"
+            );
         }
         Notice::PartAbandoned { key: PartKey { number, file_id }, cause } => {
-            tracing::error!(event = "part_abandoned", %project, %export, part = number, file = %file_id, cause, "part given up: {cause}");
+            tracing::error!(
+                event = "part_abandoned", %project, %export, part = number, file = %file_id, cause,
+                "part given up: {cause}"
+            );
         }
         Notice::PartCheckpointed { key: PartKey { number, file_id }, bytes } => {
-            tracing::debug!(event = "part_checkpointed", %project, %export, part = number, file = %file_id, bytes, "checkpoint");
+            tracing::debug!(
+                event = "part_checkpointed", %project, %export, part = number, file = %file_id,
+                bytes, "checkpoint"
+            );
         }
         Notice::PartCommitted(part) => {
             let CommittedPart { key: PartKey { number, file_id }, bytes, sha256, .. } = part;
-            tracing::debug!(event = "part_committed", %project, %export, part = number, file = %file_id, bytes, %sha256, "part committed");
+            tracing::debug!(
+                event = "part_committed", %project, %export, part = number, file = %file_id, bytes,
+                %sha256, "part committed"
+            );
         }
         Notice::ExportSealed(totals) => {
-            tracing::info!(event = "export_sealed", %project, %export, parts = totals.parts, bytes = totals.bytes, "manifest.json written");
+            let (parts, bytes) = (totals.parts, totals.bytes);
+            tracing::info!(
+                event = "export_sealed", %project, %export, parts, bytes, "manifest.json written"
+            );
         }
         Notice::ExportCompleted(totals) => {
-            tracing::info!(event = "export_completed", %project, %export, parts = totals.parts, bytes = totals.bytes, "export whole");
+            let (parts, bytes) = (totals.parts, totals.bytes);
+            tracing::info!(
+                event = "export_completed", %project, %export, parts, bytes, "export whole"
+            );
         }
         Notice::ExportFailed(failure) => {
             let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
             let cause = &failure.cause;
-            tracing::error!(event = "export_failed", %project, %export, kind, error_code, cause, "export failed: {cause}; to try again, run: batch-export-watcher retry {export}");
+            tracing::error!(
+                event = "export_failed", %project, %export, kind, error_code, cause,
+                "export failed: {cause}; to try again, run: {retry} {export}"
+            );
         }
         Notice::FailureForgotten => {
-            tracing::info!(event = "failure_forgotten", %project, %export, "the failure is forgotten");
+            tracing::info!(
+                event = "failure_forgotten", %project, %export, "the failure is forgotten"
+            );
         }
     }
 }
 
-/// The first word about an export: what is known of it when the program begins to watch it.
-pub(crate) fn introduce(watch: &Watch) {
+/// The first line about an export: what is known of it when the program begins to watch it.
+pub(crate) fn introduce(watch: &Watch, retry: &str) {
     let (project, export) = (watch.project(), watch.export());
     match watch.state() {
         WatchState::Polling(polling) if polling.is_new() => {
@@ -70,59 +99,87 @@ pub(crate) fn introduce(watch: &Watch) {
             let status = polling.seen().map(RemoteStatus::as_str);
             let kept = polling.kept();
             let (committed, partials) = (kept.committed.len(), kept.partials.len());
-            tracing::info!(event = "export_recovered", %project, %export, status, committed, partials, "going on where an earlier run stopped");
+            tracing::info!(
+                event = "export_recovered", %project, %export, status, committed, partials,
+                "continuing where an earlier run stopped"
+            );
         }
         WatchState::Sealing { totals, .. } => {
-            tracing::info!(event = "seal_recovered", %project, %export, parts = totals.parts, bytes = totals.bytes, "every part is here, manifest.json comes next");
+            let (parts, bytes) = (totals.parts, totals.bytes);
+            tracing::info!(
+                event = "seal_recovered", %project, %export, parts, bytes,
+                "every part is here; manifest.json is next"
+            );
         }
         WatchState::Completed { totals, .. } => {
-            tracing::debug!(event = "completion_recovered", %project, %export, parts = totals.parts, bytes = totals.bytes, "the export is whole since an earlier run");
+            let (parts, bytes) = (totals.parts, totals.bytes);
+            tracing::debug!(
+                event = "completion_recovered", %project, %export, parts, bytes,
+                "an earlier run completed the export"
+            );
         }
         WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => {
             let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
             let (cause, failed_at) = (&failure.cause, failure.at);
-            tracing::warn!(event = "failure_recovered", %project, %export, kind, error_code, %failed_at, cause, "failed on {failed_at} and stays so: {cause}; to try again, run: batch-export-watcher retry {export}");
+            tracing::warn!(
+                event = "failure_recovered", %project, %export, kind, error_code, %failed_at, cause,
+                "the export failed on {failed_at}: {cause}; to try again, run: {retry} {export}"
+            );
         }
-        // Recovery leaves none like that.
+        // Recovery leaves no export in this state.
         WatchState::Fetching(_) => {}
     }
 }
 
-/// The folder is made and looked at.
+/// The folder is there, and was looked at.
 pub(crate) fn prepared(watch: &Watch, adopted: &[CommittedPart]) {
     let (project, export, adopted) = (watch.project(), watch.export(), adopted.len());
     tracing::debug!(event = "folder_prepared", %project, %export, adopted, "folder ready");
     if adopted > 0 {
-        tracing::info!(event = "parts_adopted", %project, %export, parts = adopted, "finished files without a record are taken over");
+        tracing::info!(
+            event = "parts_adopted", %project, %export, parts = adopted,
+            "finished files without a record are adopted"
+        );
     }
 }
 
 /// A part got a slot.
 pub(crate) fn part_started(watch: &Watch, key: &PartKey) {
     let (project, export) = (watch.project(), watch.export());
-    tracing::debug!(event = "part_started", %project, %export, part = key.number, file = %key.file_id, "part started");
+    let (part, file) = (key.number, &key.file_id);
+    tracing::debug!(event = "part_started", %project, %export, part, %file, "part started");
 }
 
-/// Somebody asked for a failed export to be tried again.
 pub(crate) fn retried(watch: &Watch) {
     let (project, export) = (watch.project(), watch.export());
-    tracing::info!(event = "export_retried", %project, %export, "the failed export will be tried again, as was asked");
+    tracing::info!(
+        event = "export_retried", %project, %export,
+        "the failed export will be tried again, as requested"
+    );
 }
 
-/// The configuration has the export no more.
+/// The configuration no longer has the export.
 pub(crate) fn removed(watch: &Watch) {
     let (project, export) = (watch.project(), watch.export());
-    tracing::info!(event = "export_removed", %project, %export, "configured no more, nothing new begins for the export");
+    tracing::info!(
+        event = "export_removed", %project, %export,
+        "the export is no longer configured: nothing new starts for it"
+    );
 }
 
-/// The configuration has an export again that was on its way out.
+/// The configuration has the export again before it was forgotten.
 pub(crate) fn restored(watch: &Watch) {
     let (project, export) = (watch.project(), watch.export());
-    tracing::info!(event = "export_restored", %project, %export, "configured again, the export goes on where it is");
+    tracing::info!(
+        event = "export_restored", %project, %export,
+        "the export is configured again and continues where it is"
+    );
 }
 
-/// Nothing is under way any more for an export that is configured no more.
 pub(crate) fn forgotten(watch: &Watch) {
     let (project, export) = (watch.project(), watch.export());
-    tracing::debug!(event = "export_forgotten", %project, %export, "nothing is under way for the removed export any more");
+    tracing::debug!(
+        event = "export_forgotten", %project, %export,
+        "nothing is under way for the removed export"
+    );
 }

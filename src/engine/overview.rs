@@ -1,180 +1,375 @@
-//! The read model of the status page: everything at one moment, made when somebody asks. Plain
-//! data, without secrets.
+//! The read model: everything at one moment, made when somebody looks. The status document, the
+//! page, the metrics, the progress bars and the service manager's sentence are all made from it.
+//! Plain data, without secrets.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
-use super::standing::Standing;
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::gate::Gate;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::part::PartKey;
+use crate::domain::rate::Rate;
+use crate::domain::report::RemoteStatus;
+use crate::domain::stage::{Stage, Wait};
+use crate::domain::watch::{Fetching, Kept, PartState, Totals, Watch, WatchState};
 
 /// Everything at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Overview {
-    /// When the program started.
     pub started_at: Timestamp,
-    /// When this was made.
-    pub now: Timestamp,
-    /// How the work stands as a whole.
     pub standing: Standing,
-    /// Parts in flight.
     pub slots_in_use: usize,
-    /// Most parts in flight.
     pub slots_max: usize,
-    /// Whether downloads wait for the disk.
-    pub disk_ill: bool,
-    /// Whether downloads wait because the state cannot be written.
-    pub state_failing: bool,
-    /// Whether parts wait for a store that asks for fewer requests.
-    pub stores_wait: bool,
-    /// What every project waits for.
-    pub origin: Option<Pause>,
-    /// The projects, in configuration order.
+    /// In configuration order.
     pub projects: Vec<ProjectOverview>,
 }
 
-/// One project.
+/// How the work stands as a whole; `Display` makes a sentence of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// When this was made.
+    pub now: Timestamp,
+    pub counts: Counts,
+    /// Whether a poll is under way.
+    pub polling: bool,
+    /// When the next poll is due; `None` if none is planned.
+    pub next_poll_at: Option<Timestamp>,
+    /// What everything or a project waits for. What holds up more comes first.
+    pub waits: Vec<Wait>,
+    /// Whether a stop has begun.
+    pub draining: bool,
+    pub reloads: Reloads,
+}
+
+/// How many exports are where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Exports that are not settled.
+    pub watching: usize,
+    /// Those of them with a part under way.
+    pub downloading: usize,
+    pub whole: usize,
+    pub failed: usize,
+}
+
+/// The results of the reloads of this run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloads {
+    pub accepted: u64,
+    pub refused: u64,
+    /// Why the last one was refused, in one line; `None` as soon as one is accepted.
+    pub refusal: Option<String>,
+}
+
 #[derive(Debug, Clone)]
 pub struct ProjectOverview {
-    /// Its name.
     pub name: ProjectName,
-    /// When an export of it became whole last, in this run or an earlier one.
+    /// When an export of it last became whole, in this run or an earlier one.
     pub last_success: Option<Timestamp>,
-    /// What it waits for.
-    pub pauses: Vec<Pause>,
-    /// Its exports, in configuration order.
+    /// In configuration order.
     pub exports: Vec<ExportOverview>,
 }
 
-/// Something waits as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pause {
-    /// Why.
-    pub reason: PauseReason,
-    /// Until when; `None` while it is found out whether it is over.
-    pub until: Option<Timestamp>,
-}
-
-/// Why something waits as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PauseReason {
-    /// The API is unavailable, or does not know its own route.
-    Unavailable,
-    /// The project's REST key is refused.
-    Unauthorized {
-        /// Where the key is read from.
-        key_source: String,
-    },
-    /// The API asks for fewer requests.
-    Throttled,
-    /// The API refuses the request for every export of the project.
-    Rejected,
-}
-
-impl PauseReason {
-    /// The reason in one word.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Unavailable => "unavailable",
-            Self::Unauthorized { .. } => "unauthorized",
-            Self::Throttled => "throttled",
-            Self::Rejected => "rejected",
-        }
-    }
-
-    /// What happened.
-    #[must_use]
-    pub fn words(&self) -> &'static str {
-        match self {
-            Self::Unavailable => "the api is unavailable",
-            Self::Unauthorized { .. } => "the api refuses the rest api key",
-            Self::Throttled => "the api asks for fewer requests",
-            Self::Rejected => "the api refuses the request for every export of the project",
-        }
-    }
-
-    /// What a person can do about it.
-    #[must_use]
-    pub fn advice(&self) -> String {
-        match self {
-            Self::Unavailable => {
-                "nothing to do while the api is down; if it stays so, check base_url in [api]".to_owned()
-            }
-            Self::Unauthorized { key_source } => {
-                format!("put a valid REST API key into {key_source}; it is read again by itself")
-            }
-            Self::Throttled => {
-                "nothing to do, it goes on by itself; if it comes often, lower requests_per_second in [api]"
-                    .to_owned()
-            }
-            Self::Rejected => "check project_key of the project and base_url in [api]".to_owned(),
-        }
-    }
-}
-
-/// One export.
 #[derive(Debug, Clone)]
 pub struct ExportOverview {
-    /// Its ID.
     pub id: ExportId,
-    /// Where it stands.
-    pub state: ExportState,
-    /// The API's last word, as far as it is known; an export that is fetched or whole had SUCCESS.
+    pub stage: Stage,
+    /// The last status that the API reported. An export that is fetched or whole had SUCCESS.
     pub remote_status: Option<Arc<str>>,
-    /// When it came to stand there, as far as this run knows.
+    /// When it came to its stage, as far as this run knows.
     pub since: Timestamp,
-    /// When it is asked about next.
     pub next_poll_at: Option<Timestamp>,
-    /// How far its parts are.
     pub progress: Progress,
-    /// Bytes that came in a second, lately.
+    /// The average of the last few seconds.
     pub bytes_per_second: u64,
-    /// Its parts in flight.
     pub active_parts: Vec<ActivePart>,
-    /// Why it failed.
     pub failure: Option<Failure>,
 }
 
-/// Where an export stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportState {
-    /// The API is asked.
-    Polling,
-    /// Parts are on their way.
-    Fetching,
-    /// The manifest is being written.
-    Sealing,
-    /// Whole.
-    Whole,
-    /// Failed; the notice is being written.
-    Failing,
-    /// Failed for good.
-    Failed,
-}
-
-/// How far the parts of an export are.
+/// How much of an export is here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Parts that are durable.
     pub parts_done: u64,
     /// Parts that are listed.
     pub parts_total: u64,
-    /// Bytes that are here, those of partials included.
+    /// Bytes on disk, those of partials included.
     pub bytes_done: u64,
-    /// Bytes that are declared; `None` where that is not known of every part.
+    /// Declared bytes; `None` unless every part has a declared length.
     pub bytes_total: Option<u64>,
 }
 
-/// A part in flight.
+/// A part that is downloaded now.
 #[derive(Debug, Clone)]
 pub struct ActivePart {
-    /// Its number and its file.
     pub key: PartKey,
-    /// Its bytes so far.
     pub bytes: u64,
-    /// Its length, where the API declared one.
+    /// Its length, if the API declared one.
     pub total: Option<u64>,
+}
+
+/// What is remembered of an export from one look to the next.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// When the export came to its stage.
+    since: Timestamp,
+    rate: Rate,
+}
+
+impl Shown {
+    /// Of an export that is new, or that recovery has found.
+    pub(crate) fn of(watch: &Watch) -> Self {
+        let since = match watch.state() {
+            WatchState::Completed { at, .. } => *at,
+            WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => failure.at,
+            WatchState::Polling(_) | WatchState::Fetching(_) | WatchState::Sealing { .. } => {
+                Timestamp::now()
+            }
+        };
+        Self { since, rate: Rate::default() }
+    }
+
+    /// The export came to another stage.
+    pub(crate) fn moved(&mut self, now: Timestamp) {
+        *self = Self { since: now, rate: Rate::default() };
+    }
+}
+
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    pub(crate) since_start: Duration,
+    pub(crate) wall: Timestamp,
+}
+
+impl Clock {
+    /// What the wall clock will say at this time since the start. In tenths of a second, so that
+    /// the same moment looks the same from one second to the next.
+    pub(crate) fn wall_at(self, at: Duration) -> Timestamp {
+        let left = at.saturating_sub(self.since_start);
+        let wall = self.wall.checked_add(left).unwrap_or(Timestamp::MAX);
+        let tenths = TimestampRound::new()
+            .smallest(Unit::Millisecond)
+            .increment(100)
+            .mode(RoundMode::HalfExpand);
+        wall.round(tenths).unwrap_or(wall)
+    }
+
+    /// `wait`, if this gate is closed.
+    pub(crate) fn wait(self, gate: &Gate, wait: impl FnOnce() -> Wait) -> Option<Wait> {
+        if gate.is_open() {
+            return None;
+        }
+        let until = gate.paused_until().filter(|until| *until > self.since_start);
+        Some(Wait { until: until.map(|until| self.wall_at(until)), ..wait() })
+    }
+}
+
+impl ExportOverview {
+    /// `due` is the time of the next poll since the start. `bytes_under_way` tells how far the
+    /// attempt at a part has come.
+    pub(crate) fn of(
+        watch: &Watch,
+        shown: &mut Shown,
+        due: Option<Duration>,
+        bytes_under_way: impl Fn(&PartKey) -> u64,
+        clock: Clock,
+    ) -> Self {
+        let stage = Stage::of(watch.state());
+        let (progress, active_parts) = match watch.state() {
+            WatchState::Fetching(fetching) => fetched(fetching, bytes_under_way),
+            state => (Progress::of(state), Vec::new()),
+        };
+        let (remote_status, failure) = match watch.state() {
+            WatchState::Polling(polling) => (polling.seen().cloned(), None),
+            WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => {
+                let is_remote = failure.kind == FailureKind::RemoteError;
+                (is_remote.then_some(RemoteStatus::Error), Some(failure.clone()))
+            }
+            WatchState::Fetching(_) | WatchState::Sealing { .. } | WatchState::Completed { .. } => {
+                (Some(RemoteStatus::Success), None)
+            }
+        };
+        let bytes_per_second = match stage {
+            Stage::Fetching => shown.rate.observe(progress.bytes_done, clock.since_start),
+            _ => 0,
+        };
+        Self {
+            id: watch.export().clone(),
+            stage,
+            remote_status: remote_status.map(|status| status.as_str().into()),
+            since: shown.since,
+            next_poll_at: due.map(|due| clock.wall_at(due)),
+            progress,
+            bytes_per_second,
+            active_parts,
+            failure,
+        }
+    }
+}
+
+fn fetched(
+    fetching: &Fetching,
+    bytes_under_way: impl Fn(&PartKey) -> u64,
+) -> (Progress, Vec<ActivePart>) {
+    let mut progress = Progress { bytes_total: Some(0), ..Progress::default() };
+    let mut active = Vec::new();
+    for (key, part) in fetching.parts() {
+        progress.parts_total += 1;
+        let (sum, declared) = (progress.bytes_total, part.declared_bytes);
+        progress.bytes_total = sum.and_then(|sum| sum.checked_add(declared?));
+        let bytes = match &part.state {
+            PartState::Committed(done) | PartState::Recording(done) => {
+                progress.parts_done += 1;
+                done.bytes
+            }
+            PartState::Active => {
+                // Until its partial is open, a part has what an earlier attempt left.
+                let bytes = bytes_under_way(key).max(part.resumable_bytes());
+                active.push(ActivePart { key: key.clone(), bytes, total: declared });
+                bytes
+            }
+            PartState::Queued | PartState::Waiting | PartState::AwaitingView => {
+                part.resumable_bytes()
+            }
+            PartState::Abandoned { .. } => 0,
+        };
+        progress.bytes_done = progress.bytes_done.saturating_add(bytes);
+    }
+    (progress, active)
+}
+
+impl Progress {
+    /// Of an export that downloads nothing.
+    fn of(state: &WatchState) -> Self {
+        match state {
+            WatchState::Polling(_) | WatchState::Fetching(_) => Self::default(),
+            WatchState::Sealing { totals, .. } | WatchState::Completed { totals, .. } => {
+                Self { bytes_total: Some(totals.bytes), ..Self::done(*totals) }
+            }
+            WatchState::Failing { kept: Kept { committed, .. }, .. }
+            | WatchState::Failed { kept: Kept { committed, .. }, .. } => {
+                Self::done(Totals::of(committed.values()))
+            }
+        }
+    }
+
+    fn done(Totals { parts, bytes }: Totals) -> Self {
+        Self { parts_done: parts, parts_total: parts, bytes_done: bytes, bytes_total: None }
+    }
+}
+
+impl Counts {
+    /// The counts in words: all that a line has room for.
+    fn words(self) -> String {
+        let mut words = match self.watching {
+            0 => "nothing left to watch".to_owned(),
+            watching => format!("watching {}", exports(watching)),
+        };
+        let counts =
+            [(self.downloading, "downloading"), (self.whole, "whole"), (self.failed, "failed")];
+        for (count, word) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            words.push_str(&format!(", {count} {word}"));
+        }
+        words
+    }
+}
+
+/// "1 export", "2 exports".
+#[must_use]
+pub fn exports(count: usize) -> String {
+    if count == 1 { "1 export".to_owned() } else { format!("{count} exports") }
+}
+
+impl Standing {
+    /// The part of the sentence that stays true from one second to the next.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{}{}", if self.draining { "stopping, " } else { "" }, self.counts.words())
+    }
+
+    fn until(&self, at: Timestamp) -> String {
+        rounded(Duration::try_from(at.duration_since(self.now)).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.summary())?;
+        if self.polling && !self.draining {
+            f.write_str(", polling now")?;
+        } else if let Some(at) = self.next_poll_at.filter(|_| !self.draining) {
+            write!(f, ", next poll in {}", self.until(at))?;
+        }
+        for wait in &self.waits {
+            f.write_str("; ")?;
+            if let Some(project) = &wait.project {
+                write!(f, "project {project}: ")?;
+            }
+            f.write_str(&wait.words())?;
+            match wait.until {
+                Some(at) => write!(f, ", next try in {}", self.until(at))?,
+                None if wait.is_asking() => f.write_str(", asking now")?,
+                None => {}
+            }
+        }
+        if let Some(refusal) = &self.reloads.refusal {
+            write!(f, "; the last reload was refused: {refusal}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A wait as people say it: whole seconds, from two minutes on whole minutes, rounded up.
+fn rounded(wait: Duration) -> String {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    if seconds < 120 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::stage::Cause;
+
+    #[test]
+    fn a_person_can_use_the_sentence() {
+        let now = Timestamp::UNIX_EPOCH;
+        let after = |millis: u64| now.checked_add(Duration::from_millis(millis)).ok();
+        let counts = Counts { watching: 12, downloading: 2, ..Counts::default() };
+        let standing = Standing { now, counts, next_poll_at: after(7_200), ..Standing::default() };
+        assert_eq!(standing.to_string(), "watching 12 exports, 2 downloading, next poll in 8 s");
+        assert_eq!(standing.summary(), "watching 12 exports, 2 downloading");
+        let standing = Standing { polling: true, ..standing };
+        assert_eq!(standing.to_string(), "watching 12 exports, 2 downloading, polling now");
+        let refusal = Some("c.toml:3: api.base_url: is not a URL".to_owned());
+        let project = "shop".parse().ok();
+        let standing = Standing {
+            now,
+            counts: Counts { watching: 1, whole: 3, failed: 1, ..Counts::default() },
+            next_poll_at: after(121_000),
+            waits: vec![
+                Wait::on(Cause::Disk),
+                Wait { until: after(5_000), ..Wait::on(Cause::Unavailable) },
+                Wait { project, ..Wait::on(Cause::Unauthorized) },
+            ],
+            reloads: Reloads { refused: 1, refusal, ..Reloads::default() },
+            ..Standing::default()
+        };
+        assert_eq!(
+            standing.to_string(),
+            "watching 1 export, 3 whole, 1 failed, next poll in 3 min; \
+             downloads wait because the download directory cannot be used; \
+             the API is unavailable, next try in 5 s; \
+             project shop: the API refuses the REST API key, asking now; \
+             the last reload was refused: c.toml:3: api.base_url: is not a URL"
+        );
+        let counts = Counts { watching: 1, downloading: 1, ..Counts::default() };
+        let standing = Standing { draining: true, counts, ..Standing::default() };
+        assert_eq!(standing.to_string(), "stopping, watching 1 export, 1 downloading");
+        assert_eq!(Standing::default().to_string(), "nothing left to watch");
+    }
 }

@@ -1,5 +1,5 @@
-//! Every label and every value that it can have. Nothing that a server or a file says becomes one:
-//! only names of projects, which the configuration bounds.
+//! Every label and the values that it can have. Text of a server or of a file never becomes a
+//! value, except the names of projects, which the configuration bounds.
 
 use std::fmt::{Error, Write as _};
 
@@ -7,8 +7,9 @@ use prometheus_client::encoding::{
     EncodeLabel as _, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
 };
 
-use crate::domain::failure::{Hold, PartFailure, PartFault, ViewOutcome};
+use crate::domain::failure::{Hold, ViewOutcome};
 use crate::domain::ids::ProjectName;
+use crate::domain::stage::{Cause, Stage};
 
 /// A label whose values are few and known.
 macro_rules! words {
@@ -20,10 +21,8 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every value.
             pub const ALL: &[Self] = &[$(Self::$value),+];
 
-            /// The value as it is exposed.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -31,17 +30,11 @@ macro_rules! words {
                 }
             }
         }
-
-        impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
-                encoder.write_str(self.as_str())
-            }
-        }
     };
 }
 
 words! {
-    /// How a poll came out.
+    /// The outcome of a poll.
     PollOutcome {
         /// The API told the export's status.
         Report = "report",
@@ -57,93 +50,28 @@ words! {
         Unauthorized = "unauthorized",
         /// The API does not know its own route.
         RouteNotFound = "route_not_found",
-        /// No answer, or none that can be understood.
+        /// No answer, or one that breaks the protocol.
         Fault = "fault",
     }
 }
 
 words! {
-    /// What is done again.
+    /// What is tried again.
     Work {
-        /// A poll.
         Poll = "poll",
-        /// A part.
         Part = "part",
     }
 }
 
 words! {
-    /// Why something is done again.
-    RetryCause {
-        /// The API asks for fewer requests.
-        Throttled = "throttled",
-        /// The API is unavailable, or does not know its own route.
-        Unavailable = "unavailable",
-        /// The API refuses the key.
-        Unauthorized = "unauthorized",
-        /// A passing fault: of the network, or an answer that is not what was promised.
-        Fault = "fault",
-        /// The store refused three fresh links in a row.
-        LinkRefused = "link_refused",
-        /// The file is gone: it is looked up whether it is still listed.
-        Gone = "gone",
-        /// The store asks for fewer requests.
-        StoreBusy = "store_busy",
-        /// The disk.
-        Disk = "disk",
-    }
-}
-
-words! {
-    /// Why something waits as a whole.
-    PauseCause {
-        /// The API asks for fewer requests: a project waits.
-        Throttled = "throttled",
-        /// The API refuses the key: a project waits.
-        Unauthorized = "unauthorized",
-        /// The API refuses every request of a project: it waits.
-        Rejected = "rejected",
-        /// The API is unavailable, or does not know its own route: every project waits.
-        Unavailable = "unavailable",
-        /// A store asks for fewer requests: its parts wait.
-        StoreBusy = "store_busy",
-        /// The disk is ill: downloads wait.
-        Disk = "disk",
-        /// The state cannot be written: downloads wait.
-        State = "state",
-    }
-}
-
-words! {
-    /// Where an export stands.
-    ExportState {
-        /// The API is asked.
-        Polling = "polling",
-        /// Parts are on their way.
-        Fetching = "fetching",
-        /// The manifest is being written.
-        Sealing = "sealing",
-        /// Whole.
-        Whole = "whole",
-        /// Failed; the notice is being written.
-        Failing = "failing",
-        /// Failed for good.
-        Failed = "failed",
-    }
-}
-
-words! {
-    /// What became of a reload.
+    /// The result of a reload.
     Verdict {
-        /// It is in force.
         Accepted = "accepted",
-        /// The configuration before it goes on.
         Refused = "refused",
     }
 }
 
 impl PollOutcome {
-    /// Which one this is.
     #[must_use]
     pub fn of(outcome: &ViewOutcome) -> Self {
         match outcome {
@@ -163,60 +91,18 @@ impl PollOutcome {
     }
 }
 
-impl RetryCause {
-    /// Causes that a poll can have.
-    pub const OF_POLLS: &[Self] =
-        &[Self::Throttled, Self::Unavailable, Self::Unauthorized, Self::Fault];
-
-    /// Why a poll that came out so is done again; `None` where it did what it was to do.
-    #[must_use]
-    pub fn of_poll(outcome: &ViewOutcome) -> Option<Self> {
-        match outcome {
-            ViewOutcome::Report(_) | ViewOutcome::NotFound(_) | ViewOutcome::Rejected(_) => None,
-            ViewOutcome::Held(hold) => Self::of_hold(hold),
-            ViewOutcome::Fault(_) => Some(Self::Fault),
-        }
-    }
-
-    /// Why a part that ended so is done again; `None` where it is not, or where nothing was tried.
-    #[must_use]
-    pub fn of_part(failure: &PartFailure) -> Option<Self> {
-        let PartFailure::Failed { fault, .. } = failure else { return None };
-        match fault {
-            PartFault::Transient { .. } => Some(Self::Fault),
-            PartFault::LinkRefused { .. } => Some(Self::LinkRefused),
-            PartFault::Gone { .. } => Some(Self::Gone),
-            PartFault::Held(hold) => Self::of_hold(hold),
-            PartFault::Conflict { .. } => None,
-        }
-    }
-
-    fn of_hold(hold: &Hold) -> Option<Self> {
-        match hold {
-            Hold::Throttled { .. } => Some(Self::Throttled),
-            Hold::Unavailable { .. } | Hold::RouteNotFound => Some(Self::Unavailable),
-            Hold::Unauthorized { .. } | Hold::KeyReplaced => Some(Self::Unauthorized),
-            Hold::StoreBusy { .. } => Some(Self::StoreBusy),
-            // Nothing was asked of the store.
-            Hold::StoreWaits { .. } => None,
-            Hold::Disk { .. } => Some(Self::Disk),
-        }
-    }
+macro_rules! values {
+    ($($name:ty),+) => {
+        $(impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
+                encoder.write_str(self.as_str())
+            }
+        })+
+    };
 }
 
-impl PauseCause {
-    /// Causes for which a project waits by itself.
-    pub const OF_PROJECTS: &[Self] = &[Self::Throttled, Self::Unauthorized, Self::Rejected];
-    /// Causes for which all wait, or some of all.
-    pub const OF_ALL: &[Self] = &[Self::Unavailable, Self::StoreBusy, Self::Disk, Self::State];
-}
+values!(Cause, Stage, PollOutcome, Work, Verdict);
 
-impl ExportState {
-    /// Those that an export is to leave by itself.
-    pub const PASSING: &[Self] = &[Self::Polling, Self::Fetching, Self::Sealing, Self::Failing];
-}
-
-/// A project's name as a label's value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Project(pub(super) ProjectName);
 
@@ -239,7 +125,7 @@ pub(super) struct OfOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfRetry {
     pub(super) work: Work,
-    pub(super) cause: RetryCause,
+    pub(super) cause: Cause,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -250,7 +136,7 @@ pub(super) struct OfVerdict {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfState {
     pub(super) project: Project,
-    pub(super) state: ExportState,
+    pub(super) state: Stage,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -258,11 +144,11 @@ pub(super) struct OfBuild {
     pub(super) version: &'static str,
 }
 
-/// A pause, of one project or without a project.
+/// A pause of one project, or of more than one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OfPause {
     pub(super) project: Option<Project>,
-    pub(super) cause: PauseCause,
+    pub(super) cause: Cause,
 }
 
 impl EncodeLabelSet for OfPause {
@@ -271,44 +157,5 @@ impl EncodeLabelSet for OfPause {
             ("project", name.as_str()).encode(encoder.encode_label())?;
         }
         ("cause", self.cause.as_str()).encode(encoder.encode_label())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_cause_of_a_polls_retry_is_among_those_that_are_exposed_from_the_start() {
-        let none = None;
-        let holds = [
-            Hold::Throttled { retry_after: none },
-            Hold::Unavailable { retry_after: none },
-            Hold::Unauthorized { status: 401 },
-            Hold::RouteNotFound,
-        ];
-        let outcomes =
-            holds.into_iter().map(ViewOutcome::Held).chain([ViewOutcome::Fault(String::new())]);
-        for outcome in outcomes {
-            let cause = RetryCause::of_poll(&outcome).unwrap();
-            assert!(RetryCause::OF_POLLS.contains(&cause), "{outcome:?}");
-        }
-    }
-
-    #[test]
-    fn every_pause_is_of_projects_or_of_all() {
-        for cause in PauseCause::ALL {
-            let of_projects = PauseCause::OF_PROJECTS.contains(cause);
-            assert!(of_projects != PauseCause::OF_ALL.contains(cause), "{}", cause.as_str());
-        }
-    }
-
-    #[test]
-    fn a_part_that_asked_nothing_of_a_waiting_store_is_no_retry() {
-        let cause_of = |hold| RetryCause::of_part(&PartFault::Held(hold).into());
-        let host = || "store.example".to_owned();
-        assert_eq!(cause_of(Hold::StoreWaits { host: host() }), None);
-        let busy = Hold::StoreBusy { host: host(), retry_after: None };
-        assert_eq!(cause_of(busy), Some(RetryCause::StoreBusy));
     }
 }

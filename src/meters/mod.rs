@@ -23,10 +23,13 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use exposition::Format;
-pub use labels::{ExportState, PauseCause, PollOutcome, RetryCause, Verdict, Work};
+pub use labels::{PollOutcome, Verdict, Work};
 pub use moment::{Facts, Moment};
 
+pub use crate::domain::stage::{Cause as PauseCause, Cause as RetryCause};
+
 use crate::domain::ids::ProjectName;
+use crate::domain::stage::Cause;
 use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project};
 
 /// What every name begins with.
@@ -112,13 +115,13 @@ impl Counted {
         for &outcome in PollOutcome::ALL {
             drop(self.polls.get_or_create(&OfOutcome { outcome }));
         }
-        for &cause in RetryCause::OF_POLLS {
+        for &cause in Cause::OF_POLLS {
             drop(self.retries.get_or_create(&OfRetry { work: Work::Poll, cause }));
         }
-        for &cause in RetryCause::ALL {
+        for &cause in Cause::OF_PARTS {
             drop(self.retries.get_or_create(&OfRetry { work: Work::Part, cause }));
         }
-        for &cause in PauseCause::OF_ALL {
+        for &cause in Cause::OF_ALL {
             drop(self.pauses.get_or_create(&OfPause { project: None, cause }));
         }
         for &verdict in Verdict::ALL {
@@ -132,7 +135,7 @@ impl Meters {
     pub fn project_came(&self, name: &ProjectName) {
         drop(self.0.parts.get_or_create(&of_project(name)));
         drop(self.0.bytes.get_or_create(&of_project(name)));
-        for &cause in PauseCause::OF_PROJECTS {
+        for &cause in Cause::OF_PROJECTS {
             drop(self.0.pauses.get_or_create(&of_pause(Some(name), cause)));
         }
     }
@@ -141,7 +144,7 @@ impl Meters {
     pub fn project_went(&self, name: &ProjectName) {
         self.0.parts.remove(&of_project(name));
         self.0.bytes.remove(&of_project(name));
-        for &cause in PauseCause::OF_PROJECTS {
+        for &cause in Cause::OF_PROJECTS {
             self.0.pauses.remove(&of_pause(Some(name), cause));
         }
     }
@@ -162,14 +165,13 @@ impl Meters {
         ByteCounter(self.0.bytes.get_or_create_owned(&of_project(project)))
     }
 
-    /// A part is durable.
     pub fn part_downloaded(&self, project: &ProjectName, duration: Duration) {
         self.0.parts.get_or_create(&of_project(project)).inc();
         self.0.part_seconds.observe(duration.as_secs_f64());
     }
 
     /// Something has to be done again.
-    pub fn retried(&self, work: Work, cause: RetryCause) {
+    pub fn retried(&self, work: Work, cause: Cause) {
         self.0.retries.get_or_create(&OfRetry { work, cause }).inc();
     }
 
@@ -179,7 +181,7 @@ impl Meters {
     }
 
     /// A pause has begun; `project` where it is one project's own.
-    pub fn paused(&self, project: Option<&ProjectName>, cause: PauseCause) {
+    pub fn paused(&self, project: Option<&ProjectName>, cause: Cause) {
         self.0.pauses.get_or_create(&of_pause(project, cause)).inc();
     }
 
@@ -202,7 +204,6 @@ impl Meters {
 pub struct ByteCounter(Counter);
 
 impl ByteCounter {
-    /// So many more came.
     pub fn add(&self, bytes: u64) {
         self.0.inc_by(bytes);
     }
@@ -212,7 +213,7 @@ fn of_project(name: &ProjectName) -> OfProject {
     OfProject { project: Project(name.clone()) }
 }
 
-fn of_pause(project: Option<&ProjectName>, cause: PauseCause) -> OfPause {
+fn of_pause(project: Option<&ProjectName>, cause: Cause) -> OfPause {
     OfPause { project: project.cloned().map(Project), cause }
 }
 
@@ -228,7 +229,7 @@ mod tests {
     fn what_can_occur_is_there_before_it_occurs() {
         let meters = Meters::default();
         let before = text(&meters);
-        for &cause in PauseCause::OF_ALL {
+        for &cause in Cause::OF_ALL {
             meters.paused(None, cause);
         }
         for &outcome in PollOutcome::ALL {
@@ -237,7 +238,7 @@ mod tests {
         for &verdict in Verdict::ALL {
             meters.reloaded(verdict);
         }
-        for &cause in RetryCause::ALL {
+        for &cause in Cause::OF_PARTS {
             meters.retried(Work::Part, cause);
         }
         assert_eq!(text(&meters).lines().count(), before.lines().count(), "{before}");

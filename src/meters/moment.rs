@@ -5,9 +5,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{ExportState, OfPause, OfProject, OfState, PauseCause, Project};
+use super::labels::{OfPause, OfProject, OfState, Project};
 use super::{PREFIX, of_pause, of_project};
 use crate::domain::ids::ProjectName;
+use crate::domain::stage::{Cause, Stage};
 
 /// A gauge that can tell fractions of a second.
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -15,9 +16,7 @@ type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 /// What is so of the program as a whole.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
-    /// Parts in flight.
     pub slots_in_use: usize,
-    /// Most parts in flight.
     pub slots_max: usize,
     /// Bytes that may still be used on the download directory's file system; `None` where it does
     /// not say so in time.
@@ -26,7 +25,6 @@ pub struct Facts {
     pub reserve_bytes: u64,
     /// Whether the last reload took effect, or there was none.
     pub reload_accepted: bool,
-    /// When the program started.
     pub started_at: Timestamp,
 }
 
@@ -41,7 +39,6 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Without projects so far.
     #[must_use]
     pub fn new(facts: Facts) -> Self {
         Self { facts, ..Self::default() }
@@ -49,22 +46,22 @@ impl Moment {
 
     /// A project, so that all its gauges are there.
     pub fn project(&self, name: &ProjectName) {
-        for &state in ExportState::ALL {
+        for &state in Stage::LIVE {
             drop(self.exports.get_or_create(&of_state(name, state)));
+            if !state.is_settled() {
+                drop(self.oldest_seconds.get_or_create(&of_state(name, state)));
+            }
         }
-        for &state in ExportState::PASSING {
-            drop(self.oldest_seconds.get_or_create(&of_state(name, state)));
-        }
-        for &cause in PauseCause::OF_PROJECTS {
+        for &cause in Cause::OF_PROJECTS {
             self.pause(Some(name), cause, false);
         }
     }
 
     /// One of its exports, and for how long it stands where it stands.
-    pub fn export(&self, project: &ProjectName, state: ExportState, seconds: f64) {
+    pub fn export(&self, project: &ProjectName, state: Stage, seconds: f64) {
         let labels = of_state(project, state);
         self.exports.get_or_create(&labels).inc();
-        if ExportState::PASSING.contains(&state) {
+        if !state.is_settled() {
             let oldest = self.oldest_seconds.get_or_create(&labels);
             oldest.set(oldest.get().max(seconds));
         }
@@ -78,7 +75,7 @@ impl Moment {
     }
 
     /// Whether something waits as a whole.
-    pub fn pause(&self, project: Option<&ProjectName>, cause: PauseCause, waits: bool) {
+    pub fn pause(&self, project: Option<&ProjectName>, cause: Cause, waits: bool) {
         let paused = self.paused.get_or_create(&of_pause(project, cause));
         paused.set(paused.get().max(i64::from(waits)));
     }
@@ -122,7 +119,7 @@ fn gauge(count: impl TryInto<i64>) -> ConstGauge<i64> {
     ConstGauge::new(count.try_into().unwrap_or(i64::MAX))
 }
 
-fn of_state(project: &ProjectName, state: ExportState) -> OfState {
+fn of_state(project: &ProjectName, state: Stage) -> OfState {
     OfState { project: Project(project.clone()), state }
 }
 
@@ -144,9 +141,9 @@ mod tests {
         let shop: ProjectName = "shop".parse().unwrap();
         let moment = Moment::default();
         moment.project(&shop);
-        moment.export(&shop, ExportState::Polling, 2.5);
-        moment.export(&shop, ExportState::Polling, 7.5);
-        moment.export(&shop, ExportState::Whole, 1000.0);
+        moment.export(&shop, Stage::Polling, 2.5);
+        moment.export(&shop, Stage::Polling, 7.5);
+        moment.export(&shop, Stage::Whole, 1000.0);
         let lines = lines(&moment);
         for line in [
             "exports{project=\"shop\",state=\"polling\"} 2",

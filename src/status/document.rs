@@ -1,20 +1,21 @@
 //! The status document, key by key as README.md promises it. New keys may come, none is renamed; a
-//! reader puts up with keys that it does not know and with those that it misses.
+//! reader accepts keys that it does not know, and does without those that are missing.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::advice::advice;
-use crate::domain::failure::Failure;
-use crate::engine::overview::{
-    ActivePart, ExportOverview, ExportState, Overview, Pause, ProjectOverview,
-};
+use crate::config::command;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::ProjectName;
+use crate::domain::stage::{Cause, Wait};
+use crate::engine::overview::{ActivePart, ExportOverview, Overview, ProjectOverview};
 
-/// Made by the running daemon.
-pub(super) const DAEMON: &str = "daemon";
-/// Made of what the state has.
+/// The source of a document that the running daemon made.
+const DAEMON: &str = "daemon";
+/// The source of a document that was made from the state.
 pub(super) const STATE: &str = "state";
 
 /// The document with the time at which it was made.
@@ -27,10 +28,10 @@ pub struct Stamped {
 }
 
 impl Stamped {
-    /// The document of the engine's read model. `config_file` is the one that the daemon reads.
+    /// Made from the engine's read model. `config_file` is the one that the daemon reads.
     #[must_use]
     pub fn of(overview: &Overview, config_file: &Path) -> Self {
-        Self { now: text(overview.now), document: Document::of(overview, config_file) }
+        Self { now: text(overview.standing.now), document: Document::of(overview, config_file) }
     }
 
     /// Everything but the time.
@@ -40,7 +41,7 @@ impl Stamped {
     }
 }
 
-/// Everything but the time: two that are equal have nothing new for anybody.
+/// Everything but the time. Two that are equal have no news for a reader.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Document {
@@ -51,11 +52,18 @@ pub struct Document {
     /// Whether a stop has begun.
     pub draining: bool,
     pub(super) sentence: String,
+    /// The part of the sentence that does not change with time alone; what follows it there is in
+    /// `polls`, `waits`, `pauses` and `reloads`.
+    pub(super) summary: String,
+    pub(super) polls: Polls,
     pub(super) slots: Slots,
     pub(super) bytes_per_second: u64,
     pub(super) disk: Disk,
     pub(super) origin: Option<Waits>,
+    /// What more than one project waits for, that of `disk` and `origin` included.
+    pub(super) waits: Vec<Waits>,
     pub(super) reloads: ReloadCounts,
+    pub(super) commands: Commands,
     pub(super) projects: Vec<Project>,
 }
 
@@ -64,6 +72,21 @@ pub struct Document {
 pub(super) struct Slots {
     pub(super) in_use: usize,
     pub(super) max: usize,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Polls {
+    pub(super) under_way: bool,
+    pub(super) next_at: Option<String>,
+}
+
+/// Commands that work as they are pasted; export IDs follow `retry`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Commands {
+    pub(super) retry: String,
+    pub(super) check: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +110,8 @@ pub(super) struct Waits {
     pub(super) words: String,
     pub(super) advice: String,
     pub(super) until: Option<String>,
+    /// Whether a call is under way that finds out if the wait is over.
+    pub(super) asking: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +175,19 @@ impl Document {
     fn of(overview: &Overview, config_file: &Path) -> Self {
         let Overview { standing, projects, .. } = overview;
         let exports = projects.iter().flat_map(|project| &project.exports);
+        let of_all = || standing.waits.iter().filter(|wait| wait.project.is_none());
+        let mut pauses: HashMap<&ProjectName, Vec<Waits>> = HashMap::new();
+        for wait in &standing.waits {
+            if let Some(project) = &wait.project {
+                pauses.entry(project).or_default().push(waits(wait));
+            }
+        }
+        let commands = Commands::of(config_file);
+        let project = |of: &ProjectOverview| Project {
+            name: of.name.to_string(),
+            pauses: pauses.remove(&of.name).unwrap_or_default(),
+            exports: of.exports.iter().map(|of| export(of, &commands)).collect(),
+        };
         Self {
             source: DAEMON.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -157,44 +195,47 @@ impl Document {
             started_at: Some(text(overview.started_at)),
             draining: standing.draining,
             sentence: standing.to_string(),
+            summary: standing.summary(),
+            polls: Polls { under_way: standing.polling, next_at: standing.next_poll_at.map(text) },
             slots: Slots { in_use: overview.slots_in_use, max: overview.slots_max },
             bytes_per_second: exports
                 .map(|export| export.bytes_per_second)
                 .fold(0, u64::saturating_add),
-            disk: Disk { ill: overview.disk_ill },
-            origin: overview.origin.as_ref().map(waits),
+            disk: Disk { ill: of_all().any(|wait| wait.cause == Cause::Disk) },
+            origin: of_all().find(|wait| wait.cause == Cause::Unavailable).map(waits),
+            waits: of_all().map(waits).collect(),
             reloads: ReloadCounts {
                 accepted: standing.reloads.accepted,
                 refused: standing.reloads.refused,
                 last_refusal: standing.reloads.refusal.clone(),
             },
-            projects: projects.iter().map(|of| project(of, config_file)).collect(),
+            projects: projects.iter().map(project).collect(),
+            commands,
         }
     }
 }
 
-fn project(project: &ProjectOverview, config_file: &Path) -> Project {
-    Project {
-        name: project.name.to_string(),
-        pauses: project.pauses.iter().map(waits).collect(),
-        exports: project.exports.iter().map(|of| export(of, config_file)).collect(),
+impl Commands {
+    pub(super) fn of(config_file: &Path) -> Self {
+        Self { retry: command("retry", config_file), check: command("check", config_file) }
     }
 }
 
-pub(super) fn waits(pause: &Pause) -> Waits {
+pub(super) fn waits(wait: &Wait) -> Waits {
     Waits {
-        reason: pause.reason.word().to_owned(),
-        words: pause.reason.words().to_owned(),
-        advice: pause.reason.advice(),
-        until: pause.until.map(text),
+        reason: wait.cause.as_str().to_owned(),
+        words: wait.words(),
+        advice: wait.advice(),
+        until: wait.until.map(text),
+        asking: wait.is_asking(),
     }
 }
 
-fn export(export: &ExportOverview, config_file: &Path) -> Export {
-    let progress = export.progress;
+fn export(export: &ExportOverview, commands: &Commands) -> Export {
+    let ExportOverview { id, progress, .. } = export;
     Export {
-        id: export.id.to_string(),
-        state: state(export.state).to_owned(),
+        id: id.to_string(),
+        state: export.stage.as_str().to_owned(),
         remote_status: export.remote_status.as_deref().map(str::to_owned),
         since: Some(text(export.since)),
         next_poll_at: export.next_poll_at.map(text),
@@ -202,21 +243,7 @@ fn export(export: &ExportOverview, config_file: &Path) -> Export {
         bytes: Bytes { done: progress.bytes_done, total: progress.bytes_total },
         bytes_per_second: export.bytes_per_second,
         active_parts: export.active_parts.iter().map(active).collect(),
-        failure: export
-            .failure
-            .as_ref()
-            .map(|failure| failed(failure, export.id.as_str(), config_file)),
-    }
-}
-
-fn state(state: ExportState) -> &'static str {
-    match state {
-        ExportState::Polling => "polling",
-        ExportState::Fetching => "fetching",
-        ExportState::Sealing => "sealing",
-        ExportState::Whole => "whole",
-        ExportState::Failing => "failing",
-        ExportState::Failed => "failed",
+        failure: export.failure.as_ref().map(|failure| failed(failure, id.as_str(), commands)),
     }
 }
 
@@ -229,19 +256,50 @@ fn active(part: &ActivePart) -> Active {
     }
 }
 
-pub(super) fn failed(failure: &Failure, export: &str, config_file: &Path) -> Failed {
-    let (advice, command) = advice(failure.kind, export, config_file);
+pub(super) fn failed(failure: &Failure, export: &str, commands: &Commands) -> Failed {
+    let again = "start the export again in Batch, and replace its ID in the configuration";
+    let (advice, helps) = match failure.kind {
+        FailureKind::RemoteError | FailureKind::PartGone => (again.to_owned(), false),
+        FailureKind::Expired => (format!("Batch no longer has the export: {again}"), false),
+        FailureKind::NotFound => {
+            ("check the ID and the project_key of its project, then retry the export".into(), true)
+        }
+        FailureKind::Rejected => ("check the ID, then retry the export".into(), true),
+        FailureKind::Conflict => {
+            ("move the foreign file to another folder, then retry the export".into(), true)
+        }
+    };
     Failed {
         kind: failure.kind.as_str().to_owned(),
         cause: failure.cause.clone(),
         code: failure.error_code.clone(),
         at: text(failure.at),
         advice,
-        command,
+        command: helps.then(|| format!("{} {export}", commands.retry)),
     }
 }
 
-/// A time to the millisecond.
+/// To the millisecond.
 pub(super) fn text(at: Timestamp) -> String {
     format!("{at:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failure_that_a_retry_can_mend_has_a_command() {
+        let commands = Commands::of(Path::new("/srv/c.toml"));
+        let failed = |kind| {
+            let (cause, error_code) = ("a cause".to_owned(), None);
+            let failure = Failure { kind, cause, error_code, at: Timestamp::UNIX_EPOCH };
+            failed(&failure, "export_1", &commands)
+        };
+        let expired = failed(FailureKind::Expired);
+        assert!(expired.advice.starts_with("Batch no longer has the export: start"));
+        assert_eq!(expired.command, None);
+        let retry = "batch-export-watcher retry -c /srv/c.toml export_1";
+        assert_eq!(failed(FailureKind::Rejected).command.as_deref(), Some(retry));
+    }
 }

@@ -1,13 +1,11 @@
-//! Floor 4, the status document: how everything is, from the running daemon or from what the state
-//! has, as JSON and as text.
+//! Floor 4, the status document: the status of everything, from the running daemon or from the
+//! state, as JSON and as text.
 //!
-//! - `document.rs` the document, and how it is made of the engine's read model
-//! - `advice.rs` what a person can do about a failure
-//! - `recorded.rs` the document where no daemon runs
+//! - `document.rs` the document, and how it is made from the engine's read model
+//! - `recorded.rs` the document while no daemon runs
 //! - `table.rs` the document as text
-//! - `text.rs` texts of a certain width
+//! - `text.rs` text that fits a number of columns
 
-mod advice;
 mod document;
 mod recorded;
 mod table;

@@ -1,5 +1,4 @@
-//! The status document as text: a table that fits the width it is given, whatever stands in the
-//! document.
+//! The status document as text: a table that fits the given width, whatever the document says.
 
 use std::time::Duration;
 
@@ -7,11 +6,12 @@ use jiff::Timestamp;
 
 use super::document::{Document, Export, Failed, Project, STATE, Stamped, Waits};
 use super::text::{shortened, size, time, to_the_left, to_the_right, width, wrapped};
+use crate::domain::stage::Stage;
 use crate::domain::text::escaped;
 
 /// The narrowest table; a terminal that is narrower breaks its lines.
 const MIN_WIDTH: usize = 80;
-/// More than that would only pull the columns apart.
+/// More would only pull the columns apart.
 const MAX_WIDTH: usize = 160;
 const STATE_COLUMNS: usize = 10;
 const AGE_COLUMNS: usize = 7;
@@ -21,16 +21,13 @@ const NEXT_COLUMNS: usize = 14;
 /// Two before the ID and one before each of the others.
 const GAPS: usize = 7;
 
-/// How the table is to look.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// Columns that there are.
     pub columns: usize,
-    /// Whether colours are understood and wanted.
     pub colours: bool,
 }
 
-/// The table, one line an element.
+/// One element a line.
 #[must_use]
 pub fn table(status: &Stamped, look: Look) -> Vec<String> {
     let columns = look.columns.clamp(MIN_WIDTH, MAX_WIDTH);
@@ -78,14 +75,18 @@ struct Table {
 impl Table {
     fn head(&mut self, document: &Document) {
         let Document { source, version, config_file, started_at, .. } = document;
-        // What a project or all of them wait for has a place of its own below.
-        let told_below = |words: &&str| {
-            words.starts_with("project ") || words.starts_with("the api is unavailable")
+        // A daemon of an older version has no summary, and tells everything in its sentence.
+        let summary = match document.summary.as_str() {
+            "" => document.sentence.clone(),
+            summary => format!("{summary}{}", self.next_poll(document)),
         };
-        let mut sentence = document.sentence.split("; ");
-        self.paragraph("", sentence.next().unwrap_or_default(), Colour::Bold);
-        for words in sentence.filter(|words| !told_below(words)) {
-            self.paragraph("", words, Colour::Warning);
+        self.paragraph("", &summary, Colour::Bold);
+        for wait in &document.waits {
+            self.pause("", wait);
+        }
+        if let Some(refusal) = &document.reloads.last_refusal {
+            let words = format!("the last reload was refused: {refusal}");
+            self.paragraph("", &words, Colour::Warning);
         }
         let mut facts = vec![format!("batch-export-watcher {version}"), config_file.clone()];
         if source != STATE
@@ -98,8 +99,15 @@ impl Table {
         }
         facts.retain(|fact| !fact.is_empty());
         self.paragraph("", &facts.join(", "), Colour::Dim);
-        if let Some(origin) = &document.origin {
-            self.pause("", origin);
+    }
+
+    fn next_poll(&self, document: &Document) -> String {
+        let next = document.polls.next_at.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
+        match next {
+            _ if document.draining => String::new(),
+            _ if document.polls.under_way => ", polling now".to_owned(),
+            Some(at) => format!(", next poll in {}", time(self.until(at))),
+            None => String::new(),
         }
     }
 
@@ -166,17 +174,13 @@ impl Table {
     fn failure(&mut self, failure: &Failed) {
         let code = failure.code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
         self.paragraph("    ", &format!("{}{code}", failure.cause), Colour::Bad);
-        match failure.command.as_deref().filter(|command| failure.advice.ends_with(command)) {
-            Some(command) => {
-                let words = &failure.advice[..failure.advice.len() - command.len()];
-                self.paragraph("    ", words, Colour::Plain);
-                self.command(command);
-            }
-            None => self.paragraph("    ", &failure.advice, Colour::Plain),
+        self.paragraph("    ", &failure.advice, Colour::Plain);
+        if let Some(command) = &failure.command {
+            self.command(command);
         }
     }
 
-    /// A command over as many lines as it takes, so that a shell still takes it for one.
+    /// Broken over lines so that a shell still takes it as one command.
     fn command(&mut self, command: &str) {
         let indent = "    ";
         let command = escaped(command);
@@ -190,13 +194,15 @@ impl Table {
 
     fn pause(&mut self, indent: &str, pause: &Waits) {
         let until = pause.until.as_deref().and_then(|until| until.parse::<Timestamp>().ok());
-        let goes_on = match until {
+        let next = match until {
             Some(until) if until > self.now => {
-                format!("next try in {}, at {until:.0}", time(self.until(until)))
+                format!(", next try in {}, at {until:.0}", time(self.until(until)))
             }
-            Some(_) | None => "asking now whether it is over".to_owned(),
+            Some(_) => ", asking now".to_owned(),
+            None if pause.asking => ", asking now".to_owned(),
+            None => String::new(),
         };
-        self.paragraph(indent, &format!("{}: {goes_on}", pause.words), Colour::Warning);
+        self.paragraph(indent, &format!("{}{next}", pause.words), Colour::Warning);
         self.paragraph(&format!("{indent}  "), &pause.advice, Colour::Plain);
     }
 
@@ -241,23 +247,25 @@ impl Table {
         Some(Duration::try_from(self.now.duration_since(at)).unwrap_or_default())
     }
 
-    /// Rounded up: what is still to come is never over.
+    /// Rounded up, so that a time to come is never shown as over.
     fn until(&self, at: Timestamp) -> Duration {
         let left = Duration::try_from(at.duration_since(self.now)).unwrap_or_default();
         Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
     }
 }
 
-/// The state in a word: while the API is asked, that is the API's.
+/// The stage in a word; while the API is asked, that is the API's own.
 fn state(export: &Export) -> (String, Colour) {
     let remote = export.remote_status.as_deref();
-    match export.state.as_str() {
-        "new" => ("not asked".to_owned(), Colour::Dim),
-        "polling" => (remote.unwrap_or("asking").to_owned(), Colour::Plain),
-        state @ ("fetching" | "sealing") => (state.to_owned(), Colour::Busy),
-        state @ "whole" => (state.to_owned(), Colour::Good),
-        state @ ("failing" | "failed") => (state.to_owned(), Colour::Bad),
-        state => (state.to_owned(), Colour::Plain),
+    let Some(stage) = Stage::parse(&export.state) else {
+        return (export.state.clone(), Colour::Plain);
+    };
+    match stage {
+        Stage::New => ("not asked".to_owned(), Colour::Dim),
+        Stage::Polling => (remote.unwrap_or("asking").to_owned(), Colour::Plain),
+        Stage::Fetching | Stage::Sealing => (stage.as_str().to_owned(), Colour::Busy),
+        Stage::Whole => (stage.as_str().to_owned(), Colour::Good),
+        Stage::Failing | Stage::Failed => (stage.as_str().to_owned(), Colour::Bad),
     }
 }
 

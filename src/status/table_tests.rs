@@ -11,13 +11,19 @@ fn document() -> Stamped {
     let json = r#"{
         "now": "2026-01-02T03:04:05Z", "source": "daemon", "version": "0.1.0",
         "config_file": "/srv/watcher/config.toml", "started_at": "2026-01-02T00:04:05Z",
-        "sentence": "watching 4 exports, 1 downloading, 1 failed, next poll in 8 s; downloads wait for the disk; project shop: the api asks for fewer requests, next try in 55 s; the last reload was refused: /srv/watcher/config.toml:3: poll.max_interval: is no duration", "bytes_per_second": 2097152,
+        "sentence": "what the sentence says is never read", "bytes_per_second": 2097152,
+        "summary": "watching 4 exports, 1 downloading, 1 failed",
+        "polls": {"under_way": false, "next_at": "2026-01-02T03:04:12.500Z"},
         "disk": {"ill": true}, "a key of tomorrow": [1],
-        "reloads": {"accepted": 1, "refused": 1, "last_refusal": "/srv/watcher/config.toml:3: poll.max_interval: is no duration"},
+        "waits": [{"reason": "disk", "words": "downloads wait because the download directory cannot be used",
+                   "advice": "check the mount", "until": null, "asking": false},
+                  {"reason": "unavailable", "words": "the API is unavailable",
+                   "advice": "nothing to do while the API is down", "until": null, "asking": true}],
+        "reloads": {"accepted": 1, "refused": 1, "last_refusal": "/srv/watcher/config.toml:3: poll.max_interval: is not a duration"},
         "projects": [{
             "name": "shop",
-            "pauses": [{"reason": "throttled", "words": "the api asks for fewer requests",
-                        "advice": "nothing to do, it goes on by itself", "until": "2026-01-02T03:05:00Z"}],
+            "pauses": [{"reason": "throttled", "words": "the API asks for fewer requests",
+                        "advice": "nothing to do, it continues by itself", "until": "2026-01-02T03:05:00Z"}],
             "exports": [
                 {"id": "export_nvctr8tgdjf7", "state": "polling", "remote_status": "RUNNING",
                  "since": "2026-01-02T03:00:00Z", "next_poll_at": "2026-01-02T03:04:12.500Z",
@@ -29,8 +35,8 @@ fn document() -> Stamped {
                  "parts": {"done": 3, "total": 3}, "bytes": {"done": 1234, "total": 1234}},
                 {"id": "export_3", "state": "failed", "since": "2026-01-02T02:04:00Z",
                  "parts": {"done": 1, "total": 1}, "bytes": {"done": 7, "total": null},
-                 "failure": {"kind": "rejected", "cause": "the api refuses the request", "code": "INVALID_ID",
-                    "advice": "check the id, then: batch-export-watcher retry -c /srv/watcher/config.toml export_3",
+                 "failure": {"kind": "rejected", "cause": "the API refuses the request", "code": "INVALID_ID",
+                    "advice": "check the ID, then retry the export",
                     "command": "batch-export-watcher retry -c /srv/watcher/config.toml export_3"}}
             ]
         }, {"name": "other"}]
@@ -44,6 +50,14 @@ fn a_person_can_read_the_table() {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     assert_eq!(text, include_str!("table_golden.txt"));
     assert!(lines.iter().all(|line| width(line) <= 80), "{text}");
+}
+
+#[test]
+fn a_daemon_of_an_older_version_is_shown_by_its_sentence() {
+    let json = r#"{"now": "2026-01-02T03:04:05Z", "source": "daemon",
+        "sentence": "watching 1 export, next poll in 8 s; downloads wait for the disk"}"#;
+    let lines = table(&serde_json::from_str(json).unwrap(), PLAIN);
+    assert_eq!(lines[0], "watching 1 export, next poll in 8 s; downloads wait for the disk");
 }
 
 #[test]
@@ -82,7 +96,7 @@ prop_compose! {
             parts: Parts { done, total }, bytes: Bytes { done: bytes, total: bytes_total },
             bytes_per_second: rate, active_parts: Vec::new(),
             failure: failure.map(|(cause, code, advice, command)| Failed {
-                cause, code, advice: format!("{advice}{command}"), command: Some(command), ..Failed::default()
+                cause, code, advice, command: Some(command), ..Failed::default()
             }),
         }
     }
@@ -98,8 +112,10 @@ proptest! {
     ) {
         let pause = Waits { words, advice, until: Some(until), ..Waits::default() };
         let project = Project { name, pauses: vec![pause.clone()], exports };
+        let waits = vec![pause.clone()];
+        let summary = if rate > 9 { sentence.clone() } else { String::new() };
         let mut status = Stamped { now: "2026-01-02T03:04:05Z".to_owned(), ..Stamped::default() };
-        status.document = Document { sentence, config_file, origin: Some(pause), projects: vec![project],
+        status.document = Document { sentence, summary, config_file, origin: Some(pause), waits, projects: vec![project],
             bytes_per_second: rate, ..Document::default() };
         status.document.reloads.last_refusal = refusal;
         let plain = table(&status, Look { columns, colours: false });

@@ -1,10 +1,10 @@
-//! Texts of a certain width on a terminal, and numbers as short as people read them.
+//! Text that fits a number of columns, and short numbers for people.
 
 use std::time::Duration;
 
 use unicode_width::UnicodeWidthChar as _;
 
-/// Columns that a text takes.
+/// The columns that a text takes on a terminal.
 pub(super) fn width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
@@ -13,7 +13,7 @@ fn char_width(character: char) -> usize {
     character.width().unwrap_or(0)
 }
 
-/// The text, or its beginning and its end with `…` between, in at most so many columns.
+/// In at most so many columns: the text, or its beginning and its end with `…` between.
 pub(super) fn shortened(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -37,18 +37,15 @@ fn taken(characters: impl Iterator<Item = char>, columns: usize) -> Vec<char> {
     characters.take_while(fits).collect()
 }
 
-/// Filled up with spaces on the right.
 pub(super) fn to_the_left(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
 }
 
-/// Filled up with spaces on the left.
 pub(super) fn to_the_right(text: &str, columns: usize) -> String {
     format!("{}{text}", " ".repeat(columns.saturating_sub(width(text))))
 }
 
-/// Lines of at most so many columns, broken at spaces; a word that is longer is broken where it has
-/// to be.
+/// Lines of at most so many columns, broken at spaces. A word that is longer is broken anywhere.
 pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
     // A character may take two.
     let columns = columns.max(2);

@@ -1,12 +1,10 @@
-//! In which format the metrics are asked for: the one that `Accept` prefers, OpenMetrics where it
-//! has no preference.
+//! The format of the metrics: the one that `Accept` prefers, OpenMetrics if it has no preference.
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
 use crate::meters::Format;
 
-/// What an answer can be.
 struct Offer {
     format: Format,
     kind: &'static str,
@@ -32,7 +30,7 @@ enum Closeness {
     Version,
 }
 
-/// The format to answer in. Something is sent in any case: who gets what he cannot read says so.
+/// Never refuses: a client that cannot read the format says so itself.
 pub(super) fn format(headers: &HeaderMap) -> Format {
     let values = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let ranges = || values().flat_map(|value| value.split(','));
@@ -46,8 +44,7 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
 }
 
 impl Offer {
-    /// How much a range of types wants this one, and how closely it names it; `None` where it is
-    /// another one.
+    /// How closely a range of types names this one, and its quality; `None` if it does not match.
     fn quality(&self, range: &str) -> Option<(Closeness, f32)> {
         let mut fields = range.split(';').map(str::trim);
         let (kind, subtype) = fields.next()?.split_once('/')?;

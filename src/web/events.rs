@@ -11,22 +11,19 @@ use tokio::time::{Instant, sleep_until};
 
 use super::source::{Made, Source};
 
-/// How often it is looked whether something has changed.
+/// How often the stream looks for a change.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Longest silence: what stands between may close a connection that says nothing.
+/// Longest silence: a proxy may close a connection that says nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// A reader of events.
 struct Reader {
     source: Arc<Source>,
-    /// What it was told last, and when.
+    /// The last snapshot that it got, and when.
     told: Option<(Arc<Made>, Instant)>,
     next_look: Instant,
-    /// Its place among the streams.
     _turn: OwnedSemaphorePermit,
 }
 
-/// The events for one more reader.
 pub(super) fn body(source: Arc<Source>, turn: OwnedSemaphorePermit) -> Body {
     let reader = Reader { source, told: None, next_look: Instant::now(), _turn: turn };
     Body::from_stream(unfold(reader, |mut reader| async {
@@ -63,7 +60,7 @@ impl Reader {
     }
 }
 
-/// One event; the JSON has no line ends.
+/// One event. The JSON has no line breaks.
 fn event(json: &[u8], first: bool) -> Bytes {
     let retry: &[u8] = if first { b"retry: 2000\n" } else { b"" };
     [retry, b"event: snapshot\ndata: ", json, b"\n\n"].concat().into()

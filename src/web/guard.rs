@@ -1,4 +1,4 @@
-//! What every request has to pass before a route sees it, and the headers that every answer has.
+//! The checks before a request reaches its route, and the headers of every answer.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use axum::response::Response;
 use super::hosts::Hosts;
 use super::plain;
 
-/// Longest wait for an answer's head; the scheduler has four seconds of it.
+/// Longest wait for an answer's head. The scheduler may take four seconds of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The page loads what is ours and talks to nobody else.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The page loads only what this server has, and connects to nothing else.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const HEADERS: [(HeaderName, &str); 6] = [
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -29,7 +29,6 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (X_FRAME_OPTIONS, "DENY"),
 ];
 
-/// The routes behind their guard.
 pub(super) fn guarded(routes: Router, hosts: Hosts) -> Router {
     routes.layer(from_fn_with_state(hosts, admit)).layer(from_fn(finish))
 }
@@ -39,26 +38,29 @@ async fn admit(State(hosts): State<Hosts>, request: Request, next: Next) -> Resp
         return refusal;
     }
     let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
-    answer.unwrap_or_else(|_| plain(StatusCode::GATEWAY_TIMEOUT, "that took too long\n"))
+    answer.unwrap_or_else(|_| plain(StatusCode::GATEWAY_TIMEOUT, "the answer took too long\n"))
 }
 
 fn refusal(hosts: &Hosts, request: &Request) -> Option<Response> {
     if !is_for_us(hosts, request) {
-        let words = "this host is not served here; server.allowed_hosts says which are\n";
+        let words = "this host name is not allowed here; server.allowed_hosts can add it\n";
         return Some(plain(StatusCode::MISDIRECTED_REQUEST, words));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "everything here is read-only\n");
+        let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "this server is read-only\n");
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(closing(answer));
     }
     if has_body(request.headers()) {
-        return Some(closing(plain(StatusCode::PAYLOAD_TOO_LARGE, "nothing here takes a body\n")));
+        return Some(closing(plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "no request here may have a body\n",
+        )));
     }
     None
 }
 
-/// One `Host`, and where the target names a host as well, that one too.
+/// Whether the one `Host` header, and the host in the target if there is one, are ours.
 fn is_for_us(hosts: &Hosts, request: &Request) -> bool {
     let mut named = request.headers().get_all(HOST).iter();
     let (Some(host), None) = (named.next(), named.next()) else { return false };
@@ -72,7 +74,7 @@ fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }
 
-/// What is left of the request is not read.
+/// The rest of the request is not read.
 fn closing(mut answer: Response) -> Response {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer

@@ -1,6 +1,6 @@
-//! The names that the server may be asked for by. A page of a stranger can make a browser ask it
-//! under the stranger's own name, once that name leads here (DNS rebinding); then the browser would
-//! let the page read the answer.
+//! The names that a request may use for the server. A stranger's page can point a name of its own
+//! here (DNS rebinding). Its browser would then let that page read the answers, were that name
+//! accepted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;

@@ -1,12 +1,13 @@
-//! `/metrics`: what was counted, and what the read model says at the moment, for Prometheus.
+//! `/metrics` for Prometheus: the counters, and gauges of what the read model says now.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use super::{Shared, accept, plain, silent, typed};
-use crate::engine::overview::{self, Overview, PauseReason};
-use crate::meters::{ExportState, Facts, Moment, PauseCause};
+use crate::domain::stage::Cause;
+use crate::engine::overview::Overview;
+use crate::meters::{Facts, Moment};
 
 pub(super) async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let (made, free_bytes) = tokio::join!(shared.source.latest(), shared.space.free_bytes());
@@ -19,7 +20,6 @@ pub(super) async fn metrics(State(shared): State<Shared>, headers: HeaderMap) ->
     }
 }
 
-/// What the read model says, as gauges.
 fn moment(overview: &Overview, free_bytes: Option<u64>, reserve_bytes: u64) -> Moment {
     let moment = Moment::new(Facts {
         slots_in_use: overview.slots_in_use,
@@ -33,45 +33,20 @@ fn moment(overview: &Overview, free_bytes: Option<u64>, reserve_bytes: u64) -> M
         moment.project(&project.name);
         for export in &project.exports {
             // A clock that was set back does not make ages negative.
-            let seconds = overview.now.duration_since(export.since).as_secs_f64().max(0.0);
-            moment.export(&project.name, state(export.state), seconds);
-        }
-        for pause in &project.pauses {
-            moment.pause(Some(&project.name), cause(&pause.reason), true);
+            let age = overview.standing.now.duration_since(export.since).as_secs_f64().max(0.0);
+            moment.export(&project.name, export.stage, age);
         }
         if let Some(at) = project.last_success {
             moment.success(&project.name, at);
         }
     }
-    for (cause, waits) in [
-        (PauseCause::Unavailable, overview.origin.is_some()),
-        (PauseCause::StoreBusy, overview.stores_wait),
-        (PauseCause::Disk, overview.disk_ill),
-        (PauseCause::State, overview.state_failing),
-    ] {
-        moment.pause(None, cause, waits);
+    for &cause in Cause::OF_ALL {
+        moment.pause(None, cause, false);
+    }
+    for wait in &overview.standing.waits {
+        moment.pause(wait.project.as_ref(), wait.cause, true);
     }
     moment
-}
-
-fn state(state: overview::ExportState) -> ExportState {
-    match state {
-        overview::ExportState::Polling => ExportState::Polling,
-        overview::ExportState::Fetching => ExportState::Fetching,
-        overview::ExportState::Sealing => ExportState::Sealing,
-        overview::ExportState::Whole => ExportState::Whole,
-        overview::ExportState::Failing => ExportState::Failing,
-        overview::ExportState::Failed => ExportState::Failed,
-    }
-}
-
-fn cause(reason: &PauseReason) -> PauseCause {
-    match reason {
-        PauseReason::Unavailable => PauseCause::Unavailable,
-        PauseReason::Unauthorized { .. } => PauseCause::Unauthorized,
-        PauseReason::Throttled => PauseCause::Throttled,
-        PauseReason::Rejected => PauseCause::Rejected,
-    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! Floor 5, the status server: read-only, for people and for probes. It sees the engine's read
 //! model and nothing else.
 //!
-//! Nothing is made while nobody looks, and what is made serves everybody who asks within a quarter
-//! of a second. Whoever connects gets bounded patience: few connections, each with an end.
+//! While nobody looks, it makes nothing. One answer serves everybody who asks within a quarter of a
+//! second. Connections are few, and each has an end.
 //!
 //! - `mod.rs` binding, and the routes
 //! - `source.rs` the scheduler's answer, shared
 //! - `events.rs` the stream of snapshots
 //! - `guard.rs` what every request has to pass, and the headers of every answer
-//! - `hosts.rs` the names that it may be asked for by
-//! - `metrics.rs` what Prometheus scrapes; `accept.rs` in which format, `space.rs` how much room
-//!   the disk has
+//! - `hosts.rs` the names that a request may use for the server
+//! - `metrics.rs` what Prometheus scrapes; `accept.rs` in which format; `space.rs` the free space
+//!   of the disk
 //! - `server.rs` connections
-//! - `stall.rs` writes that come to an end
+//! - `stall.rs` a bound on every write
 
 mod accept;
 mod events;
@@ -47,7 +47,7 @@ use crate::engine::Control;
 use crate::meters::Meters;
 use crate::sinks::local::LocalSink;
 
-/// Streams of events at a time.
+/// Open streams of events.
 const MAX_STREAMS: usize = 16;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -64,22 +64,16 @@ pub struct StatusServer {
     hosts: Hosts,
 }
 
-/// What the answers are made from.
 #[derive(Debug)]
 pub struct Sources {
-    /// How to ask the scheduler.
     pub engine: mpsc::Sender<Control>,
-    /// The configuration that the daemon reads.
     pub config_file: PathBuf,
-    /// What was counted.
     pub meters: Meters,
-    /// Where the exports land.
     pub sink: LocalSink,
-    /// Where work goes that blocks.
+    /// For work that blocks.
     pub blocking: Handle,
 }
 
-/// What the routes share.
 #[derive(Debug, Clone)]
 struct Shared {
     source: Arc<Source>,
@@ -100,13 +94,11 @@ impl StatusServer {
         Ok(Self { listener, address, hosts: Hosts::new(allowed_hosts) })
     }
 
-    /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves what the scheduler answers, until it is dropped.
     pub async fn serve(self, sources: Sources) {
         let shared = Shared {
             source: Arc::new(Source::new(sources.engine, sources.config_file)),
@@ -123,14 +115,14 @@ fn routes(shared: Shared) -> Router {
         .route("/", get(|| asset(HTML, include_str!("assets/index.html"))))
         .route("/style.css", get(|| asset(CSS, include_str!("assets/style.css"))))
         .route("/app.js", get(|| asset(SCRIPT, include_str!("assets/app.js"))))
+        .route("/attention.js", get(|| asset(SCRIPT, include_str!("assets/attention.js"))))
+        .route("/kit.js", get(|| asset(SCRIPT, include_str!("assets/kit.js"))))
         .route("/metrics", get(metrics::metrics))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/api/v1/status", get(status))
         .route("/api/v1/events", get(stream))
-        .fallback(|| async {
-            plain(StatusCode::NOT_FOUND, "there is nothing here; the page is at /\n")
-        })
+        .fallback(|| async { plain(StatusCode::NOT_FOUND, "nothing is here; the page is at /\n") })
         .with_state(shared)
 }
 
@@ -148,7 +140,7 @@ async fn live(State(shared): State<Shared>) -> Response {
 async fn ready(State(shared): State<Shared>) -> Response {
     match shared.source.latest().await {
         Some(made) if made.document.draining => {
-            plain(StatusCode::SERVICE_UNAVAILABLE, "it is stopping\n")
+            plain(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n")
         }
         Some(_) => plain(StatusCode::OK, "ok\n"),
         None => silent(),
@@ -166,8 +158,7 @@ async fn stream(State(shared): State<Shared>) -> Response {
     match shared.streams.clone().try_acquire_owned() {
         Ok(turn) => typed("text/event-stream", events::body(shared.source, turn)),
         Err(_) => {
-            let words =
-                "there are as many streams as there may be; close one, or ask /api/v1/status\n";
+            let words = "too many event streams are open; close one, or ask /api/v1/status\n";
             let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, words);
             answer
                 .headers_mut()

@@ -1,4 +1,4 @@
-//! Connections: few at a time, each with an end.
+//! Connections: few at a time, each with a bound.
 
 use std::time::Duration;
 
@@ -20,11 +20,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Most headers of a request.
 const MAX_HEADERS: usize = 64;
-/// The pause after a connection could not be accepted: without descriptors the next try fails as
-/// well.
+/// The pause after a connection could not be accepted: without free descriptors the next try fails,
+/// too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers until it is dropped.
 pub(super) async fn serve(listener: TcpListener, routes: Router) {
     let mut connections = JoinSet::new();
     loop {
@@ -35,7 +34,10 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
                     connections.spawn(talk(stream, routes.clone()));
                 }
                 Err(error) => {
-                    tracing::debug!(event = "page_connection_refused", cause = %error, "the status page cannot accept a connection: {error}");
+                    tracing::debug!(
+                        event = "page_connection_refused", cause = %error,
+                        "the status page cannot accept a connection: {error}"
+                    );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -52,6 +54,6 @@ async fn talk(stream: TcpStream, routes: Router) {
         .max_headers(MAX_HEADERS);
     let connection = builder
         .serve_connection(TokioIo::new(Impatient::new(stream)), TowerToHyperService::new(routes));
-    // Who asked may be gone, or say nothing.
+    // The client may be gone, or silent.
     let _ = connection.await;
 }

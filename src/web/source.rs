@@ -1,4 +1,4 @@
-//! The scheduler's answer, made once for all who ask at about the same time.
+//! The scheduler's answer, made once for all clients that ask at about the same time.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,30 +12,25 @@ use crate::engine::Control;
 use crate::engine::overview::Overview;
 use crate::status::{Document, Stamped};
 
-/// For how long an answer is as good as a new one.
+/// How long an answer counts as new.
 const FRESH: Duration = Duration::from_millis(250);
 /// Longest wait for the scheduler: it answers between two events, or it hangs.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// What everybody is told.
 #[derive(Debug)]
 pub(super) struct Made {
-    /// All but the time.
     pub(super) document: Document,
     /// The same with the time, as JSON.
     pub(super) json: Bytes,
-    /// What it was made from.
     pub(super) overview: Box<Overview>,
 }
 
-/// Where answers come from.
 #[derive(Debug)]
 pub(super) struct Source {
     engine: mpsc::Sender<Control>,
-    /// The configuration that the daemon reads.
     config_file: PathBuf,
-    /// The last answer, or that there was none. Held while the scheduler is asked: whoever comes
-    /// then waits for that.
+    /// The last answer, or that there was none. Held while the scheduler is asked, so that others
+    /// wait for the same answer.
     last: Mutex<Option<(Instant, Option<Arc<Made>>)>>,
 }
 
@@ -44,7 +39,7 @@ impl Source {
         Self { engine, config_file, last: Mutex::new(None) }
     }
 
-    /// How everything is; `None` where the scheduler does not say so in time.
+    /// `None` if the scheduler does not answer in time.
     pub(super) async fn latest(&self) -> Option<Arc<Made>> {
         let mut last = self.last.lock().await;
         if let Some((at, made)) = &*last
@@ -73,25 +68,7 @@ fn make(overview: Box<Overview>, config_file: &Path) -> Option<Made> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::engine::standing::Standing;
-
-    fn overview() -> Box<Overview> {
-        Box::new(Overview {
-            started_at: Timestamp::UNIX_EPOCH,
-            now: Timestamp::UNIX_EPOCH,
-            standing: Standing::default(),
-            slots_in_use: 0,
-            slots_max: 8,
-            disk_ill: false,
-            state_failing: false,
-            stores_wait: false,
-            origin: None,
-            projects: Vec::new(),
-        })
-    }
 
     #[tokio::test(start_paused = true)]
     async fn many_who_ask_are_one_question() {
@@ -103,7 +80,7 @@ mod tests {
                 tokio::time::timeout(Duration::from_secs(1), questions.recv()).await
             {
                 asked += 1;
-                let _ = reply.send(overview());
+                let _ = reply.send(Box::default());
             }
             asked
         };

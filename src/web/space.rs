@@ -1,5 +1,4 @@
-//! How much room the disk has, asked so that a disk that hangs holds up no answer, and costs one
-//! thread at most.
+//! The free space of the disk. A disk that hangs holds up no answer, and costs one thread at most.
 
 use std::time::Duration;
 
@@ -10,24 +9,23 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::sinks::local::LocalSink;
 
-/// For how long an answer is as good as a new one.
+/// How long an answer counts as new.
 const FRESH: Duration = Duration::from_millis(250);
-/// Longest wait for the disk; a scheduler is waited for longer.
+/// Longest wait for the disk; shorter than that for the scheduler.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The room where the exports land.
 #[derive(Debug)]
 pub(super) struct Space {
     sink: LocalSink,
-    /// Where work goes that blocks.
+    /// For work that blocks.
     blocking: Handle,
-    /// Held while the disk is asked: whoever comes then waits for that answer.
+    /// Held while the disk is asked, so that others wait for the same answer.
     look: Mutex<Look>,
 }
 
 #[derive(Debug, Default)]
 struct Look {
-    /// One look at most.
+    /// One at most.
     under_way: JoinSet<Option<u64>>,
     /// The last answer, or that there was none.
     last: Option<(Instant, Option<u64>)>,
@@ -38,13 +36,11 @@ impl Space {
         Self { sink, blocking, look: Mutex::default() }
     }
 
-    /// Bytes that are never to be used.
     pub(super) fn reserve_bytes(&self) -> u64 {
         self.sink.reserve_bytes()
     }
 
-    /// Bytes that may still be used, the reserve included; `None` where the disk does not say so in
-    /// time.
+    /// The reserve included. `None` if the disk does not answer in time.
     pub(super) async fn free_bytes(&self) -> Option<u64> {
         let sink = self.sink.clone();
         self.ask(move || sink.free_bytes().ok()).await
@@ -58,7 +54,7 @@ impl Space {
             return free;
         }
         let until = Instant::now() + PATIENCE;
-        // What a look tells that has hung is old: another one follows.
+        // The answer of a look that hung is old: another look follows.
         let is_free =
             timeout_at(until, async { while look.under_way.join_next().await.is_some() {} }).await;
         let mut free = None;

@@ -1,4 +1,4 @@
-//! A connection whose writes come to an end: who does not read what it has asked for is dropped.
+//! A connection with a bound on each write: a client that does not read its answer is dropped.
 
 use std::future::Future as _;
 use std::io;
@@ -9,10 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Longest wait for the other side to take something.
+/// Longest wait for the client to read something.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection. A write that nobody takes is an error after a while.
 #[derive(Debug)]
 pub(super) struct Impatient<S> {
     stream: S,

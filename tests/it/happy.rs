@@ -67,8 +67,9 @@ async fn exports_go_the_whole_way_and_one_that_ends_in_error_holds_up_nobody() {
         "{notice}"
     );
     assert!(home.try_manifest("shop", "export_broken").is_none());
-    let advice = "to try again, run: batch-export-watcher retry export_broken";
-    assert!(output.stderr.iter().any(|line| line.contains(advice)), "{:#?}", output.stderr);
+    let config = home.config_path().display().to_string();
+    let advice = format!("to try again, run: batch-export-watcher retry -c {config} export_broken");
+    assert!(output.stderr.iter().any(|line| line.contains(&advice)), "{:#?}", output.stderr);
 
     let modes: BTreeMap<_, _> = home.tree();
     for (path, mode) in modes {

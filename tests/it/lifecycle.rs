@@ -123,12 +123,9 @@ async fn a_failed_export_stays_failed_until_somebody_says_retry() {
     let asked = requests(&solo.sim);
     let output = solo.settle(1).await;
     assert_eq!(requests(&solo.sim), asked, "a failed export asks for nothing");
-    assert!(
-        output
-            .stderr
-            .iter()
-            .any(|line| line.contains("stays so") && line.contains("retry export_1"))
-    );
+    let retry = format!("retry -c {} export_1", solo.home.config_path().display());
+    let told = |line: &String| line.contains("failed on") && line.contains(&retry);
+    assert!(output.stderr.iter().any(told), "{:#?}", output.stderr);
     solo.sim.set_views("export_1", vec![ViewStep::Success(vec![file(1)])]).unwrap();
     let mut retry = Watcher::spawn(solo.home.command("retry", &["export_1"]));
     let (code, output) = retry.wait().await;

@@ -173,25 +173,28 @@ async fn trouble_says_its_cause_what_to_do_and_when_it_goes_on() {
     let failed = failed.as_str().expect("a text");
     assert!(failed.contains("The api reports ERROR"), "{failed}");
     assert!(
-        failed.contains("Start the export again in Batch, and replace the id in the configuration"),
+        failed.contains("Start the export again in Batch, and replace its ID in the configuration"),
         "{failed}"
     );
-    assert!(failed.contains("batch-export-watcher retry export_failed"), "{failed}");
+    let config = stage.home.config_path().display().to_string();
+    let retry = format!("batch-export-watcher retry -c {config} export_failed");
+    assert!(failed.contains(&retry), "{failed}");
     let refused = page.until(&card("Project loyalty")).await;
     let refused = refused.as_str().expect("a text");
     assert!(
         refused.contains("Put a valid REST API key into file ") && refused.contains("loyalty.key"),
         "{refused}"
     );
-    assert!(refused.contains("Goes on in "), "{refused}");
+    assert!(refused.contains("Next try in "), "{refused}");
     let throttled = page.until(&card("Project newsletter")).await;
     let throttled = throttled.as_str().expect("a text");
-    assert!(throttled.contains("The api asks for fewer requests"), "{throttled}");
+    assert!(throttled.contains("The API asks for fewer requests"), "{throttled}");
     assert!(
-        throttled.contains("Goes on in 2\u{a0}min") || throttled.contains("Goes on in 1\u{a0}min"),
+        throttled.contains("Next try in 2\u{a0}min")
+            || throttled.contains("Next try in 1\u{a0}min"),
         "{throttled}"
     );
-    let left = |text: &str| text.split("Goes on in ").nth(1).map(str::to_owned);
+    let left = |text: &str| text.split("Next try in ").nth(1).map(str::to_owned);
     page.until(&format!(
         "!{}.includes({:?})",
         card("Project newsletter"),
@@ -200,7 +203,10 @@ async fn trouble_says_its_cause_what_to_do_and_when_it_goes_on() {
     .await;
     let paused = "[...document.querySelectorAll('.paused')].map((pill) => pill.textContent)";
     let paused = page.until(paused).await;
-    assert!(paused.to_string().contains("its key is refused · goes on in"), "{paused}");
+    assert!(
+        paused.to_string().contains("the API refuses the REST API key · next try in"),
+        "{paused}"
+    );
     assert_eq!(page.run("return document.title;").await, "1 failed · Batch Export Watcher");
 
     // What counts down or stands in a card is not said a second time, and then late.

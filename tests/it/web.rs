@@ -124,11 +124,13 @@ async fn every_route_answers_with_its_type_and_the_headers_that_protect_it() {
         ("/", 200, "text/html; charset=utf-8", "<html"),
         ("/style.css", 200, "text/css; charset=utf-8", "{"),
         ("/app.js", 200, "text/javascript; charset=utf-8", "api/v1/events"),
+        ("/attention.js", 200, "text/javascript; charset=utf-8", "troubles"),
+        ("/kit.js", 200, "text/javascript; charset=utf-8", "instantiate"),
         ("/livez", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/readyz", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/api/v1/status", 200, "application/json", "{"),
         ("/metrics", 200, "application/openmetrics-text; version=1.0.0; charset=utf-8", "# EOF\n"),
-        ("/nothing", 404, "text/plain; charset=utf-8", "there is nothing here"),
+        ("/nothing", 404, "text/plain; charset=utf-8", "nothing is here"),
     ] {
         let answer = page.get(path).await;
         assert_eq!(
@@ -214,6 +216,12 @@ async fn an_export_that_is_polled_says_when_it_is_asked_next() {
         status["sentence"].as_str().expect("a text").starts_with("watching 1 export"),
         "{status:#}"
     );
+    assert_eq!((&status["summary"], &status["waits"]), (&json!("watching 1 export"), &json!([])));
+    let file = page.solo.home.config_path().display().to_string();
+    for verb in ["retry", "check"] {
+        let command = format!("batch-export-watcher {verb} -c {file}");
+        assert_eq!(status["commands"][verb], command);
+    }
 }
 
 #[tokio::test]
@@ -255,7 +263,7 @@ async fn a_failure_comes_with_advice() {
     assert!(failure["cause"].is_string() && failure["at"].is_string(), "{failure}");
     assert_eq!(
         failure["advice"],
-        "start the export again in Batch, and replace the id in the configuration"
+        "start the export again in Batch, and replace its ID in the configuration"
     );
 }
 
@@ -281,7 +289,7 @@ async fn a_pause_says_why_what_to_do_and_until_when() {
     let pause = &status["projects"][0]["pauses"][0];
     assert_eq!(
         (&pause["reason"], &pause["words"]),
-        (&json!("throttled"), &json!("the api asks for fewer requests"))
+        (&json!("throttled"), &json!("the API asks for fewer requests"))
     );
     assert!(pause["until"].as_str() > status["now"].as_str(), "{status:#}");
 }
@@ -297,6 +305,8 @@ async fn no_answer_holds_a_secret() {
         "/",
         "/style.css",
         "/app.js",
+        "/attention.js",
+        "/kit.js",
         "/livez",
         "/readyz",
         "/api/v1/status",

@@ -22,7 +22,7 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in ("app", "attention", "kit")},
 }
 MB = 1_000_000
 
@@ -50,9 +50,12 @@ class World:
         return {
             "version": "0.1.0", "started_at": stamp(self.started), "now": stamp(now), "draining": False,
             "sentence": f"watching {watched} exports, {downloading} downloading{wait}",
+            "summary": f"watching {watched} exports, {downloading} downloading",
+            "polls": {"under_way": False, "next_at": min(polls) if polls else None},
+            "commands": {verb: f"batch-export-watcher {verb} -c /srv/watcher/config.toml" for verb in ("retry", "check")},
             "slots": {"in_use": sum(len(export["active_parts"]) for export in exports), "max": 8},
             "bytes_per_second": sum(export["bytes_per_second"] for export in exports),
-            "disk": {"ill": False}, "origin": None,
+            "disk": {"ill": False}, "origin": None, "waits": [STATE_FAILS] if self.scene == "busy" else [],
             "reloads": {"accepted": 1, "refused": 0, "last_refusal": None},
             "projects": projects,
         }
@@ -72,13 +75,15 @@ class World:
         if self.scene == "busy":
             first["exports"] += [self.export(30, "failed", now), self.export(31, "failed", now)]
             second["pauses"] = [{
-                "reason": "throttled", "words": "the API asked to slow down (429)",
-                "advice": "nothing to do; another job may be using the same key", "until": stamp(self.epoch + 8_110),
+                "reason": "throttled", "words": "the API asks for fewer requests",
+                "advice": "nothing to do, it continues by itself; if it happens often, lower requests_per_second in [api]",
+                "until": stamp(self.epoch + 8_110), "asking": False,
             }]
             third = project("loyalty", [self.export(i + 40, "polling", now) | {"next_poll_at": None} for i in range(2)])
             third["pauses"] = [{
-                "reason": "unauthorized", "words": "the API refuses the REST API key (401)",
-                "advice": "put a valid key into the project's key file; the daemon reads it again by itself", "until": None,
+                "reason": "unauthorized", "words": "the API refuses the REST API key",
+                "advice": "put a valid REST API key into file /srv/watcher/loyalty.key; it is read again by itself",
+                "until": None, "asking": True,
             }]
             return [first, second, third]
         return [first, second]
@@ -118,13 +123,18 @@ class World:
         return export
 
 
+STATE_FAILS = {
+    "reason": "state", "words": "downloads wait because the state cannot be written",
+    "advice": "check the mount, the permissions and the free space of the state directory; downloads continue by themselves",
+    "until": None, "asking": False,
+}
 FAILURES = [
     {"remote_status": "ERROR", "failure": {
         "kind": "remote_error", "cause": "the API reports that the export ended with an error", "code": None,
-        "advice": "create the export again at Batch.com, and put the new ID into the configuration"}},
+        "advice": "start the export again in Batch, and replace its ID in the configuration"}},
     {"remote_status": None, "failure": {
         "kind": "not_found", "cause": "the API has not known this export for 10 minutes", "code": "EXPORT_NOT_FOUND",
-        "advice": "check the ID and the project it belongs to; then retry it"}},
+        "advice": "check the ID and the project_key of its project, then retry the export"}},
 ]
 
 

@@ -5,10 +5,10 @@
 //! - `mod.rs` the loop, the drain and the end
 //! - `route.rs` what an event changes, and where the commands of a watch go
 //! - `reconcile.rs` another configuration, and exports that are to be forgotten
-//! - `overview.rs` what the status page is told
-//! - `status.rs` what whoever asks and the service manager are told
+//! - `overview.rs` what is shown to those who look
+//! - `status.rs` what the service manager is told
 
-pub(crate) mod overview;
+mod overview;
 mod reconcile;
 mod route;
 mod status;
@@ -31,9 +31,8 @@ use super::gates::Gates;
 use super::ids::EntryId;
 use super::journal::Journal;
 use super::narrator::introduce;
+use super::overview::{Overview, Reloads};
 use super::polls::{CallId, Polls};
-use super::snapshot::Snapshot;
-use super::standing::Reloads;
 use super::timers::{Clock, Timers};
 use super::transfers::{Lanes, TransferEvent, Transfers};
 use crate::domain::capacity::Capacity;
@@ -53,6 +52,8 @@ const REFUSED_PROBES: u32 = 3;
 
 /// What the scheduler is made from.
 pub struct EngineParts {
+    /// The command that retries exports, without their IDs.
+    pub retry_command: String,
     /// Whether to end once every export is settled.
     pub exit_when_settled: bool,
     /// When to give up on that, counted from the start.
@@ -117,7 +118,9 @@ pub struct Scheduler {
 #[derive(Debug)]
 struct Audience {
     started_at: Timestamp,
-    snapshot: watch::Sender<Snapshot>,
+    /// For the progress bars.
+    published: watch::Sender<Overview>,
+    retry_command: String,
     next_publish: Duration,
     service: status::Service,
     reloads: Reloads,
@@ -157,8 +160,8 @@ enum Event {
 impl Scheduler {
     /// Makes an engine without any project.
     #[must_use]
-    pub fn new(parts: EngineParts) -> (Self, watch::Receiver<Snapshot>) {
-        let (snapshot, reader) = watch::channel(Snapshot::default());
+    pub fn new(parts: EngineParts) -> (Self, watch::Receiver<Overview>) {
+        let (published, reader) = watch::channel(Overview::default());
         let EngineParts { policies, capacity, sink, download_lock, lanes, meters, .. } = parts;
         let blocking = lanes.for_blocking_work().clone();
         let mut scheduler = Self {
@@ -177,7 +180,8 @@ impl Scheduler {
             draining: None,
             audience: Audience {
                 started_at: Timestamp::now(),
-                snapshot,
+                published,
+                retry_command: parts.retry_command,
                 next_publish: Duration::ZERO,
                 service: status::Service::from_environment(),
                 reloads: Reloads::default(),
@@ -364,7 +368,7 @@ impl Scheduler {
         }
         for &entry in exports {
             let Some(export) = self.fleet.export(entry) else { continue };
-            introduce(export.watch());
+            introduce(export.watch(), &self.audience.retry_command);
             for command in export.watch().resume_commands() {
                 self.execute(entry, command, true);
             }

@@ -9,7 +9,7 @@ use crate::domain::failure::{Hold, Observation, PartFailure, PartFault, ViewOutc
 use crate::domain::ids::ExportKey;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumablePart;
-use crate::domain::stage::PauseScope;
+use crate::domain::stage::{Cause, PauseScope};
 use crate::domain::watch::{
     Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
 };
@@ -25,7 +25,7 @@ use crate::engine::polls::{Call, CallId};
 use crate::engine::timers::Clock;
 use crate::engine::transfers::{DownloadEnd, News, TransferEvent, Turn};
 use crate::ledgers::sqlite::Change;
-use crate::meters::{PollOutcome, RetryCause, Work};
+use crate::meters::{PollOutcome, Work};
 
 const NO_ROOM: &str = "not enough room beside the reserve; the export waits before its first byte";
 
@@ -112,7 +112,7 @@ impl Scheduler {
 
     pub(super) fn observed(&mut self, project: ProjectId, entry: EntryId, outcome: ViewOutcome) {
         self.meters.polled(PollOutcome::of(&outcome));
-        if let Some(cause) = RetryCause::of_poll(&outcome) {
+        if let Some(cause) = Cause::of_poll(&outcome) {
             self.meters.retried(Work::Poll, cause);
         }
         match &outcome {
@@ -212,7 +212,7 @@ impl Scheduler {
         if let Some(Hold::Disk { .. }) = hold {
             self.folders.demand_room(watch.and_then(|watch| watch.declared_bytes(&key)));
         }
-        let retry = outcome.as_ref().err().and_then(RetryCause::of_part);
+        let retry = outcome.as_ref().err().and_then(Cause::of_part);
         let stopped = matches!(outcome, Err(PartFailure::Stopped { .. }));
         self.step(entry, WatchEvent::PartEnded { key: key.clone(), outcome });
         if let Some(cause) = retry
@@ -365,7 +365,9 @@ impl Scheduler {
                 self.order_chore(entry, Chore::WriteNotice(failure));
             }
             Command::RemoveFailureNotice => self.order_chore(entry, Chore::RemoveNotice),
-            Command::Notify(notice) => narrate(export.watch(), &notice),
+            Command::Notify(notice) => {
+                narrate(export.watch(), &notice, &self.audience.retry_command);
+            }
         }
     }
 

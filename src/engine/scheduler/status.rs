@@ -1,12 +1,8 @@
-//! What whoever asks and the service manager are told: how the work stands, and that the loop is
-//! alive.
+//! What the service manager is told: how the work stands, and that the loop is alive.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Scheduler, Timer};
-use crate::domain::gate::Gate;
-use crate::engine::standing::{Standing, rounded};
 use crate::process::service;
 
 /// Shortest time between two sentences for the service manager.
@@ -62,58 +58,4 @@ impl Scheduler {
             self.audience.service.told = sentence;
         }
     }
-
-    pub(super) fn standing(&self) -> Standing {
-        let now = self.clock.now();
-        let counts = self.fleet.counts();
-        let downloading: HashSet<_> = self.transfers.exports().collect();
-        Standing {
-            watching: counts.exports - counts.whole - counts.failed,
-            downloading: downloading.len(),
-            whole: counts.whole,
-            failed: counts.failed,
-            polling: self.polls.under_way() > 0,
-            next_poll: self.polls.next_due().map(|at| at.saturating_sub(now)),
-            waits: self.waits(now),
-            draining: self.draining.is_some(),
-            reloads: self.audience.reloads.clone(),
-        }
-    }
-
-    /// What everything or a project waits for. The most general comes first.
-    fn waits(&self, now: Duration) -> Vec<String> {
-        let mut waits = Vec::new();
-        if self.folders.disk_is_ill() {
-            waits.push("downloads wait for the disk".to_owned());
-        }
-        if self.journal.is_failing() {
-            waits.push("downloads wait because the state cannot be written".to_owned());
-        }
-        if let Some(wait) = wait_of(self.gates.origin(), now) {
-            waits.push(format!("the api is unavailable, {wait}"));
-        }
-        for (id, project) in self.fleet.projects() {
-            let of = self.gates.of(id);
-            let gates = [
-                (&of.key, "its rest api key is refused"),
-                (&of.rejection, "its requests are refused"),
-                (&of.throttle, "the api asks for fewer requests"),
-            ];
-            for (gate, reason) in gates {
-                if let Some(wait) = wait_of(gate, now) {
-                    waits.push(format!("project {}: {reason}, {wait}", project.name));
-                }
-            }
-        }
-        waits
-    }
-}
-
-fn wait_of(gate: &Gate, now: Duration) -> Option<String> {
-    if gate.is_open() {
-        return None;
-    }
-    let left =
-        gate.paused_until().map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero());
-    Some(left.map_or("asking now".to_owned(), |left| format!("next try in {}", rounded(left))))
 }

@@ -1,6 +1,7 @@
 //! The scheduler's decisions, driven event by event: what a sick disk, key or store costs everybody
 //! else.
 
+mod looks;
 mod publish;
 mod reconcile;
 
@@ -84,6 +85,7 @@ fn locked_rig(
     let (scheduler, _) = Scheduler::new(EngineParts {
         policies: policies(),
         capacity: Capacity::new(NonZeroUsize::new(max_parts).unwrap(), None),
+        retry_command: "batch-export-watcher retry".to_owned(),
         exit_when_settled: false,
         deadline: None,
         sink,

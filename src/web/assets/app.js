@@ -2,6 +2,12 @@
 //
 // Texts of the daemon are data. They are only ever set as text, never parsed as markup.
 
+import { AttentionView, copy, failures, nextTry, retryCommand, troubles } from "./attention.js";
+import {
+  $, announce, arrange, bytes, duration, instantiate, keyed, moment, plural, recall, remember, sentenceCase, setAttribute, setHidden, setOptional,
+  setProgress, setText,
+} from "./kit.js";
+
 const CHART_WINDOW = 10 * 60_000;
 const CHART_WINDOW_LEAST = 60_000;
 const CHART_GAP = 15_000;
@@ -22,43 +28,8 @@ const STATES = {
 };
 const STATE_ORDER = Object.keys(STATES);
 const KINDS = { waiting: "Waiting", downloading: "Downloading", whole: "Whole", failed: "Failed" };
-/** What a pause is called; other reasons, of a later daemon, are shown as they come. */
-const PAUSES = {
-  unauthorized: "its key is refused",
-  throttled: "asked to slow down",
-  rejected: "the API refuses its requests",
-  unavailable: "the API is unavailable",
-};
-
 const byName = new Intl.Collator("en", { numeric: true }).compare;
-const clockTime = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const fullTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const $ = (id) => document.getElementById(id);
-
-// --- Words for numbers ---------------------------------------------------------------------------------------------
-
-function bytes(count) {
-  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
-  let unit = 0;
-  for (; count >= 999.5 && unit < units.length - 1; unit += 1) count /= 1000;
-  return `${count.toFixed(unit === 0 || count >= 99.5 ? 0 : 1)}\u00a0${units[unit]}`;
-}
-
-/** "4 min"; with `fine`, for what counts down, "4 min 12 s". */
-function duration(ms, fine = false) {
-  const seconds = Math.max(0, Math.round(ms / 1000));
-  const minutes = Math.floor(seconds / 60);
-  const hours = Math.floor(minutes / 60);
-  const join = (a, aUnit, b, bUnit) => `${a}\u00a0${aUnit}${b ? `\u00a0${b}\u00a0${bUnit}` : ""}`;
-  if (minutes < 1) return join(seconds, "s");
-  if (hours < 1) return join(minutes, "min", fine ? seconds % 60 : 0, "s");
-  if (hours < 24) return join(hours, "h", minutes % 60, "min");
-  return join(Math.floor(hours / 24), "d", hours % 24, "h");
-}
-
-const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")}\u00a0${count === 1 ? one : many}`;
-const sentenceCase = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const moment = (text) => (text ? Date.parse(text) : null);
 
 // --- The daemon's clock --------------------------------------------------------------------------------------------
 
@@ -66,89 +37,6 @@ const moment = (text) => (text ? Date.parse(text) : null);
 let clockOffset = 0;
 let receivedAt = 0;
 const serverNow = () => performance.now() + clockOffset;
-
-// --- The document --------------------------------------------------------------------------------------------------
-
-/** A copy of a template's element, and its parts by their `data-ref`. */
-function instantiate(template) {
-  const node = $(template).content.firstElementChild.cloneNode(true);
-  const refs = { node };
-  for (const part of node.querySelectorAll("[data-ref]")) refs[part.dataset.ref] = part;
-  return refs;
-}
-
-// Most of a snapshot is what the last one said; only what differs touches the document.
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-function setHidden(node, hidden) {
-  if (node.hidden !== hidden) node.hidden = hidden;
-}
-function setAttribute(node, name, value) {
-  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
-}
-/** A text that may be absent: then its element is, too. */
-function setOptional(node, text) {
-  setText(node, text ?? "");
-  setHidden(node, !text);
-}
-
-function setProgress(bar, fraction) {
-  if (fraction === null) bar.removeAttribute("value");
-  else setAttribute(bar, "value", Math.min(1, fraction).toFixed(3));
-}
-
-/** Makes `nodes` the children of `parent`, in this order, moving as few as it can: a moved element loses its focus. */
-function arrange(parent, nodes) {
-  let cursor = parent.firstElementChild;
-  for (const node of nodes) {
-    // One that went further down would otherwise make all the others move up past it.
-    if (cursor && cursor !== node && cursor.nextElementSibling === node) {
-      cursor.remove();
-      cursor = node;
-    }
-    if (cursor === node) cursor = cursor.nextElementSibling;
-    else parent.insertBefore(node, cursor);
-  }
-  while (cursor) {
-    const next = cursor.nextElementSibling;
-    cursor.remove();
-    cursor = next;
-  }
-}
-
-/** Brings the map `views` in line with `items`: new ones are made, kept ones updated, gone ones dropped. */
-function keyed(views, items, keyOf, make) {
-  const seen = new Set();
-  const result = items.map((item) => {
-    const key = keyOf(item);
-    seen.add(key);
-    if (!views.has(key)) views.set(key, make(item));
-    const view = views.get(key);
-    view.update(item);
-    return view;
-  });
-  for (const key of views.keys()) if (!seen.has(key)) views.delete(key);
-  return result;
-}
-
-// --- What lasts as long as the tab ---------------------------------------------------------------------------------
-
-// A browser may forbid storage; the page then only forgets.
-function recall(key, otherwise) {
-  try {
-    return sessionStorage.getItem(key) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-function remember(key, value) {
-  try {
-    sessionStorage.setItem(key, value);
-  } catch {
-    // Nothing to be done.
-  }
-}
 
 // --- One export ----------------------------------------------------------------------------------------------------
 
@@ -244,7 +132,7 @@ class ExportView {
     const { state, bytes: size, bytes_per_second: rate, failure } = this.item;
     if (failure) return [sentenceCase(failure.kind.replaceAll("_", " ")), failure.code ?? ""];
     if (state === "fetching") {
-      if (!rate) return [paused ? "Paused" : "Waiting to go on", ""];
+      if (!rate) return [paused ? "Paused" : "Waiting to continue", ""];
       const left = size.total ? `${duration(((size.total - size.done) / rate) * 1000)} left` : "";
       return [`${bytes(rate)}/s`, left];
     }
@@ -311,111 +199,9 @@ class ProjectView {
 
   tick(now, origin) {
     const pause = this.project.pauses[0] ?? origin;
-    setOptional(this.refs.paused, pause && `Paused: ${PAUSES[pause.reason] ?? pause.words}${goesOn(pause.until, now, " · goes on")}`);
+    setOptional(this.refs.paused, pause && `Paused: ${pause.words}${nextTry(pause, now, " · next try")}`);
     // A closed group shows none of its rows; they are brought up to date when it opens.
     if (this.node.open) for (const view of this.views) view.tick(now, Boolean(pause));
-  }
-}
-
-function goesOn(until, now, prefix) {
-  if (!until) return "";
-  const wait = moment(until) - now;
-  return wait < 500 ? `${prefix} now` : `${prefix} in ${duration(wait, true)}`;
-}
-
-// --- What needs attention ------------------------------------------------------------------------------------------
-
-/** What someone should look at, the widest trouble first. */
-function troubles({ origin, disk, reloads, projects }) {
-  const list = [];
-  if (origin) {
-    list.push({ key: "origin", tone: "warn", title: "The API", words: origin.words, until: origin.until,
-      advice: "Nothing to do: every project waits, and goes on by itself." });
-  }
-  if (disk.ill) {
-    list.push({ key: "disk", tone: "bad", title: "The disk", words: "downloads wait, because files cannot be written now",
-      advice: "Look at free space and at the mount; the daemon looks again every few seconds." });
-  }
-  if (reloads.last_refusal) {
-    list.push({ key: "reload", tone: "warn", title: "The configuration", words: `the last reload was refused: ${reloads.last_refusal}`,
-      advice: "The configuration before it stays in force. Mend the file; the daemon reads it again.",
-      command: "batch-export-watcher check" });
-  }
-  for (const { name, pauses } of projects) {
-    for (const pause of pauses) {
-      list.push({ ...pause, key: `pause ${name} ${pause.reason}`, title: `Project ${name}`, tone: pause.until ? "warn" : "bad" });
-    }
-  }
-  return list.concat(failures(projects));
-}
-
-function failures(projects) {
-  return projects.flatMap(({ name, exports }) => exports.filter((item) => item.failure).map(({ id, failure }) => ({
-    key: `failed ${name} ${id}`,
-    id,
-    tone: "bad",
-    title: `${name} / ${id}`,
-    words: failure.code ? `${failure.cause} (${failure.code})` : failure.cause,
-    advice: failure.advice,
-    failed: failure.at,
-    command: retryCommand([id]),
-  })));
-}
-
-const retryCommand = (ids) => `batch-export-watcher retry ${ids.join(" ")}`;
-
-/** Copies, and says on the button what came of it. Off https the clipboard is closed, and the old way is left. */
-async function copy(text, button) {
-  const label = button.firstElementChild;
-  label.dataset.words ??= label.textContent;
-  let done = true;
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    done = copyBySelection(text);
-  }
-  label.textContent = done ? "Copied" : "Not copied";
-  announce(done ? "The command is copied." : "The command could not be copied.");
-  setTimeout(() => { label.textContent = label.dataset.words; }, 2_000);
-}
-
-function copyBySelection(text) {
-  const field = document.createElement("textarea");
-  const focused = document.activeElement;
-  field.value = text;
-  field.className = "unseen";
-  document.body.append(field);
-  field.select();
-  const done = document.execCommand("copy");
-  field.remove();
-  focused?.focus();
-  return done;
-}
-
-class AttentionView {
-  constructor() {
-    this.refs = instantiate("attention-template");
-    this.node = this.refs.node;
-    this.refs.copy.addEventListener("click", () => copy(this.trouble.command, this.refs.copy));
-  }
-
-  update(trouble) {
-    const { title, words, advice, box, command, whose } = this.refs;
-    this.trouble = trouble;
-    setAttribute(this.node, "data-tone", trouble.tone);
-    setText(title, trouble.title);
-    setText(words, sentenceCase(trouble.words));
-    setOptional(advice, trouble.advice && sentenceCase(trouble.advice));
-    setHidden(box, !trouble.command);
-    setText(command, trouble.command ?? "");
-    setText(whose, ` the command for ${trouble.title}`);
-  }
-
-  tick(now) {
-    const { until, failed } = this.trouble;
-    const at = until && ` (${clockTime.format(moment(until))})`;
-    const ago = failed && `Failed ${duration(now - moment(failed))} ago`;
-    setOptional(this.refs.until, until ? `${goesOn(until, now, "Goes on")}${at}` : ago);
   }
 }
 
@@ -423,7 +209,7 @@ const attention = { views: new Map(), shown: [], all: false };
 
 function updateAttention() {
   const list = troubles(snapshot);
-  const failed = failures(snapshot.projects);
+  const failed = failures(snapshot.projects, snapshot.commands);
   const visible = attention.all ? list : list.slice(0, ATTENTION_SHOWN);
   attention.shown = keyed(attention.views, visible, (trouble) => trouble.key, () => new AttentionView());
   arrange($("attention-list"), attention.shown.map((view) => view.node));
@@ -464,28 +250,25 @@ function drawChart() {
   setAttribute($("chart"), "aria-label", `Throughput over the ${words}`);
 }
 
-/** The daemon's sentence without what stands elsewhere: the next poll, which counts down there, and what needs attention. */
-const inBrief = (sentence) => sentence.split("; ")[0].replace(/, next poll in [^,]*/, "");
-
 function updateSummary(counts) {
-  const { slots, sentence, bytes_per_second: rate } = snapshot;
+  const { slots, summary, bytes_per_second: rate } = snapshot;
   const all = views.flatMap((project) => project.views);
-  const home = all.filter((view) => view.kind === "whole").reduce((sum, view) => sum + view.item.bytes.done, 0);
-  // As in the daemon's sentence: what is downloading is being watched, too.
+  const whole = all.filter((view) => view.kind === "whole").reduce((sum, view) => sum + view.item.bytes.done, 0);
+  // As in the daemon's sentence: an export that is downloaded is watched, too.
   const tiles = { ...counts, watching: counts.waiting + counts.downloading };
   for (const kind of ["watching", "downloading", "whole", "failed"]) setText($(`tile-${kind}`), tiles[kind].toLocaleString("en"));
   setText($("tile-throughput"), `${bytes(rate)}/s`);
   setText($("hint-downloading"), `${slots.in_use} of ${plural(slots.max, "slot")} in use`);
-  setText($("hint-whole"), counts.whole ? `${bytes(home)} at home` : "none yet");
+  setText($("hint-whole"), counts.whole ? `${bytes(whole)} on disk` : "none yet");
   setText($("hint-failed"), counts.failed ? "see below" : "none");
-  setText($("sentence"), sentenceCase(inBrief(sentence)));
+  setText($("sentence"), sentenceCase(summary));
   $("tile-failed").closest(".tile").classList.toggle("alarm", counts.failed > 0);
   drawChart();
 }
 
 function tickSummary(now) {
-  const polls = views.flatMap((project) => project.views).map((view) => view.nextPoll).filter((at) => at !== null);
-  const wait = polls.length ? Math.min(...polls) - now : null;
+  const { next_at: next, under_way: asking } = snapshot.polls;
+  const wait = asking ? 0 : next && moment(next) - now;
   setText($("hint-watching"), wait === null ? "no poll planned" : wait < 500 ? "asking now" : `next poll in ${duration(wait, true)}`);
   const since = moment(snapshot.started_at);
   setText($("footer"), `batch-export-watcher ${snapshot.version} · running for ${duration(now - since)}, since ${fullTime.format(since)}`);
@@ -526,7 +309,8 @@ function makeTools() {
     render();
   });
   $("copy-all").addEventListener("click", (event) => {
-    copy(retryCommand(failures(snapshot.projects).map((failure) => failure.id)), event.currentTarget);
+    const { projects: of, commands } = snapshot;
+    copy(retryCommand(commands, failures(of, commands).map((failure) => failure.id)), event.currentTarget);
   });
 }
 
@@ -551,15 +335,11 @@ function updateProjects(counts, total) {
   setHidden($("empty"), !(bare || (narrowed && shown === 0)));
   setHidden($("filter-clear"), bare);
   setText($("empty-words"), bare
-    ? "No project yet. Add a [[project]] with its exports to the configuration; the daemon sees it by itself."
-    : "No export fits this filter.");
+    ? "No project yet. Add a [[project]] with its exports to the configuration; the daemon reads it by itself."
+    : "No export matches this filter.");
 }
 
 // --- What is said aloud --------------------------------------------------------------------------------------------
-
-function announce(text) {
-  if (text) $("announcer").textContent = text;
-}
 
 let noticeTimer = 0;
 function notice(text) {
@@ -568,9 +348,9 @@ function notice(text) {
   clearTimeout(noticeTimer);
   noticeTimer = setTimeout(() => setOptional($("notice"), snapshot.draining ? DRAINING : null), NOTICE_FOR);
 }
-const DRAINING = "The daemon is ending: parts in flight come to their end, and no new one begins.";
+const DRAINING = "The daemon is stopping: it finishes what is under way and starts nothing new.";
 
-/** Only what someone would get up for: failures, exports that came home, pauses. */
+/** Only what is worth an interruption: failures, exports that became whole, pauses. */
 function changes(before, after) {
   const list = (of) => of.projects.flatMap(({ name, exports }) => exports.map(({ id, state }) => ({ key: `${name}/${id}`, id, state })));
   const old = new Map(list(before).map(({ key, state }) => [key, state]));
@@ -611,7 +391,7 @@ function restarted(before) {
   // Another version may speak otherwise: take the page that belongs to it.
   if (before.version !== snapshot.version) location.reload();
   chart.samples = chart.samples.slice(-1);
-  notice("The daemon was started again; ages count from there.");
+  notice("The daemon was started again; ages count from that start.");
 }
 
 function render() {
