@@ -15,7 +15,6 @@ use crate::domain::manifest::Manifest;
 use crate::domain::moment::{Moment, Unit};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::Report;
-use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::{
     Command, Policies, RecordChange, Recorded, StepContext, Watch, WatchEvent, WatchState,
 };
@@ -36,7 +35,7 @@ impl World {
         let policies = Policies {
             cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_mins(5))
                 .expect("in order"),
-            retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_mins(10))
+            retry: crate::transport::retry_policy(Duration::from_secs(1), Duration::from_mins(10))
                 .expect("in order"),
             not_found_grace: Duration::from_mins(10),
         };

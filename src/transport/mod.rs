@@ -6,6 +6,7 @@
 //! [`next_chunk`] are the only callers of `reqwest`'s own methods, and what they return has been
 //! through [`TransportError`]; so has what `fetch` reads of a body that the API sent directly.
 
+mod backoff;
 mod error;
 mod link;
 mod retry_after;
@@ -21,6 +22,7 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use rustls::ClientConfig;
 use url::Url;
 
+pub use backoff::retry_policy;
 pub use error::{ConnectTimedOut, RefusedAddress, TransportError, TransportErrorKind, Unresolved};
 pub use link::{DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink};
 pub use retry_after::{parse_retry_after, retry_after};

@@ -12,7 +12,7 @@ use crate::domain::report::{PartListing, Report, ReportFacts};
 pub(super) fn policies() -> Policies {
     Policies {
         cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
-        retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
+        retry: RetryPolicy::doubling(Duration::from_secs(1), Duration::from_secs(600)),
         not_found_grace: Duration::from_secs(600),
     }
 }

@@ -15,7 +15,6 @@ use crate::domain::capacity::Capacity;
 use crate::domain::failure::{ApiRefusal, Hold};
 use crate::domain::gate::{Admission, Gate};
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
-use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::WatchEvent;
 use crate::fetch::{StoreClient, StorePolicy};
 use crate::process::runtimes::TransferRuntimes;
@@ -64,7 +63,8 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
     let (scheduler, _) = Scheduler::new(EngineParts {
         policies: Policies {
             cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
-            retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
+            retry: crate::transport::retry_policy(Duration::from_secs(1), Duration::from_secs(600))
+                .unwrap(),
             not_found_grace: Duration::from_secs(600),
         },
         capacity: Capacity::new(NonZeroUsize::new(max_parts).unwrap(), None),
