@@ -20,7 +20,6 @@ pub(super) enum Refusal {
     NotFound(ApiRefusal),
     /// Another 4xx with the API's own error.
     Rejected(ApiRefusal),
-    /// A passing fault.
     Fault(String),
 }
 

@@ -2,12 +2,11 @@
 
 use url::Url;
 
-use super::client::ApiUrl;
+use super::url::ApiUrl;
 use super::wire;
 use crate::domain::ids::ExportId;
 use crate::domain::report::Report;
 
-/// [`wire::parse_view`], the fault in words.
 pub(crate) fn parse_view(
     body: &[u8],
     asked: &ExportId,

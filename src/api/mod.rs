@@ -6,6 +6,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod link;
+mod url;
 mod wire;
 
 pub use client::{Api, ApiClient, ApiSettings, KeyError, ProbeOutcome};

@@ -23,22 +23,16 @@ pub(super) enum WireError {
     /// answer.
     #[error("the api's answer is not the expected json ({what} at line {line}, column {column})")]
     Json { what: &'static str, line: usize, column: usize },
-    /// JSON, but not an object.
     #[error("the api's answer is not a json object")]
     NotAnObject,
-    /// An error in a 200.
     #[error("the api answered 200 with an error_code in it")]
     ErrorInside,
-    /// No `id`.
     #[error("the api's answer has no export id")]
     NoId,
-    /// Another `id`.
     #[error("the api's answer is about another export")]
     OtherId,
-    /// No `status`.
     #[error("the api's answer has no status")]
     NoStatus,
-    /// A bad row of `files`.
     #[error("row {row} of the api's files does not parse: its {field} is missing or not valid")]
     Row { row: usize, field: &'static str },
     /// The same file twice, with different numbers or sizes.

@@ -27,16 +27,13 @@ pub struct Bandwidth {
 /// The rate does not make a cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BandwidthError {
-    /// Nothing would ever come.
     #[error("must not be zero: leave the key out to have no cap")]
     Zero,
-    /// Below [`MIN_BYTES_PER_SECOND`].
     #[error("is too low: at least 64KiB/s, because stores hang up on who takes too little")]
     TooLow,
 }
 
 impl Bandwidth {
-    /// More than any network brings.
     pub const BOUNDLESS: Self = Self { bytes_per_second: u64::MAX };
 
     /// # Errors
@@ -49,7 +46,6 @@ impl Bandwidth {
         }
     }
 
-    /// The cap.
     #[must_use]
     pub fn bytes_per_second(self) -> u64 {
         self.bytes_per_second
@@ -82,7 +78,6 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
     #[must_use]
     pub fn new(bandwidth: Bandwidth) -> Self {
         Self { bandwidth, settled_at: Duration::ZERO }

@@ -24,13 +24,11 @@ impl Cadence {
         if min.is_zero() || min > max { Err(CadenceError) } else { Ok(Self { min, max }) }
     }
 
-    /// The shortest interval.
     #[must_use]
     pub fn min(&self) -> Duration {
         self.min
     }
 
-    /// The longest interval.
     #[must_use]
     pub fn max(&self) -> Duration {
         self.max

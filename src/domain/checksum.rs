@@ -19,13 +19,9 @@ pub enum Check {
     Size,
     /// No length was declared; the body's own framing (Content-Length or chunks) was complete.
     Framing,
-    /// MD5.
     Md5,
-    /// SHA-1.
     Sha1,
-    /// SHA-256.
     Sha256,
-    /// SHA-512.
     Sha512,
     /// CRC-32 (ISO-HDLC).
     Crc32,
@@ -38,13 +34,9 @@ pub enum Check {
 /// An algorithm a store may use, with the length of its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
-    /// MD5.
     Md5,
-    /// SHA-1.
     Sha1,
-    /// SHA-256.
     Sha256,
-    /// SHA-512.
     Sha512,
     /// CRC-32 (ISO-HDLC), big-endian.
     Crc32,
@@ -100,7 +92,6 @@ impl fmt::Display for Algorithm {
 /// One checksum of the whole file, as the store promised it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PromisedChecksum {
-    /// How it is computed.
     pub algorithm: Algorithm,
     /// The value, of [`Algorithm::value_bytes`] bytes.
     pub value: Vec<u8>,

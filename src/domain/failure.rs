@@ -5,16 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Why an export ended without becoming whole. Stays until someone says `retry`.
+/// Why an export failed. It stays failed until someone runs `retry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The case.
     pub kind: FailureKind,
-    /// The cause in words for people; already safe to show.
+    /// For people; already safe to show. Does not repeat `error_code`.
     pub cause: String,
-    /// The API's own `error_code`, where it sent one; already safe to show.
+    /// The API's own `error_code`, if it sent one; already safe to show.
     pub error_code: Option<String>,
-    /// When it was found to be final.
     pub at: Timestamp,
 }
 
@@ -24,13 +22,13 @@ pub struct Failure {
 pub enum FailureKind {
     /// The API reports ERROR.
     RemoteError,
-    /// The API finished the export and has since forgotten it.
+    /// The API no longer knows an export that it had finished.
     Expired,
-    /// The API does not know the export, for longer than the grace.
+    /// The API has not known the export for longer than the grace.
     NotFound,
     /// The API refuses the request itself.
     Rejected,
-    /// Something that is not ours stands where a file belongs.
+    /// A file that is not ours has the name of a part or of the manifest.
     Conflict,
     /// The export is listed, but one of its files is gone.
     PartGone,
@@ -50,7 +48,6 @@ impl FailureKind {
         }
     }
 
-    /// Reads [`FailureKind::as_str`] back.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [
@@ -69,57 +66,66 @@ impl FailureKind {
 /// The API's own refusal: a JSON error with a code. Both texts are already safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiRefusal {
-    /// HTTP status.
     pub status: u16,
-    /// `error_code`.
     pub code: String,
-    /// `error_message`, empty where it is missing.
+    /// `error_message`, empty if it is missing.
     pub message: String,
 }
 
-/// Why something has to wait as a whole, not just the one call that found out.
+impl ApiRefusal {
+    /// `what` with the status, the API's code and its message.
+    #[must_use]
+    pub fn words(&self, what: &str) -> String {
+        self.with_message(format!("{what} (HTTP {}, {})", self.status, self.code))
+    }
+
+    /// As [`ApiRefusal::words`], without the code. For the cause of a failure, which carries the
+    /// code in a field of its own: whoever shows a failure adds the code.
+    #[must_use]
+    pub fn cause(&self, what: &str) -> String {
+        self.with_message(format!("{what} (HTTP {})", self.status))
+    }
+
+    fn with_message(&self, words: String) -> String {
+        match self.message.as_str() {
+            "" => words,
+            message => format!("{words}: {message}"),
+        }
+    }
+}
+
+/// Why more than the one call that found out has to wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
     /// 429: the project waits.
     Throttled {
-        /// `Retry-After`, where the answer had a usable one.
+        /// `Retry-After`, if the answer had a usable one.
         retry_after: Option<Duration>,
     },
     /// 503: the whole API origin waits.
     Unavailable {
-        /// `Retry-After`, where the answer had a usable one.
+        /// `Retry-After`, if the answer had a usable one.
         retry_after: Option<Duration>,
     },
     /// 401 or 403: the project's key waits and is probed slowly.
-    Unauthorized {
-        /// The HTTP status.
-        status: u16,
-    },
-    /// 401 or 403 for a key that is not in use any more: nothing waits, and the call is made anew,
-    /// as one more call of the request budget.
+    Unauthorized { status: u16 },
+    /// 401 or 403 for a key that is no longer in use: nothing waits, and the call is made again. It
+    /// counts as another call in the request budget.
     KeyReplaced,
     /// The API does not know the route: `base_url` is wrong, the origin waits.
     RouteNotFound,
     /// 429 or 503 from an object store: that host waits.
     StoreBusy {
-        /// The host that answered.
         host: String,
-        /// `Retry-After`, where the answer had a usable one.
+        /// `Retry-After`, if the answer had a usable one.
         retry_after: Option<Duration>,
     },
-    /// The part lies on a store that waits already; nothing was asked of it.
-    StoreWaits {
-        /// The host.
-        host: String,
-    },
-    /// The disk: downloads wait and it is looked at again every few seconds.
-    Disk {
-        /// The cause in words.
-        cause: String,
-    },
+    /// The part's store already waits; it was not asked.
+    StoreWaits { host: String },
+    /// The disk: downloads wait, and it is checked again every few seconds.
+    Disk { cause: String },
 }
 
-/// What a view call brought.
 #[derive(Debug, Clone)]
 pub enum ViewOutcome {
     /// A well-formed answer for the export that was asked for.
@@ -128,9 +134,9 @@ pub enum ViewOutcome {
     NotFound(ApiRefusal),
     /// 400 or another 4xx with the API's own error.
     Rejected(ApiRefusal),
-    /// Nothing was learnt about this export; something larger waits.
+    /// Nothing was learnt about this export; the hold says what waits.
     Held(Hold),
-    /// A passing fault; the text says which, and is safe to show.
+    /// A passing fault, in words that are safe to show.
     Fault(String),
 }
 
@@ -139,38 +145,29 @@ pub enum ViewOutcome {
 pub enum PartFailure {
     /// A passing fault: the same part is tried again after a backoff.
     Transient {
-        /// The cause in words, safe to show.
         cause: String,
-        /// From where the next attempt of this run can go on; the bytes need not be synced for
-        /// that.
+        /// Where the next attempt of this run can continue; the bytes need not be synced.
         resume: Option<super::resume::ResumePoint>,
-        /// Whether this attempt gained bytes, so that the wait starts over from its shortest.
+        /// Whether this attempt gained bytes; then the wait starts over from its shortest.
         progressed: bool,
-        /// Whether the answer disagrees with the listing, so that a fresh view should be asked.
+        /// Whether the answer contradicts the listing; then a fresh view is asked for.
         listing_in_doubt: bool,
     },
     /// The store refused three fresh links in a row.
-    LinkRefused {
-        /// The cause in words, safe to show.
-        cause: String,
-    },
-    /// The file does not exist any more, says the store (404) or the API (its own 4xx).
+    LinkRefused { cause: String },
+    /// The store (404) or the API (a 4xx with its own error) says that the file no longer exists.
     Gone {
-        /// The cause in words, safe to show.
         cause: String,
-        /// The API's `error_code`, where the API said it.
+        /// The API's `error_code`, if the API said it.
         error_code: Option<String>,
     },
-    /// Something larger waits; the part did nothing wrong.
+    /// The part did nothing wrong; the hold says what waits.
     Held(Hold),
-    /// Something that is not ours stands at the final name.
-    Conflict {
-        /// The cause in words.
-        cause: String,
-    },
+    /// A file that is not ours has the final name.
+    Conflict { cause: String },
     /// The program is draining; the partial is synced where [`super::resume::ResumePoint`] says so.
     Stopped {
-        /// From where a later run may go on.
+        /// Where a later run may continue.
         resume: Option<super::resume::ResumePoint>,
     },
 }

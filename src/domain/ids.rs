@@ -32,10 +32,7 @@ pub enum IdError {
     },
     /// A character outside the allowed set, or an allowed one in the wrong place.
     #[error("may only contain {allowed}")]
-    BadCharacter {
-        /// The allowed set, in words.
-        allowed: &'static str,
-    },
+    BadCharacter { allowed: &'static str },
 }
 
 fn parse(
@@ -64,7 +61,6 @@ macro_rules! path_safe_id {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -191,7 +187,6 @@ impl Eq for ProjectKey {}
 pub struct ProjectDigest(Sha256);
 
 impl ProjectDigest {
-    /// The digest of a key.
     #[must_use]
     pub fn of(key: &ProjectKey) -> Self {
         let mut bytes = [0; 32];
@@ -228,9 +223,7 @@ impl FromStr for ProjectDigest {
 /// What every record of an export is found by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExportKey {
-    /// Whose export.
     pub project: ProjectDigest,
-    /// Which.
     pub export: ExportId,
 }
 

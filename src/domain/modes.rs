@@ -35,7 +35,6 @@ pub struct DirectoryMode(u32);
 /// The bits make no mode for what holds personal data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
-    /// Setuid, setgid or sticky.
     #[error(
         "must not have the setuid, setgid or sticky bit, which a service may not be allowed to set: make \
          download.directory setgid instead, and what is made in it inherits its group"
@@ -74,7 +73,6 @@ impl FileMode {
         if bits & EXECUTE != 0 { Err(ModeError::Executable) } else { Ok(Self(bits)) }
     }
 
-    /// The permission bits.
     #[must_use]
     pub fn bits(self) -> u32 {
         self.0
@@ -96,7 +94,6 @@ impl DirectoryMode {
         }
     }
 
-    /// The permission bits.
     #[must_use]
     pub fn bits(self) -> u32 {
         self.0

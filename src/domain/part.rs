@@ -24,7 +24,6 @@ impl PartKey {
     }
 }
 
-/// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha256([u8; 32]);
 
@@ -35,7 +34,6 @@ impl Sha256 {
         Self(bytes)
     }
 
-    /// The 32 bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -87,13 +85,10 @@ impl<'de> Deserialize<'de> for Sha256 {
 /// A part whose file is whole, verified and durable under its final name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommittedPart {
-    /// Which part.
     pub key: PartKey,
-    /// Bytes in the file.
     pub bytes: u64,
     /// Bytes the API had declared, where it did.
     pub declared_bytes: Option<u64>,
-    /// SHA-256 of the file.
     pub sha256: Sha256,
     /// What the file was held against, in manifest order.
     pub verified_by: Vec<Check>,

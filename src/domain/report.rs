@@ -37,7 +37,6 @@ impl RemoteStatus {
         }
     }
 
-    /// The API's word.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -70,23 +69,17 @@ pub struct ReportFacts {
     pub scope: Option<String>,
     /// The export request's definition, verbatim JSON.
     pub request: Option<Box<RawValue>>,
-    /// When the export was requested.
     pub request_date: Option<Timestamp>,
-    /// When its execution began.
     pub start_date: Option<Timestamp>,
-    /// When its execution ended.
     pub completion_date: Option<Timestamp>,
 }
 
 /// A well-formed answer to one view call.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The export it speaks of; equals the ID that was asked.
     pub export: ExportId,
-    /// The remote status.
     pub status: RemoteStatus,
     /// The files; `None` where the field is absent or null. Rows with equal IDs are already merged.
     pub files: Option<Vec<PartListing>>,
-    /// The rest.
     pub facts: ReportFacts,
 }

@@ -21,7 +21,6 @@ impl StrongEtag {
         (valid && value.len() <= 512).then(|| Self(value.to_owned()))
     }
 
-    /// The header value.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -42,9 +41,7 @@ pub fn is_small(declared_bytes: Option<u64>) -> bool {
 /// The first bytes of a file, as they are when they are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefix {
-    /// How many.
     pub bytes: u64,
-    /// What they are.
     pub sha256: Sha256,
 }
 
@@ -65,16 +62,13 @@ pub struct ResumePoint {
 /// A resume point and the part it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumablePart {
-    /// Which part.
     pub key: PartKey,
-    /// From where.
     pub point: ResumePoint,
 }
 
 /// What to ask the store for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// The whole file.
     FromStart,
     /// `Range: bytes=N-` with `If-Range`.
     Continue(ResumePoint),
@@ -99,40 +93,27 @@ pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> P
 /// What of an answer's head matters here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseHead {
-    /// HTTP status.
     pub status: u16,
-    /// `Content-Length`.
     pub content_length: Option<u64>,
     /// Whether the end of the body can be told from a cut: Content-Length, chunks, or HTTP/2.
     pub framed: bool,
-    /// `Content-Range`.
     pub content_range: Option<String>,
-    /// `ETag`.
     pub etag: Option<String>,
-    /// `Content-Encoding`.
     pub content_encoding: Option<String>,
-    /// `Content-Type`.
     pub content_type: Option<String>,
 }
 
-/// What an answer's head means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The body is the whole file, from its first byte; its length where one is known.
-    Whole {
-        /// Expected length of the file.
-        total_bytes: Option<u64>,
-    },
+    Whole { total_bytes: Option<u64> },
     /// The body is exactly what the partial lacks.
     Append {
         /// Expected length of the whole file.
         total_bytes: u64,
     },
     /// The partial cannot be continued; drop it and ask for the whole file.
-    StartOver {
-        /// Why, in words.
-        reason: &'static str,
-    },
+    StartOver { reason: &'static str },
     /// 400, 401, 403 or 410: this link is no good, a fresh one may be.
     LinkRefused,
     /// 404.

@@ -31,13 +31,11 @@ pub enum ErrorClass {
     /// Something has that name and is of the wrong kind: a symbolic link, a folder, a file where a
     /// folder belongs.
     WrongKind,
-    /// Permissions.
     Denied,
     /// This process, or the machine, has run out of descriptors or memory.
     Exhausted,
     /// The file system does not know the operation.
     Unsupported,
-    /// Anything else.
     Other,
 }
 
@@ -54,7 +52,6 @@ impl DurableError {
         Self::new(operation, path, Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 
-    /// The path that the operation was about.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

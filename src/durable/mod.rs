@@ -16,11 +16,14 @@
 mod calls;
 mod directory;
 mod error;
+mod mode;
+mod naming;
 mod partial;
 mod publish;
 pub(crate) mod record;
 
 pub use directory::{Dir, Entry, Identity};
 pub use error::{DurableError, ErrorClass};
-pub use partial::{CommitFailure, DataSync, Named, Partial, Synced};
+pub use naming::{CommitFailure, Named, Synced};
+pub use partial::{DataSync, Partial};
 pub use publish::{NoOverwrite, is_probe_name, probe_unnamed};

@@ -17,7 +17,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Says what is to happen.
 const VARIABLE: &str = "BATCH_EXPORT_WATCHER_FAULTS";
 
 /// How the name of a file begins, apart from dots, and what it is for.

@@ -22,7 +22,6 @@ pub(crate) fn before(operation: &'static str, name: &str) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The operation was done.
 #[inline]
 pub(crate) fn after(operation: &'static str, name: &str) {
     #[cfg(debug_assertions)]

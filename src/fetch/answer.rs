@@ -6,11 +6,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body as _, Bytes, Frame};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, TRANSFER_ENCODING,
+};
 use hyper::http::response::Parts;
 use hyper::{HeaderMap, StatusCode, Version};
 
 use super::pool::{Origin, Pool};
 use super::wire::WireBody;
+use crate::domain::resume::ResponseHead;
 use crate::transport::{DirectAnswer, TransportError};
 
 /// The head of an answer, and its body on its way.
@@ -21,10 +25,11 @@ pub(super) struct Answer {
 
 enum OnItsWay {
     /// From the store. The connection goes back at the body's complete end.
-    Store { body: WireBody, home: (Pool, Origin) },
-    /// From the API.
+    Store {
+        body: WireBody,
+        home: (Pool, Origin),
+    },
     Api(reqwest::Body),
-    /// All of it has come.
     Complete,
 }
 
@@ -52,6 +57,37 @@ impl Answer {
             OnItsWay::Store { body, .. } => body.length(),
             OnItsWay::Api(body) => body.size_hint().exact(),
             OnItsWay::Complete => Some(0),
+        }
+    }
+
+    /// The facts of the head that [`judge_response`](crate::domain::resume::judge_response) needs.
+    pub(super) fn head(&self) -> ResponseHead {
+        // A repeated header is one list (RFC 9110 section 5.3); where a single value is meant, the list
+        // does not parse.
+        let text = |name: HeaderName| {
+            let values: Vec<_> = self
+                .headers()
+                .get_all(name)
+                .iter()
+                .map(|value| String::from_utf8_lossy(value.as_bytes()))
+                .collect();
+            (!values.is_empty()).then(|| values.join(", "))
+        };
+        // The length by the framing that is in force: a Content-Length beside chunks means nothing.
+        let content_length = self.content_length();
+        let chunked = text(TRANSFER_ENCODING).is_some_and(|codings| {
+            codings.rsplit(',').next().unwrap_or("").trim().eq_ignore_ascii_case("chunked")
+        });
+        ResponseHead {
+            status: self.status().as_u16(),
+            content_length,
+            framed: content_length.is_some()
+                || self.version() == Version::HTTP_2
+                || (self.version() == Version::HTTP_11 && chunked),
+            content_range: text(CONTENT_RANGE),
+            etag: text(ETAG),
+            content_encoding: text(CONTENT_ENCODING),
+            content_type: text(CONTENT_TYPE),
         }
     }
 

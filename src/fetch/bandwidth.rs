@@ -55,12 +55,10 @@ impl Debt {
         Self { bucket, bytes: 0, due: None }
     }
 
-    /// Notes bytes that have come.
     pub(super) fn add(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// What is not reserved yet.
     #[cfg(test)]
     pub(super) fn owed_bytes(&self) -> u64 {
         self.bytes

@@ -37,11 +37,7 @@ pub enum BodyError {
     Transport(#[from] TransportError),
     /// No byte came for too long.
     #[error("no byte came for {after:?}")]
-    Stalled {
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The bytes drip.
+    Stalled { after: Duration },
     #[error(
         "only {bytes} bytes came within a minute of waiting, fewer than download.min_rate demands"
     )]
@@ -55,7 +51,6 @@ pub enum BodyError {
         /// Expected length of the whole file.
         total_bytes: u64,
     },
-    /// Fewer bytes than expected.
     #[error("the body ended after {bytes} of {total_bytes} bytes")]
     EndedEarly {
         /// Length reached, what was there before included.
@@ -71,7 +66,6 @@ pub enum BodyError {
 /// Bounds on how a body may come.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// Longest wait for a byte.
     pub(super) stall_timeout: Duration,
     /// Smallest rate over a minute of waiting, zero for none.
     pub(super) min_rate_bytes_per_second: u64,
@@ -79,7 +73,6 @@ pub(super) struct Patience {
 
 /// The body of a store's answer, or of the API's direct one.
 pub struct Body {
-    /// Where its bytes belong.
     pub opening: Opening,
     /// Every checksum of the whole file that the store sent.
     pub promised: Vec<PromisedChecksum>,
@@ -102,7 +95,6 @@ pub struct Body {
     end: Option<Result<(), BodyError>>,
 }
 
-/// What is known of a body before its first byte.
 pub(super) struct BodyFacts {
     pub(super) opening: Opening,
     pub(super) promised: Vec<PromisedChecksum>,

@@ -28,12 +28,10 @@ pub(super) type Connection = Box<dyn ReadWrite>;
 /// Why there is none; [`crate::transport::TransportError`] finds words for it.
 pub(super) type ConnectError = Box<dyn Error + Send + Sync>;
 
-/// What HTTP is spoken over.
 pub(super) trait ReadWrite: Read + Write + Send + Unpin {}
 
 impl<T: Read + Write + Send + Unpin> ReadWrite for T {}
 
-/// Opens connections to stores.
 pub(super) struct Connector {
     tcp: HttpConnector<JudgingResolver>,
     resolver: JudgingResolver,

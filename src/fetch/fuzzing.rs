@@ -6,7 +6,6 @@ use url::Url;
 
 use super::hop::HopRules;
 
-/// What hops are held to.
 pub(crate) struct Hops(HopRules);
 
 impl Hops {

@@ -15,7 +15,6 @@ use crate::transport::{
     RefusedAddress, has_userinfo, is_loopback_host, is_plain_loopback, same_origin,
 };
 
-/// What hops are held to.
 #[derive(Debug)]
 pub(super) struct HopRules {
     api: Url,
@@ -28,13 +27,10 @@ pub(super) struct HopRules {
 /// Why a hop is not taken. Safe to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HopRefusal {
-    /// Not https.
     #[error("the link is not https")]
     Scheme,
-    /// No host.
     #[error("the link names no host")]
     NoHost,
-    /// A user name or password.
     #[error("the link has a user or password in it")]
     Userinfo,
     /// To the proxy, whose address is exempt from the rules.
@@ -196,7 +192,6 @@ mod tests {
         ("[2001::1]", "teredo"),
         ("[4000::1]", "reserved"),
     ];
-    /// No host is listed.
     const NONE: &[&str] = &[];
     /// Other spellings of loopback that a URL parser takes.
     const LOOPBACK: [&str; 6] =

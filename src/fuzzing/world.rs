@@ -24,7 +24,6 @@ pub(super) struct World {
     pub(super) watch: Watch,
     policies: Policies,
     seconds: u64,
-    /// What was fetched, by file.
     pub(super) fetched: BTreeMap<FileId, CommittedPart>,
     /// The manifest that was last ordered to be written.
     pub(super) sealed: Option<String>,

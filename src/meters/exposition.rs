@@ -5,10 +5,8 @@ use std::fmt::Error;
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::Registry;
 
-/// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// OpenMetrics 1.0.0.
     OpenMetrics,
     /// The text format of Prometheus, 0.0.4.
     Text,
@@ -25,7 +23,6 @@ impl Format {
     }
 }
 
-/// The registries as one text.
 pub(super) fn expose(registries: &[&Registry], format: Format) -> Result<String, Error> {
     let mut exposed = String::new();
     for registry in registries {

@@ -20,7 +20,6 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every value.
             pub const ALL: &[Self] = &[$(Self::$value),+];
 
             /// The value as it is exposed.
@@ -41,19 +40,15 @@ macro_rules! words {
 }
 
 words! {
-    /// How a poll came out.
     PollOutcome {
         /// The API told the export's status.
         Report = "report",
         /// The API does not know the export.
         NotFound = "not_found",
-        /// The API refuses the request.
         Rejected = "rejected",
         /// The API asks for fewer requests.
         Throttled = "throttled",
-        /// The API is unavailable.
         Unavailable = "unavailable",
-        /// The API refuses the key.
         Unauthorized = "unauthorized",
         /// The API does not know its own route.
         RouteNotFound = "route_not_found",
@@ -63,23 +58,18 @@ words! {
 }
 
 words! {
-    /// What is done again.
     Work {
-        /// A poll.
         Poll = "poll",
-        /// A part.
         Part = "part",
     }
 }
 
 words! {
-    /// Why something is done again.
     RetryCause {
         /// The API asks for fewer requests.
         Throttled = "throttled",
         /// The API is unavailable, or does not know its own route.
         Unavailable = "unavailable",
-        /// The API refuses the key.
         Unauthorized = "unauthorized",
         /// A passing fault: of the network, or an answer that is not what was promised.
         Fault = "fault",
@@ -89,7 +79,6 @@ words! {
         Gone = "gone",
         /// The store asks for fewer requests.
         StoreBusy = "store_busy",
-        /// The disk.
         Disk = "disk",
     }
 }
@@ -115,27 +104,19 @@ words! {
 }
 
 words! {
-    /// Where an export stands.
     ExportState {
-        /// The API is asked.
         Polling = "polling",
-        /// Parts are on their way.
         Fetching = "fetching",
-        /// The manifest is being written.
         Sealing = "sealing",
-        /// Whole.
         Whole = "whole",
         /// Failed; the notice is being written.
         Failing = "failing",
-        /// Failed for good.
         Failed = "failed",
     }
 }
 
 words! {
-    /// What became of a reload.
     Verdict {
-        /// It is in force.
         Accepted = "accepted",
         /// The configuration before it goes on.
         Refused = "refused",
@@ -143,7 +124,6 @@ words! {
 }
 
 impl PollOutcome {
-    /// Which one this is.
     #[must_use]
     pub fn of(outcome: &ViewOutcome) -> Self {
         match outcome {

@@ -29,7 +29,6 @@ pub use moment::{Facts, Moment};
 use crate::domain::ids::ProjectName;
 use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project};
 
-/// What every name begins with.
 const PREFIX: &str = "batch_export_watcher";
 /// Bounds in seconds for a poll: an answer at once, up to the longest `request_timeout` that makes
 /// sense.
@@ -146,7 +145,6 @@ impl Meters {
         }
     }
 
-    /// A poll came out so.
     pub fn polled(&self, outcome: PollOutcome) {
         self.0.polls.get_or_create(&OfOutcome { outcome }).inc();
     }
@@ -162,7 +160,6 @@ impl Meters {
         ByteCounter(self.0.bytes.get_or_create_owned(&of_project(project)))
     }
 
-    /// A part is durable.
     pub fn part_downloaded(&self, project: &ProjectName, duration: Duration) {
         self.0.parts.get_or_create(&of_project(project)).inc();
         self.0.part_seconds.observe(duration.as_secs_f64());
@@ -183,7 +180,6 @@ impl Meters {
         self.0.pauses.get_or_create(&of_pause(project, cause)).inc();
     }
 
-    /// A reload came out so.
     pub fn reloaded(&self, verdict: Verdict) {
         self.0.reloads.get_or_create(&OfVerdict { verdict }).inc();
     }
@@ -202,7 +198,6 @@ impl Meters {
 pub struct ByteCounter(Counter);
 
 impl ByteCounter {
-    /// So many more came.
     pub fn add(&self, bytes: u64) {
         self.0.inc_by(bytes);
     }

@@ -15,9 +15,7 @@ type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 /// What is so of the program as a whole.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
-    /// Parts in flight.
     pub slots_in_use: usize,
-    /// Most parts in flight.
     pub slots_max: usize,
     /// Bytes that may still be used on the download directory's file system; `None` where it does
     /// not say so in time.
@@ -26,11 +24,9 @@ pub struct Facts {
     pub reserve_bytes: u64,
     /// Whether the last reload took effect, or there was none.
     pub reload_accepted: bool,
-    /// When the program started.
     pub started_at: Timestamp,
 }
 
-/// The gauges of one scrape.
 #[derive(Debug, Default)]
 pub struct Moment {
     facts: Facts,
@@ -41,7 +37,6 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Without projects so far.
     #[must_use]
     pub fn new(facts: Facts) -> Self {
         Self { facts, ..Self::default() }

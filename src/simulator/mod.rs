@@ -1,17 +1,18 @@
-//! Floor 3, a well-behaved Batch API and object store on loopback, in plain HTTP, for `demo`, tests
-//! and benches.
+//! A well-behaved Batch API and object store on loopback, in plain HTTP, for `demo`, tests and
+//! benches.
 //!
 //! Two origins, as in the real world: the API redirects to a store that takes no credentials. What
-//! they say is a [`Script`] of plain values; every request is recorded; nothing waits for time
-//! unless the script says so. Faults below HTTP (resets, garbage, TLS) are not its business.
+//! they say is a [`Script`] of plain values. Every request is recorded. Nothing waits for time
+//! unless the script says so. Faults below HTTP (resets, garbage, TLS) are out of scope.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `script` | projects, exports, files |
-//! | `steps` | what the n-th request for each gets |
+//! | `script` | projects, exports and what their views say, files |
+//! | `steps` | what the n-th request for a file gets |
 //! | `canned` | an answer written down beforehand |
 //! | `content` | the bytes of a file, given or generated |
 //! | `record` | what was asked and answered |
+//! | `stored` | a file with its validator and checksums |
 //! | `world` | the script as it stands now, counters, links |
 //! | `api`, `store` | one origin each: a request in, a reply out |
 //! | `reply` | bodies on their way: cut, stalled, slowed |
@@ -27,6 +28,7 @@ mod script;
 mod server;
 mod steps;
 mod store;
+mod stored;
 mod world;
 
 use std::io;
@@ -42,14 +44,13 @@ pub use canned::Canned;
 pub use content::Content;
 pub use record::{NotSeen, Origin, Recorded};
 pub use script::{
-    ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject,
+    ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject, ViewStep,
 };
-pub use steps::{LinkStep, Place, Serving, StoreStep, ViewStep};
+pub use steps::{LinkStep, Place, Serving, StoreStep};
 pub use world::UnknownId;
 
 use world::World;
 
-/// The API version in [`Simulator::api_base_url`].
 const API_VERSION: &str = "2.11";
 
 /// A running simulator, inside the caller's tokio runtime. Dropping it ends its tasks and
@@ -91,25 +92,21 @@ impl Simulator {
         while self.servers.join_next().await.is_some() {}
     }
 
-    /// What goes into `api.base_url`.
     #[must_use]
     pub fn api_base_url(&self) -> &str {
         &self.world.api_base_url
     }
 
-    /// Where the API listens.
     #[must_use]
     pub fn api_address(&self) -> SocketAddr {
         self.api_address
     }
 
-    /// Where the store listens.
     #[must_use]
     pub fn store_address(&self) -> SocketAddr {
         self.store_address
     }
 
-    /// The store's own origin, `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn store_origin(&self) -> String {
         format!("http://{}", self.store_address)

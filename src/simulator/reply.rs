@@ -22,7 +22,6 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Frames per second of a slowed body.
 const FRAMES_PER_SECOND: u64 = 20;
 
-/// What hyper sends.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// An answer, before its headers are known to be valid.

@@ -17,17 +17,14 @@ pub enum TransportErrorKind {
     Dns,
     /// An address was refused by this program's own rules.
     Refused,
-    /// No connection came about.
     Connect,
     /// The TLS handshake failed; nothing was sent.
     Tls,
-    /// It took too long.
     Timeout,
     /// The connection ended in the middle of an answer.
     Cut,
     /// The proxy did not play along.
     Proxy,
-    /// Anything else.
     Other,
 }
 
@@ -56,7 +53,6 @@ impl TransportError {
 pub struct RefusedAddress {
     /// The host, safe to show.
     pub host: String,
-    /// The address.
     pub address: IpAddr,
     /// The class of addresses that it belongs to, in words.
     pub class: &'static str,
@@ -96,7 +92,6 @@ impl From<reqwest::Error> for TransportError {
 }
 
 impl TransportError {
-    /// No connection came about.
     pub(crate) fn connecting(error: &(dyn Error + 'static)) -> Self {
         Facts { connect: true, ..Facts::of(error) }.into()
     }
@@ -129,11 +124,8 @@ struct Facts {
     http: Option<String>,
     timeout: bool,
     dns: bool,
-    /// No connection came about.
     connect: bool,
-    /// No request could be made.
     builder: bool,
-    /// A body was cut.
     body: bool,
 }
 

@@ -15,7 +15,6 @@ pub const MAX_HOPS: u8 = 5;
 pub struct SecretUrl(Url);
 
 impl SecretUrl {
-    /// Hides a URL.
     #[must_use]
     pub fn new(url: Url) -> Self {
         Self(url)
@@ -53,7 +52,6 @@ fn host_of(url: &Url) -> String {
 /// credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedLink {
-    /// The link.
     pub url: SecretUrl,
     /// Redirects that may still be taken from here.
     pub hops_left: u8,
@@ -76,12 +74,9 @@ impl fmt::Debug for DirectAnswer {
     }
 }
 
-/// What the download call brought.
 #[derive(Debug)]
 pub enum Link {
-    /// A link to another origin.
     Signed(SignedLink),
-    /// The file itself.
     Direct(DirectAnswer),
 }
 

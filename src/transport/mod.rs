@@ -104,7 +104,6 @@ pub async fn next_chunk(response: &mut Response) -> Result<Option<Bytes>, Transp
 /// Why a body was not read to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The connection failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The body is larger than it may be; reading has stopped.

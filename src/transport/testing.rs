@@ -59,7 +59,6 @@ impl Answer {
         Self::raw(bytes)
     }
 
-    /// A redirect.
     pub(crate) fn redirect(status: u16, location: &str) -> Self {
         Self::with(status, &format!("location: {location}\r\n"), b"")
     }
@@ -77,7 +76,6 @@ impl Answer {
     }
 }
 
-/// The server; stops when dropped.
 pub(crate) struct RawServer {
     address: std::net::SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -106,7 +104,6 @@ impl RawServer {
         Self { address, heads, gate, _tasks: tasks }
     }
 
-    /// A URL of this server.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }

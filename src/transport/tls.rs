@@ -15,17 +15,12 @@ pub enum TlsError {
     CaFile {
         /// `api.ca_file`.
         path: PathBuf,
-        /// Why not.
         reason: String,
     },
-    /// Nothing to trust.
     #[error(
         "no trusted root certificate was found ({reason}); install the system's ca-certificates, or set api.ca_file"
     )]
-    NoRoots {
-        /// What the search said.
-        reason: String,
-    },
+    NoRoots { reason: String },
     /// The cryptography library refuses its own defaults.
     #[error("cannot set up tls: {0}")]
     Provider(#[from] rustls::Error),

@@ -399,7 +399,7 @@ async fn a_part_that_is_gone_and_listed_no_more_is_left_out() {
     let solo = Solo::new(vec![SimExport::new("export_1", views)]).await;
     let output = solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&good.content]);
-    assert!(output.stderr.iter().any(|line| line.contains("the api lists it no more")));
+    assert!(output.stderr.iter().any(|line| line.contains("the API no longer lists it")));
 }
 
 #[tokio::test]

@@ -54,11 +54,9 @@ pub struct Policies {
 /// What a step is given besides its event.
 #[derive(Debug, Clone, Copy)]
 pub struct StepContext<'a> {
-    /// Now.
     pub now: Moment,
     /// The chance that spreads the delays of this step.
     pub jitter: Unit,
-    /// The policies.
     pub policies: &'a Policies,
 }
 
@@ -75,49 +73,38 @@ pub struct Watch {
 pub enum WatchState {
     /// The API is asked until it reports SUCCESS or ERROR.
     Polling(Polling),
-    /// The parts are being fetched.
     Fetching(Fetching),
     /// All parts are committed; the manifest is not yet durable.
     Sealing {
-        /// The manifest's exact text.
         manifest: Arc<str>,
-        /// How many parts, and their bytes together.
         totals: Totals,
     },
     /// Whole. Terminal.
     Completed {
-        /// How many parts, and their bytes together.
         totals: Totals,
-        /// When the manifest became durable.
         at: Timestamp,
     },
     /// Failed for good; `failed.json` or its record is not yet durable.
     Failing {
-        /// Why.
         failure: Failure,
         /// Verified parts, which stay on disk.
         kept: Kept,
     },
     /// Failed for good. Terminal until `retry`.
     Failed {
-        /// Why.
         failure: Failure,
         /// Verified parts, which stay on disk.
         kept: Kept,
     },
 }
 
-/// Size of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Number of parts.
     pub parts: u64,
-    /// Bytes of all parts together.
     pub bytes: u64,
 }
 
 impl Totals {
-    /// The sum over committed parts.
     #[must_use]
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a CommittedPart>) -> Self {
         parts.into_iter().fold(Self::default(), |sum, part| Self {
@@ -132,14 +119,11 @@ impl Totals {
 pub struct Kept {
     /// Parts that are committed and recorded.
     pub committed: BTreeMap<FileId, CommittedPart>,
-    /// Partials that can be continued.
     pub partials: BTreeMap<FileId, ResumablePart>,
 }
 
-/// What happened.
 #[derive(Debug)]
 pub enum WatchEvent {
-    /// A view call came back.
     Viewed(ViewOutcome),
     /// The API's refusal of the request holds for this export alone, not for its whole project.
     RejectionConfirmed,
@@ -156,22 +140,17 @@ pub enum WatchEvent {
     PartStarted(PartKey),
     /// A part's attempt ended: its file is durable under its final name, or not.
     PartEnded {
-        /// Which part.
         key: PartKey,
-        /// How.
         outcome: Result<CommittedPart, PartFailure>,
     },
     /// The first bytes of a part under way are durable.
     PartCheckpointed(ResumablePart),
     /// A part's retry wait is over.
     PartRetryDue(PartKey),
-    /// A record has become durable.
     Recorded(Recorded),
-    /// `manifest.json` is durable.
     ManifestDurable,
     /// Something foreign holds the manifest's name.
     ManifestConflict {
-        /// The cause in words.
         cause: String,
     },
     /// `failed.json` is durable.
@@ -182,19 +161,15 @@ pub enum WatchEvent {
     FailureNoticeRemoved,
 }
 
-/// Which record has become durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
-    /// A committed part.
     PartCommitted(PartKey),
     /// From where a part can be continued.
     PartialSynced {
-        /// Which part.
         key: PartKey,
         /// How many of its bytes are safe.
         bytes: u64,
     },
-    /// The manifest's text.
     Sealing,
     /// The end of an export that is whole.
     Completed,
@@ -204,7 +179,6 @@ pub enum Recorded {
     Watching,
 }
 
-/// What is to be done.
 #[derive(Debug)]
 pub enum Command {
     /// Ask for a view after this delay; replaces an earlier wait.
@@ -215,7 +189,6 @@ pub enum Command {
     QueuePart(PartKey),
     /// Wake the part after this delay.
     RetryPartAfter(PartKey, Duration),
-    /// Write a record.
     Record(RecordChange),
     /// Write `manifest.json`.
     Seal(Arc<str>),
@@ -223,7 +196,6 @@ pub enum Command {
     WriteFailureNotice(Failure),
     /// Take `failed.json` away.
     RemoveFailureNotice,
-    /// Tell people.
     Notify(Notice),
 }
 
@@ -247,24 +219,17 @@ impl Command {
 /// A change to what is known across restarts.
 #[derive(Debug, Clone)]
 pub enum RecordChange {
-    /// The API reported another status.
     StatusSeen(RemoteStatus),
-    /// A part is committed.
     PartCommitted(CommittedPart),
     /// A partial is durable up to its resume point.
     PartialSynced(ResumablePart),
     /// All parts are committed; the manifest's exact text.
     Sealing(Arc<str>),
-    /// The export is whole.
     Completed {
-        /// How many parts, and their bytes together.
         totals: Totals,
-        /// When.
         at: Timestamp,
     },
-    /// The export failed for good.
     Failed(Failure),
-    /// The export is watched again.
     Watching,
 }
 
@@ -273,28 +238,22 @@ pub enum RecordChange {
 pub enum Notice {
     /// The API reports another status than before.
     StatusChanged {
-        /// The status before, if any.
         from: Option<RemoteStatus>,
-        /// The status now.
         to: RemoteStatus,
     },
     /// Polls of this export fail; said once until the cause changes.
     PollFailing {
-        /// Why.
         cause: String,
     },
     /// Polls of this export work again.
     PollRecovered,
     /// The server said something odd that is dealt with; said once.
     Surprise {
-        /// What.
         words: String,
     },
     /// The files of a finished export are known.
     PartsListed {
-        /// How many.
         parts: u64,
-        /// Their declared bytes together.
         bytes: u64,
         /// Parts of them that are on disk and recorded already.
         committed: u64,
@@ -303,32 +262,23 @@ pub enum Notice {
     },
     /// An attempt at a part failed and will be repeated; said once until the cause changes.
     PartFailing {
-        /// Which part.
         key: PartKey,
-        /// Why.
         cause: String,
     },
     /// A part will not be tried again.
     PartAbandoned {
-        /// Which part.
         key: PartKey,
-        /// Why.
         cause: String,
     },
     /// The first bytes of a part are on disk and recorded.
     PartCheckpointed {
-        /// Which part.
         key: PartKey,
-        /// How many.
         bytes: u64,
     },
     /// A part is on disk and recorded.
     PartCommitted(CommittedPart),
-    /// `manifest.json` is in its place.
     ExportSealed(Totals),
-    /// The export is whole.
     ExportCompleted(Totals),
-    /// The export failed for good.
     ExportFailed(Failure),
     /// The notice of the failure is gone; the export is as if it had never failed.
     FailureForgotten,
@@ -337,7 +287,6 @@ pub enum Notice {
 /// What a part needs to be worked on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartOrder {
-    /// Which part.
     pub key: PartKey,
     /// Its length, where the API declared one.
     pub declared_bytes: Option<u64>,
@@ -358,19 +307,16 @@ impl Watch {
         Self { project, export, state }
     }
 
-    /// The export's ID.
     #[must_use]
     pub fn export(&self) -> &ExportId {
         &self.export
     }
 
-    /// The project's name.
     #[must_use]
     pub fn project(&self) -> &ProjectName {
         &self.project
     }
 
-    /// Where the work stands.
     #[must_use]
     pub fn state(&self) -> &WatchState {
         &self.state

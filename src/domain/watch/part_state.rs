@@ -9,7 +9,6 @@ use crate::domain::resume::ResumePoint;
 pub struct Part {
     /// Its length, where the API declared one.
     pub declared_bytes: Option<u64>,
-    /// Where it stands.
     pub state: PartState,
     /// Failed attempts in a row, without progress between them.
     pub(super) failures: u32,
@@ -21,7 +20,6 @@ pub struct Part {
     pub(super) resume: Option<ResumePoint>,
 }
 
-/// The stages of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartState {
     /// Waits for a slot.
@@ -38,9 +36,7 @@ pub enum PartState {
     Committed(CommittedPart),
     /// Will not be tried again. Terminal.
     Abandoned {
-        /// The case.
         kind: FailureKind,
-        /// The cause in words.
         cause: String,
         /// The API's code, where it sent one.
         error_code: Option<String>,

@@ -18,7 +18,6 @@ use super::Position;
 /// A file or a folder; 0 is the one that is recorded.
 pub(crate) type Node = usize;
 
-/// What was done.
 #[derive(Clone)]
 pub(crate) enum Operation {
     MakeFolder { parent: Node, name: String, folder: Node },
@@ -36,7 +35,6 @@ pub(crate) enum Operation {
 /// The operations so far, each with its position.
 pub(crate) type Log = Vec<(Position, Operation)>;
 
-/// Records until it is dropped.
 pub(crate) struct Recording(Arc<Mutex<Records>>);
 
 struct Records {
@@ -66,7 +64,6 @@ impl Recording {
         Self(records)
     }
 
-    /// What was done so far.
     pub(crate) fn log(&self) -> Log {
         lock(&self.0).log.clone()
     }

@@ -27,7 +27,6 @@ pub(super) fn position() -> Position {
     0
 }
 
-/// A folder was made.
 #[inline]
 pub(super) fn folder_made(parent: &OwnedFd, name: &OsStr) {
     #[cfg(test)]
@@ -51,7 +50,6 @@ pub(super) fn wrote(file: &File, bytes: &[u8]) {
     let _ = (file, bytes);
 }
 
-/// A file was cut.
 #[inline]
 pub(super) fn cut(file: &File, bytes: u64) {
     #[cfg(test)]
@@ -83,7 +81,6 @@ pub(super) fn linked(folder: impl AsFd, name: &str) {
     let _ = (folder, name);
 }
 
-/// A file has another name.
 #[inline]
 pub(super) fn renamed(folder: impl AsFd, old: &str, new: &str) {
     #[cfg(test)]
@@ -91,7 +88,6 @@ pub(super) fn renamed(folder: impl AsFd, old: &str, new: &str) {
     let _ = (folder, old, new);
 }
 
-/// A name is gone.
 #[inline]
 pub(super) fn removed(folder: &OwnedFd, name: &str) {
     #[cfg(test)]
