@@ -1,4 +1,4 @@
-//! The doors through which `crate::fuzzing` reaches what is private here.
+//! Gives `crate::fuzzing` access to private items of this room.
 
 use url::Url;
 
@@ -15,7 +15,7 @@ pub(crate) fn parse_view(
     wire::parse_view(body, asked, secrets).map_err(|error| error.to_string())
 }
 
-/// A URL that is asked with credentials.
+/// A URL that is requested with credentials.
 pub(crate) struct Credentialed(ApiUrl);
 
 impl Credentialed {
@@ -28,7 +28,7 @@ impl Credentialed {
         self.0.as_url()
     }
 
-    /// Where a redirect leads: to be asked with credentials, or without.
+    /// Follows a redirect on this origin; hands back a target on another one.
     pub(crate) fn follow(&self, target: Url) -> Result<Self, Url> {
         self.0.follow(target).map(Self)
     }

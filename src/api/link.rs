@@ -37,7 +37,7 @@ impl ApiClient {
         loop {
             let response = match self.get(&url, &bearer, "*/*").await {
                 Ok(response) => response,
-                Err(error) => return LinkOutcome::Fault(unreachable_api(&error)),
+                Err(error) => return LinkOutcome::Fault(unreachable_api(&url, &error)),
             };
             if response.status() == 200 {
                 return LinkOutcome::Link(Link::Direct(DirectAnswer(response)));
@@ -112,7 +112,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn every_redirect_to_another_origin_is_a_link_that_is_not_asked() {
+    async fn every_redirect_to_another_origin_is_a_link_and_is_not_followed() {
         for status in [301, 302, 303, 307, 308] {
             let elsewhere = RawServer::start([]).await;
             let target = elsewhere.url("/bucket/file?X-Sig=s3cr3t#top");

@@ -1,5 +1,4 @@
-//! The Batch API and nothing else: what is asked, with which credentials, and what the answers
-//! mean.
+//! The Batch API: its calls, their credentials, and what the answers mean.
 
 mod client;
 mod error;

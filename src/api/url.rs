@@ -1,8 +1,8 @@
-//! A URL on the API's origin: the only kind that is asked with credentials.
+//! A URL on the API's origin: only such a URL is requested with credentials.
 
 use url::Url;
 
-use crate::transport::{ClientError, same_origin};
+use crate::transport::{ClientError, host_of, same_origin};
 
 #[derive(Clone)]
 pub(super) struct ApiUrl(Url);
@@ -24,9 +24,13 @@ impl ApiUrl {
         Self(url)
     }
 
-    /// Where a redirect from here leads: on this origin, or off it and given back.
+    /// Follows a redirect on this origin; hands back a target on another one.
     pub(super) fn follow(&self, target: Url) -> Result<Self, Url> {
         if same_origin(&self.0, &target) { Ok(Self(target)) } else { Err(target) }
+    }
+
+    pub(super) fn host(&self) -> String {
+        host_of(&self.0)
     }
 
     pub(super) fn as_url(&self) -> &Url {
@@ -39,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_with_a_slash_at_its_end_makes_the_same_calls() {
+    fn a_trailing_slash_in_base_url_changes_nothing() {
         for base in ["https://api.example/2.11", "https://api.example/2.11/"] {
             let url = ApiUrl::endpoint(&base.parse().unwrap(), "view").unwrap().with("id", "a");
             assert_eq!(url.as_url().as_str(), "https://api.example/2.11/exports/view?id=a");

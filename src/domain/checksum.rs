@@ -1,5 +1,5 @@
-//! The checksums an object store may send with a body, parsed; the hashing itself is done where the
-//! bytes are.
+//! Parses the checksums that an object store may send with a body. The hashing is done elsewhere,
+//! with the bytes.
 //!
 //! Sources: `Content-MD5` RFC 1864; `Digest` RFC 3230; `Repr-Digest` and `Content-Digest` RFC 9530;
 //! `x-goog-hash` Cloud Storage XML API; `x-amz-checksum-*` Amazon S3 API, where a value ending in
@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// What a finished file was held against; the words of the manifest's `verified_by`.
+/// What a finished file was checked against; the words of the manifest's `verified_by`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
@@ -97,17 +97,17 @@ pub struct PromisedChecksum {
     pub value: Vec<u8>,
 }
 
-/// Which bytes an answer's headers speak of.
+/// Which bytes an answer's headers describe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coverage {
     /// A 200: body and representation are the same bytes.
     Whole,
-    /// A 206: headers about the body speak of the range, and are no use for the whole file.
+    /// A 206: headers about the body describe the range, and say nothing about the whole file.
     Range,
 }
 
-/// Every checksum of the whole file among `headers` (name in lower case, value), each once; what
-/// cannot be read is left out.
+/// Every checksum of the whole file among `headers` (name in lower case, value), each once. Invalid
+/// ones are left out.
 #[must_use]
 pub fn promised_checksums<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -159,7 +159,7 @@ pub fn promised_checksums<'a>(
     if !composite {
         found.extend(amazon);
     }
-    // Cloud Storage hashes what it stores; when that is compressed and was unpacked on the way, the
+    // Cloud Storage hashes what it stores. If that is compressed and was unpacked on the way, the
     // hash is of other bytes.
     if !stored_encoded {
         found.extend(google);

@@ -1,4 +1,4 @@
-//! What can go wrong, classified by what is done about it.
+//! What can go wrong, classified by what the program does about it.
 
 use std::time::Duration;
 
@@ -79,8 +79,8 @@ impl ApiRefusal {
         self.with_message(format!("{what} (HTTP {}, {})", self.status, self.code))
     }
 
-    /// As [`ApiRefusal::words`], without the code. For the cause of a failure, which carries the
-    /// code in a field of its own: whoever shows a failure adds the code.
+    /// As [`ApiRefusal::words`], without the code: a [`Failure`] has it in a field of its own, and
+    /// it is shown beside the cause.
     #[must_use]
     pub fn cause(&self, what: &str) -> String {
         self.with_message(format!("{what} (HTTP {})", self.status))
@@ -165,7 +165,7 @@ pub enum PartFailure {
     Held(Hold),
     /// A file that is not ours has the final name.
     Conflict { cause: String },
-    /// The program is draining; the partial is synced where [`super::resume::ResumePoint`] says so.
+    /// The program is draining; the partial is synced up to its [`super::resume::ResumePoint`].
     Stopped {
         /// Where a later run may continue.
         resume: Option<super::resume::ResumePoint>,

@@ -53,11 +53,9 @@ pub struct ManifestPart {
 pub enum ManifestError {
     #[error("not a manifest: {0}")]
     Shape(#[from] serde_json::Error),
-    /// Written by another version of this program.
-    #[error("manifest version {0} is not known to this version")]
+    #[error("manifest version {0} is not supported by this version of the program")]
     Version(u32),
-    /// A part whose path is not the one its number and ID make.
-    #[error("the path of part {0} does not fit its number and file id")]
+    #[error("the path of part {0} does not match its number and file ID")]
     Path(u32),
 }
 
@@ -92,10 +90,10 @@ impl Manifest {
         to_json(self)
     }
 
-    /// Reads a manifest back and holds it to its own rules.
+    /// Reads a manifest back and checks its rules.
     ///
     /// # Errors
-    /// When the bytes are not JSON of this shape, of another version, or name a path that is not
+    /// If the bytes are not JSON of this shape, have another version, or name a path that is not
     /// ours.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(bytes)?;
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_points_elsewhere_is_refused() {
+    fn a_manifest_with_foreign_paths_is_refused() {
         let text = manifest().to_text();
         let escaped = text.replace("part-00001-a.json", "../../etc/passwd");
         assert!(matches!(Manifest::parse(escaped.as_bytes()), Err(ManifestError::Path(1))));

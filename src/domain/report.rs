@@ -56,13 +56,13 @@ impl RemoteStatus {
 pub struct PartListing {
     /// The file's ID, the identity of the part.
     pub file_id: FileId,
-    /// The part number, from 1, where the API gave one.
+    /// The part number, from 1, if the API gave one.
     pub number: Option<u32>,
-    /// The size in bytes, where the API gave one.
+    /// The size in bytes, if the API gave one.
     pub declared_bytes: Option<u64>,
 }
 
-/// What a report says of an export besides its status and files; goes into the manifest.
+/// What a report says about an export besides its status and files; goes into the manifest.
 #[derive(Debug, Clone, Default)]
 pub struct ReportFacts {
     /// PROFILE_ATTRIBUTES or PROFILE_EVENTS, verbatim.
@@ -79,7 +79,7 @@ pub struct ReportFacts {
 pub struct Report {
     pub export: ExportId,
     pub status: RemoteStatus,
-    /// The files; `None` where the field is absent or null. Rows with equal IDs are already merged.
+    /// The files; `None` if the field is absent or null. Rows with equal IDs are already merged.
     pub files: Option<Vec<PartListing>>,
     pub facts: ReportFacts,
 }

@@ -10,8 +10,8 @@
 //! Every name is resolved against an open directory, and symbolic links are not followed below the
 //! directory that the operator named.
 //!
-//! What is made here has exactly the mode that was asked for, whatever the umask; the group, and a
-//! folder's setgid bit, are those that the kernel takes from a setgid folder above.
+//! Files and folders get exactly the mode that was asked for, whatever the umask. The group, and a
+//! folder's setgid bit, come from the kernel, which takes them from a setgid folder above.
 
 mod calls;
 mod directory;

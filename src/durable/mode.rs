@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
-/// A umask may have taken bits away from a new file, or a default ACL given it some. Only then is
-/// there something to change, which would cost an update of the inode.
+/// A umask may have removed bits from a new file, or a default ACL added some. The mode is changed
+/// only then, because a change costs an update of the inode.
 pub(super) fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
     if Mode::from_raw_mode(fs::fstat(file)?.st_mode) == mode {
         Ok(())
@@ -15,10 +15,10 @@ pub(super) fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result
     }
 }
 
-/// Changes the mode of a new folder where its permission bits are not the wanted ones. In a setgid
-/// folder the kernel has made it setgid too, so that what is made in it has the same group: a
-/// change that leaves the bit out would clear it, and one that has it may be forbidden
-/// (`RestrictSUIDSGID=` of systemd says EPERM). Of the two the permissions matter more.
+/// Changes the mode of a new folder if its permission bits are wrong. In a setgid folder the kernel
+/// has made it setgid too, so that its files get the same group. A change without that bit would
+/// clear it, and a change with it may be forbidden (EPERM under systemd's `RestrictSUIDSGID=`).
+/// Then the permissions matter more.
 pub(super) fn correct(
     found: Mode,
     wanted: Mode,

@@ -23,8 +23,8 @@ pub(super) struct Working {
 #[must_use]
 pub struct Synced(Working);
 
-/// A file under its final name, which a power loss may still take back. Dropped without
-/// [`Named::settle`], it stays.
+/// A file under its final name, which a power cut may still undo. It stays if it is dropped without
+/// [`Named::settle`].
 #[derive(Debug)]
 #[must_use]
 pub struct Named {
@@ -42,8 +42,8 @@ impl Working {
         DurableError::new(operation, self.dir.path().join(&self.name), errno)
     }
 
-    /// Removes the working file, unless its name has passed to another one. What cannot be removed
-    /// is found and removed when the export is prepared again.
+    /// Removes the working file, unless its name now belongs to another file. If that fails, it is
+    /// removed when the export is prepared again.
     pub(super) fn discard(self) {
         if self.is_named && self.dir.names_file(&self.name, &self.file).unwrap_or(false) {
             drop(self.dir.remove(&self.name));
@@ -54,9 +54,9 @@ impl Working {
 /// Why a synced file did not get its final name.
 #[derive(Debug)]
 pub enum CommitFailure {
-    /// Something has that name already. The working file is as it was.
+    /// Something already has that name. The working file is unchanged.
     Occupied(Synced),
-    /// The file system failed. The working file is gone, and so is the final name.
+    /// The file system failed. Working file and final name are gone.
     Failed(DurableError),
 }
 
@@ -68,18 +68,17 @@ impl Synced {
     /// Gives the file its final name in the same directory, never over an existing file.
     ///
     /// # Errors
-    /// [`CommitFailure`]; after [`CommitFailure::Failed`] neither name is left, as far as the file
-    /// system lets us.
+    /// [`CommitFailure`]; after [`CommitFailure::Failed`] both names are gone, as far as the file
+    /// system allows.
     pub fn name(self, final_name: &str, no_overwrite: NoOverwrite) -> Result<Named, CommitFailure> {
         let working = self.0;
         let published = if working.is_named {
-            // The name could have passed to another file, whose bytes nobody verified.
+            // The name could now belong to another file, whose bytes were not verified.
             if !working.dir.names_file(&working.name, &working.file).unwrap_or(false) {
                 return Err(CommitFailure::Failed(working.failed("find again", Errno::STALE)));
             }
             let published = no_overwrite.publish(&working.dir, &working.name, final_name);
-            // Nor may it have passed to another file since: that one was under our working name,
-            // and nobody verified it. A final name that is not there at all is a consumer's doing.
+            // The same during the rename. If the final name is gone, a consumer took the file.
             if matches!(published, Ok(Published::Done))
                 && !working.dir.names_file(final_name, &working.file).unwrap_or(true)
             {
@@ -102,19 +101,15 @@ impl Synced {
     }
 
     /// [`Synced::name`] and [`Named::settle`] for a single file.
-    ///
-    /// # Errors
-    /// As those.
     pub fn commit(self, final_name: &str, no_overwrite: NoOverwrite) -> Result<(), CommitFailure> {
         let named = self.name(final_name, no_overwrite)?;
         Named::settle(vec![named]).map_err(CommitFailure::Failed)
     }
 
-    /// Leaves the working file where it is, its name durable too.
+    /// Keeps the working file under its working name, and makes that durable too.
     ///
     /// # Errors
-    /// When it cannot be named, or the directory cannot be synced; the working file is thrown away
-    /// then.
+    /// If it cannot be named, or the directory cannot be synced; then the working file is deleted.
     pub fn keep(self) -> Result<(), DurableError> {
         let working = self.0;
         if !working.is_named {
@@ -138,8 +133,8 @@ impl Named {
     /// Makes the names of a group of files durable, with one sync of each directory.
     ///
     /// # Errors
-    /// When a directory cannot be synced: whether its names would survive a power loss is not known
-    /// then, so that none of the group stays visible.
+    /// If a directory cannot be synced. Then its names might not survive a power cut, so none of
+    /// the group stays visible.
     #[expect(clippy::needless_pass_by_value, reason = "the names are spent, whatever comes of it")]
     pub fn settle(group: Vec<Self>) -> Result<(), DurableError> {
         let mut synced: Vec<&Arc<Dir>> = Vec::new();
@@ -222,12 +217,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_file_without_a_name_leaves_nothing_behind_and_takes_no_name_that_is_taken() {
+    fn an_unnamed_file_leaves_nothing_behind_and_never_replaces_a_file() {
         let (root, dir) = dir();
         let unnamed = |bytes: &[u8]| {
             let mut partial = Partial::create_unnamed(&dir, ".work", FileMode::PRIVATE).unwrap();
             partial.write(bytes).unwrap();
-            assert!(partial.checkpoint().is_none(), "nobody could find its bytes again");
+            assert!(partial.checkpoint().is_none(), "its bytes could not be found again");
             partial.start_writing_back();
             partial.sync().unwrap()
         };
@@ -276,7 +271,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_that_nobody_verified_cannot_slip_under_the_final_name() {
+    fn unverified_bytes_never_get_the_final_name() {
         let (root, dir) = dir();
         let verified = synced(&dir, b"verified");
         std::fs::remove_file(root.path().join(".work")).unwrap();
@@ -288,11 +283,13 @@ pub(super) mod tests {
         assert_eq!(dir.names().unwrap(), [".work"], "and the other one's file stays");
     }
 
+    /// Another thread uses the moment between the check of the working name and its rename, again
+    /// and again.
     #[test]
-    fn a_working_name_that_passes_to_another_file_at_any_moment_takes_no_final_name() {
+    fn a_working_name_taken_over_by_another_file_at_any_moment_gets_no_final_name() {
         let (root, dir) = dir();
         let (work, other) = (root.path().join(".work"), root.path().join(".other"));
-        // Gone with the loop, also where that panics.
+        // Ends with the loop, also if that panics.
         let running = Arc::new(());
         let until = Arc::downgrade(&running);
         std::thread::scope(|scope| {

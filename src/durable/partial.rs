@@ -14,14 +14,13 @@ use crate::domain::modes::FileMode;
 /// Bytes read at a time when a file is hashed from disk.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A working file that may lack anything. Dropped, it stays on disk, and nothing vouches for its
-/// bytes.
+/// A working file whose bytes may be lost in a power cut. Dropped, it stays on disk, and its bytes
+/// are not to be trusted.
 #[derive(Debug)]
 #[must_use]
 pub struct Partial(Working);
 
-/// Makes the bytes durable that a working file has so far, while more are written to it: a
-/// checkpoint. Blocks.
+/// A checkpoint: makes the bytes so far durable, while more are written. Blocks.
 #[derive(Debug)]
 #[must_use]
 pub struct DataSync {
@@ -32,21 +31,14 @@ pub struct DataSync {
 }
 
 impl Partial {
-    /// Creates the working file `name`, empty; one that is left over from before is removed.
-    ///
-    /// # Errors
-    /// When it cannot be created.
+    /// Creates the working file `name`, empty. Removes one that is left over from before.
     pub fn create(dir: &Arc<Dir>, name: &str, mode: FileMode) -> Result<Self, DurableError> {
         dir.remove(name)?;
         Ok(Self(Working::new(dir, name, true, dir.create_file(name, mode)?)))
     }
 
-    /// Creates a working file without a name: it is gone when it is dropped, also by a crash,
-    /// unless it was kept or committed. Kept, it is called `name`. Only where
-    /// [`super::probe_unnamed`] says so.
-    ///
-    /// # Errors
-    /// When it cannot be created.
+    /// Creates a working file without a name, which disappears when it is dropped, also in a crash,
+    /// unless it was kept (as `name`) or committed. Only if [`super::probe_unnamed`] says so.
     pub fn create_unnamed(
         dir: &Arc<Dir>,
         name: &str,
@@ -56,10 +48,10 @@ impl Partial {
     }
 
     /// Opens the working file `name`, gives it this mode and cuts it to its first `keep_bytes`;
-    /// `None` where it is missing, shorter, or somebody else's.
+    /// `None` if it is missing, shorter, or has another owner.
     ///
     /// # Errors
-    /// When it is there and cannot be opened or cut.
+    /// If it is there and cannot be opened or cut.
     pub fn reopen(
         dir: &Arc<Dir>,
         name: &str,
@@ -80,11 +72,8 @@ impl Partial {
         Ok(Some(partial))
     }
 
-    /// Reserves room up to `bytes` from the file's start, without changing its length. Whether the
-    /// file system could: where it cannot, the room is found out when it is written to.
-    ///
-    /// # Errors
-    /// When there is no such room.
+    /// Reserves room up to `bytes` from the file's start, without changing its length. Returns
+    /// whether the file system can do that; if not, a lack of room shows when the file is written.
     pub fn preallocate(&self, bytes: u64) -> Result<bool, DurableError> {
         match calls::allocate(&self.0.file, &self.0.name, bytes) {
             Ok(()) => Ok(true),
@@ -98,16 +87,13 @@ impl Partial {
     /// Appends.
     ///
     /// # Errors
-    /// When not all of it could be written; how much was is not known.
+    /// If not all of it could be written; how much was is not known.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         calls::write(&self.0.file, &self.0.name, bytes)
             .map_err(|error| self.io_error("write", &error))
     }
 
-    /// Cuts the file to its first `keep_bytes` and goes on from there.
-    ///
-    /// # Errors
-    /// When it cannot be cut.
+    /// Cuts the file to its first `keep_bytes` and continues from there.
     pub fn cut(&mut self, keep_bytes: u64) -> Result<(), DurableError> {
         calls::truncate(&self.0.file, &self.0.name, keep_bytes)
             .map_err(|errno| self.0.failed("cut", errno))?;
@@ -120,17 +106,16 @@ impl Partial {
     /// Shows `visit` the first `length` bytes, from disk.
     ///
     /// # Errors
-    /// When they cannot be read, or are not there.
+    /// If they cannot be read, or are not there.
     pub fn read(&self, length: u64, visit: &mut dyn FnMut(&[u8])) -> Result<(), DurableError> {
         read(&self.0.file, length, visit).map_err(|error| self.io_error("read", &error))
     }
 
-    /// What makes the bytes durable that are there now. `None` for a file without a name: nobody
-    /// could find them.
+    /// A checkpoint of the bytes so far. `None` for a file without a name, which could not be found
+    /// again.
     pub fn checkpoint(&mut self) -> Option<DataSync> {
         let with_name = !self.0.name_synced;
-        // Should that fail, the file is thrown away: so the name can be taken for durable from here
-        // on.
+        // If that fails, the file is thrown away. So from here on the name counts as durable.
         self.0.name_synced = true;
         self.0.is_named.then(|| DataSync {
             dir: Arc::clone(&self.0.dir),
@@ -145,15 +130,12 @@ impl Partial {
     /// system's journal instead of one each: 2,000 files of 50 KB in groups of 32 took 0.38 s
     /// instead of 0.72 s on ext4.
     pub fn start_writing_back(&self) {
-        // Advice: where it is not taken, the sync does all the work.
+        // Only advice: if the kernel ignores it, the sync does all the work.
         let _ = fs::fadvise(&self.0.file, 0, None, Advice::DontNeed);
     }
 
     /// Makes the bytes durable. A working file that cannot be synced is thrown away: no later fsync
     /// could be believed.
-    ///
-    /// # Errors
-    /// When fsync fails.
     pub fn sync(self) -> Result<Synced, DurableError> {
         match calls::sync(&self.0.file, &self.0.name) {
             Ok(()) => Ok(Synced::new(self.0)),
@@ -178,7 +160,7 @@ impl DataSync {
     /// Syncs, the first time the file's name as well.
     ///
     /// # Errors
-    /// When that fails: nothing of the file is to be believed then, and it has to be thrown away.
+    /// If that fails: nothing of the file is to be believed then, and it has to be thrown away.
     pub fn run(self) -> Result<(), DurableError> {
         let failed = |errno| DurableError::new("sync", self.dir.path().join(&self.name), errno);
         calls::sync_data(&self.file, &self.name).map_err(failed)?;
@@ -189,7 +171,7 @@ impl DataSync {
 /// Shows `visit` the first `length` bytes of a file.
 ///
 /// # Errors
-/// When they cannot be read, or the file is shorter.
+/// If they cannot be read, or the file is shorter.
 pub(super) fn read(file: &File, length: u64, visit: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
     if length == 0 {
         return Ok(());
@@ -217,10 +199,8 @@ mod tests {
     use super::super::naming::tests::{dir, synced};
     use super::*;
 
-    /// Between the look at the working name and its rename there is a moment, and somebody who uses
-    /// it again and again.
     #[test]
-    fn what_cannot_be_synced_is_thrown_away() {
+    fn a_file_that_cannot_be_synced_is_deleted() {
         let (root, dir) = dir();
         // A pipe refuses fsync, and a named one has a name to be thrown away.
         fs::mknodat(&*dir, ".work", fs::FileType::Fifo, fs::Mode::RUSR | fs::Mode::WUSR, 0)
@@ -245,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_is_continued_from_where_it_is_trusted() {
+    fn a_partial_is_continued_from_its_trusted_bytes() {
         let (root, dir) = dir();
         synced(&dir, b"12345678").keep().unwrap();
         assert!(

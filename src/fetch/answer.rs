@@ -1,4 +1,4 @@
-//! An answer whose body has not been read yet: the store's, or the API's own where it sent the file
+//! An answer whose body has not been read yet: the store's, or the API's if it sent the file itself
 //! instead of a link.
 
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use super::wire::WireBody;
 use crate::domain::resume::ResponseHead;
 use crate::transport::{DirectAnswer, TransportError};
 
-/// The head of an answer, and its body on its way.
+/// The head of an answer, and its unread body.
 pub(super) struct Answer {
     head: Parts,
     body: OnItsWay,
@@ -50,8 +50,8 @@ impl Answer {
         self.head.version
     }
 
-    /// The length of what is left of the body, by the framing that is in force: a `Content-Length`
-    /// beside chunks means nothing.
+    /// The length of the rest of the body by its real framing: a `Content-Length` beside chunks
+    /// means nothing.
     pub(super) fn content_length(&self) -> Option<u64> {
         match &self.body {
             OnItsWay::Store { body, .. } => body.length(),
@@ -62,8 +62,8 @@ impl Answer {
 
     /// The facts of the head that [`judge_response`](crate::domain::resume::judge_response) needs.
     pub(super) fn head(&self) -> ResponseHead {
-        // A repeated header is one list (RFC 9110 section 5.3); where a single value is meant, the list
-        // does not parse.
+        // A repeated header is one list (RFC 9110 section 5.3). Where one value is expected, the
+        // list does not parse.
         let text = |name: HeaderName| {
             let values: Vec<_> = self
                 .headers()
@@ -73,7 +73,6 @@ impl Answer {
                 .collect();
             (!values.is_empty()).then(|| values.join(", "))
         };
-        // The length by the framing that is in force: a Content-Length beside chunks means nothing.
         let content_length = self.content_length();
         let chunked = text(TRANSFER_ENCODING).is_some_and(|codings| {
             codings.rsplit(',').next().unwrap_or("").trim().eq_ignore_ascii_case("chunked")
@@ -95,11 +94,11 @@ impl Answer {
     /// timeout.
     ///
     /// # Errors
-    /// When the body was cut; the error never holds the URL.
+    /// If the body was cut; the error never holds the URL.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, TransportError> {
         loop {
             match poll_fn(|cx| self.body.poll_frame(cx)).await {
-                // Trailers are of no use to anybody.
+                // Trailers are ignored.
                 Some(frame) => {
                     if let Ok(bytes) = frame?.into_data() {
                         return Ok(Some(bytes));

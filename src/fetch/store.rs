@@ -1,8 +1,9 @@
-//! The store client: from a link to an open body, over the store's own redirects, each judged anew.
+//! The store client: from a link to an open body. It follows the store's own redirects and judges
+//! each of them.
 //!
 //! It speaks HTTP/1.1 through hyper itself (`wire`), not through `reqwest` as the API's client
-//! does: that is what lets a part have a read buffer of known size, and be read by the task that
-//! hashes and writes it.
+//! does. So a part has a read buffer of known size, and the task that hashes and writes a part also
+//! reads it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,34 +31,34 @@ use crate::transport::{
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePolicy {
-    /// Any URL of the API: links never lead back to its origin, and where it is on loopback, to
+    /// Any URL of the API. Links never lead back to its origin; if it is on loopback, they lead to
     /// loopback only.
     pub api_origin: Url,
-    /// Hosts that may have addresses which are not public.
+    /// Hosts that may have addresses that are not public.
     pub allowed_hosts: Vec<String>,
     /// To connect, TLS included.
     pub connect_timeout: Duration,
-    /// To the headers of one answer, connecting included.
+    /// To the headers of one answer, including the connect.
     pub headers_timeout: Duration,
     /// Longest wait for a byte of a body.
     pub stall_timeout: Duration,
     /// Smallest rate over a minute of waiting; zero for none.
     pub min_rate_bytes_per_second: u64,
-    /// Cap on all bodies together, of every clone of the client; `None` for none.
+    /// Cap on all bodies of all clones of the client together.
     pub bandwidth: Option<Bandwidth>,
 }
 
 /// Why there is no body to read. All causes are safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchRefusal {
-    /// 400, 401, 403 or 410: this link is no good, a fresh one may be.
+    /// 400, 401, 403 or 410: this link does not work, a fresh one may.
     LinkRefused { cause: String },
     /// 404.
     Gone { cause: String },
     /// 429 or 503: the host waits.
     Busy {
         host: String,
-        /// `Retry-After`, where the answer had a usable one.
+        /// `Retry-After`, if the answer had a usable one.
         retry_after: Option<Duration>,
     },
     /// The partial cannot be continued: drop it and ask for the whole file.
@@ -81,12 +82,11 @@ pub struct StoreClient {
     headers_timeout: Duration,
     patience: Patience,
     bucket: Option<SharedBucket>,
-    /// The cap that the bodies of the client before are held to, once this one is in force.
+    /// The cap for the bodies of the previous client, once this client takes over.
     inherited: Option<(SharedBucket, Bandwidth)>,
 }
 
 impl StoreClient {
-    /// A client that trusts whom `tls` does.
     #[must_use]
     pub fn new(tls: &ClientConfig, policy: &StorePolicy) -> Self {
         let plain = is_plain_loopback(&policy.api_origin);
@@ -113,7 +113,7 @@ impl StoreClient {
         }
     }
 
-    /// The client of another policy; nothing changes before [`StoreClient::take_over`].
+    /// A client with another policy; nothing changes before [`StoreClient::take_over`].
     #[must_use]
     pub fn successor(&self, tls: &ClientConfig, policy: &StorePolicy) -> Self {
         let mut next = Self::new(tls, policy);
@@ -127,27 +127,27 @@ impl StoreClient {
         next
     }
 
-    /// This client is in force. Its cap on bandwidth holds for it and the client before together:
-    /// what is under way with that one is held to the new cap as well, and to none where there is
-    /// none any more. Only a first cap leaves it alone.
+    /// Puts this client into use. Its bandwidth cap holds for it and the previous client together:
+    /// bodies under way get the new cap as well, or none if there no longer is one. Only a first
+    /// cap leaves them alone.
     pub fn take_over(&self) {
         if let Some((bucket, bandwidth)) = &self.inherited {
             bucket.change(*bandwidth);
         }
     }
 
-    /// The same client with connections of its own, which are at home on the runtime that reads
-    /// from them.
+    /// The same client with connections of its own, which belong to the runtime that reads from
+    /// them.
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
         Self { pool: Pool::default(), ..self.clone() }
     }
 
-    /// Opens the body behind `link` as `plan` says, and holds its head to the rules of
+    /// Opens the body behind `link` as `plan` says, and judges its head by the rules of
     /// [`crate::domain::resume`].
     ///
     /// # Errors
-    /// When there is no body to read, by what is to be done about it.
+    /// If there is no body to read; the variant says what to do about it.
     pub async fn open(
         &self,
         link: Link,
@@ -194,7 +194,7 @@ impl StoreClient {
                 return Ok((response, host));
             }
             let target = redirect_target(url.expose(), response.headers())
-                .map_err(|words| fault(&format_args!("it answered with {words}")))?;
+                .map_err(|words| fault(&format_args!("answered with {words}")))?;
             hops_left = hops_left.checked_sub(1).ok_or_else(|| {
                 fault(&format_args!("the link redirects more than {MAX_HOPS} times"))
             })?;
@@ -202,7 +202,7 @@ impl StoreClient {
         }
     }
 
-    /// One request, on a connection that is open already where there is one.
+    /// Sends one request, on an open connection if the pool has one.
     pub(super) async fn get(&self, url: &Url, plan: &Plan) -> Result<Answer, TransportError> {
         let origin = Origin::of(url);
         let mut request = request(url, plan).ok_or_else(TransportError::no_request)?;

@@ -1,5 +1,4 @@
-//! A world in which everything goes well: it does what a watch commands, until the watch has
-//! settled.
+//! A world in which everything succeeds: it does what a watch commands until the watch has settled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -48,11 +47,11 @@ impl World {
         self.watch.step(event, &StepContext { now, jitter: Unit::HALF, policies: &self.policies })
     }
 
-    /// Does what is commanded, and what that brings, until nothing is left to do.
+    /// Executes commands, and those that follow from them, until nothing is left to do.
     ///
     /// # Panics
-    /// When that does not end, when a part is fetched that is committed, or when a manifest is not
-    /// what was committed.
+    /// If that does not end, if a committed part is fetched again, or if a manifest is not what was
+    /// committed.
     pub(super) fn bring_home(&mut self, commands: Vec<Command>, report: &Report) {
         let parts = report.files.as_ref().map_or(0, Vec::len);
         let mut left = 100 + 20 * parts;
@@ -107,7 +106,7 @@ impl World {
     /// The manifest of an export that is whole.
     ///
     /// # Panics
-    /// When it is not whole, or the manifest cannot be read back.
+    /// If it is not whole, or the manifest cannot be read back.
     pub(super) fn manifest(&self) -> Manifest {
         let WatchState::Completed { totals, .. } = self.watch.state() else {
             panic!("{:?}", self.watch)

@@ -1,5 +1,5 @@
-//! Every label and every value that it can have. Nothing that a server or a file says becomes one:
-//! only names of projects, which the configuration bounds.
+//! Every label and every value that it can have. No text from a server or a file becomes a label;
+//! only the names of projects do, and the configuration bounds these.
 
 use std::fmt::{Error, Write as _};
 
@@ -118,7 +118,7 @@ words! {
 words! {
     Verdict {
         Accepted = "accepted",
-        /// The configuration before it goes on.
+        /// The previous configuration stays in use.
         Refused = "refused",
     }
 }
@@ -148,7 +148,7 @@ impl RetryCause {
     pub const OF_POLLS: &[Self] =
         &[Self::Throttled, Self::Unavailable, Self::Unauthorized, Self::Fault];
 
-    /// Why a poll that came out so is done again; `None` where it did what it was to do.
+    /// Why a poll with this outcome is repeated; `None` if it did what it should.
     #[must_use]
     pub fn of_poll(outcome: &ViewOutcome) -> Option<Self> {
         match outcome {
@@ -158,7 +158,7 @@ impl RetryCause {
         }
     }
 
-    /// Why a part that ended so is done again; `None` where it is not, or where nothing was tried.
+    /// Why a part with this outcome is repeated; `None` if it is not, or if nothing was tried.
     #[must_use]
     pub fn of_part(failure: &PartFailure) -> Option<Self> {
         match failure {
@@ -176,7 +176,7 @@ impl RetryCause {
             Hold::Unavailable { .. } | Hold::RouteNotFound => Some(Self::Unavailable),
             Hold::Unauthorized { .. } | Hold::KeyReplaced => Some(Self::Unauthorized),
             Hold::StoreBusy { .. } => Some(Self::StoreBusy),
-            // Nothing was asked of the store.
+            // No request was sent to the store.
             Hold::StoreWaits { .. } => None,
             Hold::Disk { .. } => Some(Self::Disk),
         }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_asked_nothing_of_a_waiting_store_is_no_retry() {
+    fn a_part_that_waits_for_its_store_is_no_retry() {
         let waits = PartFailure::Held(Hold::StoreWaits { host: "store.example".to_owned() });
         assert_eq!(RetryCause::of_part(&waits), None);
         let busy = Hold::StoreBusy { host: "store.example".to_owned(), retry_after: None };

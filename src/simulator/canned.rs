@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canned {
     pub status: u16,
-    /// Headers, in order; `Date` and the framing are added where they are missing.
+    /// Headers, in order; `Date` and the framing are added if they are missing.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -59,7 +59,8 @@ impl Canned {
     #[must_use]
     pub fn store_error(status: u16, code: &str, message: &str) -> Self {
         let body = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+             <Error><Code>{code}</Code><Message>{message}</Message></Error>"
         );
         Self::new(status, "application/xml", body)
     }

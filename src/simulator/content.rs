@@ -22,7 +22,8 @@ const HASHED_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Bytes(Bytes),
-    /// A JSON array of so many bytes, the same for the same seed. Valid JSON from two bytes up.
+    /// A JSON array of this length, always the same for the same seed. Valid JSON from two bytes
+    /// up.
     Generated {
         bytes: u64,
         /// What tells it from others of the same length.
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn any_range_of_generated_content_is_that_range_of_the_whole() {
+    fn a_range_of_generated_content_equals_that_range_of_the_whole() {
         let content = Content::Generated { bytes: 500, seed: 3 };
         let all = whole(&content);
         for from in 0..500_u64 {

@@ -101,7 +101,7 @@ pub struct NotSeen {
     pub seen: String,
 }
 
-/// The list of requests; each change wakes whoever waits.
+/// The list of requests; each change wakes all waiters.
 #[derive(Debug)]
 pub(super) struct Recorder(watch::Sender<Log>);
 

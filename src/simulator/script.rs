@@ -1,6 +1,6 @@
 //! What the simulator plays: projects, their exports and files, as plain values.
 //!
-//! The keys in a script are made up by whoever writes it; none is a secret, and `Debug` shows them.
+//! The keys in a script are made up; none is a secret, and `Debug` shows them.
 
 use std::time::Duration;
 
@@ -23,8 +23,7 @@ pub struct Script {
     pub projects: Vec<SimProject>,
     /// How long a signed link is good for.
     pub link_lifetime: Duration,
-    /// The origin in signed links, where it is not the store's own: a proxy that stands in front of
-    /// it.
+    /// The origin in signed links, if it is not the store's own: a proxy in front of it.
     pub link_origin: Option<String>,
     /// Waited before each answer of the API, to look like a network.
     pub latency: Duration,
@@ -53,9 +52,9 @@ impl Script {
 /// One project and what it exported.
 #[derive(Debug, Clone)]
 pub struct SimProject {
-    /// What `X-Batch-Project` has to say.
+    /// The value of `X-Batch-Project`.
     pub project_key: String,
-    /// What `Authorization: Bearer` has to say.
+    /// The bearer token.
     pub rest_api_key: String,
     /// Its exports, newest first.
     pub exports: Vec<SimExport>,
@@ -76,7 +75,7 @@ pub struct SimExport {
     pub request: Value,
     /// When it was requested; it starts six seconds later and ends after six more.
     pub request_date: Timestamp,
-    /// What each view call says; an empty list is a 404.
+    /// The answers to view calls, in order; an empty list is a 404.
     pub views: Vec<ViewStep>,
     /// Files that can be downloaded although no view step lists them.
     pub unlisted: Vec<SimFile>,
@@ -120,7 +119,7 @@ impl SimExport {
         Self::new(id, ["CREATED", "RUNNING", "ERROR"].map(ViewStep::status).into())
     }
 
-    /// The answer's body for this status, and these files where the field is present.
+    /// The answer's body for this status, with these files.
     #[must_use]
     pub fn report(&self, status: &str, files: Option<&[SimFile]>, api_base_url: &str) -> Value {
         let started = matches!(status, "RUNNING" | "SUCCESS" | "ERROR");
@@ -194,7 +193,7 @@ pub struct SimFile {
     /// The part number in its row.
     pub part: Option<u64>,
     pub declared: Declared,
-    /// The `url` in its row, where it is not the download call.
+    /// The `url` in its row, if it is not the download call.
     pub url: Option<String>,
     pub content: Content,
     pub etag: Etag,

@@ -53,7 +53,7 @@ impl From<Canned> for StoreStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Bytes(u64),
-    /// After so many thousandths of the body, whatever range of the file it is; below 1000 it is
+    /// After this many thousandths of the body, whatever range of the file it is; below 1000 it is
     /// never the end.
     Permille(u16),
 }
@@ -86,8 +86,7 @@ pub struct Serving {
     pub other_content: Option<Content>,
     /// Answers 200 with the whole file to a request for a range.
     pub ignores_range: bool,
-    /// Answers a request for a range with that range although the file is not the one that
-    /// `If-Range` speaks of.
+    /// Answers a request for a range with that range although `If-Range` does not match.
     pub ignores_if_range: bool,
     /// Sends chunks, and no `Content-Length`.
     pub chunked: bool,
@@ -96,7 +95,7 @@ pub struct Serving {
     pub claimed_length: Option<u64>,
     /// Closes the connection there, in the middle of the body.
     pub cut_after: Option<Place>,
-    /// There waits for [`super::Simulator::release`] of the file's ID, then goes on.
+    /// Waits there for [`super::Simulator::release`] of the file's ID, then continues.
     pub stall_after: Option<Place>,
     /// Waits for [`super::Simulator::release`] of the file's ID before the head of the answer.
     pub held: bool,

@@ -110,7 +110,7 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
     Reply { status, headers, body }
 }
 
-/// Whether the file is still the one whose range is asked for, or nothing was said about that.
+/// Whether `If-Range`, if there is one, matches the file.
 fn is_unchanged(request: &HeaderMap, etag: Option<&str>) -> bool {
     let validator = request.get("if-range").map(|value| value.to_str().unwrap_or_default());
     validator.is_none_or(|validator| Some(validator) == etag && !validator.starts_with("W/"))
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_mean_what_rfc_9110_says() {
+    fn ranges_follow_rfc_9110() {
         for (range, expected) in [
             ("bytes=0-", Some(Asked::Part { first: 0, last: 99 })),
             ("bytes=40-", Some(Asked::Part { first: 40, last: 99 })),

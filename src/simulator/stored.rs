@@ -1,11 +1,10 @@
-//! A file with what the store says about it: its validator and its checksums.
+//! A file with the headers that the store sends for it: its validator and its checksums.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::script::{ChecksumHeader, Etag, SentChecksum, SimFile};
 
-/// A file with what the store says about it.
 #[derive(Debug)]
 pub(super) struct StoredFile {
     pub(super) file: SimFile,
@@ -65,7 +64,7 @@ mod tests {
     use crate::domain::checksum::{Algorithm, Coverage, promised_checksums};
 
     #[test]
-    fn every_checksum_header_is_one_that_the_program_reads() {
+    fn the_program_reads_every_checksum_header() {
         use ChecksumHeader as Header;
         for (header, algorithm) in [
             (Header::ContentMd5, Algorithm::Md5),

@@ -15,7 +15,6 @@ use super::script::{Script, SimExport, SimProject, ViewStep};
 use super::steps::{LinkStep, Serving, StoreStep};
 use super::stored::StoredFile;
 
-/// The script names no such project or export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the script has no {kind} {id}")]
 pub struct UnknownId {
@@ -112,7 +111,7 @@ impl World {
 
     /// Waits until `id` is released; at once if it already is.
     pub(super) async fn wait_for_release(&self, id: &str) {
-        // The sender is `self`: this cannot fail while anybody waits.
+        // The sender is `self`: this cannot fail during a wait.
         let _ = self.released.subscribe().wait_for(|released| released.contains(id)).await;
     }
 

@@ -13,9 +13,6 @@ use backoff::backoff::Backoff;
 use crate::domain::retry::{RetryPolicy, RetryPolicyError};
 
 /// Delays whose ceiling doubles from `initial` up to `max`.
-///
-/// # Errors
-/// If `initial` is zero or above `max`.
 pub fn retry_policy(initial: Duration, max: Duration) -> Result<RetryPolicy, RetryPolicyError> {
     if initial > max {
         return Err(RetryPolicyError);

@@ -1,4 +1,4 @@
-//! A server on loopback for the tests of both clients: hands out raw bytes, one scripted answer a
+//! A loopback server for the tests of both clients: sends raw bytes, one scripted answer a
 //! connection, and keeps the heads of the requests it saw.
 
 use std::sync::{Arc, Mutex};
@@ -179,7 +179,7 @@ pub(crate) fn tls() -> ClientConfig {
     tls_config(None, false).unwrap()
 }
 
-/// A client as the program's own are, without a proxy.
+/// A client like the program's own, without a proxy.
 pub(crate) fn client() -> reqwest::Client {
     let api = "http://127.0.0.1/".parse().unwrap();
     build(client_builder(&tls(), ALPN_HTTP1, &api, Duration::from_secs(5))).unwrap()

@@ -93,8 +93,8 @@ impl Fetching {
             .map(|(key, part)| order(key, part))
     }
 
-    /// Declared bytes that have no room on the disk yet. `allocated_bytes` says how much room a part
-    /// under way has taken.
+    /// Declared bytes that have no room on the disk yet. `allocated_bytes` says how much room a
+    /// part under way has taken.
     #[must_use]
     pub fn missing_bytes(&self, allocated_bytes: impl Fn(&PartKey) -> u64) -> u64 {
         let missing = |(key, part): (&PartKey, &Part)| {

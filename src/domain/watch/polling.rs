@@ -17,7 +17,7 @@ pub struct Polling {
     seen: Option<RemoteStatus>,
     unchanged: u32,
     failures: u32,
-    /// The last cause of failing polls that was told to people.
+    /// The last cause of failing polls that was logged.
     told: Option<String>,
     /// Since when (on the monotonic clock) the API has not known this export.
     not_found_since: Option<Duration>,
@@ -226,7 +226,8 @@ mod tests {
     use crate::domain::watch::tests::{ended, listing};
     use crate::domain::watch::{Watch, WatchState};
 
-    /// Whoever shows a failure adds its code: a cause with the code in it would say it twice.
+    /// A failure is shown with its code beside the cause: with the code in the cause it would be
+    /// said twice.
     #[test]
     fn a_cause_leaves_the_code_to_its_field_and_a_notice_has_it_once() {
         let code = || Some("SOME_CODE".to_owned());

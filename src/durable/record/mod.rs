@@ -1,5 +1,5 @@
-//! What is done to a file system, for a test that asks what a power cut would have left of it. The
-//! functions have a body in the tests of this crate only.
+//! Records what is done to a file system, so that a test can ask what a power cut would have left.
+//! The functions have a body only in the tests of this crate.
 
 #[cfg(test)]
 mod log;
@@ -96,9 +96,6 @@ pub(super) fn removed(folder: &OwnedFd, name: &str) {
 }
 
 /// Whether a file system knows `RENAME_NOREPLACE`.
-///
-/// # Errors
-/// As that of one that does not.
 #[inline]
 pub(super) fn knows_rename(folder: impl AsFd) -> Result<(), Errno> {
     #[cfg(test)]
@@ -107,7 +104,7 @@ pub(super) fn knows_rename(folder: impl AsFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Something else has happened that a recording of this place is to know of.
+/// Notes another event in the recording of this place.
 #[inline]
 pub(crate) fn note<T: Any + Send + Sync>(place: &Path, note: impl FnOnce() -> T) {
     #[cfg(test)]

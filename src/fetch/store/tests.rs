@@ -128,10 +128,10 @@ async fn hops_are_counted_and_judged_anew() {
     assert_eq!(
         looping.heads().len(),
         usize::from(MAX_HOPS),
-        "the api's own redirect was the first hop"
+        "the API's own redirect was the first hop"
     );
     for (location, expected) in [
-        ("http://127.0.0.1:1/s3cr3t", "back to the api"),
+        ("http://127.0.0.1:1/s3cr3t", "back to the API"),
         ("https://93.184.216.34/s3cr3t", "public address"),
         ("https://169.254.169.254/s3cr3t", "metadata address"),
         ("http://user:s3cr3t@127.0.0.1/", "user or password"),
@@ -141,7 +141,7 @@ async fn hops_are_counted_and_judged_anew() {
         assert!(words.contains(expected), "{location}: {words}");
     }
     let words = cause(open(Answer::with(307, "", b""), &Plan::FromStart, None).await);
-    assert!(words.contains("without a location"), "{words}");
+    assert!(words.contains("without a Location"), "{words}");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn a_name_that_leads_inward_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart_by_what_is_done_about_them() {
+async fn each_refusal_is_classified_by_its_remedy() {
     let of = async |status: u16| {
         let answer = Answer::with(status, "retry-after: 7\r\n", b"<Error>s3cr3t</Error>");
         open(answer, &Plan::FromStart, None).await.unwrap_err()

@@ -109,7 +109,8 @@ impl Fetching {
                 commands.push(Command::QueuePart(key));
             } else {
                 let words = format!(
-                    "part {} is gone and the API no longer lists it; the export continues without it",
+                    "part {} is gone and the API no longer lists it; \
+                     the export continues without it",
                     key.number
                 );
                 commands.push(Command::Notify(Notice::Surprise { words }));
