@@ -50,7 +50,7 @@ fn broken_answers() -> Vec<(&'static str, StoreStep, &'static str)> {
         (
             "compressed",
             well().header("content-encoding", "gzip").into(),
-            "content-encoding that nobody",
+            "Content-Encoding that was not requested",
         ),
         (
             "ranged",

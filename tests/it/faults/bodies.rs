@@ -372,7 +372,7 @@ async fn a_body_that_drips_below_the_smallest_rate_is_given_up() {
     let stage = Stage::new(Scheme::Http, vec![export], Scripts::new(), scripts).await;
     let watcher = stage.start();
     let given_up = |line: &str| {
-        line.contains("part failed") && line.contains("fewer than download.min_rate demands")
+        line.contains("part failed") && line.contains("fewer than download.min_rate requires")
     };
     watcher.wait_for_log_within(given_up, Duration::from_secs(75)).await;
     stage.settled(watcher).await;
