@@ -121,7 +121,7 @@ pub fn promised_checksums<'a>(
     for (name, value) in headers {
         match name {
             "content-md5" if coverage == Coverage::Whole => {
-                found.extend(decode(Algorithm::Md5, value))
+                found.extend(decode(Algorithm::Md5, value));
             }
             "digest" => found.extend(value.split(',').filter_map(|item| {
                 let (name, value) = item.trim().split_once('=')?;

@@ -169,7 +169,7 @@ impl Fetching {
         match event {
             WatchEvent::Viewed(outcome) => self.viewed(outcome, cx, commands),
             WatchEvent::Prepared { adopted, conflicts } => {
-                self.prepared(adopted, conflicts, commands)
+                self.prepared(adopted, conflicts, commands);
             }
             WatchEvent::PartStarted(key) => {
                 if let Some(part) =

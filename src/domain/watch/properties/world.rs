@@ -450,7 +450,7 @@ impl World {
                 assert_eq!(kept.committed, self.parts, "a committed part was lost");
             }
             WatchState::Completed { totals, .. } => {
-                assert_eq!(*totals, Totals::of(self.parts.values()))
+                assert_eq!(*totals, Totals::of(self.parts.values()));
             }
             WatchState::Polling(_) => {}
         }
