@@ -1,6 +1,6 @@
-//! The simulated Batch API and object store as a program of their own, until SIGTERM or SIGINT:
-//! what the tests of the installed service ask (`tests/service`), and what a configuration can be
-//! tried against by hand.
+//! The simulated Batch API and object store as a program, which runs until SIGTERM or SIGINT. The
+//! tests of the installed service use it (`tests/service`); a configuration can be tried with it by
+//! hand.
 //!
 //! Prints the API's base URL as one line. With an address as its argument, such as `127.0.0.1:53`,
 //! it also answers DNS there: every name is 127.0.0.1. Then signed links lead to the store by a
@@ -22,9 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const KEY: &str = "simulated-rest-api-key";
 /// Made up.
 const PROJECT: &str = "project_simulated";
-/// The store's name, where links lead to it by name.
+/// The store's name, for links with a name.
 const STORE_NAME: &str = "store.test";
-/// Longest question that is answered; DNS over UDP has no longer ones.
+/// Longest question; DNS over UDP has no longer ones.
 const MAX_QUESTION_BYTES: usize = 512;
 
 #[tokio::main(flavor = "current_thread")]
@@ -75,14 +75,14 @@ fn script() -> Script {
     Script::new(vec![SimProject::new(PROJECT, KEY, exports)])
 }
 
-/// Every name is 127.0.0.1, and has no other address. Without a socket waits for ever.
+/// Answers 127.0.0.1 for every name. Without a socket it waits for ever.
 async fn answer_names(socket: Option<UdpSocket>) -> io::Result<()> {
     let Some(socket) = socket else { return std::future::pending().await };
     let mut question = [0; MAX_QUESTION_BYTES];
     loop {
         let (bytes, client) = socket.recv_from(&mut question).await?;
         if let Some(answer) = answer_to(&question[..bytes]) {
-            // A client that has gone has asked again or given up.
+            // A client that is gone has asked again or given up.
             let _ = socket.send_to(&answer, client).await;
         }
     }
@@ -92,7 +92,7 @@ async fn answer_names(socket: Option<UdpSocket>) -> io::Result<()> {
 fn answer_to(message: &[u8]) -> Option<Vec<u8>> {
     let (header, rest) = message.split_at_checked(12)?;
     let name_bytes = rest.iter().position(|byte| *byte == 0)? + 1;
-    // The name, its type and its class; what comes after it, such as EDNS, is not repeated.
+    // The name, its type and its class; what follows, such as EDNS, is not repeated.
     let question = rest.get(..name_bytes + 4)?;
     let asks_for_ipv4 = question[name_bytes..name_bytes + 2] == [0, 1];
     let mut answer = header[..2].to_vec();

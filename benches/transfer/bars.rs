@@ -7,7 +7,6 @@ use super::table::{Spread, markdown};
 
 /// The most that this program's memory may come to with a few parts in flight, in MiB.
 const FEW_IN_FLIGHT_MIB: f64 = 24.0;
-/// The same with many.
 const MANY_IN_FLIGHT_MIB: f64 = 64.0;
 /// The most that an export may wait for us as a rule, in milliseconds.
 const LATENCY_MILLISECONDS: f64 = 50.0;

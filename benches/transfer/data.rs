@@ -45,7 +45,6 @@ pub(crate) const WIDE: Set = Set { name: "wide", parts: 64, part_bytes: 20_000_0
 pub(crate) const SHORT: Set =
     Set { name: "short", parts: 256, part_bytes: 1_000_000, distinct: 16 };
 
-/// All of them.
 pub(crate) const ALL: [Set; 4] = [BIG, SMALL, WIDE, SHORT];
 
 impl Set {
@@ -93,7 +92,7 @@ impl Data {
     /// Makes the sets that are not there yet.
     pub(crate) fn prepare(folder: &Path, sets: &[Set]) -> Result<Self, Trouble> {
         let mut data = Self { folder: folder.to_owned(), sums: BTreeMap::new() };
-        fs::create_dir_all(data.blobs()).doing(|| "the data folder cannot be made".to_owned())?;
+        fs::create_dir_all(data.blobs()).doing(|| "cannot create the data folder".to_owned())?;
         for &set in sets {
             let sums = match data.known(set) {
                 Some(sums) => sums,
@@ -178,7 +177,7 @@ impl Data {
             sums.extend(sums.get(&original).copied().map(|sum| (id, sum)));
         }
         let index = Index { edition: EDITION, part_bytes: set.part_bytes, sums };
-        let text = serde_json::to_vec(&index).doing(|| "the index cannot be made".to_owned())?;
+        let text = serde_json::to_vec(&index).doing(|| "cannot create the index".to_owned())?;
         write(&self.index_path(set), &text)?;
         Ok(index.sums)
     }

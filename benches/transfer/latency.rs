@@ -1,7 +1,7 @@
-//! How long an export waits for us: from the answer that says SUCCESS to its manifest on disk.
+//! The latency of an export: from the answer with SUCCESS to its manifest on disk.
 //!
-//! nginx cannot change its mind, so the project's own simulator is asked here. It holds the answer
-//! that says SUCCESS until we let it go: that is when the clock starts.
+//! nginx cannot change its answers, so this uses the project's own simulator. It holds the answer
+//! with SUCCESS until it is released: that starts the clock.
 
 use std::path::Path;
 use std::thread;
@@ -24,7 +24,6 @@ const PART_BYTES: u64 = 1_000_000;
 const LOOK: Duration = Duration::from_micros(200);
 /// Longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The only export.
 const EXPORT: &str = "export_late";
 
 /// One measurement in milliseconds, by a fresh program in an empty folder.
@@ -39,7 +38,7 @@ pub(crate) async fn measure_once(folder: &Path) -> Result<f64, Trouble> {
         "rest-key-of-the-bench",
         vec![export],
     )]);
-    let sim = Simulator::start(script).await.doing(|| "the simulator does not start".to_owned())?;
+    let sim = Simulator::start(script).await.doing(|| "cannot start the simulator".to_owned())?;
     let config = our_config(sim.api_base_url(), EXPORT, IN_FLIGHT);
     let config = config.parse().map_err(std::io::Error::other).doing(|| "toml".to_owned())?;
     let planned = start_ours(folder, &config)?;
@@ -47,13 +46,13 @@ pub(crate) async fn measure_once(folder: &Path) -> Result<f64, Trouble> {
     // The program ends by itself once the export is whole.
     let (_, waited) =
         tokio::try_join!(measure(&planned, folder), from_success_to(&manifest, &sim))?;
-    let bytes = std::fs::read(&manifest).doing(|| "the manifest cannot be read".to_owned())?;
+    let bytes = std::fs::read(&manifest).doing(|| "cannot read the manifest".to_owned())?;
     Manifest::parse(&bytes).map_err(|error| Trouble::Wrong(error.to_string()))?;
     sim.stop().await;
     Ok(waited.as_secs_f64() * 1000.0)
 }
 
-/// Lets the answer go that says SUCCESS, once it is waited for, and waits for the manifest.
+/// Releases the answer with SUCCESS once it was asked for, and waits for the manifest.
 async fn from_success_to(manifest: &Path, sim: &Simulator) -> Result<Duration, Trouble> {
     let held = |requests: &[Recorded]| {
         requests.iter().filter(|request| request.is_view_of(EXPORT)).count() > RUNNING_VIEWS

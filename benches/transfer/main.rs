@@ -6,9 +6,9 @@
 //! cargo bench --bench transfer -- --only big-http,latency --runs 3
 //! ```
 //!
-//! Needs nginx, curl, openssl and aria2c; wget2, rclone and Python's requests take part where they
-//! are installed. Tables go to standard output, progress to standard error. Everything lies under
-//! `target/`: about 6 GB at a time, of which the generated data stays for the next run.
+//! Needs nginx, curl, openssl and aria2c; wget2, rclone and Python's requests take part if they
+//! are installed. Tables go to standard output, progress to standard error. All files are under
+//! `target/`: about 6 GB at a time. The generated data stays for the next run.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -16,7 +16,7 @@
 //! | `rig` | nginx, as API and store |
 //! | `peers` | the tools and their commands |
 //! | `measure` | one run of a command, measured |
-//! | `scenario` | rounds, and whether the right bytes came home |
+//! | `scenario` | rounds, and whether the right bytes arrived |
 //! | `latency` | from SUCCESS to the manifest |
 //! | `bars` | what has to be reached |
 //! | `report`, `table` | numbers into Markdown |
@@ -26,7 +26,7 @@
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a benchmark talks to whoever runs it: results on one stream, progress on the other"
+    reason = "a benchmark prints results on one stream and progress on the other"
 )]
 
 mod bars;
@@ -74,13 +74,13 @@ struct Options {
     /// Counted runs of each tool, after one to warm up.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
     runs: u8,
-    /// These scenarios alone.
+    /// Run only these scenarios.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Name the scenarios and end.
+    /// List the scenarios and exit.
     #[arg(long)]
     list: bool,
-    /// End with 1 when a bar is missed.
+    /// Exit with 1 if a bar is missed.
     #[arg(long)]
     check: bool,
     /// What `cargo bench` says.
@@ -133,11 +133,11 @@ fn build_the_program() -> Result<(), Trouble> {
         .args(["build", "--locked", "--profile", profile, "--bin", env!("CARGO_PKG_NAME")])
         .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
         .status()
-        .doing(|| "cargo does not start".to_owned())?;
+        .doing(|| "cannot start cargo".to_owned())?;
     if built.success() {
         Ok(())
     } else {
-        Err(Trouble::Wrong("the program cannot be built".to_owned()))
+        Err(Trouble::Wrong("cannot build the program".to_owned()))
     }
 }
 
@@ -148,13 +148,14 @@ fn bench(options: &Options) -> Result<usize, Trouble> {
     }
     build_the_program()?;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("transfer");
-    fs::create_dir_all(&folder).doing(|| "the benchmark's folder cannot be made".to_owned())?;
-    let lock = File::create(folder.join("lock")).doing(|| "no lock can be made".to_owned())?;
-    lock.try_lock().doing(|| "another benchmark runs in this target folder".to_owned())?;
-    // Left by one that was killed.
+    fs::create_dir_all(&folder).doing(|| "cannot create the benchmark's folder".to_owned())?;
+    let lock =
+        File::create(folder.join("lock")).doing(|| "cannot create the lock file".to_owned())?;
+    lock.try_lock().doing(|| "another benchmark is running in this target folder".to_owned())?;
+    // Left by a run that was killed.
     let work = folder.join("work");
     if work.exists() {
-        fs::remove_dir_all(&work).doing(|| "the work folder cannot be removed".to_owned())?;
+        fs::remove_dir_all(&work).doing(|| "cannot remove the work folder".to_owned())?;
     }
     let scenarios =
         if options.only.is_empty() { Scenario::value_variants() } else { &options.only };
@@ -162,7 +163,7 @@ fn bench(options: &Options) -> Result<usize, Trouble> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .doing(|| "the runtime does not start".to_owned())?;
+        .doing(|| "cannot start the runtime".to_owned())?;
     let result = runtime.block_on(async {
         let installed = installed().await?;
         require_space(&folder, scenarios, options, &installed)?;
@@ -171,7 +172,7 @@ fn bench(options: &Options) -> Result<usize, Trouble> {
         sets.dedup();
         let data = Data::prepare(&folder.join("data"), &sets)?;
         let stopped = stopped()?;
-        fs::create_dir(&work).doing(|| "the work folder cannot be made".to_owned())?;
+        fs::create_dir(&work).doing(|| "cannot create the work folder".to_owned())?;
         tokio::select! {
             missed = run(scenarios, options, &data, &work, &installed) => missed,
             () = stopped => Err(Trouble::Stopped),
@@ -181,7 +182,7 @@ fn bench(options: &Options) -> Result<usize, Trouble> {
     runtime.shutdown_background();
     let removed = if work.exists() { fs::remove_dir_all(&work) } else { Ok(()) };
     let missed = result?;
-    removed.doing(|| "the work folder cannot be removed".to_owned())?;
+    removed.doing(|| "cannot remove the work folder".to_owned())?;
     Ok(missed)
 }
 
@@ -245,7 +246,7 @@ fn require_space(
         scenarios.iter().map(|scenario| scenario.disk_bytes(rounds, installed)).max().unwrap_or(0);
     let sets: u64 = data::ALL.iter().map(|set| set.distinct_bytes()).sum();
     let needed = runs + sets;
-    let disk = rustix::fs::statvfs(folder).doing(|| "the free space is not told".to_owned())?;
+    let disk = rustix::fs::statvfs(folder).doing(|| "cannot query the free space".to_owned())?;
     if disk.f_bavail * disk.f_frsize < needed {
         return Err(Trouble::Wrong(format!(
             "the disk needs {} GB of free space",
@@ -255,9 +256,9 @@ fn require_space(
     Ok(())
 }
 
-/// Comes back at the first SIGINT or SIGTERM.
+/// Returns at the first SIGINT or SIGTERM.
 fn stopped() -> Result<impl Future<Output = ()>, Trouble> {
-    let words = || "signals cannot be caught".to_owned();
+    let words = || "cannot catch signals".to_owned();
     let mut interrupt = signal(SignalKind::interrupt()).doing(words)?;
     let mut terminate = signal(SignalKind::terminate()).doing(words)?;
     Ok(async move {

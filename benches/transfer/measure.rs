@@ -30,9 +30,7 @@ const LAST_WORDS_BYTES: usize = 600;
 /// A command to be measured.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    /// What is run.
     pub(crate) program: PathBuf,
-    /// Its arguments.
     pub(crate) arguments: Vec<String>,
     /// Its variables beside those of [`environment`].
     pub(crate) variables: Vec<(&'static str, String)>,
@@ -40,7 +38,6 @@ pub(crate) struct Planned {
     pub(crate) starts_in: PathBuf,
 }
 
-/// What one run took.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// From its start to its end.
@@ -87,7 +84,7 @@ fn run(arguments: &[String]) -> Result<String, Trouble> {
         .doing(|| format!("{program} does not start"))?;
     let wall_seconds = started.elapsed().as_secs_f64();
     let usage =
-        getrusage(UsageWho::RUSAGE_CHILDREN).doing(|| "the usage is not told".to_owned())?;
+        getrusage(UsageWho::RUSAGE_CHILDREN).doing(|| "cannot read the usage".to_owned())?;
     let cpu_seconds = seconds(usage.user_time()) + seconds(usage.system_time());
     let run = Run { wall_seconds, cpu_seconds, peak_kib: usage.max_rss(), code: status.code() };
     serde_json::to_string(&run).doing(|| "the report cannot be written".to_owned())
@@ -134,8 +131,9 @@ impl Drop for Group {
 /// goes to the disk before, not meanwhile.
 pub(crate) async fn measure(planned: &Planned, folder: &Path) -> Result<Run, Trouble> {
     settle(folder)?;
-    let itself = std::env::current_exe().doing(|| "this program is not found".to_owned())?;
-    let stderr = File::create(folder.join(STDERR)).doing(|| "no log can be made".to_owned())?;
+    let itself = std::env::current_exe().doing(|| "cannot find this program".to_owned())?;
+    let stderr =
+        File::create(folder.join(STDERR)).doing(|| "cannot create the log file".to_owned())?;
     let mut child = tokio::process::Command::new(itself)
         .arg(RUN_PARENT)
         .arg(&planned.program)
@@ -150,7 +148,7 @@ pub(crate) async fn measure(planned: &Planned, folder: &Path) -> Result<Run, Tro
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .doing(|| "the parent of a run does not start".to_owned())?;
+        .doing(|| "cannot start the parent of a run".to_owned())?;
     let mut group = Group::of(&child);
     // Held, not written to.
     let _leash = child.stdin.take();
@@ -160,7 +158,7 @@ pub(crate) async fn measure(planned: &Planned, folder: &Path) -> Result<Run, Tro
             last_words(folder)
         )));
     };
-    let output = output.doing(|| "a run cannot be waited for".to_owned())?;
+    let output = output.doing(|| "cannot wait for a run".to_owned())?;
     let run: Option<Run> = serde_json::from_slice(&output.stdout).ok();
     if run.is_some() {
         group.ended();
@@ -177,7 +175,7 @@ pub(crate) async fn measure(planned: &Planned, folder: &Path) -> Result<Run, Tro
     }
 }
 
-/// The variables of every command: nobody's own settings count.
+/// The variables of every command, without anyone's own settings.
 pub(crate) fn environment(home: &Path) -> [(&'static str, std::ffi::OsString); 3] {
     [
         ("PATH", std::env::var_os("PATH").unwrap_or_default()),

@@ -1,5 +1,5 @@
-//! The tools, and how each of them is told the same job: every part of a set, eight at a time, into
-//! an empty folder.
+//! The tools, and how each gets the same job: every part of a set, eight at a time, into an empty
+//! folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub(crate) const IN_FLIGHT: usize = 8;
 pub(crate) const OUT: &str = "out";
 /// The project in the configuration that is written here; a folder in the downloads.
 pub(crate) const PROJECT: &str = "bench";
-/// Where the key is that nobody asks for.
+/// The key's file; nginx does not check the key.
 const KEY_VARIABLE: &str = "BENCH_REST_KEY";
 /// Longest wait for a tool's version.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,10 +44,9 @@ with ThreadPoolExecutor(threads) as pool:
         pass
 "#;
 
-/// One way to bring an export home.
+/// One way to download an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tool {
-    /// This program.
     Ours,
     /// `curl --parallel`.
     Curl,
@@ -65,23 +64,17 @@ pub(crate) enum Tool {
     Requests,
 }
 
-/// One run to be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job<'a> {
-    /// What is asked.
     pub(crate) rig: &'a Rig,
-    /// How.
     pub(crate) scheme: Scheme,
-    /// For what.
     pub(crate) set: Set,
-    /// Transfers at once.
     pub(crate) in_flight: usize,
     /// The run's own, empty folder.
     pub(crate) folder: &'a Path,
 }
 
 impl Tool {
-    /// How tables call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours => "batch-export-watcher",
@@ -187,7 +180,7 @@ fn ours(job: Job<'_>) -> Result<Planned, Trouble> {
     start_ours(job.folder, &config)
 }
 
-/// What differs from the defaults: places, and that nobody waits for the next poll.
+/// Differs from the defaults in paths and in the shortest poll interval.
 pub(crate) fn our_config(api_base_url: &str, export: &str, in_flight: usize) -> String {
     format!(
         r#"

@@ -31,12 +31,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Processes of nginx that serve.
 const WORKERS: usize = 2;
 
-/// With or without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scheme {
-    /// Without.
     Http,
-    /// With.
     Https,
 }
 
@@ -56,7 +53,6 @@ pub(crate) enum List {
     Curl,
     /// `aria2c -i`: the same.
     Aria2,
-    /// Addresses, one a line.
     Addresses,
     /// File IDs, one a line.
     Ids,
@@ -104,7 +100,7 @@ impl Rig {
             }
         }
         write(&folder.join("nginx.conf"), nginx_conf(folder, data.folder(), ports).as_bytes())?;
-        let itself = std::env::current_exe().doing(|| "this program is not found".to_owned())?;
+        let itself = std::env::current_exe().doing(|| "cannot find this program".to_owned())?;
         let nginx = Command::new(itself)
             .args([SERVER_LEASH, "nginx", "-p"])
             .arg(folder)
@@ -117,7 +113,7 @@ impl Rig {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .doing(|| "nginx does not start".to_owned())?;
+            .doing(|| "cannot start nginx".to_owned())?;
         let group = Group::of(&nginx);
         let mut rig = Self { nginx, group, folder: folder.to_owned(), ports };
         rig.answers().await?;
@@ -132,7 +128,7 @@ impl Rig {
                 self.group.ended();
                 Ok(())
             }
-            Ok(Err(error)) => Err(error).doing(|| "nginx cannot be waited for".to_owned()),
+            Ok(Err(error)) => Err(error).doing(|| "cannot wait for nginx".to_owned()),
             Err(_) => {
                 Err(Trouble::Wrong(format!("nginx did not end within {PATIENCE:?}; it is killed")))
             }
@@ -212,7 +208,10 @@ pub(crate) fn be_leashed(arguments: &[String]) -> Trouble {
     use std::os::unix::process::CommandExt as _;
 
     if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
-        return Trouble::Io { doing: "no leash can be had".to_owned(), source: error.into() };
+        return Trouble::Io {
+            doing: "cannot bind nginx to its parent".to_owned(),
+            source: error.into(),
+        };
     }
     let Some((program, arguments)) = arguments.split_first() else {
         return Trouble::Wrong("no command".to_owned());
@@ -257,7 +256,7 @@ fn origin(scheme: Scheme, port: u16) -> String {
 
 /// An authority and a certificate of it for 127.0.0.1.
 fn certify(folder: &Path) -> Result<(), Trouble> {
-    let words = || "the certificates cannot be made".to_owned();
+    let words = || "cannot make the certificates".to_owned();
     let failed = std::io::Error::other::<rcgen::Error>;
     let mut params = CertificateParams::new(Vec::new()).map_err(failed).doing(words)?;
     // Equal names would make the certificate look self-signed.
@@ -308,8 +307,8 @@ fn write_lists(folder: &Path, ports: Ports, scheme: Scheme, set: Set) -> Result<
     Ok(())
 }
 
-/// `sendfile` and open files kept open: the server shall cost as little as it can, so that the
-/// tools are what is measured.
+/// `sendfile`, and files are kept open: the server has to cost as little as possible, so that the
+/// tools are measured.
 fn nginx_conf(folder: &Path, data: &Path, ports: Ports) -> String {
     let mut servers = Vec::new();
     for scheme in [Scheme::Http, Scheme::Https] {
@@ -336,7 +335,7 @@ fn nginx_conf(folder: &Path, data: &Path, ports: Ports) -> String {
             data = data.display(),
         ));
     }
-    // Workers of a root are nobody otherwise, who may not enter our folders.
+    // As root, nginx would run its workers as `nobody`, who may not enter our folders.
     let user = if geteuid().is_root() { "user root;" } else { "" };
     let (folder, servers) = (folder.display(), servers.concat());
     format!(

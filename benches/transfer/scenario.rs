@@ -1,5 +1,5 @@
-//! Who runs against whom on what, in rounds: A B C, A B C, so that a slow minute of the machine is
-//! everybody's.
+//! Which tools compete on which data, in rounds: A B C, A B C, so that a slow minute of the machine
+//! affects all of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,9 +15,8 @@ use super::peers::{IN_FLIGHT, Job, OUT, PROJECT, Tool};
 use super::rig::{Rig, Scheme};
 use super::trouble::{Doing as _, Trouble};
 
-/// Measurements of the latency.
 const LATENCY_RUNS: usize = 20;
-/// Transfers at once where memory is what is asked about.
+/// Transfers at once when memory is measured.
 const MANY_IN_FLIGHT: usize = 64;
 
 /// A table of the result.
@@ -40,29 +39,21 @@ pub(crate) enum Scenario {
 /// One row of a table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Contender {
-    /// Who.
     pub(crate) tool: Tool,
-    /// What.
     pub(crate) set: Set,
-    /// How.
     pub(crate) scheme: Scheme,
-    /// Transfers at once.
     pub(crate) in_flight: usize,
 }
 
 /// The counted runs of a row.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Whose.
     pub(crate) contender: Contender,
-    /// In order.
     pub(crate) runs: Vec<Run>,
 }
 
-/// What a scenario gave.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
-    /// Rows of runs.
     pub(crate) outcomes: Vec<Outcome>,
     /// Milliseconds from SUCCESS to the manifest.
     pub(crate) latencies: Vec<f64>,
@@ -155,14 +146,13 @@ impl Scenario {
         runs: usize,
         installed: &[Tool],
     ) -> Result<Measured, Trouble> {
-        fs::create_dir_all(folder).doing(|| "the scenario's folder cannot be made".to_owned())?;
+        fs::create_dir_all(folder).doing(|| "cannot create the scenario's folder".to_owned())?;
         let measured = if self == Self::Latency {
             self.run_latency(folder).await?
         } else {
             self.run_rounds(rig, data, folder, runs, installed).await?
         };
-        fs::remove_dir_all(folder)
-            .doing(|| "the scenario's folder cannot be removed".to_owned())?;
+        fs::remove_dir_all(folder).doing(|| "cannot remove the scenario's folder".to_owned())?;
         settle(folder.parent().unwrap_or(folder))?;
         Ok(measured)
     }
@@ -251,8 +241,8 @@ impl Contender {
         if self.tool == Tool::Ours { out.join(PROJECT).join(self.set.name) } else { out }
     }
 
-    /// Whether a run brought home what was served: how many files and bytes, and their content if
-    /// `thoroughly`.
+    /// Whether a run downloaded what was served: the number of files and bytes, and their content
+    /// if `thoroughly`.
     fn check(self, data: &Data, folder: &Path, thoroughly: bool) -> Result<(), Trouble> {
         let mut files = files_below(&self.landing(folder))?;
         if self.tool == Tool::Ours {
@@ -270,7 +260,9 @@ impl Contender {
             let sums = files.keys().map(|path| sum_of(path)).collect::<Result<Vec<_>, _>>()?;
             let served = self.set.ids().filter_map(|id| data.sum(&id)).collect();
             if counted(sums) != counted(served) {
-                return Err(Trouble::Wrong("it brought other bytes than were served".to_owned()));
+                return Err(Trouble::Wrong(
+                    "it downloaded other bytes than were served".to_owned(),
+                ));
             }
         }
         Ok(())
@@ -279,7 +271,7 @@ impl Contender {
     /// Whether the manifest vouches for what was served.
     fn check_manifest(self, data: &Data, folder: &Path) -> Result<(), Trouble> {
         let bytes = fs::read(self.landing(folder).join(MANIFEST_FILE))
-            .doing(|| "the manifest cannot be read".to_owned())?;
+            .doing(|| "cannot read the manifest".to_owned())?;
         let manifest =
             Manifest::parse(&bytes).map_err(|error| Trouble::Wrong(error.to_string()))?;
         let promised =
@@ -287,7 +279,7 @@ impl Contender {
         if promised.eq(self.set.ids().map(|id| (id.clone(), data.sum(&id)))) {
             Ok(())
         } else {
-            Err(Trouble::Wrong("the manifest does not say what was served".to_owned()))
+            Err(Trouble::Wrong("the manifest differs from what was served".to_owned()))
         }
     }
 }

@@ -3,11 +3,8 @@
 /// Median, least and most of some numbers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {
-    /// Half are below it.
     pub(crate) median: f64,
-    /// The least.
     pub(crate) least: f64,
-    /// The most.
     pub(crate) most: f64,
 }
 

@@ -1,23 +1,16 @@
-//! What can keep the benchmark from a result, in words for whoever ran it.
+//! Why the benchmark has no result.
 
 use std::io;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// The system said no.
     #[error("{doing}: {source}")]
-    Io {
-        /// What was tried.
-        doing: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A run that cannot be counted: a tool that is missing, failed, was too slow, or brought other
-    /// bytes home.
+    Io { doing: String, source: io::Error },
+    /// A run that cannot be counted: a tool is missing, failed, was too slow, or downloaded other
+    /// bytes.
     #[error("{0}")]
     Wrong(String),
-    /// SIGINT or SIGTERM.
     #[error("stopped by a signal")]
     Stopped,
 }

@@ -1,5 +1,5 @@
 //! The client of one API origin, and of one project on it: which credentials go where, and what
-//! each call brings.
+//! each call returns.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,23 +12,23 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::error::{Refusal, classify, hold};
+use super::url::ApiUrl;
 use super::wire::{WireError, check_list, parse_view};
 use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::ids::{ExportId, ProjectKey};
 use crate::transport::{
-    ALPN_HTTP2, ClientError, TransportError, build, client_builder, read_capped, retry_after,
-    same_origin, send,
+    ALPN_HTTP2, ClientError, TransportError, build, client_builder, read_capped, retry_after, send,
 };
 
 /// Largest view answer that is read: 100,000 files fit several times over.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
-/// Largest error body that is read; beyond it, it is not the API's own.
+/// Largest error body that is read; a larger one is not the API's own.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// Answers above this size are parsed off the runtime's threads.
 const PARSE_ELSEWHERE_BYTES: usize = 256 * 1024;
-/// Longest time after which an HTTP/2 connection in use is asked whether it is still alive.
+/// Longest time between two pings of an HTTP/2 connection in use.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Longest time that the answer to that may take.
+/// Longest wait for the answer to a ping.
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The header that names the project.
 const PROJECT_HEADER: HeaderName = HeaderName::from_static("x-batch-project");
@@ -40,27 +40,25 @@ pub struct ApiSettings {
     pub base_url: Url,
     /// To connect, TLS included.
     pub connect_timeout: Duration,
-    /// For one call as a whole; where the answer is a file, for its headers.
+    /// For one call as a whole; if the answer is a file, for its headers.
     pub request_timeout: Duration,
 }
 
 /// A key that cannot travel in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the key holds characters that cannot be sent in a header; it must be one line of printable ASCII"
+    "the key has characters that cannot be sent in a header; it must be one line of printable ASCII"
 )]
 pub struct KeyError;
 
-/// What a probe of a project's credentials brought.
+/// The result of probing a project's credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeOutcome {
     /// The API answered as it should.
     Accepted,
-    /// The API refuses the request itself.
     Rejected(ApiRefusal),
-    /// The API or the key is not available.
     Held(Hold),
-    /// A passing fault; the text says which, and is safe to show.
+    /// A passing fault, in words that are safe to show.
     Fault(String),
 }
 
@@ -78,52 +76,17 @@ struct Shared {
     download: ApiUrl,
 }
 
-/// A URL on the API's origin. Requests with credentials are made to such a one only.
-#[derive(Clone)]
-pub(super) struct ApiUrl(Url);
-
-impl ApiUrl {
-    /// A call of the API at `base`.
-    pub(super) fn endpoint(base: &Url, call: &str) -> Result<Self, ClientError> {
-        let mut url = base.clone();
-        url.path_segments_mut()
-            .map_err(|()| ClientError("base_url has no path to append to".to_owned()))?
-            .pop_if_empty()
-            .extend(["exports", call]);
-        Ok(Self(url))
-    }
-
-    /// The call with a parameter.
-    pub(super) fn with(&self, name: &str, value: &str) -> Self {
-        let mut url = self.0.clone();
-        url.query_pairs_mut().append_pair(name, value);
-        Self(url)
-    }
-
-    /// Where a redirect from here leads: on this origin, or off it and given back.
-    pub(super) fn follow(&self, target: Url) -> Result<Self, Url> {
-        if same_origin(&self.0, &target) { Ok(Self(target)) } else { Err(target) }
-    }
-
-    /// The URL.
-    pub(super) fn as_url(&self) -> &Url {
-        &self.0
-    }
-}
-
 impl Api {
     /// Builds the client that all projects share.
     ///
     /// # Errors
-    /// When the TLS settings or the base URL cannot be used.
+    /// If the TLS settings or the base URL cannot be used.
     pub fn new(settings: &ApiSettings, tls: &ClientConfig) -> Result<Self, ClientError> {
         let base = &settings.base_url;
-        // A call has to last until a dead connection is found out, or all calls after it would go
-        // the same way.
+        // Pings must find a dead connection within the timeout of a call. Otherwise every call on
+        // it would time out.
         let patience = settings.request_timeout / 4;
         let http = client_builder(tls, ALPN_HTTP2, base, settings.connect_timeout)
-            // Without pings a connection that died silently would fail every call until the kernel
-            // gives up on it.
             .http2_keep_alive_interval(HTTP2_PING_INTERVAL.min(patience))
             .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT.min(patience));
         Ok(Self {
@@ -140,7 +103,7 @@ impl Api {
     /// The client of one project.
     ///
     /// # Errors
-    /// When one of the keys cannot travel in a header.
+    /// If one of the keys cannot be sent in a header.
     pub fn project(
         &self,
         project: &ProjectKey,
@@ -156,7 +119,9 @@ impl Api {
 
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").field("list", &self.shared.list.0.as_str()).finish_non_exhaustive()
+        f.debug_struct("Api")
+            .field("list", &self.shared.list.as_url().as_str())
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,7 +138,7 @@ struct Project {
     rest: RwLock<Bearer>,
 }
 
-/// The REST key, and the header it travels in.
+/// The REST API key, and the header that carries it.
 #[derive(Clone)]
 pub(super) struct Bearer {
     key: SecretString,
@@ -203,17 +168,17 @@ impl ApiClient {
         self.within(self.view_at(&url, export)).await.unwrap_or_else(ViewOutcome::Fault)
     }
 
-    /// Asks for one row of the list of exports, to learn whether the credentials are accepted.
+    /// Asks for one row of the list of exports, to find out whether the credentials are accepted.
     pub async fn probe(&self) -> ProbeOutcome {
         let url = self.shared.list.with("limit", "1");
         self.within(self.probe_at(&url)).await.unwrap_or_else(ProbeOutcome::Fault)
     }
 
-    /// Uses another REST key from the next request on. Returns whether it differs from the one in
-    /// use.
+    /// Uses another REST API key from the next request on. Returns whether it differs from the one
+    /// in use.
     ///
     /// # Errors
-    /// When the key cannot travel in a header; the one in use stays.
+    /// If the key cannot be sent in a header; the one in use stays.
     pub fn replace_key(&self, key: &SecretString) -> Result<bool, KeyError> {
         let bearer = Bearer::new(key)?;
         let mut current = self.project.rest.write().unwrap_or_else(PoisonError::into_inner);
@@ -225,14 +190,13 @@ impl ApiClient {
         Ok(differs)
     }
 
-    /// Whether both use the same REST key.
     #[must_use]
     pub fn has_key_of(&self, other: &Self) -> bool {
         self.bearer().key.expose_secret() == other.bearer().key.expose_secret()
     }
 
-    /// How often the REST key has been replaced: tells whether another one is in use than before a
-    /// call.
+    /// How often the REST API key has been replaced. A call that compares it before and after knows
+    /// whether the key changed.
     #[must_use]
     pub fn key_generation(&self) -> u64 {
         self.bearer().generation
@@ -242,7 +206,7 @@ impl ApiClient {
         let bearer = self.bearer();
         let response = match self.get(url, &bearer, "application/json").await {
             Ok(response) => response,
-            Err(error) => return ViewOutcome::Fault(unreachable_api(&error)),
+            Err(error) => return ViewOutcome::Fault(unreachable_api(url, &error)),
         };
         if response.status() != 200 {
             return match self.refusal(response, &bearer).await {
@@ -255,7 +219,7 @@ impl ApiClient {
         let body = match read_capped(response, MAX_ANSWER_BYTES).await {
             Ok(body) => body,
             Err(error) => {
-                return ViewOutcome::Fault(format!("the api's answer could not be read: {error}"));
+                return ViewOutcome::Fault(format!("the API's answer could not be read: {error}"));
             }
         };
         let project = Arc::clone(&self.project);
@@ -267,7 +231,7 @@ impl ApiClient {
             match tokio::task::spawn_blocking(move || parse(&body)).await {
                 Ok(parsed) => parsed,
                 Err(_) => {
-                    return ViewOutcome::Fault("the api's answer could not be parsed".to_owned());
+                    return ViewOutcome::Fault("the API's answer could not be parsed".to_owned());
                 }
             }
         } else {
@@ -283,7 +247,7 @@ impl ApiClient {
         let bearer = self.bearer();
         let response = match self.get(url, &bearer, "application/json").await {
             Ok(response) => response,
-            Err(error) => return ProbeOutcome::Fault(unreachable_api(&error)),
+            Err(error) => return ProbeOutcome::Fault(unreachable_api(url, &error)),
         };
         if response.status() != 200 {
             return match self.refusal(response, &bearer).await {
@@ -300,12 +264,11 @@ impl ApiClient {
                 |()| ProbeOutcome::Accepted,
             ),
             Err(error) => {
-                ProbeOutcome::Fault(format!("the api's answer could not be read: {error}"))
+                ProbeOutcome::Fault(format!("the API's answer could not be read: {error}"))
             }
         }
     }
 
-    /// The download call.
     pub(super) fn download(&self) -> &ApiUrl {
         &self.shared.download
     }
@@ -315,16 +278,14 @@ impl ApiClient {
         let limit = self.shared.request_timeout;
         tokio::time::timeout(limit, call)
             .await
-            .map_err(|_| format!("the api did not answer within {limit:?}"))
+            .map_err(|_| format!("the API did not answer within {limit:?}"))
     }
 
-    /// The key in use. One call keeps it from start to end, so that it can be taken out of what the
-    /// answer says.
+    /// The key in use. A call keeps it from start to end, to remove it from what the answer says.
     pub(super) fn bearer(&self) -> Bearer {
         self.project.rest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks with this project's credentials.
     pub(super) async fn get(
         &self,
         url: &ApiUrl,
@@ -334,7 +295,7 @@ impl ApiClient {
         let request = self
             .shared
             .http
-            .get(url.0.clone())
+            .get(url.as_url().clone())
             .header(AUTHORIZATION, bearer.header.clone())
             .header(PROJECT_HEADER, self.project.header.clone())
             .header(ACCEPT, accept)
@@ -342,11 +303,11 @@ impl ApiClient {
         send(request).await
     }
 
-    /// What an answer other than the wanted one means, in words without this project's keys.
+    /// Classifies any answer but the wanted one, in words without this project's keys.
     pub(super) async fn refusal(&self, response: Response, bearer: &Bearer) -> Refusal {
         let status = response.status().as_u16();
         let pause = retry_after(response.headers(), SystemTime::now());
-        // The status alone decides here; waiting for a body could only lose what Retry-After says.
+        // The status alone decides. Waiting for a body could only lose the Retry-After.
         if let Some(hold) = hold(status, pause) {
             let replaced = self.bearer().key.expose_secret() != bearer.key.expose_secret();
             if replaced && matches!(hold, Hold::Unauthorized { .. }) {
@@ -359,9 +320,8 @@ impl ApiClient {
     }
 }
 
-/// Words for a call that got no answer.
-pub(super) fn unreachable_api(error: &TransportError) -> String {
-    format!("no answer from the api: {error}")
+pub(super) fn unreachable_api(url: &ApiUrl, error: &TransportError) -> String {
+    format!("no answer from the API at {}: {error}", url.host())
 }
 
 #[cfg(test)]
@@ -432,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_and_holds_are_told_apart() {
+    async fn refusals_and_holds_are_distinguished() {
         let own = br#"{"error_code":"SOME_CODE","error_message":"the key rest-k3y of pr0ject"}"#;
         let ViewOutcome::NotFound(refusal) = view(Answer::with(404, "", own)).await else {
             panic!()
@@ -457,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_answer_is_parsed_and_a_silent_api_given_up() {
+    async fn a_large_answer_is_parsed_and_a_silent_api_times_out() {
         let padding = "x".repeat(PARSE_ELSEWHERE_BYTES);
         let large = format!(r#"{{"id":"export_1","status":"RUNNING","more":"{padding}"}}"#);
         assert!(matches!(view(Answer::ok(large.as_bytes())).await, ViewOutcome::Report(_)));
@@ -497,7 +457,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_verdict_on_a_replaced_key_is_none_on_the_new_one() {
+    async fn a_refusal_of_a_replaced_key_is_a_passing_fault() {
         let late = Answer::raw("").then("HTTP/1.1 401 X\r\ncontent-length: 0\r\n\r\n");
         let server = RawServer::start([late]).await;
         let client = api_client(&server);
@@ -511,14 +471,5 @@ mod tests {
         let export = EXPORT.parse().unwrap();
         let (outcome, ()) = tokio::join!(client.view(&export), replace);
         assert!(matches!(outcome, ViewOutcome::Fault(_)), "{outcome:?}");
-    }
-
-    #[test]
-    fn a_base_with_a_slash_at_its_end_makes_the_same_calls() {
-        for base in ["https://api.example/2.11", "https://api.example/2.11/"] {
-            let url = ApiUrl::endpoint(&base.parse().unwrap(), "view").unwrap().with("id", "a");
-            assert_eq!(url.as_url().as_str(), "https://api.example/2.11/exports/view?id=a");
-        }
-        assert!(ApiUrl::endpoint(&"data:x".parse().unwrap(), "view").is_err());
     }
 }

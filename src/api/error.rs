@@ -1,5 +1,4 @@
-//! What an answer other than the wanted one means: who has to wait, what is refused, what is a
-//! passing fault.
+//! What an unwanted answer means: who has to wait, what is refused, what is a passing fault.
 
 use std::time::Duration;
 
@@ -8,19 +7,17 @@ use serde::Deserialize;
 use crate::domain::failure::{ApiRefusal, Hold};
 use crate::domain::text::shown;
 
-/// The code of a 4xx that says that `base_url` is wrong.
+/// The code of a 4xx answer that means that `base_url` is wrong.
 const ROUTE_NOT_FOUND: &str = "ROUTE_NOT_FOUND";
 
 /// An answer that is not the wanted one, classified. All texts are safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Something larger than this call waits.
     Held(Hold),
     /// 404 with the API's own error.
     NotFound(ApiRefusal),
     /// Another 4xx with the API's own error.
     Rejected(ApiRefusal),
-    /// A passing fault.
     Fault(String),
 }
 
@@ -31,7 +28,7 @@ struct ErrorBody {
     error_message: Option<String>,
 }
 
-/// Whether an answer with this status makes something larger wait, whatever its body says.
+/// Whether an answer with this status makes more than this call wait, whatever its body says.
 pub(super) fn hold(status: u16, retry_after: Option<Duration>) -> Option<Hold> {
     match status {
         429 => Some(Hold::Throttled { retry_after }),
@@ -41,8 +38,8 @@ pub(super) fn hold(status: u16, retry_after: Option<Duration>) -> Option<Hold> {
     }
 }
 
-/// Classifies any answer but the wanted one. `body` may be anything; `secrets` are taken out of
-/// what it says.
+/// Classifies any answer but the wanted one. `body` may be anything; `secrets` are removed from its
+/// words.
 pub(super) fn classify(
     status: u16,
     retry_after: Option<Duration>,
@@ -54,13 +51,13 @@ pub(super) fn classify(
     }
     let own = own_error(status, body, secrets);
     match (status, own) {
-        (408 | ..400 | 500.., None) => Refusal::Fault(format!("the api answered {status}")),
+        (408 | ..400 | 500.., None) => Refusal::Fault(format!("the API answered {status}")),
         (408 | ..400 | 500.., Some(error)) => {
-            Refusal::Fault(format!("the api answered {status} ({}: {})", error.code, error.message))
+            Refusal::Fault(format!("the API answered {status} ({}: {})", error.code, error.message))
         }
-        // A proxy or a gateway answers so as well: without the API's own words it proves nothing
+        // A proxy or a gateway can answer so as well: without the API's own error it proves nothing
         // about the export.
-        (_, None) => Refusal::Fault(format!("the api answered {status} without its own error")),
+        (_, None) => Refusal::Fault(format!("the API answered {status} without an error_code")),
         (_, Some(error)) if error.code == ROUTE_NOT_FOUND => Refusal::Held(Hold::RouteNotFound),
         (404, Some(error)) => Refusal::NotFound(error),
         (_, Some(error)) => Refusal::Rejected(error),
@@ -154,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_travels_with_the_hold() {
+    fn a_hold_carries_its_retry_after() {
         let pause = Some(Duration::from_secs(30));
         assert_eq!(hold(429, pause), Some(Hold::Throttled { retry_after: pause }));
         assert_eq!(hold(503, pause), Some(Hold::Unavailable { retry_after: pause }));
@@ -162,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_words_are_made_safe() {
+    fn secrets_and_control_characters_never_leave_a_refusal() {
         let body = br#"{"error_code":"BAD\u0007k3y","error_message":"key k3y of pr0ject\n"}"#;
         for status in [400, 404, 500] {
             let text = format!("{:?}", classify(status, None, body, &["k3y", "pr0ject"]));

@@ -1,13 +1,12 @@
-//! The doors through which `crate::fuzzing` reaches what is private here.
+//! Gives `crate::fuzzing` access to private items of this room.
 
 use url::Url;
 
-use super::client::ApiUrl;
+use super::url::ApiUrl;
 use super::wire;
 use crate::domain::ids::ExportId;
 use crate::domain::report::Report;
 
-/// [`wire::parse_view`], the fault in words.
 pub(crate) fn parse_view(
     body: &[u8],
     asked: &ExportId,
@@ -16,7 +15,7 @@ pub(crate) fn parse_view(
     wire::parse_view(body, asked, secrets).map_err(|error| error.to_string())
 }
 
-/// A URL that is asked with credentials.
+/// A URL that is requested with credentials.
 pub(crate) struct Credentialed(ApiUrl);
 
 impl Credentialed {
@@ -29,7 +28,7 @@ impl Credentialed {
         self.0.as_url()
     }
 
-    /// Where a redirect leads: to be asked with credentials, or without.
+    /// Follows a redirect on this origin; hands back a target on another one.
     pub(crate) fn follow(&self, target: Url) -> Result<Self, Url> {
         self.0.follow(target).map(Self)
     }

@@ -10,27 +10,22 @@ use crate::transport::{
     DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink, is_redirect, redirect_target,
 };
 
-/// What a download call brought.
 #[derive(Debug)]
 pub enum LinkOutcome {
-    /// Where the file is.
     Link(Link),
-    /// The API says that there is no such file, or refuses it.
+    /// The API refuses the download: there is no such file, or it is not available.
     Gone {
-        /// The cause in words, safe to show.
         cause: String,
-        /// The API's `error_code`.
         error_code: Option<String>,
     },
-    /// Nothing was learnt about this file; something larger waits.
+    /// Nothing was learnt about this file; the hold says what waits.
     Held(Hold),
-    /// A passing fault; the text says which, and is safe to show.
+    /// A passing fault, in words that are safe to show.
     Fault(String),
 }
 
 impl ApiClient {
-    /// Asks where a file is. The link is valid for 20 minutes: ask when the part's turn has come,
-    /// not before.
+    /// Asks where a file is. The link is valid for 20 minutes: ask only when the part has its slot.
     pub async fn link(&self, file: &FileId) -> LinkOutcome {
         self.within(self.follow(file)).await.unwrap_or_else(LinkOutcome::Fault)
     }
@@ -42,7 +37,7 @@ impl ApiClient {
         loop {
             let response = match self.get(&url, &bearer, "*/*").await {
                 Ok(response) => response,
-                Err(error) => return LinkOutcome::Fault(unreachable_api(&error)),
+                Err(error) => return LinkOutcome::Fault(unreachable_api(&url, &error)),
             };
             if response.status() == 200 {
                 return LinkOutcome::Link(Link::Direct(DirectAnswer(response)));
@@ -52,10 +47,10 @@ impl ApiClient {
             }
             let target = match redirect_target(url.as_url(), response.headers()) {
                 Ok(target) => target,
-                Err(words) => return LinkOutcome::Fault(format!("the api answered with {words}")),
+                Err(words) => return LinkOutcome::Fault(format!("the API answered with {words}")),
             };
             let Some(left) = hops_left.checked_sub(1) else {
-                return LinkOutcome::Fault(format!("the api redirects more than {MAX_HOPS} times"));
+                return LinkOutcome::Fault(format!("the API redirects more than {MAX_HOPS} times"));
             };
             hops_left = left;
             match url.follow(target) {
@@ -74,13 +69,7 @@ fn outcome(refusal: Refusal) -> LinkOutcome {
         Refusal::Held(hold) => LinkOutcome::Held(hold),
         Refusal::NotFound(refusal) | Refusal::Rejected(refusal) => LinkOutcome::Gone {
             // Each text is cut already; together they are cut once more.
-            cause: shown(
-                &format!(
-                    "the api answered {} ({}: {})",
-                    refusal.status, refusal.code, refusal.message
-                ),
-                &[],
-            ),
+            cause: shown(&refusal.cause("the API refuses the download"), &[]),
             error_code: Some(refusal.code),
         },
         Refusal::Fault(cause) => LinkOutcome::Fault(cause),
@@ -123,7 +112,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn every_redirect_to_another_origin_is_a_link_that_is_not_asked() {
+    async fn every_redirect_to_another_origin_is_a_link_and_is_not_followed() {
         for status in [301, 302, 303, 307, 308] {
             let elsewhere = RawServer::start([]).await;
             let target = elsewhere.url("/bucket/file?X-Sig=s3cr3t#top");
@@ -184,7 +173,10 @@ pub(super) mod tests {
                 panic!("{status}");
             };
             assert_eq!(error_code.as_deref(), Some("SOME_CODE"));
-            assert_eq!(cause, format!("the api answered {status} (SOME_CODE: for [hidden])"));
+            assert_eq!(
+                cause,
+                format!("the API refuses the download (HTTP {status}): for [hidden]")
+            );
         }
         assert!(matches!(
             link_of(Answer::with(404, "", lost)).await,

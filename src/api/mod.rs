@@ -1,11 +1,11 @@
-//! The Batch API and nothing else: what is asked, with which credentials, and what the answers
-//! mean.
+//! The Batch API: its calls, their credentials, and what the answers mean.
 
 mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod link;
+mod url;
 mod wire;
 
 pub use client::{Api, ApiClient, ApiSettings, KeyError, ProbeOutcome};

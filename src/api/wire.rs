@@ -1,8 +1,8 @@
-//! The view answer as the API spells it, held to the rules of a report. Pure: bytes in, report or
-//! words out.
+//! The view answer as the API spells it, checked and turned into a report. Pure: bytes in, report
+//! or error out.
 //!
-//! The answer is untrusted. A row that does not parse makes the whole answer a fault, because what
-//! is left could look whole.
+//! The answer is untrusted. A row that does not parse makes the whole answer a fault: without it
+//! the list could look complete.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,49 +16,41 @@ use crate::domain::ids::ExportId;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::text::shown;
 
-/// What the answer must not say, or does not say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WireError {
     /// Empty, HTML, cut, or of another shape. The parser's own words are left out: they quote the
     /// answer.
-    #[error("the api's answer is not the expected json ({what} at line {line}, column {column})")]
+    #[error("the API's answer is not the expected JSON: {what} at line {line}, column {column}")]
     Json { what: &'static str, line: usize, column: usize },
-    /// JSON, but not an object.
-    #[error("the api's answer is not a json object")]
+    #[error("the API's answer is not a JSON object")]
     NotAnObject,
-    /// An error in a 200.
-    #[error("the api answered 200 with an error_code in it")]
+    #[error("the API answered 200, but with an error_code")]
     ErrorInside,
-    /// No `id`.
-    #[error("the api's answer has no export id")]
+    #[error("the API's answer has no export ID")]
     NoId,
-    /// Another `id`.
-    #[error("the api's answer is about another export")]
-    OtherId,
-    /// No `status`.
-    #[error("the api's answer has no status")]
+    #[error("the API's answer is about another export, {0}")]
+    OtherId(String),
+    #[error("the API's answer has no status")]
     NoStatus,
-    /// A bad row of `files`.
-    #[error("row {row} of the api's files does not parse: its {field} is missing or not valid")]
+    #[error("row {row} of the API's list of files has a missing or invalid {field}")]
     Row { row: usize, field: &'static str },
     /// The same file twice, with different numbers or sizes.
-    #[error("the api lists file {0} twice, differently")]
+    #[error("the API lists file {0} twice, with different numbers or sizes")]
     Contradiction(String),
-    /// A file ID goes into logs, names and the manifest, and the key into none of them.
-    #[error("row {row} of the api's files has the rest api key in its id")]
+    /// A file ID goes into logs, names and the manifest. The key must not.
+    #[error("row {row} of the API's list of files has the REST API key in its id")]
     KeyInId { row: usize },
-    /// Not the answer to a list call.
-    #[error("the api's answer has no list of exports")]
+    #[error("the API's answer has no list of exports")]
     NoExports,
 }
 
 impl From<serde_json::Error> for WireError {
     fn from(error: serde_json::Error) -> Self {
         let what = match error.classify() {
-            serde_json::error::Category::Io => "unreadable",
-            serde_json::error::Category::Syntax => "syntax",
-            serde_json::error::Category::Data => "unexpected value",
-            serde_json::error::Category::Eof => "its end",
+            serde_json::error::Category::Io => "a read error",
+            serde_json::error::Category::Syntax => "a syntax error",
+            serde_json::error::Category::Data => "an unexpected value",
+            serde_json::error::Category::Eof => "an early end",
         };
         Self::Json { what, line: error.line(), column: error.column() }
     }
@@ -85,7 +77,7 @@ struct ViewAnswer<'a> {
     completion_date: Option<&'a RawValue>,
 }
 
-/// One row of `files`, each field on its own so that a bad one can be named.
+/// One row of `files`. Each field is parsed on its own, so that an error can name it.
 #[derive(Deserialize)]
 struct FileRow<'a> {
     #[serde(borrow)]
@@ -103,8 +95,8 @@ struct ListAnswer {
     exports: Option<Vec<IgnoredAny>>,
 }
 
-/// Reads the body of a 200 to a view of `asked`. `secrets`, the REST API key first, are taken out
-/// of the status word.
+/// Reads the body of a 200 to a view of `asked`. `secrets`, the REST API key first, are removed
+/// from what is shown.
 pub(super) fn parse_view(
     body: &[u8],
     asked: &ExportId,
@@ -117,7 +109,7 @@ pub(super) fn parse_view(
     }
     let id = answer.id.ok_or(WireError::NoId)?;
     if id != asked.as_str() {
-        return Err(WireError::OtherId);
+        return Err(WireError::OtherId(shown(&id, secrets)));
     }
     let status = answer.status.ok_or(WireError::NoStatus)?;
     let files = answer.files.map(|rows| merge(&rows, secrets)).transpose()?;
@@ -145,17 +137,17 @@ pub(super) fn check_list(body: &[u8]) -> Result<(), WireError> {
     answer.exports.map(drop).ok_or(WireError::NoExports)
 }
 
-/// `serde` takes an array for a struct, by position; the API never means that.
+/// `serde` accepts an array for a struct, by position; the API never means that.
 fn demand_object(body: &[u8]) -> Result<(), WireError> {
     match body.trim_ascii_start().first() {
         Some(b'{') => Ok(()),
         Some(b'[' | b'"' | b'0'..=b'9' | b'-' | b't' | b'f' | b'n') => Err(WireError::NotAnObject),
-        Some(_) => Err(WireError::Json { what: "syntax", line: 1, column: 1 }),
-        None => Err(WireError::Json { what: "its end", line: 1, column: 0 }),
+        Some(_) => Err(WireError::Json { what: "a syntax error", line: 1, column: 1 }),
+        None => Err(WireError::Json { what: "an early end", line: 1, column: 0 }),
     }
 }
 
-/// The rows as listings: equal ones merged, in the order of their first appearance.
+/// Equal rows are merged, in the order of their first appearance.
 fn merge(rows: &[&RawValue], secrets: &[&str]) -> Result<Vec<PartListing>, WireError> {
     let mut listings = Vec::<PartListing>::with_capacity(rows.len());
     let mut places = HashMap::with_capacity(rows.len());
@@ -198,12 +190,12 @@ fn optional<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>) -> Result<Optio
     value.map_or(Ok(None), |value| serde_json::from_str(value.get()).map_err(|_| ()))
 }
 
-/// A JSON string; anything else is as if absent.
+/// A JSON string; anything else counts as absent.
 fn text(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// A date is for people and for the manifest: one that cannot be read is as if absent.
+/// A date is only for people and the manifest: one that cannot be read counts as absent.
 fn date(value: Option<&RawValue>) -> Option<Timestamp> {
     text(value?)?.parse().ok()
 }
@@ -228,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_whose_id_has_the_key_in_it_is_refused_without_a_word_of_it() {
+    fn a_file_id_that_contains_the_key_is_refused_and_not_shown() {
         let files = r#"[{"id":"a"},{"id":"file_k3y_1"}]"#;
         let error = with_files(files).unwrap_err();
         assert_eq!(error, WireError::KeyInId { row: 2 });
@@ -260,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_needed_may_be_missing_or_strange() {
+    fn optional_fields_may_be_missing_or_invalid() {
         let report = parse(
             r#"{"id":"export_1","status":"DREAMING k3y","scope":7,"request":null,"request_date":"tomorrow",
             "requested_at":"2024-02-28T16:28:42Z","start_date":12,"completion_date":null,"error_code":null}"#,
@@ -279,7 +271,7 @@ mod tests {
             (r#"{"id":"export_1","status":"SUCCESS","error_code":"X"}"#, WireError::ErrorInside),
             (r#"{"status":"SUCCESS"}"#, WireError::NoId),
             (r#"{"id":null,"status":"SUCCESS"}"#, WireError::NoId),
-            (r#"{"id":"export_2","status":"SUCCESS"}"#, WireError::OtherId),
+            (r#"{"id":"export_2","status":"SUCCESS"}"#, WireError::OtherId("export_2".to_owned())),
             (r#"{"id":"export_1"}"#, WireError::NoStatus),
             (r#"{"id":"export_1","status":null}"#, WireError::NoStatus),
             (r#"[null,"export_1","SUCCESS"]"#, WireError::NotAnObject),
@@ -311,13 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn absent_null_and_empty_files_are_told_apart() {
+    fn absent_and_null_files_differ_from_an_empty_list() {
         assert_eq!(with_files("null"), Ok(None));
         assert_eq!(with_files("[]"), Ok(Some(Vec::new())));
     }
 
     #[test]
-    fn a_row_that_does_not_parse_makes_the_whole_answer_a_fault() {
+    fn one_invalid_row_makes_the_whole_answer_a_fault() {
         for (row, field) in [
             (r#"["file_a",1,1]"#, "shape"),
             ("null", "shape"),
@@ -351,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_rows_are_one_and_different_rows_a_contradiction() {
+    fn equal_rows_are_merged_and_different_rows_refused() {
         let twice = r#"[{"id":"a","part":1,"size":1,"url":"x"},{"id":"b"},{"id":"a","size":1,"part":1,"url":"y"}]"#;
         assert_eq!(
             with_files(twice).unwrap().unwrap(),

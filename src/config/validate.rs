@@ -166,7 +166,7 @@ fn retry(checker: &mut Checker<'_>, raw: &RawRetry) -> RetryPolicy {
         &Setting { key: "retry.initial", value: raw.initial.as_ref(), default: RETRY_INITIAL },
         &Setting { key: "retry.max", value: raw.max.as_ref(), default: RETRY_MAX },
     );
-    RetryPolicy::try_new(initial, max).expect("both are above zero and in order")
+    crate::transport::retry_policy(initial, max).expect("both are above zero and in order")
 }
 
 fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {

@@ -1,21 +1,20 @@
-//! Bandwidth: a cap on the bytes that all bodies together bring in a second, a token bucket.
+//! Bandwidth: a cap on the bytes that all bodies together receive in a second, as a token bucket.
 
 use std::time::Duration;
 
-/// Most bytes that may be reserved at a time, and so how finely bodies take turns: little enough
-/// that nobody waits long for the others, and more than enough that reserving costs nothing beside
-/// hashing and writing so many bytes.
+/// Most bytes that may be reserved at a time, so bodies take turns in slices of this size. Small
+/// enough that no body waits long for the others; large enough that reserving costs nothing
+/// compared to hashing and writing the slice.
 pub const SLICE_BYTES: u64 = 16 * 1024;
 
 /// Lowest cap, 64 KiB/s. The HTTP client hands out bodies by up to 408 KiB, so with eight parts,
-/// the default, each of them is read about once a minute at this rate. Stores hang up on who takes
-/// nothing for longer (60 s is a usual setting), and bytes that were on their way then come, and
-/// cost, twice.
+/// the default, each of them is read about once a minute at this rate. Stores close connections
+/// that are not read for longer (60 s is a usual setting), and the bytes in flight then have to be
+/// sent, and paid for, twice.
 pub const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// What may come at once after a quiet time, as time at the full rate. It has to outlast the naps
-/// of a busy machine, or the cap would not be reached; a tenth of a second is no peak that anybody
-/// would notice.
+/// The burst after a quiet time, as time at the full rate. It has to be longer than the pauses of a
+/// busy machine, or the cap would not be reached; a peak of a tenth of a second goes unnoticed.
 const BURST: Duration = Duration::from_millis(100);
 
 /// A cap in bytes per second, [`MIN_BYTES_PER_SECOND`] or more.
@@ -24,23 +23,19 @@ pub struct Bandwidth {
     bytes_per_second: u64,
 }
 
-/// The rate does not make a cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BandwidthError {
-    /// Nothing would ever come.
     #[error("must not be zero: leave the key out to have no cap")]
     Zero,
-    /// Below [`MIN_BYTES_PER_SECOND`].
-    #[error("is too low: at least 64KiB/s, because stores hang up on who takes too little")]
+    #[error(
+        "is too low: the minimum is 64KiB/s, because stores close connections that read too slowly"
+    )]
     TooLow,
 }
 
 impl Bandwidth {
-    /// More than any network brings.
     pub const BOUNDLESS: Self = Self { bytes_per_second: u64::MAX };
 
-    /// # Errors
-    /// When the rate is zero or below [`MIN_BYTES_PER_SECOND`].
     pub fn try_new(bytes_per_second: u64) -> Result<Self, BandwidthError> {
         match bytes_per_second {
             0 => Err(BandwidthError::Zero),
@@ -49,19 +44,17 @@ impl Bandwidth {
         }
     }
 
-    /// The cap.
     #[must_use]
     pub fn bytes_per_second(self) -> u64 {
         self.bytes_per_second
     }
 
-    /// What may come at once after a quiet time, as time at the full rate: 100 ms, or what one
-    /// slice takes.
+    /// The burst after a quiet time, as time at the full rate: 100 ms, or the time of one slice.
     fn burst(self) -> Duration {
         BURST.max(self.time_of(SLICE_BYTES))
     }
 
-    /// How long so many bytes take at this rate, rounded up to a nanosecond: the cap is never
+    /// How long `bytes` take at this rate, rounded up to a nanosecond: the cap is never
     /// exceeded, and at 10 GB/s a slice costs less than a thousandth too much.
     fn time_of(self, bytes: u64) -> Duration {
         let (seconds, rest) = (bytes / self.bytes_per_second, bytes % self.bytes_per_second);
@@ -72,31 +65,29 @@ impl Bandwidth {
     }
 }
 
-/// The bucket that all bodies draw from; whoever reserves is served in that order. Times count from
+/// The bucket that all bodies draw from, served in the order of reservation. Times count from
 /// any fixed moment.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     bandwidth: Bandwidth,
-    /// When the rate alone, without a burst, will have brought everything that is reserved so far.
+    /// When everything reserved so far will have arrived, at the rate alone, without a burst.
     settled_at: Duration,
 }
 
 impl Bucket {
-    /// A full one.
     #[must_use]
     pub fn new(bandwidth: Bandwidth) -> Self {
         Self { bandwidth, settled_at: Duration::ZERO }
     }
 
-    /// Another cap from now on. Who waits already waits as long as was said.
+    /// Sets another cap. Bodies that already wait keep their wait.
     pub fn change(&mut self, bandwidth: Bandwidth) {
         self.bandwidth = bandwidth;
     }
 
-    /// Reserves `bytes` at `now`, and says how long to wait for them from then on. What is granted
-    /// within any span is at most the span's worth of bytes and one burst, as long as nobody
-    /// reserves more than [`SLICE_BYTES`] at a time: a larger piece is granted whole, once it is
-    /// earned. Cannot be given back.
+    /// Reserves `bytes` at `now`, and returns how long to wait for them. Any span grants at most
+    /// its own worth of bytes and one burst, if no reservation is larger than [`SLICE_BYTES`]: a
+    /// larger one is granted whole once it is earned. A reservation cannot be returned.
     pub fn reserve(&mut self, now: Duration, bytes: u64) -> Duration {
         self.settled_at = self.settled_at.max(now).saturating_add(self.bandwidth.time_of(bytes));
         self.settled_at.saturating_sub(self.bandwidth.burst()).saturating_sub(now)
@@ -115,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_brings_nothing_or_next_to_nothing_is_no_cap() {
+    fn a_cap_of_zero_or_below_the_minimum_is_refused() {
         assert_eq!(Bandwidth::try_new(0), Err(BandwidthError::Zero));
         for rate in [1, MIN_BYTES_PER_SECOND - 1] {
             assert_eq!(Bandwidth::try_new(rate), Err(BandwidthError::TooLow));
@@ -161,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_waits_longer_and_no_more() {
+    fn a_clock_that_steps_back_only_lengthens_the_wait() {
         let mut bucket = Bucket::new(bandwidth(1_000_000));
         bucket.reserve(10 * SECOND, 100_000);
         assert_eq!(bucket.reserve(9 * SECOND, 10_000), SECOND + Duration::from_millis(10));
@@ -200,7 +191,7 @@ mod tests {
                 let mut granted = 0;
                 for (to, bytes) in &grants[first..] {
                     granted += u128::from(*bytes);
-                    prop_assert!(to >= from, "whoever comes later is served later");
+                    prop_assert!(to >= from, "a later reservation is served later");
                     let most = worth(rate, *to - *from + burst);
                     prop_assert!(granted * 1_000_000_000 <= most, "{granted} bytes from {from:?} to {to:?}");
                 }
@@ -216,7 +207,7 @@ mod tests {
             let slice = bandwidth.time_of(SLICE_BYTES);
             let (mut ready, mut got) = (vec![Duration::ZERO; bodies], vec![0_u128; bodies]);
             for _ in 0..bodies * rounds {
-                // Whoever has got what it reserved comes again.
+                // A body that has what it reserved comes again.
                 let (body, now) = ready.iter().copied().enumerate().min_by_key(|(_, at)| *at).unwrap();
                 let wait = bucket.reserve(now, SLICE_BYTES);
                 prop_assert!(wait <= slice * u32::try_from(bodies).unwrap(), "{wait:?}");
@@ -232,7 +223,7 @@ mod tests {
         }
 
         #[test]
-        fn a_quiet_time_however_long_saves_up_no_more_than_a_burst(
+        fn a_quiet_time_of_any_length_saves_up_at_most_a_burst(
             rate in MIN_BYTES_PER_SECOND..1_000_000_000, before in prop::collection::vec(0..=SLICE_BYTES, 0..30), idle in 0_u64..1_000_000,
         ) {
             let mut bucket = Bucket::new(bandwidth(rate));

@@ -1,5 +1,4 @@
-//! Cadence: how often an export is asked about while nothing is wrong. Never mixed with
-//! [`super::retry`].
+//! Cadence: how often to poll an export while nothing is wrong. Never mixed with [`super::retry`].
 
 use std::time::Duration;
 
@@ -12,32 +11,27 @@ pub struct Cadence {
     max: Duration,
 }
 
-/// The intervals do not make a cadence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the smaller interval must be above zero and not above the larger one")]
 pub struct CadenceError;
 
 impl Cadence {
-    /// # Errors
-    /// When `min` is zero or above `max`.
     pub fn try_new(min: Duration, max: Duration) -> Result<Self, CadenceError> {
         if min.is_zero() || min > max { Err(CadenceError) } else { Ok(Self { min, max }) }
     }
 
-    /// The shortest interval.
     #[must_use]
     pub fn min(&self) -> Duration {
         self.min
     }
 
-    /// The longest interval.
     #[must_use]
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// The wait before the next poll after `unchanged` polls in a row brought nothing new, spread
-    /// by ±10 %.
+    /// The wait before the next poll, after `unchanged` polls in a row without news,
+    /// spread by ±10 %.
     #[must_use]
     pub fn interval(&self, unchanged: u32, jitter: Unit) -> Duration {
         let mut interval = self.min;
@@ -50,7 +44,7 @@ impl Cadence {
         spread(interval.min(self.max), jitter)
     }
 
-    /// The longest interval, spread: for a status nobody knows.
+    /// The longest interval, spread: for an unknown status.
     #[must_use]
     pub fn slow(&self, jitter: Unit) -> Duration {
         spread(self.max, jitter)

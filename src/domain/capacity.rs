@@ -1,18 +1,17 @@
-//! Capacity: how much may be under way at once, where the operating system grants only so many open
-//! files.
+//! Capacity: how much may be under way at once under the operating system's limit of open files.
 
 use std::num::NonZeroUsize;
 
-/// Parts that have their bytes and not their names, at once. They need no slot: a disk that is slow
-/// to sync does not leave the network idle. But it does not collect open files without end either.
+/// Most parts that have all their bytes and wait for their names. They need no slot, so a disk that
+/// is slow to sync does not leave the network idle. The bound keeps them from collecting open
+/// files.
 const MAX_COMMITS: usize = 192;
 /// Open files of a part in flight: a connection to the API, one to the store, and the file itself.
 const PER_PART: usize = 3;
-/// What is open whatever is fetched: the state, locks, sockets of the service manager and of the
-/// command line, the status page's connections, polls. An idle daemon has about 25.
+/// Files that are open besides parts: the state, locks, sockets of the service manager and the
+/// command line, connections of the status page, polls. An idle daemon has about 25.
 const OTHERS: usize = 64;
 
-/// How many parts may be where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// In flight: the slots.
@@ -22,11 +21,10 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What is wanted, as far as it fits into the files that may be open at once; `None` is no
-    /// limit.
+    /// What is wanted, cut to the limit of open files; `None` is no limit.
     ///
-    /// More than that would livelock: calls of the API would hold every descriptor there is, and no
-    /// part would ever get its connection to the store.
+    /// More would livelock: API calls would hold every descriptor, and no part would ever get its
+    /// connection to the store.
     #[must_use]
     pub fn new(max_parts: NonZeroUsize, open_files: Option<u64>) -> Self {
         let whole = Self {
@@ -46,7 +44,7 @@ impl Capacity {
         }
     }
 
-    /// Files that may be open at once with so many parts in flight.
+    /// Most open files with this many parts in flight.
     #[must_use]
     pub fn open_files(max_parts: NonZeroUsize) -> u64 {
         let files = max_parts.get().saturating_mul(PER_PART).saturating_add(MAX_COMMITS + OTHERS);

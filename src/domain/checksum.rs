@@ -1,5 +1,5 @@
-//! The checksums an object store may send with a body, parsed; the hashing itself is done where the
-//! bytes are.
+//! Parses the checksums that an object store may send with a body. The hashing is done elsewhere,
+//! with the bytes.
 //!
 //! Sources: `Content-MD5` RFC 1864; `Digest` RFC 3230; `Repr-Digest` and `Content-Digest` RFC 9530;
 //! `x-goog-hash` Cloud Storage XML API; `x-amz-checksum-*` Amazon S3 API, where a value ending in
@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// What a finished file was held against; the words of the manifest's `verified_by`.
+/// What a finished file was checked against; the words of the manifest's `verified_by`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
@@ -19,13 +19,9 @@ pub enum Check {
     Size,
     /// No length was declared; the body's own framing (Content-Length or chunks) was complete.
     Framing,
-    /// MD5.
     Md5,
-    /// SHA-1.
     Sha1,
-    /// SHA-256.
     Sha256,
-    /// SHA-512.
     Sha512,
     /// CRC-32 (ISO-HDLC).
     Crc32,
@@ -38,13 +34,9 @@ pub enum Check {
 /// An algorithm a store may use, with the length of its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
-    /// MD5.
     Md5,
-    /// SHA-1.
     Sha1,
-    /// SHA-256.
     Sha256,
-    /// SHA-512.
     Sha512,
     /// CRC-32 (ISO-HDLC), big-endian.
     Crc32,
@@ -100,23 +92,22 @@ impl fmt::Display for Algorithm {
 /// One checksum of the whole file, as the store promised it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PromisedChecksum {
-    /// How it is computed.
     pub algorithm: Algorithm,
     /// The value, of [`Algorithm::value_bytes`] bytes.
     pub value: Vec<u8>,
 }
 
-/// Which bytes an answer's headers speak of.
+/// Which bytes an answer's headers describe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coverage {
     /// A 200: body and representation are the same bytes.
     Whole,
-    /// A 206: headers about the body speak of the range, and are no use for the whole file.
+    /// A 206: headers about the body describe the range, and say nothing about the whole file.
     Range,
 }
 
-/// Every checksum of the whole file among `headers` (name in lower case, value), each once; what
-/// cannot be read is left out.
+/// Every checksum of the whole file among `headers` (name in lower case, value), each once. Invalid
+/// ones are left out.
 #[must_use]
 pub fn promised_checksums<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -130,7 +121,7 @@ pub fn promised_checksums<'a>(
     for (name, value) in headers {
         match name {
             "content-md5" if coverage == Coverage::Whole => {
-                found.extend(decode(Algorithm::Md5, value))
+                found.extend(decode(Algorithm::Md5, value));
             }
             "digest" => found.extend(value.split(',').filter_map(|item| {
                 let (name, value) = item.trim().split_once('=')?;
@@ -168,7 +159,7 @@ pub fn promised_checksums<'a>(
     if !composite {
         found.extend(amazon);
     }
-    // Cloud Storage hashes what it stores; when that is compressed and was unpacked on the way, the
+    // Cloud Storage hashes what it stores. If that is compressed and was unpacked on the way, the
     // hash is of other bytes.
     if !stored_encoded {
         found.extend(google);

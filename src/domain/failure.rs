@@ -1,4 +1,4 @@
-//! What can go wrong, classified by what is done about it.
+//! What can go wrong, classified by what the program does about it.
 
 use std::time::Duration;
 
@@ -10,13 +10,11 @@ use super::resume::ResumePoint;
 /// Why an export ended without becoming whole. Stays until someone says `retry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The case.
     pub kind: FailureKind,
-    /// The cause in words for people; already safe to show.
+    /// For people; already safe to show. Does not repeat `error_code`.
     pub cause: String,
-    /// The API's own `error_code`, where it sent one; already safe to show.
+    /// The API's own `error_code`, if it sent one; already safe to show.
     pub error_code: Option<String>,
-    /// When it was found to be final.
     pub at: Timestamp,
 }
 
@@ -26,13 +24,13 @@ pub struct Failure {
 pub enum FailureKind {
     /// The API reports ERROR.
     RemoteError,
-    /// The API finished the export and has since forgotten it.
+    /// The API no longer knows an export that it had finished.
     Expired,
-    /// The API does not know the export, for longer than the grace.
+    /// The API has not known the export for longer than the grace.
     NotFound,
     /// The API refuses the request itself.
     Rejected,
-    /// Something that is not ours stands where a file belongs.
+    /// A file that is not ours has the name of a part or of the manifest.
     Conflict,
     /// The export is listed, but one of its files is gone.
     PartGone,
@@ -52,7 +50,6 @@ impl FailureKind {
         }
     }
 
-    /// Reads [`FailureKind::as_str`] back.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [
@@ -71,54 +68,64 @@ impl FailureKind {
 /// The API's own refusal: a JSON error with a code. Both texts are already safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiRefusal {
-    /// HTTP status.
     pub status: u16,
-    /// `error_code`.
     pub code: String,
-    /// `error_message`, empty where it is missing.
+    /// `error_message`, empty if it is missing.
     pub message: String,
 }
 
-/// Why something has to wait as a whole, not just the one call that found out.
+impl ApiRefusal {
+    /// `what` with the status, the API's code and its message.
+    #[must_use]
+    pub fn words(&self, what: &str) -> String {
+        self.with_message(format!("{what} (HTTP {}, {})", self.status, self.code))
+    }
+
+    /// As [`ApiRefusal::words`], without the code: a [`Failure`] has it in a field of its own, and
+    /// it is shown beside the cause.
+    #[must_use]
+    pub fn cause(&self, what: &str) -> String {
+        self.with_message(format!("{what} (HTTP {})", self.status))
+    }
+
+    fn with_message(&self, words: String) -> String {
+        match self.message.as_str() {
+            "" => words,
+            message => format!("{words}: {message}"),
+        }
+    }
+}
+
+/// Why more than the one call that found out has to wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
     /// 429: the project waits.
     Throttled {
-        /// `Retry-After`, where the answer had a usable one.
+        /// `Retry-After`, if the answer had a usable one.
         retry_after: Option<Duration>,
     },
     /// 503: the whole API origin waits.
     Unavailable {
-        /// `Retry-After`, where the answer had a usable one.
+        /// `Retry-After`, if the answer had a usable one.
         retry_after: Option<Duration>,
     },
     /// 401 or 403: the project's key waits and is probed slowly.
-    Unauthorized {
-        /// The HTTP status.
-        status: u16,
-    },
-    /// 401 or 403 for a key that is not in use any more: nothing waits, and the call is made anew,
-    /// as one more call of the request budget.
+    Unauthorized { status: u16 },
+    /// 401 or 403 for a key that is no longer in use: nothing waits, and the call is made again. It
+    /// counts as another call in the request budget.
     KeyReplaced,
     /// The API does not know the route: `base_url` is wrong, the origin waits.
     RouteNotFound,
     /// 429 or 503 from an object store: that host waits.
     StoreBusy {
-        /// The host that answered.
         host: String,
-        /// `Retry-After`, where the answer had a usable one.
+        /// `Retry-After`, if the answer had a usable one.
         retry_after: Option<Duration>,
     },
-    /// The part lies on a store that waits already; nothing was asked of it.
-    StoreWaits {
-        /// The host.
-        host: String,
-    },
-    /// The disk: downloads wait and it is looked at again every few seconds.
-    Disk {
-        /// The cause in words.
-        cause: String,
-    },
+    /// The part's store already waits; it was not asked.
+    StoreWaits { host: String },
+    /// The disk: downloads wait, and it is checked again every few seconds.
+    Disk { cause: String },
 }
 
 /// What a call to the API says about one export. A view brings one.
@@ -137,9 +144,9 @@ pub enum ViewOutcome {
     NotFound(ApiRefusal),
     /// 400 or another 4xx with the API's own error.
     Rejected(ApiRefusal),
-    /// Nothing was learnt about this export; something larger waits.
+    /// Nothing was learnt about this export; the hold says what waits.
     Held(Hold),
-    /// A passing fault; the text says which, and is safe to show.
+    /// A passing fault, in words that are safe to show.
     Fault(String),
 }
 
@@ -160,7 +167,7 @@ pub enum PartFault {
         /// The API's `error_code`, if the API said it.
         error_code: Option<String>,
     },
-    /// Something larger waits; the part did nothing wrong.
+    /// The part did nothing wrong; the hold says what waits.
     Held(Hold),
     /// A file that is not ours has the final name.
     Conflict { cause: String },

@@ -1,5 +1,5 @@
-//! Names that come from outside, parsed into types that are safe in a path, a header and a log by
-//! construction. What does not parse is refused, never cleaned up.
+//! Names from outside, parsed into types that are safe in a path, a header and a log. A text that
+//! does not parse is refused, never cleaned up.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,34 +8,28 @@ use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::part::Sha256;
+use super::digest::Sha256;
 
 /// Longest export or file ID that is accepted, in bytes; keeps every file name under the 255 bytes
 /// of Linux file systems.
 pub const MAX_ID_BYTES: usize = 128;
 /// Longest project name that is accepted, in bytes.
 pub const MAX_PROJECT_NAME_BYTES: usize = 64;
-/// Longest project key that is accepted, in bytes; it travels in a header.
+/// Longest project key that is accepted, in bytes; it is sent in a header.
 const MAX_PROJECT_KEY_BYTES: usize = 256;
 
 /// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Nothing, or only an empty string, was given.
     #[error("is empty")]
     Empty,
-    /// More bytes than a path component should carry.
     #[error("is longer than {max} characters")]
     TooLong {
         /// The limit in bytes.
         max: usize,
     },
-    /// A character outside the allowed set, or an allowed one in the wrong place.
     #[error("may only contain {allowed}")]
-    BadCharacter {
-        /// The allowed set, in words.
-        allowed: &'static str,
-    },
+    BadCharacter { allowed: &'static str },
 }
 
 fn parse(
@@ -64,7 +58,6 @@ macro_rules! path_safe_id {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -136,8 +129,8 @@ path_safe_id!(
     |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
 );
 
-/// The key that names a project to the API (`X-Batch-Project`). Not shown whole anywhere: `Debug`
-/// hides it.
+/// The key that names a project to the API (`X-Batch-Project`). Never shown whole; `Debug` hides
+/// it.
 #[derive(Clone)]
 pub struct ProjectKey(SecretString);
 
@@ -148,7 +141,7 @@ impl ProjectKey {
         self.0.expose_secret()
     }
 
-    /// The first characters and an ellipsis, for a person who has to tell two keys apart.
+    /// The first characters and an ellipsis, enough to distinguish two keys.
     #[must_use]
     pub fn shortened(&self) -> String {
         let key = self.expose();
@@ -186,12 +179,11 @@ impl PartialEq for ProjectKey {
 
 impl Eq for ProjectKey {}
 
-/// The SHA-256 of a project key: tells projects apart across renames without keeping the key.
+/// The SHA-256 of a project key: identifies a project across renames without storing the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProjectDigest(Sha256);
 
 impl ProjectDigest {
-    /// The digest of a key.
     #[must_use]
     pub fn of(key: &ProjectKey) -> Self {
         let mut bytes = [0; 32];
@@ -212,7 +204,6 @@ impl fmt::Debug for ProjectDigest {
     }
 }
 
-/// A text that is no digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a project's digest is 64 hexadecimal digits")]
 pub struct ProjectDigestError;
@@ -228,9 +219,7 @@ impl FromStr for ProjectDigest {
 /// What every record of an export is found by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExportKey {
-    /// Whose export.
     pub project: ProjectDigest,
-    /// Which.
     pub export: ExportId,
 }
 

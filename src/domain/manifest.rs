@@ -14,17 +14,13 @@ use super::report::ReportFacts;
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// File name of the notice that an export failed.
 pub const FAILED_FILE: &str = "failed.json";
-/// The version of both formats.
 const FORMAT_VERSION: u32 = 1;
 
-/// The content of `manifest.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Format version, 1.
     pub version: u32,
     /// The project's name, the folder above.
     pub project: ProjectName,
-    /// The export.
     pub export_id: ExportId,
     /// PROFILE_ATTRIBUTES or PROFILE_EVENTS, verbatim.
     pub scope: Option<String>,
@@ -36,42 +32,30 @@ pub struct Manifest {
     pub start_date: Option<Timestamp>,
     /// When its execution ended, by the API.
     pub completion_date: Option<Timestamp>,
-    /// When this manifest was made.
     pub sealed_at: Timestamp,
-    /// The files, in part order.
     pub parts: Vec<ManifestPart>,
 }
 
-/// One file in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestPart {
-    /// The part number.
     pub part: u32,
-    /// The file's ID.
     pub file_id: FileId,
     /// The file's name beside the manifest.
     pub path: String,
-    /// Its length.
     pub bytes: u64,
-    /// The length the API declared.
     pub declared_bytes: Option<u64>,
-    /// Its SHA-256.
     pub sha256: Sha256,
-    /// What it was held against.
     pub verified_by: Vec<Check>,
 }
 
 /// Why bytes on disk are not a manifest of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Not JSON of this shape.
     #[error("not a manifest: {0}")]
     Shape(#[from] serde_json::Error),
-    /// Written by another version of this program.
-    #[error("manifest version {0} is not known to this version")]
+    #[error("manifest version {0} is not supported by this version of the program")]
     Version(u32),
-    /// A part whose path is not the one its number and ID make.
-    #[error("the path of part {0} does not fit its number and file id")]
+    #[error("the path of part {0} does not match its number and file ID")]
     Path(u32),
 }
 
@@ -106,10 +90,10 @@ impl Manifest {
         to_json(self)
     }
 
-    /// Reads a manifest back and holds it to its own rules.
+    /// Reads a manifest back and checks its rules.
     ///
     /// # Errors
-    /// When the bytes are not JSON of this shape, of another version, or name a path that is not
+    /// If the bytes are not JSON of this shape, have another version, or name a path that is not
     /// ours.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(bytes)?;
@@ -124,7 +108,6 @@ impl Manifest {
 }
 
 impl ManifestPart {
-    /// The part's identity.
     #[must_use]
     pub fn key(&self) -> PartKey {
         PartKey { number: self.part, file_id: self.file_id.clone() }
@@ -157,7 +140,6 @@ impl From<ManifestPart> for CommittedPart {
     }
 }
 
-/// The text of `failed.json`.
 #[must_use]
 pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Failure) -> String {
     #[derive(Serialize)]
@@ -231,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_points_elsewhere_is_refused() {
+    fn a_manifest_with_foreign_paths_is_refused() {
         let text = manifest().to_text();
         let escaped = text.replace("part-00001-a.json", "../../etc/passwd");
         assert!(matches!(Manifest::parse(escaped.as_bytes()), Err(ManifestError::Path(1))));

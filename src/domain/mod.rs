@@ -1,14 +1,14 @@
-//! Floor 0, the pure core: what an export, a part and a failure are, and what is decided about
-//! them.
+//! The pure core: exports, parts, failures, and the decisions about them.
 //!
-//! Nothing here does I/O, reads a clock or rolls dice: the time and the jitter come in as
-//! arguments, decisions go out as values.
+//! Nothing here does I/O, reads a clock or rolls dice: time and jitter come in as arguments,
+//! decisions go out as values.
 
 pub mod bandwidth;
 pub mod cadence;
 pub mod capacity;
 pub mod checksum;
 pub mod crowd;
+pub mod digest;
 pub mod failure;
 pub mod gate;
 pub mod ids;

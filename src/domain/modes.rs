@@ -1,5 +1,5 @@
-//! Permission bits of what the program makes: the owner works with it, a group may read it, nobody
-//! else gets near it.
+//! Permission bits of files and folders: the owner works with them, a group may read them, others
+//! have no access.
 
 use std::fmt;
 
@@ -22,38 +22,30 @@ pub struct Modes {
     pub directory: DirectoryMode,
 }
 
-/// The mode of a file: read and write for its owner, and for its group reading at most. Private by
-/// default.
+/// The mode of a file: the owner reads and writes, the group reads at most. Private by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMode(u32);
 
-/// The mode of a folder: everything for its owner, and for its group listing and entering at most.
-/// Private by default.
+/// The mode of a folder: the owner has all rights, the group lists and enters at most. Private by
+/// default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectoryMode(u32);
 
-/// The bits make no mode for what holds personal data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
-    /// Setuid, setgid or sticky.
     #[error(
-        "must not have the setuid, setgid or sticky bit, which a service may not be allowed to set: make \
-         download.directory setgid instead, and what is made in it inherits its group"
+        "must not have the setuid, setgid or sticky bit, which a service may not be allowed to set; \
+         make download.directory setgid instead: files made in it inherit its group"
     )]
     Special,
-    /// Something for everybody.
     #[error("must give nothing to others, because exports are personal data: the last digit is 0")]
     Others,
-    /// Not enough for the program itself.
     #[error("must let the owner read and write: the owner's digit is 6")]
     FileOwner,
-    /// Not enough for the program itself.
     #[error("must let the owner list, change and enter: the owner's digit is 7")]
     DirectoryOwner,
-    /// A part that can be run.
     #[error("must not make files executable: the owner's digit is 6, the group's 4 or 0")]
     Executable,
-    /// What is verified could be changed behind the program's back.
     #[error(
         "must not let the group write, because the files are verified once: the group may read them"
     )]
@@ -65,7 +57,7 @@ impl FileMode {
     pub const PRIVATE: Self = Self(OWNER_OF_FILE);
 
     /// # Errors
-    /// When the bits give the owner too little or anybody else too much.
+    /// If the bits give the owner too little or others too much.
     pub fn try_new(bits: u32) -> Result<Self, ModeError> {
         refuse_for_everything(bits)?;
         if bits & OWNER_OF_FILE != OWNER_OF_FILE {
@@ -74,7 +66,6 @@ impl FileMode {
         if bits & EXECUTE != 0 { Err(ModeError::Executable) } else { Ok(Self(bits)) }
     }
 
-    /// The permission bits.
     #[must_use]
     pub fn bits(self) -> u32 {
         self.0
@@ -86,7 +77,7 @@ impl DirectoryMode {
     pub const PRIVATE: Self = Self(OWNER_OF_DIRECTORY);
 
     /// # Errors
-    /// When the bits give the owner too little or anybody else too much.
+    /// If the bits give the owner too little or others too much.
     pub fn try_new(bits: u32) -> Result<Self, ModeError> {
         refuse_for_everything(bits)?;
         if bits & OWNER_OF_DIRECTORY == OWNER_OF_DIRECTORY {
@@ -96,7 +87,6 @@ impl DirectoryMode {
         }
     }
 
-    /// The permission bits.
     #[must_use]
     pub fn bits(self) -> u32 {
         self.0
@@ -157,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_all_modes_there_are_only_these_are_taken() {
+    fn exactly_these_modes_are_accepted() {
         let all = || 0..=0o17777;
         let files: Vec<u32> = all().filter(|bits| FileMode::try_new(*bits).is_ok()).collect();
         assert_eq!(files, [0o600, 0o640]);
@@ -167,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_says_what_is_too_much_or_too_little() {
+    fn each_refused_mode_says_what_is_wrong_with_it() {
         for (bits, error) in [
             (0o4600, ModeError::Special),
             (0o2640, ModeError::Special),
@@ -197,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_is_shown_with_four_digits_and_private_without_a_word() {
+    fn a_mode_is_shown_with_four_digits() {
         assert_eq!(FileMode::try_new(0o640).unwrap().to_string(), "0640");
         assert_eq!(DirectoryMode::try_new(0o750).unwrap().to_string(), "0750");
         assert_eq!(Modes::default(), Modes::PRIVATE);

@@ -29,7 +29,6 @@ impl Unit {
         if value.is_nan() { Self(0.0) } else { Self(value.clamp(0.0, 1.0)) }
     }
 
-    /// The number.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0

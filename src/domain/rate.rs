@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Over how long the rate is taken.
+/// The span that the rate is taken over.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Looks that come closer than this to the one before replace it: a window holds few.
+/// An observation this soon after another replaces it, so that a window holds few.
 const SPACING: Duration = Duration::from_millis(500);
 
-/// The rate of a count that is looked at now and then. A count that falls, such as that of a part
-/// which starts over, takes nothing back.
+/// The rate of a count that is observed now and then. A count that falls, as when a part starts
+/// over, subtracts nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Rate {
     /// The count at the last look.
@@ -19,7 +19,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// The count is this now. Returns what was added in a second; nothing where no earlier look is
+    /// Takes the count at `now`. Returns the rate per second; zero if no earlier observation is
     /// recent enough.
     pub fn observe(&mut self, count: u64, now: Duration) -> u64 {
         let added = self

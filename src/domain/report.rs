@@ -37,7 +37,6 @@ impl RemoteStatus {
         }
     }
 
-    /// The API's word.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -57,36 +56,30 @@ impl RemoteStatus {
 pub struct PartListing {
     /// The file's ID, the identity of the part.
     pub file_id: FileId,
-    /// The part number, from 1, where the API gave one.
+    /// The part number, from 1, if the API gave one.
     pub number: Option<u32>,
-    /// The size in bytes, where the API gave one.
+    /// The size in bytes, if the API gave one.
     pub declared_bytes: Option<u64>,
 }
 
-/// What a report says of an export besides its status and files; goes into the manifest.
+/// What a report says about an export besides its status and files; goes into the manifest.
 #[derive(Debug, Clone, Default)]
 pub struct ReportFacts {
     /// PROFILE_ATTRIBUTES or PROFILE_EVENTS, verbatim.
     pub scope: Option<String>,
     /// The export request's definition, verbatim JSON.
     pub request: Option<Box<RawValue>>,
-    /// When the export was requested.
     pub request_date: Option<Timestamp>,
-    /// When its execution began.
     pub start_date: Option<Timestamp>,
-    /// When its execution ended.
     pub completion_date: Option<Timestamp>,
 }
 
 /// A well-formed answer to one view call.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The export it speaks of; equals the ID that was asked.
     pub export: ExportId,
-    /// The remote status.
     pub status: RemoteStatus,
-    /// The files; `None` where the field is absent or null. Rows with equal IDs are already merged.
+    /// The files; `None` if the field is absent or null. Rows with equal IDs are already merged.
     pub files: Option<Vec<PartListing>>,
-    /// The rest.
     pub facts: ReportFacts,
 }

@@ -12,7 +12,7 @@ use super::part::{PartKey, Sha256};
 pub struct StrongEtag(String);
 
 impl StrongEtag {
-    /// Takes an `ETag` value; a weak or malformed one is no use for ranges.
+    /// Reads an `ETag` value; a weak or malformed one is of no use for ranges.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
         let inner = value.strip_prefix('"')?.strip_suffix('"')?;
@@ -21,42 +21,39 @@ impl StrongEtag {
         (valid && value.len() <= 512).then(|| Self(value.to_owned()))
     }
 
-    /// The header value.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What a power cut costs of a part at most: where a store gave a validator, the bytes before the
-/// last so many are durable and on record. Each costs a sync of the disk.
+/// The most that a power cut costs of a part, if the store sent a validator: all bytes but the last
+/// 16 MiB are durable and on record. Each checkpoint costs a sync of the disk.
 pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 
-/// Whether a part is so small that it is not worth a checkpoint: it is fetched again instead. One
-/// of unknown length is not.
+/// Whether a part is too small for checkpoints: it is downloaded again instead. A part of unknown
+/// length counts as large.
 #[must_use]
 pub fn is_small(declared_bytes: Option<u64>) -> bool {
     declared_bytes.is_some_and(|declared| declared < CHECKPOINT_BYTES)
 }
 
-/// The first bytes of a file, as they are when they are made durable.
+/// The first bytes of a file at the moment they are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefix {
-    /// How many.
     pub bytes: u64,
-    /// What they are.
     pub sha256: Sha256,
 }
 
-/// From where a partial file can be continued.
+/// Where a partial file can be continued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumePoint {
     /// Bytes at the start of the partial that were made durable.
     pub bytes: u64,
-    /// Their SHA-256. It alone makes them trustworthy: a record may be older than the partial that
-    /// lies on disk, which may have been started over with another version of the file.
+    /// Their SHA-256. Only this makes them trustworthy: the partial on disk may be newer than the
+    /// record, started over with another version of the file.
     pub sha256: Sha256,
-    /// Length of the whole file, by the answer that the bytes came from.
+    /// Length of the whole file, according to the answer that the bytes came from.
     pub total_bytes: u64,
     /// The validator of that answer.
     pub etag: StrongEtag,
@@ -65,23 +62,19 @@ pub struct ResumePoint {
 /// A resume point and the part it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumablePart {
-    /// Which part.
     pub key: PartKey,
-    /// From where.
     pub point: ResumePoint,
 }
 
 /// What to ask the store for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// The whole file.
     FromStart,
     /// `Range: bytes=N-` with `If-Range`.
     Continue(ResumePoint),
 }
 
-/// Continues where that can be right: some bytes are there, some are missing, and the length still
-/// is what the API says.
+/// Continues if some bytes are there, some are missing, and the length is still what the API says.
 #[must_use]
 pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> Plan {
     match point {
@@ -96,44 +89,31 @@ pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> P
     }
 }
 
-/// What of an answer's head matters here.
+/// The headers that the judgement needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseHead {
-    /// HTTP status.
     pub status: u16,
-    /// `Content-Length`.
     pub content_length: Option<u64>,
-    /// Whether the end of the body can be told from a cut: Content-Length, chunks, or HTTP/2.
+    /// Whether the framing shows a cut: Content-Length, chunks, or HTTP/2.
     pub framed: bool,
-    /// `Content-Range`.
     pub content_range: Option<String>,
-    /// `ETag`.
     pub etag: Option<String>,
-    /// `Content-Encoding`.
     pub content_encoding: Option<String>,
-    /// `Content-Type`.
     pub content_type: Option<String>,
 }
 
-/// What an answer's head means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The body is the whole file, from its first byte; its length where one is known.
-    Whole {
-        /// Expected length of the file.
-        total_bytes: Option<u64>,
-    },
+    /// The body is the whole file, from its first byte; with its length if that is known.
+    Whole { total_bytes: Option<u64> },
     /// The body is exactly what the partial lacks.
     Append {
         /// Expected length of the whole file.
         total_bytes: u64,
     },
     /// The partial cannot be continued; drop it and ask for the whole file.
-    StartOver {
-        /// Why, in words.
-        reason: &'static str,
-    },
-    /// 400, 401, 403 or 410: this link is no good, a fresh one may be.
+    StartOver { reason: &'static str },
+    /// 400, 401, 403 or 410: this link does not work, a fresh one may.
     LinkRefused,
     /// 404.
     Gone,
@@ -148,7 +128,7 @@ pub enum Verdict {
     },
 }
 
-/// Judges the head of a store's answer to `plan`; redirects are dealt with before.
+/// Judges the head of a store's answer to `plan`; redirects were followed before.
 #[must_use]
 pub fn judge_response(plan: &Plan, declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
     match head.status {
@@ -178,16 +158,16 @@ fn judge_whole(declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
     }
     match (declared_bytes, head.content_length) {
         (Some(declared), Some(length)) if declared != length => Verdict::Refused {
-            reason: format!("the store offers {length} bytes, the api declared {declared}"),
+            reason: format!("the store offers {length} bytes, but the API declared {declared}"),
             listing_in_doubt: true,
         },
         (Some(declared), _) => Verdict::Whole { total_bytes: Some(declared) },
         (None, length) if head.framed => match markup(head.content_type.as_deref()) {
-            true => refused("an html or xml page instead of the file"),
+            true => refused("an HTML or XML page instead of the file"),
             false => Verdict::Whole { total_bytes: length },
         },
         (None, _) => refused(
-            "no size was declared and the body has no framing, so its end cannot be told from a cut",
+            "the API declared no size and the body has no framing: a cut would look like its end",
         ),
     }
 }
@@ -198,16 +178,16 @@ fn judge_range(point: &ResumePoint, head: &ResponseHead) -> Verdict {
     }
     let range = head.content_range.as_deref().and_then(parse_content_range);
     let Some((first, last, total)) = range else {
-        return Verdict::StartOver { reason: "the 206 has no usable content-range" };
+        return Verdict::StartOver { reason: "the 206 has no valid Content-Range" };
     };
     if total != Some(point.total_bytes) || last.checked_add(1) != Some(point.total_bytes) {
         return Verdict::StartOver { reason: "the file's length has changed" };
     }
     if first != point.bytes {
-        return Verdict::StartOver { reason: "the range starts elsewhere" };
+        return Verdict::StartOver { reason: "the range starts at the wrong byte" };
     }
     if head.content_length.is_some_and(|length| length != point.total_bytes - point.bytes) {
-        return Verdict::StartOver { reason: "the range's length does not fit" };
+        return Verdict::StartOver { reason: "the range has the wrong length" };
     }
     if head.etag.as_deref().and_then(StrongEtag::parse).as_ref() != Some(&point.etag) {
         return Verdict::StartOver { reason: "the file has changed" };
@@ -218,7 +198,7 @@ fn judge_range(point: &ResumePoint, head: &ResponseHead) -> Verdict {
 fn judge_encoding(head: &ResponseHead) -> Option<Verdict> {
     let encoding = head.content_encoding.as_deref().map_or("", str::trim);
     let identity = encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
-    (!identity).then(|| refused("the body has a content-encoding that nobody asked for"))
+    (!identity).then(|| refused("the body has a Content-Encoding that was not requested"))
 }
 
 fn markup(content_type: Option<&str>) -> bool {
@@ -283,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_is_continued_only_where_that_can_be_right() {
+    fn a_partial_is_continued_only_if_its_bytes_can_be_right() {
         assert_eq!(plan_resume(Some(point()), Some(100)), Plan::Continue(point()));
         assert_eq!(plan_resume(Some(point()), None), Plan::Continue(point()));
         assert_eq!(plan_resume(Some(point()), Some(99)), Plan::FromStart);
@@ -331,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_answer_is_held_to_the_declared_size_and_its_framing() {
+    fn a_whole_answer_must_match_the_declared_size_and_be_framed() {
         let judge =
             |declared, head: ResponseHead| judge_response(&Plan::FromStart, declared, &head);
         let ok = ResponseHead {

@@ -1,82 +1,67 @@
-//! Retry: how long to wait after a fault. The only file that uses `backoff`.
+//! Retry: how long to wait after a fault.
 //!
-//! `backoff` 0.4 is unmaintained (RUSTSEC-2025-0012, and RUSTSEC-2024-0384 through `instant`). The
-//! owner chose it, and what is used here is its arithmetic alone: a capped exponential policy
-//! without a limit on the elapsed time and without its own randomisation, which gives the ceiling;
-//! the jitter is ours and comes in as an argument.
+//! A policy is a ladder of ceilings, one for each fault in a row. The ladder is computed once, by
+//! `transport::retry_policy`; a delay only looks it up. So no decision reads a clock or rolls dice.
 
 use std::time::Duration;
-
-use backoff::ExponentialBackoff;
-use backoff::backoff::Backoff;
 
 use super::moment::Unit;
 
 /// Longest `Retry-After` that is obeyed; a longer one is cut to it.
 pub const RETRY_AFTER_CAP: Duration = Duration::from_hours(1);
-/// Growth of the ceiling from one attempt to the next.
-const MULTIPLIER: f64 = 2.0;
-/// Attempts after which any policy has reached its cap: 2^64 times one millisecond is beyond every
-/// configurable cap.
-const LAST_GROWING_ATTEMPT: u32 = 64;
 
-/// Exponential backoff: the ceiling doubles from `initial` up to `max`.
+/// The ceiling of each delay, from the first fault in a row to the last that makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    initial: Duration,
-    max: Duration,
+    ceilings: [Duration; Self::STEPS],
 }
 
-/// The delays do not make a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the first delay must be above zero and not above the largest one")]
+#[error("the first delay must be above zero, and no delay shorter than the one before it")]
 pub struct RetryPolicyError;
 
 impl RetryPolicy {
+    /// A ladder that doubles from one millisecond reaches 17 years.
+    pub const STEPS: usize = 40;
+
     /// # Errors
-    /// When `initial` is zero or above `max`.
-    pub fn try_new(initial: Duration, max: Duration) -> Result<Self, RetryPolicyError> {
-        if initial.is_zero() || initial > max {
-            Err(RetryPolicyError)
-        } else {
-            Ok(Self { initial, max })
+    /// If the first ceiling is zero, or a later one is below the one before it.
+    pub fn try_new(ceilings: [Duration; Self::STEPS]) -> Result<Self, RetryPolicyError> {
+        if ceilings[0].is_zero() || !ceilings.is_sorted() {
+            return Err(RetryPolicyError);
         }
+        Ok(Self { ceilings })
     }
 
-    /// The ceiling of the first delay.
     #[must_use]
     pub fn initial(&self) -> Duration {
-        self.initial
+        self.ceilings[0]
     }
 
-    /// The largest delay.
     #[must_use]
     pub fn max(&self) -> Duration {
-        self.max
+        self.ceilings[Self::STEPS - 1]
     }
 
     /// The wait after the `attempt`-th fault in a row (from 1): between half the ceiling and the
     /// ceiling.
     #[must_use]
     pub fn delay(&self, attempt: u32, jitter: Unit) -> Duration {
-        self.ceiling(attempt).mul_f64(0.5 + 0.5 * jitter.get())
+        let step = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+        let ceiling = self.ceilings[step.min(Self::STEPS - 1)];
+        ceiling.mul_f64(0.5 + 0.5 * jitter.get())
     }
 
-    fn ceiling(&self, attempt: u32) -> Duration {
-        let mut policy = ExponentialBackoff {
-            current_interval: self.initial,
-            initial_interval: self.initial,
-            randomization_factor: 0.0,
-            multiplier: MULTIPLIER,
-            max_interval: self.max,
-            max_elapsed_time: None,
-            ..ExponentialBackoff::default()
-        };
-        let mut ceiling = self.initial;
-        for _ in 0..attempt.clamp(1, LAST_GROWING_ATTEMPT) {
-            ceiling = policy.next_backoff().unwrap_or(self.max);
-        }
-        ceiling.min(self.max)
+    /// The core cannot use what computes the real ladder.
+    #[cfg(test)]
+    pub(crate) fn doubling(initial: Duration, max: Duration) -> Self {
+        let mut ceiling = initial;
+        let ceilings = std::array::from_fn(|_| {
+            let this = ceiling.min(max);
+            ceiling = ceiling.saturating_mul(2);
+            this
+        });
+        Self::try_new(ceilings).unwrap()
     }
 }
 
@@ -86,22 +71,26 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_ceiling_doubles_up_to_the_cap() {
-        let policy =
-            RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
+    fn each_fault_in_a_row_takes_the_next_ceiling_up_to_the_last() {
+        let policy = RetryPolicy::doubling(Duration::from_secs(1), Duration::from_secs(600));
+        assert_eq!((policy.initial().as_secs(), policy.max().as_secs()), (1, 600));
         for (attempt, seconds) in
             [(0, 1), (1, 1), (2, 2), (3, 4), (10, 512), (11, 600), (64, 600), (u32::MAX, 600)]
         {
-            assert_eq!(policy.ceiling(attempt), Duration::from_secs(seconds), "attempt {attempt}");
+            let longest = policy.delay(attempt, Unit::clamped(1.0));
+            assert_eq!(longest, Duration::from_secs(seconds), "attempt {attempt}");
+            let shortest = policy.delay(attempt, Unit::clamped(0.0));
+            assert_eq!(shortest, longest / 2, "attempt {attempt}");
         }
-        assert_eq!(policy.delay(3, Unit::clamped(0.0)), Duration::from_secs(2));
-        assert_eq!(policy.delay(3, Unit::clamped(1.0)), Duration::from_secs(4));
     }
 
     #[test]
-    fn nonsense_is_refused() {
-        assert!(RetryPolicy::try_new(Duration::ZERO, Duration::from_secs(1)).is_err());
-        assert!(RetryPolicy::try_new(Duration::from_secs(2), Duration::from_secs(1)).is_err());
+    fn a_ladder_that_starts_at_zero_or_goes_down_is_refused() {
+        let mut ceilings = [Duration::from_secs(2); RetryPolicy::STEPS];
+        assert!(RetryPolicy::try_new(ceilings).is_ok());
+        ceilings[7] = Duration::from_secs(1);
+        assert!(RetryPolicy::try_new(ceilings).is_err());
+        assert!(RetryPolicy::try_new([Duration::ZERO; RetryPolicy::STEPS]).is_err());
     }
 
     proptest! {
@@ -109,10 +98,10 @@ mod tests {
         fn no_delay_is_zero_or_above_the_cap(
             initial_ms in 1_u64..100_000, factor in 1_u64..100_000, attempt: u32, jitter in 0.0_f64..=1.0,
         ) {
+            let initial = Duration::from_millis(initial_ms);
             let max = Duration::from_millis(initial_ms * factor);
-            let policy = RetryPolicy::try_new(Duration::from_millis(initial_ms), max).unwrap();
-            let delay = policy.delay(attempt, Unit::clamped(jitter));
-            prop_assert!(delay >= Duration::from_millis(initial_ms) / 2 && delay <= max);
+            let delay = RetryPolicy::doubling(initial, max).delay(attempt, Unit::clamped(jitter));
+            prop_assert!(delay >= initial / 2 && delay <= max);
         }
     }
 }

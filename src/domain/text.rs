@@ -34,7 +34,10 @@ pub fn escaped(text: &str) -> String {
 fn push_escaped(out: &mut String, character: char) {
     // Beyond control characters: the bidirectional overrides and line separators that can disguise
     // a log line.
-    let disguises = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let disguises = matches!(
+        character,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    );
     if character.is_control() || disguises {
         out.extend(character.escape_unicode());
     } else {
@@ -47,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_controls_and_length_are_dealt_with() {
+    fn secrets_are_hidden_controls_escaped_and_long_texts_cut() {
         assert_eq!(shown("bad key s3cret!", &["s3cret", ""]), "bad key [hidden]!");
         assert_eq!(shown("a\n\x1b[31m\u{202e}", &[]), "a\\u{a}\\u{1b}[31m\\u{202e}");
         assert_eq!(shown(&"x".repeat(500), &[]).chars().count(), SHOWN_CHARACTERS + 1);

@@ -1,5 +1,5 @@
-//! Every system call by which this room looks at or changes a file system on the way of a file to
-//! its final name. Each of them is a point (`failpoint`), named after the file that it is about.
+//! Every system call that this room makes on a file's way to its final name. Each is a point
+//! (`failpoint`), named after its file.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,7 +13,6 @@ use rustix::io::Errno;
 use super::record;
 use crate::failpoint;
 
-/// Calls, unless the tests have something else in mind.
 fn call<T>(
     operation: &'static str,
     name: &str,
@@ -30,7 +29,7 @@ pub(super) fn open(at: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io
     call("open", &path.to_string_lossy(), || fs::openat(at, path, flags, Mode::empty()))
 }
 
-/// Creates the file `name`, or one in `dir` that could be called so.
+/// Creates the file `name`, or an unnamed file that could get this name.
 pub(super) fn create(
     dir: &OwnedFd,
     name: &str,
@@ -48,7 +47,7 @@ pub(super) fn make_folder(dir: &OwnedFd, name: &OsStr, mode: Mode) -> rustix::io
         .inspect(|()| record::folder_made(dir, name))
 }
 
-/// Writes all of it at the file's offset. How much was written before an error is not known.
+/// Writes all of it at the file's offset. After an error it is unknown how much was written.
 pub(super) fn write(mut file: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
     if let Err(errno) = failpoint::before("write", name) {
         file.write_all(&bytes[..bytes.len() / 2])?;
@@ -80,35 +79,35 @@ pub(super) fn sync_data(file: &File, name: &str) -> rustix::io::Result<()> {
     call("datasync", name, || fs::fdatasync(file)).inspect(|()| record::synced(file, covers))
 }
 
-/// fsync of a directory, for the sake of a name in it.
+/// fsync of a directory, to make a name in it durable.
 pub(super) fn sync_folder(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
     let covers = record::position();
     call("dirsync", name, || fs::fsync(dir)).inspect(|()| record::folder_synced(dir, covers))
 }
 
-/// Gives an open file a name that has to be free.
+/// Gives an open file a name, which must be free.
 pub(super) fn link_file(file: &File, dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
-    // By /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on most
-    // kernels: open(2).
+    // Through /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on
+    // most kernels: open(2).
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     call("link", name, || fs::linkat(fs::CWD, descriptor, dir, name, AtFlags::SYMLINK_FOLLOW))
         .inspect(|()| record::linked(dir, name))
 }
 
-/// Gives a file a second name, that has to be free.
+/// Gives a file a second name, which must be free.
 pub(super) fn link(dir: impl AsFd + Copy, old: &str, new: &str) -> rustix::io::Result<()> {
     call("link", new, || fs::linkat(dir, old, dir, new, AtFlags::empty()))
         .inspect(|()| record::linked(dir, new))
 }
 
-/// Gives a file another name, that has to be free.
+/// Renames a file; the new name must be free.
 pub(super) fn rename(dir: impl AsFd + Copy, old: &str, new: &str) -> rustix::io::Result<()> {
     record::knows_rename(dir)?;
     call("rename", new, || fs::renameat_with(dir, old, dir, new, RenameFlags::NOREPLACE))
         .inspect(|()| record::renamed(dir, old, new))
 }
 
-/// Removes a name; whether there was one.
+/// Removes a name; returns whether there was one.
 pub(super) fn remove(dir: &OwnedFd, name: &str) -> rustix::io::Result<bool> {
     match call("unlink", name, || fs::unlinkat(dir, name, AtFlags::empty())) {
         Ok(()) => {
@@ -120,7 +119,7 @@ pub(super) fn remove(dir: &OwnedFd, name: &str) -> rustix::io::Result<bool> {
     }
 }
 
-/// Bytes that this process may still use on the file system.
+/// Bytes that this process can still use on the file system.
 pub(super) fn free_bytes(dir: &OwnedFd, path: &Path) -> rustix::io::Result<u64> {
     let stat = call("statvfs", &path.to_string_lossy(), || fs::fstatvfs(dir))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))

@@ -1,5 +1,5 @@
-//! An open directory: names are resolved against its descriptor, so that a path that changes
-//! underneath cannot lead elsewhere.
+//! An open directory. Names are resolved against its descriptor, so a path that changes meanwhile
+//! cannot lead elsewhere.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::mode::{correct, settle_file_mode};
 use super::{DurableError, calls};
 use crate::domain::modes::{DirectoryMode, FileMode};
 
@@ -27,10 +28,8 @@ pub struct Identity {
     inode: u64,
 }
 
-/// What stands at a name.
 #[derive(Debug)]
 pub enum Entry {
-    /// Nothing.
     Absent,
     /// A regular file, opened for reading, and its length in bytes.
     Regular(File, u64),
@@ -44,7 +43,7 @@ impl Dir {
     /// Opens the directory that the operator named; links in the path are followed.
     ///
     /// # Errors
-    /// When it is not there, is no directory, or may not be read.
+    /// If it is not there, is no directory, or may not be read.
     pub fn open(path: &Path) -> Result<Self, DurableError> {
         calls::open(fs::CWD, path, OPEN_DIRECTORY)
             .map(|fd| Self { fd, path: path.to_owned() })
@@ -59,11 +58,11 @@ impl Dir {
         Self { fd, path: path.to_owned() }
     }
 
-    /// Opens a directory and makes what is missing of its path, durable: itself with `mode`, and
-    /// with `parents_mode` what leads to it.
+    /// Opens a directory and durably makes what is missing of its path: the directory itself with
+    /// `mode`, its parents with `parents_mode`.
     ///
     /// # Errors
-    /// When a part of the path is no directory, or cannot be made or synced.
+    /// If a part of the path is no directory, or cannot be made or synced.
     pub fn create_all(
         path: &Path,
         mode: DirectoryMode,
@@ -83,7 +82,6 @@ impl Dir {
         Self::open(path)
     }
 
-    /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -92,7 +90,7 @@ impl Dir {
     /// Opens the directory `name` in this one, if there is one.
     ///
     /// # Errors
-    /// When `name` is something else than a directory, or cannot be opened.
+    /// If `name` is something else than a directory, or cannot be opened.
     pub fn child(&self, name: &str) -> Result<Option<Self>, DurableError> {
         let path = self.path.join(name);
         match calls::open(self.fd.as_fd(), Path::new(name), OPEN_DIRECTORY | OFlags::NOFOLLOW) {
@@ -102,21 +100,21 @@ impl Dir {
         }
     }
 
-    /// Opens the directory `name` in this one, made with `mode` where it is missing; its name is
-    /// durable on return.
+    /// Opens the directory `name` in this one, and makes it with `mode` if it is missing. Its name
+    /// is durable on return.
     ///
     /// # Errors
-    /// When `name` is something else than a directory, or cannot be made, opened or synced.
+    /// If `name` is something else than a directory, or cannot be made, opened or synced.
     pub fn make_child(&self, name: &str, mode: DirectoryMode) -> Result<Self, DurableError> {
         self.make(OsStr::new(name), mode)?;
-        // Also where it was there before: whoever made it may have died before this.
+        // Also if it was there before: the process that made it may have died before this.
         self.sync()?;
         let missing = || DurableError::new("open folder", self.path.join(name), Errno::NOENT);
         self.child(name)?.ok_or_else(missing)
     }
 
     fn make(&self, name: &OsStr, mode: DirectoryMode) -> Result<(), DurableError> {
-        let failed = |errno| DurableError::new("make folder", self.path.join(name), errno);
+        let failed = |errno| DurableError::new("create folder", self.path.join(name), errno);
         match calls::make_folder(&self.fd, name, Mode::from_raw_mode(mode.bits())) {
             Ok(()) => self.settle_mode(name, mode).map_err(failed),
             // An existing folder keeps the mode that its owner gave it.
@@ -133,9 +131,6 @@ impl Dir {
     }
 
     /// Makes the names in this directory durable.
-    ///
-    /// # Errors
-    /// When fsync fails.
     pub fn sync(&self) -> Result<(), DurableError> {
         self.sync_name("")
     }
@@ -147,9 +142,6 @@ impl Dir {
     }
 
     /// The names in this directory that are UTF-8, without `.` and `..`, sorted.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub fn names(&self) -> Result<Vec<String>, DurableError> {
         let failed = |errno| DurableError::new("list folder", &self.path, errno);
         let mut names = Vec::new();
@@ -163,13 +155,10 @@ impl Dir {
         Ok(names)
     }
 
-    /// Opens what stands at `name`.
-    ///
-    /// # Errors
-    /// When it cannot be looked at.
+    /// Opens whatever has this name.
     pub fn entry(&self, name: &str) -> Result<Entry, DurableError> {
         let failed = |errno| DurableError::new("open", self.path.join(name), errno);
-        // Non-blocking, because a pipe that nobody writes would hold the open call for ever.
+        // Non-blocking, because opening a pipe without a writer would block for ever.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match calls::open(self.fd.as_fd(), Path::new(name), flags) {
             Ok(fd) => fd,
@@ -187,9 +176,6 @@ impl Dir {
     }
 
     /// Whether anything has that name.
-    ///
-    /// # Errors
-    /// When it cannot be looked at.
     pub fn exists(&self, name: &str) -> Result<bool, DurableError> {
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
@@ -199,18 +185,12 @@ impl Dir {
     }
 
     /// Removes the file `name`; whether there was one.
-    ///
-    /// # Errors
-    /// When it is there and cannot be removed.
     pub fn remove(&self, name: &str) -> Result<bool, DurableError> {
         calls::remove(&self.fd, name)
             .map_err(|errno| DurableError::new("remove", self.path.join(name), errno))
     }
 
-    /// Makes an existing file's bytes durable, for one that somebody else wrote.
-    ///
-    /// # Errors
-    /// When fsync fails.
+    /// Makes the bytes of a file durable that another program wrote.
     pub fn sync_entry(&self, name: &str, file: &File) -> Result<(), DurableError> {
         calls::sync(file, name)
             .map_err(|errno| DurableError::new("sync", self.path.join(name), errno))
@@ -219,7 +199,7 @@ impl Dir {
     /// Shows `visit` the first `length` bytes of an existing file.
     ///
     /// # Errors
-    /// When they cannot be read, or are not there.
+    /// If they cannot be read, or are not there.
     pub fn read_entry(
         &self,
         name: &str,
@@ -232,15 +212,12 @@ impl Dir {
     }
 
     /// Bytes that this process may still use on the file system.
-    ///
-    /// # Errors
-    /// When the file system does not say.
     pub fn free_bytes(&self) -> Result<u64, DurableError> {
         calls::free_bytes(&self.fd, &self.path)
-            .map_err(|errno| DurableError::new("ask the free space of", &self.path, errno))
+            .map_err(|errno| DurableError::new("query the free space of", &self.path, errno))
     }
 
-    /// The file system's type as Linux numbers it, with a name where it is a usual one.
+    /// The file system's name if it is a usual one, else its number in Linux.
     #[must_use]
     pub fn file_system(&self) -> String {
         let Ok(stat) = fs::fstatfs(&self.fd) else { return "unknown file system".to_owned() };
@@ -254,27 +231,24 @@ impl Dir {
         }
     }
 
-    /// An error of this directory's own, for what is not a file system operation but hinders one.
+    /// An error about this directory, for a fault that is not a failed system call.
     #[must_use]
     pub fn failed(&self, operation: &'static str, errno: Errno) -> DurableError {
         DurableError::new(operation, &self.path, errno)
     }
 
     /// Which directory this is.
-    ///
-    /// # Errors
-    /// When it cannot be looked at.
     pub fn identity(&self) -> Result<Identity, DurableError> {
         fs::fstat(&self.fd)
             .map(|stat| Identity::of(&stat))
             .map_err(|errno| DurableError::new("look at", &self.path, errno))
     }
 
-    /// Makes `name` a durable empty file, 0600, for a library that goes on by itself. There must be
-    /// none yet.
+    /// Makes `name` a durable empty file, 0600, for a library that then works with it. It must not
+    /// exist yet.
     ///
     /// # Errors
-    /// When it is there, or cannot be made or synced.
+    /// If it is there, or cannot be made or synced.
     pub fn create_empty(&self, name: &str) -> Result<(), DurableError> {
         drop(self.create_file(name, FileMode::PRIVATE)?);
         self.sync()
@@ -315,8 +289,8 @@ impl Dir {
         }
     }
 
-    /// Opens the regular file `name` for reading and writing, and gives it this mode; `None` where
-    /// it is somebody else's, so that its mode cannot be changed.
+    /// Opens the regular file `name` for reading and writing, and gives it this mode; `None` if it
+    /// has another owner, so that its mode cannot be changed.
     pub(super) fn open_file(
         &self,
         name: &str,
@@ -340,35 +314,6 @@ impl Dir {
     pub(super) fn names_file(&self, name: &str, file: &File) -> io::Result<bool> {
         let named = fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Identity::of(&named) == Identity::of(&fs::fstat(file)?))
-    }
-}
-
-/// A umask may have taken bits away from a new file, or a default ACL given it some. Only then is
-/// there something to change, which would cost an update of the inode.
-fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
-    if Mode::from_raw_mode(fs::fstat(file)?.st_mode) == mode {
-        Ok(())
-    } else {
-        fs::fchmod(file, mode)
-    }
-}
-
-/// Changes the mode of a new folder where its permission bits are not the wanted ones. In a setgid
-/// folder the kernel has made it setgid too, so that what is made in it has the same group: a
-/// change that leaves the bit out would clear it, and one that has it may be forbidden
-/// (`RestrictSUIDSGID=` of systemd says EPERM). Of the two the permissions matter more.
-fn correct(
-    found: Mode,
-    wanted: Mode,
-    chmod: impl Fn(Mode) -> rustix::io::Result<()>,
-) -> rustix::io::Result<()> {
-    if found & (Mode::RWXU | Mode::RWXG | Mode::RWXO) == wanted {
-        return Ok(());
-    }
-    let setgid = found & Mode::SGID;
-    match chmod(wanted | setgid) {
-        Err(Errno::PERM) if !setgid.is_empty() => chmod(wanted),
-        changed => changed,
     }
 }
 
@@ -396,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_folders_are_made_for_the_owner_alone() {
+    fn missing_folders_are_private() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b/c");
         let dir = Dir::create_all(&path, DirectoryMode::PRIVATE, DirectoryMode::PRIVATE).unwrap();
@@ -407,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_and_what_leads_to_it_have_the_modes_that_are_asked_for() {
+    fn a_folder_and_its_parents_get_the_requested_modes() {
         let root = tempfile::tempdir().unwrap();
         let shared = DirectoryMode::try_new(0o750).unwrap();
         Dir::create_all(&root.path().join("a/b"), DirectoryMode::PRIVATE, shared).unwrap();
@@ -441,28 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_is_changed_only_where_it_is_wrong_and_the_setgid_bit_given_up_only_where_it_is_forbidden()
-     {
-        let bits = |bits| Mode::from_raw_mode(bits);
-        let changes = |found, refused: &[u32], says| {
-            let asked = std::cell::RefCell::new(Vec::new());
-            let outcome = correct(bits(found), bits(0o750), |mode| {
-                asked.borrow_mut().push(mode.as_raw_mode());
-                if refused.contains(&mode.as_raw_mode()) { Err(says) } else { Ok(()) }
-            });
-            (asked.into_inner(), outcome)
-        };
-        assert_eq!(changes(0o40750, &[], Errno::PERM), (vec![], Ok(())));
-        assert_eq!(changes(0o42750, &[], Errno::PERM), (vec![], Ok(())));
-        assert_eq!(changes(0o40700, &[], Errno::PERM), (vec![0o750], Ok(())));
-        assert_eq!(changes(0o42700, &[], Errno::PERM), (vec![0o2750], Ok(())));
-        assert_eq!(changes(0o42700, &[0o2750], Errno::PERM), (vec![0o2750, 0o750], Ok(())));
-        assert_eq!(changes(0o42700, &[0o2750], Errno::IO), (vec![0o2750], Err(Errno::IO)));
-        assert_eq!(changes(0o40700, &[0o750], Errno::PERM), (vec![0o750], Err(Errno::PERM)));
-    }
-
-    #[test]
-    fn a_file_has_the_mode_that_is_asked_for_from_its_beginning_and_when_it_is_opened_again() {
+    fn a_file_has_the_requested_mode_when_created_and_when_reopened() {
         let root = tempfile::tempdir().unwrap();
         let dir = Dir::open(root.path()).unwrap();
         let shared = FileMode::try_new(0o640).unwrap();
@@ -489,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_files_are_no_folders() {
+    fn links_and_files_are_not_taken_for_folders() {
         let root = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/tmp", root.path().join("link")).unwrap();
         File::create(root.path().join("file")).unwrap();
@@ -505,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_told_from_what_only_looks_like_one() {
+    fn only_a_regular_file_is_a_regular_entry() {
         let root = tempfile::tempdir().unwrap();
         let dir = Dir::open(root.path()).unwrap();
         std::fs::create_dir(root.path().join("folder")).unwrap();

@@ -1,5 +1,4 @@
-//! What the file system said no to, with the operation and the path, and the class that decides
-//! what is done about it.
+//! A failed file system operation: operation, path, and the class that decides what to do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,6 @@ pub struct DurableError {
     errno: Errno,
 }
 
-/// What kind of no it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
     /// No room: blocks, inodes or quota.
@@ -28,16 +26,14 @@ pub enum ErrorClass {
     Occupied,
     /// Nothing has that name.
     Missing,
-    /// Something has that name and is of the wrong kind: a symbolic link, a folder, a file where a
-    /// folder belongs.
+    /// Something of the wrong kind has that name: a symbolic link, a folder, or a file instead of a
+    /// folder.
     WrongKind,
-    /// Permissions.
     Denied,
     /// This process, or the machine, has run out of descriptors or memory.
     Exhausted,
     /// The file system does not know the operation.
     Unsupported,
-    /// Anything else.
     Other,
 }
 
@@ -54,13 +50,11 @@ impl DurableError {
         Self::new(operation, path, Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 
-    /// The path that the operation was about.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is to be done about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self.errno {
@@ -69,7 +63,7 @@ impl DurableError {
             Errno::IO => ErrorClass::Io,
             Errno::EXIST | Errno::NOTEMPTY => ErrorClass::Occupied,
             Errno::NOENT => ErrorClass::Missing,
-            // NXIO: a socket or a pipe that nobody reads.
+            // NXIO: a socket, or a pipe without a reader.
             Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => ErrorClass::WrongKind,
             Errno::ACCESS | Errno::PERM => ErrorClass::Denied,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => ErrorClass::Exhausted,
@@ -78,7 +72,6 @@ impl DurableError {
         }
     }
 
-    /// Whether room is what is missing.
     #[must_use]
     pub fn is_space(&self) -> bool {
         self.class() == ErrorClass::NoSpace

@@ -10,17 +10,20 @@
 //! Every name is resolved against an open directory, and symbolic links are not followed below the
 //! directory that the operator named.
 //!
-//! What is made here has exactly the mode that was asked for, whatever the umask; the group, and a
-//! folder's setgid bit, are those that the kernel takes from a setgid folder above.
+//! Files and folders get exactly the mode that was asked for, whatever the umask. The group, and a
+//! folder's setgid bit, come from the kernel, which takes them from a setgid folder above.
 
 mod calls;
 mod directory;
 mod error;
+mod mode;
+mod naming;
 mod partial;
 mod publish;
 pub(crate) mod record;
 
 pub use directory::{Dir, Entry, Identity};
 pub use error::{DurableError, ErrorClass};
-pub use partial::{CommitFailure, DataSync, Named, Partial, Synced};
+pub use naming::{CommitFailure, Named, Synced};
+pub use partial::{DataSync, Partial};
 pub use publish::{NoOverwrite, is_probe_name, probe_unnamed};

@@ -1,5 +1,4 @@
-//! Giving a file a name that must be free: how this file system can do it, found out once for a
-//! directory.
+//! Gives a file a name that must be free, in the way that a probe of its directory has found.
 
 use rustix::io::Errno;
 
@@ -29,10 +28,10 @@ const PROBE_NAMES: [&str; 3] = [
 ];
 
 impl NoOverwrite {
-    /// Finds out what the directory's file system can do; `None` where it can do neither.
+    /// Finds out what the directory's file system supports; `None` if it supports neither.
     ///
     /// # Errors
-    /// When the directory cannot be written to at all.
+    /// If the directory cannot be written to.
     pub fn probe(dir: &Dir) -> Result<Option<Self>, DurableError> {
         for way in [Self::Rename, Self::Link] {
             let works = way.works(dir);
@@ -78,7 +77,7 @@ impl NoOverwrite {
         match answer {
             Ok(()) => {
                 if self == Self::Link {
-                    // A working name that stays is only untidy: the next preparation removes it.
+                    // A working name that stays does no harm: the next preparation removes it.
                     drop(dir.remove(working));
                 }
                 Ok(Published::Done)
@@ -89,17 +88,17 @@ impl NoOverwrite {
     }
 }
 
-/// Whether it is the name of a probe's file: a crash has left it, or the probe is at work.
+/// Whether a probe uses this name: it is running, or a crash has left the file.
 #[must_use]
 pub fn is_probe_name(name: &str) -> bool {
     PROBE_NAMES.contains(&name)
 }
 
-/// Whether files without a name can be made here and be named later, so that nothing is left behind
-/// by a crash. The answer no costs nothing but tidiness: working files have names then.
+/// Whether files can be made without a name here and be named later, so that a crash leaves nothing
+/// behind. If not, working files have names.
 ///
 /// # Errors
-/// When the directory cannot be written to now; ask again.
+/// If the directory cannot be written to now; ask again.
 pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
     let name = PROBE_NAMES[0];
     dir.remove(name)?;
@@ -117,14 +116,14 @@ pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
         {
             Err(error)
         }
-        // EOPNOTSUPP where the file system cannot, EISDIR where the kernel does not know it, ENOENT
-        // without /proc.
+        // EOPNOTSUPP: not supported by the file system. EISDIR: not by the kernel. ENOENT: no
+        // /proc.
         Err(_) => Ok(false),
     }
 }
 
-/// A way that replaced the file, or that the file system does not know (some say EPERM to a hard
-/// link), does not work here.
+/// A way that replaced the file, or that the file system does not support (some answer EPERM to a
+/// hard link), does not work here.
 fn unsupported_or(answer: Result<Published, DurableError>) -> Result<bool, DurableError> {
     match answer {
         Ok(_) => Ok(false),
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_files_can_do_without_a_name_is_found_out_and_nothing_is_left() {
+    fn the_probe_for_unnamed_files_leaves_nothing_behind() {
         let root = tempfile::tempdir().unwrap();
         let dir = Dir::open(root.path()).unwrap();
         assert!(probe_unnamed(&dir).unwrap());

@@ -1,13 +1,13 @@
-//! What a debug build was told to do at which point:
-//! `[after:]SUBJECT.OPERATION=ACTION[@N][@N+][while:PATH]`, several of them with commas between.
+//! Rules that tell a debug build what to do at which point:
+//! `[after:]SUBJECT.OPERATION=ACTION[@N][@N+][while:PATH]`, separated by commas.
 //! `*` is any subject, or any operation.
 //!
-//! - `kill`: the process kills itself, at the N-th passing (the first where no N is given).
-//! - `EIO`, `ENOSPC`: the operation is not done and fails so, at the N-th time; with `@N+` from
-//!   then on; with `while:PATH` each time that something has this path. Of a write half is done.
-//! - `tell`: each point is told in the log, when it is passed for the first time.
+//! - `kill`: the process kills itself at the N-th passing (the first if no N is given).
+//! - `EIO`, `ENOSPC`: the operation fails with this error at the N-th time; with `@N+` from then
+//!   on; with `while:PATH` while this path exists. A write that fails has written half.
+//! - `tell`: each point is logged when it is passed for the first time.
 //!
-//! An error is told in the log as well, as `fault injected`.
+//! An error is logged as `fault injected`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Says what is to happen.
 const VARIABLE: &str = "BATCH_EXPORT_WATCHER_FAULTS";
 
-/// How the name of a file begins, apart from dots, and what it is for.
+/// The start of a file's name, without leading dots, and the subject that it belongs to.
 const SUBJECTS: &[(&str, &str)] = &[
     ("part-", "part"),
     ("manifest.json", "manifest"),
@@ -75,11 +74,11 @@ pub(super) fn pass(operation: &str, name: &str) {
     due(operation, name, false);
 }
 
-/// Does what the rules say about this point; the error that they give it.
+/// Does what the rules say about this point; returns the error that they demand.
 fn due(operation: &str, name: &str, is_after: bool) -> Option<Errno> {
     let rules = RULES.get_or_init(|| parse(&std::env::var(VARIABLE).unwrap_or_default()));
     let mut error = None;
-    // Nothing is told to most programs.
+    // Most runs have no rules.
     if rules.is_empty() {
         return error;
     }
@@ -118,7 +117,7 @@ impl Rule {
     }
 }
 
-/// What a file is for, by its name; of `record:sealing` the second word.
+/// The subject of a file by its name; the second word of `record:sealing`.
 fn subject(name: &str) -> &str {
     if let Some(record) = name.strip_prefix("record:") {
         return record;
@@ -138,7 +137,7 @@ fn tell(operation: &str, subject: &str, is_after: bool) {
     }
 }
 
-/// As by `kill -9`: nothing runs after it, not even in other threads.
+/// As with `kill -9`: nothing runs afterwards, not even in other threads.
 fn die() -> ! {
     loop {
         // It cannot fail: a process may kill itself.
@@ -146,7 +145,7 @@ fn die() -> ! {
     }
 }
 
-/// Who writes nonsense wants to hear of it at once.
+/// A rule that makes no sense ends the program at once.
 fn parse(text: &str) -> Vec<Rule> {
     let wrong = |word: &str| -> ! { panic!("{VARIABLE}: {word:?} is no rule") };
     let rules = text.split(',').filter(|word| !word.is_empty());
@@ -188,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_says_what_a_file_is_for() {
+    fn the_subject_of_a_file_follows_from_its_name() {
         for (name, expected) in [
             (".part-00001-file_1.json.partial", "part"),
             ("part-00001-file_1.json", "part"),

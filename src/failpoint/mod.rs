@@ -1,19 +1,19 @@
-//! Moments at which a debug build can be told to die, or to be refused by the disk: how the tests
-//! find out that nothing is lost. A release build has nothing of it but functions without a body.
+//! Points at which a debug build can be told to die or to get an error from the disk, so that tests
+//! can show that nothing is lost. In a release build the functions are empty.
 //!
 //! A point is an operation on a subject, such as `part.sync`: every system call of `durable` is
-//! one, and so are the steps that are none, such as the records of the state. What is to happen is
-//! said in a variable of the environment; the words are in `armed`.
+//! one, and so are other steps, such as the records of the state. An environment variable holds the
+//! rules; `armed` describes them.
 
 #[cfg(debug_assertions)]
 mod armed;
 
 use rustix::io::Errno;
 
-/// An operation is about to be done on what has this name.
+/// Called before an operation on the file with this name.
 ///
 /// # Errors
-/// The error that it is to fail with instead.
+/// The error that the operation has to fail with.
 #[inline]
 pub(crate) fn before(operation: &'static str, name: &str) -> Result<(), Errno> {
     #[cfg(debug_assertions)]
@@ -22,7 +22,6 @@ pub(crate) fn before(operation: &'static str, name: &str) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The operation was done.
 #[inline]
 pub(crate) fn after(operation: &'static str, name: &str) {
     #[cfg(debug_assertions)]
@@ -30,7 +29,7 @@ pub(crate) fn after(operation: &'static str, name: &str) {
     let _ = (operation, name);
 }
 
-/// A step that no error can be made of.
+/// A step that cannot fail.
 #[inline]
 pub(crate) fn pass(operation: &'static str, name: &str) {
     #[cfg(debug_assertions)]

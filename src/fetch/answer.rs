@@ -1,4 +1,4 @@
-//! An answer whose body has not been read yet: the store's, or the API's own where it sent the file
+//! An answer whose body has not been read yet: the store's, or the API's if it sent the file itself
 //! instead of a link.
 
 use std::future::poll_fn;
@@ -6,14 +6,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body as _, Bytes, Frame};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, TRANSFER_ENCODING,
+};
 use hyper::http::response::Parts;
 use hyper::{HeaderMap, StatusCode, Version};
 
 use super::pool::{Origin, Pool};
 use super::wire::WireBody;
+use crate::domain::resume::ResponseHead;
 use crate::transport::{DirectAnswer, TransportError};
 
-/// The head of an answer, and its body on its way.
+/// The head of an answer, and its unread body.
 pub(super) struct Answer {
     head: Parts,
     body: OnItsWay,
@@ -21,10 +25,11 @@ pub(super) struct Answer {
 
 enum OnItsWay {
     /// From the store. The connection goes back at the body's complete end.
-    Store { body: WireBody, home: (Pool, Origin) },
-    /// From the API.
+    Store {
+        body: WireBody,
+        home: (Pool, Origin),
+    },
     Api(reqwest::Body),
-    /// All of it has come.
     Complete,
 }
 
@@ -45,8 +50,8 @@ impl Answer {
         self.head.version
     }
 
-    /// The length of what is left of the body, by the framing that is in force: a `Content-Length`
-    /// beside chunks means nothing.
+    /// The length of the rest of the body by its real framing: a `Content-Length` beside chunks
+    /// means nothing.
     pub(super) fn content_length(&self) -> Option<u64> {
         match &self.body {
             OnItsWay::Store { body, .. } => body.length(),
@@ -55,15 +60,45 @@ impl Answer {
         }
     }
 
+    /// The facts of the head that [`judge_response`](crate::domain::resume::judge_response) needs.
+    pub(super) fn head(&self) -> ResponseHead {
+        // A repeated header is one list (RFC 9110 section 5.3). Where one value is expected, the
+        // list does not parse.
+        let text = |name: HeaderName| {
+            let values: Vec<_> = self
+                .headers()
+                .get_all(name)
+                .iter()
+                .map(|value| String::from_utf8_lossy(value.as_bytes()))
+                .collect();
+            (!values.is_empty()).then(|| values.join(", "))
+        };
+        let content_length = self.content_length();
+        let chunked = text(TRANSFER_ENCODING).is_some_and(|codings| {
+            codings.rsplit(',').next().unwrap_or("").trim().eq_ignore_ascii_case("chunked")
+        });
+        ResponseHead {
+            status: self.status().as_u16(),
+            content_length,
+            framed: content_length.is_some()
+                || self.version() == Version::HTTP_2
+                || (self.version() == Version::HTTP_11 && chunked),
+            content_range: text(CONTENT_RANGE),
+            etag: text(ETAG),
+            content_encoding: text(CONTENT_ENCODING),
+            content_type: text(CONTENT_TYPE),
+        }
+    }
+
     /// The next bytes of the body, `None` at its complete end. Cancel-safe. Bound it with a
     /// timeout.
     ///
     /// # Errors
-    /// When the body was cut; the error never holds the URL.
+    /// If the body was cut; the error never holds the URL.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, TransportError> {
         loop {
             match poll_fn(|cx| self.body.poll_frame(cx)).await {
-                // Trailers are of no use to anybody.
+                // Trailers are ignored.
                 Some(frame) => {
                     if let Ok(bytes) = frame?.into_data() {
                         return Ok(Some(bytes));

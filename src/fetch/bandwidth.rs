@@ -1,8 +1,8 @@
-//! The cap on bandwidth: one bucket that all bodies share, and what each of them owes it.
+//! The bandwidth cap: one bucket that all bodies share, and the debt of each.
 //!
-//! A body pays, by waiting, for what it has received before it reads on; meanwhile its connection
-//! fills up and TCP makes the sender wait. What the cap holds to is what is read: for each body a
-//! chunk and the buffers of its socket are ahead.
+//! Before a body reads on, it pays by waiting for what it has received; meanwhile its connection
+//! fills up and TCP makes the sender wait. The cap counts what is read: each body may be ahead by a
+//! chunk and the buffers of its socket.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl SharedBucket {
         Self { bucket: Arc::new(Mutex::new(Bucket::new(bandwidth))), since: Instant::now() }
     }
 
-    /// Another cap for all bodies, also for those under way.
+    /// Sets another cap for all bodies, including those under way.
     pub(super) fn change(&self, bandwidth: Bandwidth) {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).change(bandwidth);
     }
@@ -33,14 +33,14 @@ impl SharedBucket {
     /// When `bytes` are paid for, as time since the beginning.
     pub(super) fn reserve(&self, bytes: u64) -> Duration {
         let now = self.since.elapsed();
-        // The arithmetic is total: a poisoned lock cannot be, and would hold a sound bucket.
+        // The arithmetic cannot panic. Even a poisoned lock would hold a valid bucket.
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         now.saturating_add(bucket.reserve(now, bytes))
     }
 }
 
-/// What one body owes for the bytes that it has received. Dropped in debt, it leaves that to the
-/// others: the bytes did come.
+/// The debt of one body for the bytes that it has received. If it is dropped in debt, the others
+/// pay: the bytes did arrive.
 #[derive(Debug)]
 pub(super) struct Debt {
     bucket: SharedBucket,
@@ -55,31 +55,27 @@ impl Debt {
         Self { bucket, bytes: 0, due: None }
     }
 
-    /// Notes bytes that have come.
     pub(super) fn add(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// What is not reserved yet.
     #[cfg(test)]
     pub(super) fn owed_bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Pays whole slices, until less than one is owed. So each turn is worth the same to every
-    /// body, however small the chunks are that it comes in. Cancel-safe: what was waited for is not
-    /// waited for again.
+    /// Pays whole slices until less than one is owed. So a turn is worth the same to every body,
+    /// however small its chunks. Cancel-safe: no wait is repeated.
     pub(super) async fn pay_slices(&mut self) {
         self.pay(SLICE_BYTES).await;
     }
 
-    /// Pays everything, before the end is told: a file of less than a slice is not free.
-    /// Cancel-safe.
+    /// Pays everything at the end, so that a file smaller than a slice is not free. Cancel-safe.
     pub(super) async fn pay_all(&mut self) {
         self.pay(1).await;
     }
 
-    /// Pays slice by slice, as long as `least` is owed.
+    /// Pays slice by slice while at least `least` is owed.
     async fn pay(&mut self, least: u64) {
         loop {
             if let Some(due) = self.due {
@@ -124,13 +120,13 @@ mod tests {
         SharedBucket::new(Bandwidth::try_new(RATE).unwrap())
     }
 
-    /// How long so many bytes take beyond the burst.
+    /// How long `bytes` take beyond the burst.
     fn time_of(bytes: u64) -> Duration {
         SECOND.mul_f64(bytes.saturating_sub(BURST_BYTES) as f64 / RATE as f64)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_received_is_paid_for_and_no_more() {
+    async fn only_received_bytes_are_paid_for() {
         let since = Instant::now();
         let mut debt = Debt::new(bucket());
         for _ in 0..100 {
@@ -147,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_small_bodies_are_held_to_the_cap_as_well() {
+    async fn many_small_bodies_obey_the_cap() {
         let (bucket, since) = (bucket(), Instant::now());
         for _ in 0..100 {
             let mut debt = Debt::new(bucket.clone());
@@ -173,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_body_leaves_unpaid_the_next_one_waits_for() {
+    async fn the_next_body_waits_for_what_the_last_left_unpaid() {
         let (bucket, since) = (bucket(), Instant::now());
         let mut given_up = Debt::new(bucket.clone());
         given_up.add(600_000);

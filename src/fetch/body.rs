@@ -1,5 +1,5 @@
-//! A body on its way: chunk by chunk, held to its length, its pace and its first byte, and paid for
-//! where there is a cap.
+//! Reads a body chunk by chunk, and checks its length, its pace and its first byte. Under a
+//! bandwidth cap it pays for the bytes.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,10 +18,7 @@ use crate::transport::TransportError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// At the start: the body is the whole file.
-    Whole {
-        /// Expected length of the file, where one is known.
-        total_bytes: Option<u64>,
-    },
+    Whole { total_bytes: Option<u64> },
     /// After what is there already.
     Append {
         /// Expected length of the whole file.
@@ -29,21 +26,17 @@ pub enum Opening {
     },
 }
 
-/// Why a body is of no use, or ended before its time. Safe to show.
+/// Why a body is of no use, or ended early. Safe to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// The connection failed or the framing is incomplete.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// No byte came for too long.
-    #[error("no byte came for {after:?}")]
-    Stalled {
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The bytes drip.
+    #[error("no data arrived for {after:?}")]
+    Stalled { after: Duration },
     #[error(
-        "only {bytes} bytes came within a minute of waiting, fewer than download.min_rate demands"
+        "only {bytes} bytes arrived within a minute of waiting, \
+         fewer than download.min_rate requires"
     )]
     TooSlow {
         /// Bytes within the last minute of waiting.
@@ -55,23 +48,20 @@ pub enum BodyError {
         /// Expected length of the whole file.
         total_bytes: u64,
     },
-    /// Fewer bytes than expected.
     #[error("the body ended after {bytes} of {total_bytes} bytes")]
     EndedEarly {
-        /// Length reached, what was there before included.
+        /// Length reached, including what was there before.
         bytes: u64,
         /// Expected length of the whole file.
         total_bytes: u64,
     },
     /// The API declared no size, and the body does not begin as a JSON file does.
-    #[error("no size was declared and the body does not begin with {{ or [")]
+    #[error("the API declared no size, and the body does not begin with {{ or [")]
     NotJson,
 }
 
-/// Bounds on how a body may come.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// Longest wait for a byte.
     pub(super) stall_timeout: Duration,
     /// Smallest rate over a minute of waiting, zero for none.
     pub(super) min_rate_bytes_per_second: u64,
@@ -79,30 +69,28 @@ pub(super) struct Patience {
 
 /// The body of a store's answer, or of the API's direct one.
 pub struct Body {
-    /// Where its bytes belong.
     pub opening: Opening,
     /// Every checksum of the whole file that the store sent.
     pub promised: Vec<PromisedChecksum>,
-    /// The validator with which this file can be continued later.
+    /// The validator to continue this file with later.
     pub etag: Option<StrongEtag>,
     /// The host that answered, safe to show.
     pub host: String,
     answer: Answer,
     expected_bytes: Option<u64>,
-    /// Bytes of the file so far, those before a resumed range included.
+    /// Bytes of the file so far, including those before a resumed range.
     position: u64,
-    /// Whether the first byte is looked at, for want of a declared size.
+    /// Whether the first byte is checked, because no size is declared.
     json_demanded: bool,
     stall_timeout: Duration,
     floor: RateFloor,
-    /// Time spent waiting since the last byte, over cancelled waits too.
+    /// Time spent waiting since the last byte, including cancelled waits.
     idle: Duration,
-    /// What is owed for the bytes that came; `None` without a cap on bandwidth.
+    /// Bandwidth still to be paid for; `None` without a cap.
     debt: Option<Debt>,
     end: Option<Result<(), BodyError>>,
 }
 
-/// What is known of a body before its first byte.
 pub(super) struct BodyFacts {
     pub(super) opening: Opening,
     pub(super) promised: Vec<PromisedChecksum>,
@@ -143,14 +131,14 @@ impl Body {
 
     /// The next bytes; `None` once the body is complete in framing and length. Never empty.
     ///
-    /// Under a cap on bandwidth, first waits until what came before is paid for; that is neither a
-    /// stall nor slow. An error waits for nothing.
+    /// Under a bandwidth cap it first waits until earlier bytes are paid for; that counts as
+    /// neither stalled nor slow. An error does not wait.
     ///
     /// Cancel-safe: no byte is lost, and the time already waited counts on. An error stays: the
     /// next call returns it again.
     ///
     /// # Errors
-    /// When the body is cut, stalls, drips, or is not of the expected length or kind.
+    /// If the body is cut, stalls, drips, or is not of the expected length or kind.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
             match (&self.end, &mut self.debt) {
@@ -184,8 +172,8 @@ impl Body {
 
     fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
         let bytes = chunk.len() as u64;
-        // No wait for the socket is longer than the stall timeout: what is more, this thread has
-        // spent in another part's write.
+        // No wait for the socket is longer than the stall timeout. Any more time went into another
+        // part's write on this thread.
         let waited = std::mem::take(&mut self.idle).min(self.stall_timeout);
         if let Some(debt) = &mut self.debt {
             debt.add(bytes);
@@ -220,7 +208,7 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Adds the time until it is dropped, so that a cancelled wait counts as well.
+/// Adds the time until it is dropped, so that a cancelled wait counts too.
 struct Waiting<'a> {
     idle: &'a mut Duration,
     since: Instant,
@@ -232,7 +220,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Waits for the next frame until `limit` of idle time is used up; `None` when it is.
+/// Waits for the next frame; `None` when `limit` of idle time is used up.
 async fn wait(
     answer: &mut Answer,
     idle: &mut Duration,
@@ -402,7 +390,7 @@ mod tests {
         assert_eq!(body.next_chunk().await.unwrap_err(), BodyError::TooSlow { bytes: 2 });
     }
 
-    /// A body that is held to so many bytes a second, together with every other of this bucket.
+    /// A body whose bucket caps it to this rate, together with every other body of the bucket.
     async fn open_capped(
         server: &RawServer,
         facts: BodyFacts,
@@ -459,7 +447,7 @@ mod tests {
         let mut body = open_capped(&server, whole(Some(2)), patience, &capped(100_000)).await;
         assert_eq!(body.next_chunk().await.unwrap().unwrap(), "{");
         server.release();
-        // As after a chunk of so many bytes: about a second to pay for what is beyond the burst.
+        // As after a chunk of this size: about a second to pay for what exceeds the burst.
         body.debt.as_mut().unwrap().add(120_000);
         // Were that second waiting for bytes, a minute of it would be full.
         body.floor.note(Duration::from_millis(59_500), 0).unwrap();
@@ -482,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_is_told_once_all_is_paid_for_and_an_error_at_once() {
+    async fn the_end_waits_until_all_is_paid_for_and_an_error_does_not() {
         for (facts, is_whole) in [(whole(Some(2)), true), (whole(Some(3)), false)] {
             let server = RawServer::start([Answer::ok(b"{}")]).await;
             let mut body = open_capped(&server, facts, PATIENCE, &capped(100_000)).await;

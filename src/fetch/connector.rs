@@ -1,5 +1,5 @@
-//! From a store's address to an open connection: through the environment's proxy where it names
-//! one, to addresses that were judged, with TLS.
+//! Opens connections to stores: through the environment's proxy if there is one, only to addresses
+//! that were judged, with TLS.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -23,31 +23,28 @@ use url::{Host, Url};
 use super::resolver::JudgingResolver;
 use crate::transport::{AGENT, ConnectTimedOut, TCP_KEEPALIVE};
 
-/// An open connection, be it plain, over TLS, or over TLS through a proxy.
+/// An open connection: plain, over TLS, or over TLS through a proxy.
 pub(super) type Connection = Box<dyn ReadWrite>;
 /// Why there is none; [`crate::transport::TransportError`] finds words for it.
 pub(super) type ConnectError = Box<dyn Error + Send + Sync>;
 
-/// What HTTP is spoken over.
 pub(super) trait ReadWrite: Read + Write + Send + Unpin {}
 
 impl<T: Read + Write + Send + Unpin> ReadWrite for T {}
 
-/// Opens connections to stores.
 pub(super) struct Connector {
     tcp: HttpConnector<JudgingResolver>,
     resolver: JudgingResolver,
     tls: Arc<ClientConfig>,
     /// Without ALPN, for proxies that speak TLS themselves.
     proxy_tls: Arc<ClientConfig>,
-    /// `None` where no proxy is ever used.
+    /// `None` if no proxy is ever used.
     proxies: Option<Matcher>,
     timeout: Duration,
 }
 
 impl Connector {
-    /// `tls` names the protocols to offer. Proxies are the environment's, unless there are to be
-    /// none.
+    /// `tls` names the protocols to offer.
     pub(super) fn new(
         resolver: JudgingResolver,
         tls: ClientConfig,
@@ -64,9 +61,6 @@ impl Connector {
     }
 
     /// Connects to the host of a URL, within the time for that.
-    ///
-    /// # Errors
-    /// When there is no connection.
     pub(super) async fn connect(&self, url: &Url) -> Result<Connection, ConnectError> {
         tokio::time::timeout(self.timeout, self.open(url)).await.map_err(|_| ConnectTimedOut)?
     }
@@ -86,8 +80,8 @@ impl Connector {
         }
     }
 
-    /// Links that a proxy is used for are https: plain http is for an API on this machine, which no
-    /// proxy is used for.
+    /// Links through a proxy are always https: plain http is only for an API on this machine, which
+    /// uses no proxy.
     async fn open_through(
         &self,
         proxy: &Intercept,
@@ -121,7 +115,7 @@ impl Connector {
         }
     }
 
-    /// The target with an address in place of its name: this kind of proxy is told addresses.
+    /// The target with its name resolved: this kind of proxy wants addresses.
     async fn resolved(&self, url: &Url) -> Result<Uri, ConnectError> {
         let Some(Host::Domain(name)) = url.host() else { return Ok(origin_of(url, None)?) };
         let addresses = self.resolver.resolve(name).await?;
@@ -151,14 +145,14 @@ impl Connector {
 /// Stands for any signed link when the environment is asked for its proxy.
 const SOME_LINK: &str = "https://signed-link.invalid/";
 
-/// The host of the proxy that is used for links in general, where there is one.
+/// The host of the proxy that links go through, if there is one.
 pub(super) fn proxy_host(proxies: &Matcher) -> Option<String> {
     let proxy = proxies.intercept(&Uri::from_static(SOME_LINK))?;
     proxy.uri().host().map(str::to_owned)
 }
 
-/// Scheme, host and port of a URL and no more of it, so that no signature comes near a proxy; with
-/// another host in place of its own where one is given.
+/// Only scheme, host and port of a URL, so that no proxy sees a signature; `host` replaces the
+/// URL's own.
 fn origin_of(url: &Url, host: Option<&str>) -> Result<Uri, InvalidUri> {
     let host = host.or(url.host_str()).unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or(443);
@@ -203,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tunnel_is_asked_for_the_host_and_nothing_of_the_link() {
+    async fn a_tunnel_request_contains_the_host_and_nothing_else_of_the_link() {
         // Behind an open tunnel this proxy hangs up instead of speaking TLS.
         let opened = Answer::raw("HTTP/1.1 200 OK\r\n\r\n");
         let refused = Answer::raw("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
@@ -251,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socks_proxy_is_told_the_name_or_a_judged_address() {
+    async fn a_socks_proxy_gets_the_name_or_a_judged_address() {
         let (address, asked) = socks_proxy().await;
         failure(&connector(&format!("socks5h://{address}")), LINK).await;
         assert_eq!(
@@ -279,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connecting_takes_no_longer_than_it_may() {
+    async fn connecting_is_bounded_by_its_timeout() {
         // It takes the connection and says nothing: the handshake never ends.
         let silent = RawServer::start([Answer::silent()]).await;
         let link = silent.url("/").replace("http://", "https://");

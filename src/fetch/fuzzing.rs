@@ -1,4 +1,4 @@
-//! The doors through which `crate::fuzzing` reaches what is private here.
+//! Gives `crate::fuzzing` access to private items of this room.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,6 @@ use url::Url;
 
 use super::hop::HopRules;
 
-/// What hops are held to.
 pub(crate) struct Hops(HopRules);
 
 impl Hops {
@@ -14,12 +13,12 @@ impl Hops {
         Self(HopRules::new(api, allowed_hosts, proxy_host))
     }
 
-    /// Whether a URL may be asked; else why not, in words.
+    /// Whether a URL may be requested; else why not.
     pub(crate) fn judge(&self, url: &Url) -> Result<(), String> {
         self.0.judge(url).map_err(|refusal| refusal.to_string())
     }
 
-    /// Whether an address may be asked that `host` was resolved to.
+    /// Whether this address of `host` may be contacted.
     pub(crate) fn allows_address(&self, host: &str, address: IpAddr) -> bool {
         self.0.judge_address(host, address).is_ok()
     }

@@ -1,4 +1,4 @@
-//! Whether a signed link, or a redirect behind it, may be asked. Pure: a URL or an address in, a
+//! Whether a signed link, or a redirect behind it, may be followed. Pure: a URL or an address in, a
 //! verdict out.
 //!
 //! Sources of the address classes: the IANA special-purpose address registries (RFC 6890), RFC 6598
@@ -15,35 +15,29 @@ use crate::transport::{
     RefusedAddress, has_userinfo, is_loopback_host, is_plain_loopback, same_origin,
 };
 
-/// What hops are held to.
 #[derive(Debug)]
 pub(super) struct HopRules {
     api: Url,
     allowed_hosts: BTreeSet<String>,
-    /// The environment's proxy is the operator's word: its address may be asked, but no link leads
-    /// to it.
+    /// The operator has chosen the proxy, so it may have any address; but no link may lead to it.
     proxy_host: Option<String>,
 }
 
 /// Why a hop is not taken. Safe to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HopRefusal {
-    /// Not https.
     #[error("the link is not https")]
     Scheme,
-    /// No host.
     #[error("the link names no host")]
     NoHost,
-    /// A user name or password.
     #[error("the link has a user or password in it")]
     Userinfo,
-    /// To the proxy, whose address is exempt from the rules.
+    /// The proxy's address is exempt from the rules for addresses.
     #[error("the link leads to the proxy itself")]
     Proxy,
-    /// Back to the API, where no credentials may go any more.
-    #[error("the link leads back to the api")]
+    /// After the first hop away, no request may go to the API's origin.
+    #[error("the link leads back to the API")]
     BackToApi,
-    /// An address that must not be asked.
     #[error(transparent)]
     Address(#[from] RefusedAddress),
 }
@@ -56,7 +50,7 @@ impl HopRules {
         Self { api, allowed_hosts, proxy_host: proxy_host.map(normal) }
     }
 
-    /// Judges a URL before it is asked. Names are judged again once they are resolved.
+    /// Judges a URL before a request is sent. Names are judged again once they are resolved.
     pub(super) fn judge(&self, url: &Url) -> Result<(), HopRefusal> {
         let plain_http = url.scheme() == "http" && is_plain_loopback(&self.api);
         if url.scheme() != "https" && !plain_http {
@@ -80,7 +74,7 @@ impl HopRules {
         Ok(self.judge_address(host, address)?)
     }
 
-    /// Judges an address that `host` leads to, be it behind a link or the proxy.
+    /// Judges an address of `host`, whether that is a link's host or the proxy.
     pub(super) fn judge_address(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
         if self.allows(host) || self.is_proxy(host) {
             return Ok(());
@@ -108,8 +102,7 @@ fn normal(host: &str) -> String {
     bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase()
 }
 
-/// The class of an address that a link from the outside has no business with; `None` for the public
-/// ones.
+/// The class of an address that no link from outside may lead to; `None` for public addresses.
 fn class_of(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => class_of_v4(address),
@@ -121,7 +114,7 @@ fn class_of_v4(address: Ipv4Addr) -> Option<&'static str> {
     Some(match address.octets() {
         [0, ..] => "this-network",
         [127, ..] => "loopback",
-        // Link-local as a whole; the clouds' metadata service has its own word.
+        // Link-local or not, the clouds' metadata services have a class of their own.
         [169, 254, 169, 254] | [168, 63, 129, 16] | [100, 100, 100, 200] => "metadata",
         [169, 254, ..] => "link-local",
         [10, ..] | [192, 168, ..] | [172, 16..=31, ..] => "private",
@@ -196,7 +189,6 @@ mod tests {
         ("[2001::1]", "teredo"),
         ("[4000::1]", "reserved"),
     ];
-    /// No host is listed.
     const NONE: &[&str] = &[];
     /// Other spellings of loopback that a URL parser takes.
     const LOOPBACK: [&str; 6] =
@@ -317,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_on_loopback_leads_to_loopback_only() {
+    fn links_of_an_api_on_loopback_lead_to_loopback_only() {
         for (api, http) in [
             ("http://127.0.0.1:9000/2.11", Ok(())),
             ("http://localhost:9000/2.11", Ok(())),
@@ -377,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_where_and_shows_no_path() {
+    fn a_refusal_names_the_host_and_hides_the_path() {
         let refusal =
             judge(&rules("https://api.example/", NONE), "https://10.0.0.1/s3cr3t?sig=s3cr3t");
         let text = format!("{refusal:?} {}", refusal.as_ref().unwrap_err());

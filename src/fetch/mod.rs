@@ -1,9 +1,8 @@
-//! The other client: fetches bodies from signed links, with no credentials and no default headers
-//! of its own.
+//! The store client: fetches bodies from signed links, without credentials and default headers.
 //!
-//! Every hop is judged by `hop` before it is asked, every resolved address by `resolver`, the
-//! answer's head by [`crate::domain::resume`], and the bytes by `body`, which pays for them where
-//! `bandwidth` is capped. What is shown of a link is its host.
+//! `hop` judges every hop before a request is sent, `resolver` every resolved address,
+//! [`crate::domain::resume`] the answer's head, and `body` the bytes. Under a `bandwidth` cap the
+//! body pays for them. Of a link only the host is shown.
 
 mod answer;
 mod bandwidth;

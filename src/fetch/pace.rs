@@ -1,4 +1,4 @@
-//! Whether a body still comes fast enough. Pure: waiting times and bytes in, a verdict out.
+//! Whether a body arrives fast enough. Pure: waiting times and bytes in, a verdict out.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl RateFloor {
         Self { min_bytes_per_second, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// Notes that `bytes` came after `waited`, and judges the window once it is full.
+    /// Notes that `bytes` arrived after `waited`, and judges the window once it is full.
     pub(super) fn note(&mut self, waited: Duration, bytes: u64) -> Result<(), TooSlow> {
         self.waited = self.waited.saturating_add(waited);
         self.bytes = self.bytes.saturating_add(bytes);
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn each_minute_stands_for_itself() {
+    fn each_minute_is_judged_on_its_own() {
         let mut floor = RateFloor::new(10);
         assert_eq!(floor.note(WINDOW, u64::MAX), Ok(()));
         assert_eq!(floor.note(WINDOW, 599), Err(TooSlow { bytes: 599 }));

@@ -1,4 +1,4 @@
-//! Connections that are open and not in use, so that many parts of a store take few handshakes.
+//! Idle connections, kept so that many parts of a store need few handshakes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,12 +10,11 @@ use url::Url;
 
 use super::wire::Wire;
 
-/// How long a connection is kept for the next part; `reqwest`, which asks the API, keeps its own as
-/// long.
+/// How long an idle connection is kept. `reqwest`, which calls the API, keeps its own as long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Open connections by origin. Cheap to clone. It holds as many as were in use at once, which the
-/// slots bound, and none that is older than [`IDLE_TIMEOUT`].
+/// Idle connections by origin. Cheap to clone. It holds at most as many as were in use at once,
+/// which the slots bound, and none that is idle longer than [`IDLE_TIMEOUT`].
 #[derive(Clone, Default)]
 pub(super) struct Pool(Arc<Mutex<Idle>>);
 
@@ -30,7 +29,7 @@ pub(super) struct Origin {
 #[derive(Default)]
 struct Idle {
     wires: HashMap<Origin, Vec<(Wire, Instant)>>,
-    /// The task that closes what nobody uses; it ends when there is nothing left.
+    /// The task that closes idle connections; it ends when none is left.
     sweeper: JoinSet<()>,
 }
 
@@ -45,7 +44,7 @@ impl Origin {
 }
 
 impl Pool {
-    /// A connection that is still open, where there is one; the one that was used last.
+    /// The open connection that was used last, if there is one.
     pub(super) fn take(&self, origin: &Origin) -> Option<Wire> {
         let mut idle = self.idle();
         let wires = idle.wires.get_mut(origin)?;
@@ -73,13 +72,13 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        // Whatever a panic left in there are open connections.
+        // Even after a panic this holds nothing but open connections.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Idle {
-    /// Closes what was idle for too long; whether anything is left.
+    /// Closes what was idle for too long; returns whether anything is left.
     fn close_old(&mut self) -> bool {
         self.wires.retain(|_, wires| {
             wires.retain(|(_, since)| since.elapsed() < IDLE_TIMEOUT);
@@ -89,7 +88,7 @@ impl Idle {
     }
 }
 
-/// Looks twice in the time that a connection may be idle, until there is none.
+/// Checks twice per idle timeout, until no connection is left.
 async fn sweep(pool: Weak<Mutex<Idle>>) {
     loop {
         tokio::time::sleep(IDLE_TIMEOUT / 2).await;
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
     use crate::domain::resume::Plan;
 
-    /// A store on loopback that keeps connections open, for so many answers each.
+    /// A store on loopback that keeps connections open, for this many answers each.
     struct Keeping {
         address: std::net::SocketAddr,
         connections: Arc<AtomicUsize>,
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_uses_for_long_is_closed() {
+    async fn idle_connections_are_closed() {
         let (mut server, store) = (Keeping::start(usize::MAX).await, store("http://127.0.0.1:1/"));
         server.fetch(&store).await;
         tokio::time::pause();

@@ -1,5 +1,4 @@
-//! Names into addresses for the store client: a name that leads to an address it must not ask is
-//! refused as a whole.
+//! Resolves names for the store client. A name with one forbidden address is refused as a whole.
 
 use std::error::Error;
 use std::future::Future;
@@ -28,7 +27,7 @@ impl JudgingResolver {
         &self,
         host: &str,
     ) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
-        // Whoever connects puts the port in.
+        // The connector sets the port.
         let found = tokio::net::lookup_host((host, 0)).await.map_err(|_| Unresolved)?;
         let addresses: Vec<SocketAddr> = found.collect();
         for address in &addresses {
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_refused_for_its_address_unless_someone_vouches() {
+    async fn a_name_with_an_inward_address_is_refused_unless_it_is_allowed() {
         let public = "https://api.example/";
         assert_eq!(resolve(public, &[], None).await, Err("loopback".to_owned()));
         assert_eq!(resolve(public, &[], Some("proxy.example")).await, Err("loopback".to_owned()));

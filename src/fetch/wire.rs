@@ -1,6 +1,5 @@
-//! One HTTP/1.1 connection to a store, driven by whoever reads from it: no task of its own, so that
-//! a chunk is hashed and written where it was received, and one read buffer is all the memory that
-//! a body needs.
+//! One HTTP/1.1 connection to a store, driven by its reader. It has no task of its own: so a chunk
+//! is hashed and written where it was received, and a body needs no memory but one read buffer.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,10 +8,14 @@ use std::task::{Context, Poll, Waker};
 use http_body_util::Empty;
 use hyper::body::{Body as _, Bytes, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, HOST, HeaderValue, IF_RANGE, RANGE, USER_AGENT};
 use hyper::http::response::Parts;
 use hyper::{Request, Response};
+use url::{Position, Url};
 
 use super::connector::Connection;
+use crate::domain::resume::Plan;
+use crate::transport::AGENT;
 
 /// What the read buffer of a connection grows to, and so the largest chunk. With 64, 128, 256 and
 /// 408 KiB (hyper's own limit) 256 parts of 1 MB over https, 64 at once, took 1.06, 0.93, 0.81 and
@@ -22,25 +25,20 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// A connection that can take a request.
 pub(super) struct Wire {
     sender: SendRequest<Empty<Bytes>>,
-    /// What moves the bytes; it has to be polled. Gone once the connection has ended.
+    /// Moves the bytes when polled. `None` once the connection has ended.
     connection: Option<Driver>,
 }
 
 type Driver = Box<http1::Connection<Connection, Empty<Bytes>>>;
 
-/// Why a request brought no answer.
 pub(super) enum SendError {
     /// It never left, because the connection had ended before.
     Unsent(Box<Request<Empty<Bytes>>>, hyper::Error),
-    /// The connection failed.
     Failed(hyper::Error),
 }
 
 impl Wire {
     /// Begins to speak HTTP/1.1 on a connection.
-    ///
-    /// # Errors
-    /// When HTTP cannot be spoken.
     pub(super) async fn begin(connection: Connection) -> Result<Self, hyper::Error> {
         let mut http = http1::Builder::new();
         http.max_buf_size(READ_BUFFER_BYTES);
@@ -50,16 +48,13 @@ impl Wire {
 
     /// Whether it can take another request; false once the peer has closed it.
     pub(super) fn is_open(&mut self) -> bool {
-        // Whoever sends on it next is woken instead.
+        // The next sender is woken instead.
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.connection.is_some() && self.sender.is_ready()
     }
 
     /// Sends a request and waits for the answer's head. Bound it with a timeout; dropped, the
     /// connection is closed.
-    ///
-    /// # Errors
-    /// When no answer came.
     pub(super) async fn send(
         mut self,
         request: Request<Empty<Bytes>>,
@@ -103,7 +98,7 @@ pub(super) struct WireBody {
 }
 
 impl WireBody {
-    /// What is left of it, where that is known.
+    /// The length of the rest, if it is known.
     pub(super) fn length(&self) -> Option<u64> {
         self.body.size_hint().exact()
     }
@@ -120,8 +115,28 @@ impl WireBody {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
-    /// The connection, after the body's complete end, where it can take another request.
+    /// The connection, if the body is complete and it can take another request.
     pub(super) fn into_open_wire(mut self) -> Option<Wire> {
         self.wire.is_open().then_some(self.wire)
     }
+}
+
+/// A request for a file or the rest of it; `None` if HTTP cannot express it.
+pub(super) fn request(url: &Url, plan: &Plan) -> Option<Request<Empty<Bytes>>> {
+    let host = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str()?),
+        None => url.host_str()?.to_owned(),
+    };
+    let request = Request::get(&url[Position::BeforePath..Position::AfterQuery])
+        .header(HOST, host)
+        .header(USER_AGENT, HeaderValue::from_static(AGENT))
+        .header(ACCEPT, HeaderValue::from_static("*/*"))
+        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let request = match plan {
+        Plan::FromStart => request,
+        Plan::Continue(point) => request
+            .header(RANGE, format!("bytes={}-", point.bytes))
+            .header(IF_RANGE, point.etag.as_str()),
+    };
+    request.body(Empty::new()).ok()
 }

@@ -4,14 +4,11 @@ use std::path::Path;
 
 use crate::config::{self, Config, ConfigFaults, Environment};
 
-/// In a folder that is not there, so that no relative path leads to a file.
+/// In a folder that does not exist, so that no relative path leads to a file.
 const PATH: &str = "/nonexistent/batch-export-watcher/c.toml";
 const REST_KEY: &str = "r3st-k3y";
 
 /// The file's bytes.
-///
-/// # Panics
-/// When a rule is broken.
 pub fn configuration(data: &[u8]) {
     match judge(data) {
         Ok(config) => {
@@ -27,7 +24,7 @@ fn judge(bytes: &[u8]) -> Result<Config, ConfigFaults> {
     config::judge(bytes, Path::new(PATH), &environment)
 }
 
-/// Every fault can be found: the file, a line that it has, and the key.
+/// Every fault names the file, an existing line, and the key.
 fn check_faults(faults: &ConfigFaults, data: &[u8]) {
     let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;
     assert!(!faults.faults().is_empty());

@@ -1,5 +1,5 @@
-//! Fuzzed: the head of a store's answer to a range, where a wrong verdict would join the bytes of
-//! two files.
+//! Fuzzed: the head of a store's answer to a range. A wrong verdict would join the bytes of two
+//! files.
 
 use super::number;
 use crate::domain::part::Sha256;
@@ -10,9 +10,6 @@ use crate::domain::resume::{
 /// A line each for the declared length, the bytes that are there, the length they promise, their
 /// validator, the status, `Content-Length`, whether there is framing, `Content-Range`, `ETag`,
 /// `Content-Encoding` and `Content-Type`. An empty line is an absent header.
-///
-/// # Panics
-/// When a rule is broken.
 pub fn content_range(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -73,8 +70,7 @@ pub fn content_range(data: &[u8]) {
     }
 }
 
-/// The rule of appending once more, written from the other side: the one header that fits is made,
-/// and compared.
+/// The rule for appending, from the other side: builds the one header that fits, and compares.
 fn fits_exactly(plan: &Plan, head: &ResponseHead) -> bool {
     let Plan::Continue(point) = plan else { return false };
     let expected = format!("{}-{}/{}", point.bytes, point.total_bytes - 1, point.total_bytes);
@@ -89,7 +85,7 @@ fn fits_exactly(plan: &Plan, head: &ResponseHead) -> bool {
 }
 
 /// `007-9/010` is `7-9/10`: RFC 9110 has numbers as digits, however many. Blanks around the range
-/// and the total are borne.
+/// and the total are accepted.
 fn without_leading_zeros(range: &str) -> Option<String> {
     let (range, total) = range.split_once('/')?;
     let (first, last) = range.trim().split_once('-')?;

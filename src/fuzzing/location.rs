@@ -1,4 +1,4 @@
-//! Fuzzed: the redirects of a download call, from the API to the store and on.
+//! Fuzzed: the redirects of a download call, from the API to the store and beyond.
 
 use std::net::IpAddr;
 
@@ -18,11 +18,8 @@ const SETTINGS: [(&str, &[&str], Option<&str>); 5] = [
     ("https://api.batch.com/2.11", &[], Some("10.0.0.3")),
 ];
 
-/// A digit that chooses the settings, then a `Location` a line; a tab in it stands between two
-/// headers of one answer.
-///
-/// # Panics
-/// When a rule is broken.
+/// A digit that chooses the settings, then one `Location` a line; a tab separates two headers of
+/// one answer.
 pub fn location(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let choice = lines.next().and_then(|line| line.first()).copied().unwrap_or_default();
@@ -62,7 +59,7 @@ pub fn location(data: &[u8]) {
             Some(Err(_)) | None => match hops.judge(&target) {
                 Ok(()) => check(&target, &api, &allowed, proxy, &hops),
                 Err(words) => {
-                    // What is said of a link does not depend on what is secret of it.
+                    // What is shown of a link does not depend on its secret parts.
                     let mut bare = target.clone();
                     bare.set_path("/");
                     bare.set_query(None);
@@ -75,7 +72,7 @@ pub fn location(data: &[u8]) {
     }
 }
 
-/// A hop that is taken without credentials, held to the rules by other means than the code's.
+/// Checks a hop without credentials against the rules, by other means than the code's.
 fn check(url: &Url, api: &Url, allowed: &[String], proxy: Option<&str>, hops: &Hops) {
     let plain_api = api.scheme() == "http";
     assert!(url.scheme() == "https" || (plain_api && url.scheme() == "http"), "{url}");
@@ -106,7 +103,7 @@ fn check(url: &Url, api: &Url, allowed: &[String], proxy: Option<&str>, hops: &H
     }
 }
 
-/// Wherever a name leads that nobody has vouched for, inward it is not.
+/// A name that is not on the list never leads to an inward address.
 fn check_resolved(name: &str, api: &Url, hops: &Hops) {
     let on_loopback = matches!(api.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
     for address in ["10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fd00::1", "0.0.0.0"] {
@@ -119,8 +116,7 @@ fn check_resolved(name: &str, api: &Url, hops: &Hops) {
     }
 }
 
-/// What the standard library knows of the classes, and the prefixes that carry another address
-/// inside.
+/// The classes that the standard library knows, and the prefixes that embed another address.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {

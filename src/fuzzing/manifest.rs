@@ -1,4 +1,4 @@
-//! Fuzzed: the manifest, as it lies on disk and in the state.
+//! Fuzzed: the manifest, as it is on disk and in the state.
 
 use std::collections::BTreeSet;
 
@@ -10,15 +10,12 @@ use crate::domain::watch::{Totals, Watch, WatchEvent, WatchState};
 use crate::sinks::local;
 
 /// The file's bytes. Its first line is also tried as a name in an export's folder.
-///
-/// # Panics
-/// When a rule is broken.
 pub fn manifest(data: &[u8]) {
     if let Some(name) =
         data.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok())
     {
-        // What is removed as a leftover is one name in the folder, and never one that a finished
-        // file has.
+        // A leftover that is removed is one name in the folder, and never the name of a finished
+        // file.
         if local::fuzzing::is_working_name(name) {
             assert!(name.starts_with('.') && name.ends_with(".partial"), "{name:?}");
             assert!(is_safe_name(&name[1..]) && !name.contains('/'), "{name:?}");
@@ -41,7 +38,7 @@ pub fn manifest(data: &[u8]) {
     conflicts(&manifest, text);
 }
 
-/// An export that is being sealed and meets a stranger at the manifest's name keeps every part.
+/// An export keeps every part if another file has the manifest's name when it is sealed.
 fn conflicts(manifest: &Manifest, text: String) {
     let parts: Vec<_> = manifest.parts.iter().cloned().map(CommittedPart::from).collect();
     let state = WatchState::Sealing { manifest: text.into(), totals: Totals::of(&parts) };

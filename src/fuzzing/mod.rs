@@ -1,10 +1,10 @@
-//! What is fuzzed: each target takes bytes from outside to the code that reads them, and holds what
-//! comes out to its rules.
+//! Fuzz targets: each passes bytes to the code that reads them in production, and checks the result
+//! against that code's rules.
 //!
 //! The same functions run under `cargo fuzz` (`fuzz/fuzz_targets`, one line each) and, over the
 //! committed inputs, in the ordinary tests (`replay`). This module is not part of the program: it
-//! exists in tests and where `cfg(fuzzing)` is set. Inputs are texts of lines wherever the code
-//! under test does not say otherwise, so that a seed can be written by hand.
+//! exists only in tests and under `cfg(fuzzing)`. Inputs are lines of text unless the code under
+//! test needs another form, so that a seed can be written by hand.
 
 mod configuration;
 mod content_range;
@@ -35,7 +35,7 @@ fn is_safe_name(name: &str) -> bool {
     single && name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
 }
 
-/// A line as a number, where it is one.
+/// A line as a number, if it is one.
 fn number<T: std::str::FromStr>(line: Option<&str>) -> Option<T> {
     line?.trim().parse().ok()
 }

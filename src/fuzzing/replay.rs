@@ -1,4 +1,5 @@
-//! The committed inputs of every target, run once each: what fuzzing has found does not come back.
+//! Runs the committed inputs of every target once, so that what fuzzing has found does not come
+//! back.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +32,7 @@ fn replay(name: &str) {
     let (_, target) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
     for kind in ["seeds", "corpus", "regressions"] {
         let folder = folder(kind).join(name);
-        // Not every target has had a finding.
+        // Not every target has had findings.
         let inputs = if kind != "seeds" && !folder.exists() { Vec::new() } else { files(&folder) };
         assert!(kind != "seeds" || inputs.len() > 3, "{} holds next to nothing", folder.display());
         for input in inputs {

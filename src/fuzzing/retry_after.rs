@@ -1,4 +1,4 @@
-//! Fuzzed: `Retry-After`, a header that decides for how long everything waits.
+//! Fuzzed: `Retry-After`, a header that decides how long everything waits.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,9 +12,6 @@ use crate::transport;
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// A line each for the value, the answer's `Date`, and now in seconds.
-///
-/// # Panics
-/// When a rule is broken.
 pub fn retry_after(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let value = lines.next().unwrap_or_default();
@@ -36,7 +33,7 @@ pub fn retry_after(data: &[u8]) {
     match text {
         None | Some("") => assert_eq!(pause, None, "nothing was asked for"),
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            // Read by another way than the code's own.
+            // Parsed in another way than the code does.
             let seconds = digits.bytes().fold(0_u64, |sum, digit| {
                 sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
             });

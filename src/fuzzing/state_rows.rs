@@ -1,4 +1,4 @@
-//! Fuzzed: the rows of the state, from the database to the watches that go on with them.
+//! Fuzzed: the rows of the state, from the database to the watches that continue from them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::ledgers::sqlite::fuzzing::{Memory, Value};
 use crate::ledgers::sqlite::{ExportRecord, RecordedState, StoreError};
 
 const PROJECT_KEY: &str = "project_1";
-/// Rows of one input that are put in: more says nothing new.
+/// Rows that are inserted from one input; more would show nothing new.
 const MAX_ROWS: usize = 40;
 
 thread_local! {
@@ -26,9 +26,6 @@ thread_local! {
 /// A row a line: the first letter of its table (`e`xport, `p`art, partia`l`, pa`u`se), then its
 /// columns behind the project's, each after a `|`: `~` is null, `#` begins a number, `!` a blob,
 /// anything else is a text.
-///
-/// # Panics
-/// When a rule is broken.
 pub fn state_rows(data: &[u8]) {
     STATE.with_borrow_mut(|state| {
         let (runtime, memory) = state.get_or_insert_with(|| {
@@ -95,7 +92,7 @@ fn value(field: &[u8]) -> Value {
     }
 }
 
-/// What is on record goes on, and nothing of it is lost.
+/// Continues from the records, and checks that nothing of them is lost.
 fn check(record: ExportRecord) {
     let project: ProjectName = "shop".parse().expect("a name");
     let export = record.key.export.clone();
@@ -128,7 +125,8 @@ fn check(record: ExportRecord) {
     }
 }
 
-/// Fetches what is missing: a part that is on record is not, whether it is still listed or not.
+/// Fetches what is missing; a part on record is not fetched again, whether it is still listed or
+/// not.
 fn come_home(mut world: World, orders: Vec<Command>, export: &ExportId, parts: &[CommittedPart]) {
     let report = report(export, parts);
     world.bring_home(orders, &report);
@@ -156,7 +154,7 @@ fn keeps(manifest: &Manifest, parts: &[CommittedPart]) {
     }
 }
 
-/// A listing of every other part on record, and of one that is not.
+/// A listing of every second part on record, and of one part that is not.
 fn report(export: &ExportId, parts: &[CommittedPart]) -> Report {
     let mut files: BTreeMap<FileId, PartListing> = BTreeMap::new();
     for part in parts.iter().step_by(2) {

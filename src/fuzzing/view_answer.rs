@@ -1,4 +1,4 @@
-//! Fuzzed: the answer to a view, from its bytes to what the watch does about it.
+//! Fuzzed: the answer to a view, from its bytes to the watch's reaction.
 
 use std::collections::BTreeSet;
 
@@ -15,9 +15,6 @@ const ASKED: &str = "export_1";
 const SECRET: &str = "k3y";
 
 /// The body of a 200.
-///
-/// # Panics
-/// When a rule is broken.
 pub fn view_answer(data: &[u8]) {
     let asked: ExportId = ASKED.parse().expect("an id");
     let report = match api::fuzzing::parse_view(data, &asked, &[SECRET]) {
@@ -35,7 +32,7 @@ pub fn view_answer(data: &[u8]) {
     later_view(&report);
 }
 
-/// The report says what the bytes say, read once more and by nothing but the JSON parser.
+/// Checks the report against the bytes, parsed again by the JSON parser alone.
 fn check(report: &Report, data: &[u8]) {
     assert_eq!(report.export.as_str(), ASKED);
     assert!(!report.status.as_str().contains(SECRET), "{:?}", report.status);
@@ -57,7 +54,7 @@ fn check(report: &Report, data: &[u8]) {
     assert_eq!(ids, listed, "the files are those of the answer");
 }
 
-/// The first view of an export that nothing is known of.
+/// The first view of a new export.
 fn first_view(report: &Report) {
     let mut world = World::new(Watch::new(project(), report.export.clone()));
     let commands = world.step(WatchEvent::Viewed(ViewOutcome::Report(report.clone())));

@@ -1,5 +1,4 @@
-//! A world in which everything goes well: it does what a watch commands, until the watch has
-//! settled.
+//! A world in which everything succeeds: it does what a watch commands until the watch has settled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,7 +14,6 @@ use crate::domain::manifest::Manifest;
 use crate::domain::moment::{Moment, Unit};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::Report;
-use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::{
     Command, Policies, RecordChange, Recorded, StepContext, Watch, WatchEvent, WatchState,
 };
@@ -25,7 +23,6 @@ pub(super) struct World {
     pub(super) watch: Watch,
     policies: Policies,
     seconds: u64,
-    /// What was fetched, by file.
     pub(super) fetched: BTreeMap<FileId, CommittedPart>,
     /// The manifest that was last ordered to be written.
     pub(super) sealed: Option<String>,
@@ -36,7 +33,7 @@ impl World {
         let policies = Policies {
             cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_mins(5))
                 .expect("in order"),
-            retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_mins(10))
+            retry: crate::transport::retry_policy(Duration::from_secs(1), Duration::from_mins(10))
                 .expect("in order"),
             not_found_grace: Duration::from_mins(10),
         };
@@ -50,11 +47,11 @@ impl World {
         self.watch.step(event, &StepContext { now, jitter: Unit::HALF, policies: &self.policies })
     }
 
-    /// Does what is commanded, and what that brings, until nothing is left to do.
+    /// Executes commands, and those that follow from them, until nothing is left to do.
     ///
     /// # Panics
-    /// When that does not end, when a part is fetched that is committed, or when a manifest is not
-    /// what was committed.
+    /// If that does not end, if a committed part is fetched again, or if a manifest is not what was
+    /// committed.
     pub(super) fn bring_home(&mut self, commands: Vec<Command>, report: &Report) {
         let parts = report.files.as_ref().map_or(0, Vec::len);
         let mut left = 100 + 20 * parts;
@@ -109,7 +106,7 @@ impl World {
     /// The manifest of an export that is whole.
     ///
     /// # Panics
-    /// When it is not whole, or the manifest cannot be read back.
+    /// If it is not whole, or the manifest cannot be read back.
     pub(super) fn manifest(&self) -> Manifest {
         let WatchState::Completed { totals, .. } = self.watch.state() else {
             panic!("{:?}", self.watch)

@@ -1,4 +1,4 @@
-//! The two text formats: OpenMetrics, and the older one of Prometheus.
+//! The two text formats: OpenMetrics and Prometheus' own.
 
 use std::fmt::Error;
 
@@ -13,7 +13,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// What an answer in this format calls itself.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -23,7 +22,6 @@ impl Format {
     }
 }
 
-/// The registries as one text.
 pub(super) fn expose(registries: &[&Registry], format: Format) -> Result<String, Error> {
     let mut exposed = String::new();
     for registry in registries {

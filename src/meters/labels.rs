@@ -40,13 +40,10 @@ words! {
         Report = "report",
         /// The API does not know the export.
         NotFound = "not_found",
-        /// The API refuses the request.
         Rejected = "rejected",
         /// The API asks for fewer requests.
         Throttled = "throttled",
-        /// The API is unavailable.
         Unavailable = "unavailable",
-        /// The API refuses the key.
         Unauthorized = "unauthorized",
         /// The API does not know its own route.
         RouteNotFound = "route_not_found",

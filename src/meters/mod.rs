@@ -1,11 +1,10 @@
-//! Floor 1, what is counted: every metric's name, unit, help and labels, in Prometheus' terms.
+//! Every metric's name, unit, help and labels, in Prometheus' terms.
 //!
-//! What happens is counted where it happens, through [`Meters`]. What is a matter of the moment is
-//! made for each scrape from the read model, through [`Moment`]: nothing of it can be stale. There
-//! is no label for an export.
+//! Events are counted where they happen, through [`Meters`]. Gauges are made for each scrape from
+//! the read model, through [`Moment`], so none can be stale. There is no label for an export.
 //!
-//! - `mod.rs` what is counted
-//! - `moment.rs` what is so at the moment
+//! - `mod.rs` counters
+//! - `moment.rs` gauges
 //! - `labels.rs` labels and their values
 //! - `exposition.rs` the two text formats
 
@@ -32,17 +31,16 @@ use crate::domain::ids::ProjectName;
 use crate::domain::stage::Cause;
 use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project};
 
-/// What every name begins with.
 const PREFIX: &str = "batch_export_watcher";
-/// Bounds in seconds for a poll: an answer at once, up to the longest `request_timeout` that makes
-/// sense.
+/// Bounds in seconds for a poll: from an immediate answer to the longest sensible
+/// `request_timeout`.
 const POLL_SECONDS: [f64; 12] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Bounds in seconds for a part: 50 KB from a store nearby, up to gigabytes over a slow line.
+/// Bounds in seconds for a part: from 50 KB nearby to gigabytes over a slow line.
 const PART_SECONDS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 
-/// The counters of this run. A clone counts into the same ones.
+/// The counters of this run; clones share them.
 #[derive(Debug, Clone)]
 pub struct Meters(Arc<Counted>);
 
@@ -85,32 +83,32 @@ impl Counted {
         let to = &mut self.registry;
         to.register(
             "build",
-            "The program that runs",
+            "The running program",
             Info::new(OfBuild { version: env!("CARGO_PKG_VERSION") }),
         );
-        to.register("polls", "Polls that came back, by outcome", self.polls.clone());
-        let help = "How long a poll took until its answer was there";
+        to.register("polls", "Finished polls, by outcome", self.polls.clone());
+        let help = "Time from a poll's request to its answer";
         to.register_with_unit("poll_duration", help, Unit::Seconds, self.poll_seconds.clone());
         to.register(
             "parts_downloaded",
             "Parts that are durable under their names",
             self.parts.clone(),
         );
-        let help = "Bytes of parts that came from stores, also those that were not kept";
+        let help = "Bytes of parts received from stores, including those not kept";
         to.register_with_unit("downloaded", help, Unit::Bytes, self.bytes.clone());
-        let help = "How long a part took from its slot until it was durable under its name";
+        let help = "Time from a part's slot until it is durable under its name";
         to.register_with_unit("part_duration", help, Unit::Seconds, self.part_seconds.clone());
-        let help = "Polls and parts that have to be done again, by cause";
+        let help = "Polls and parts that have to be repeated, by cause";
         to.register("retries", help, self.retries.clone());
-        let help = "Fresh signed links that were asked for at once because the store refused the one before";
+        let help = "Fresh signed links requested because the store refused the last one";
         to.register("link_refreshes", help, self.link_refreshes.clone());
         to.register("pauses", "Pauses that began, by cause", self.pauses.clone());
         to.register("reloads", "Reloads of the configuration, by verdict", self.reloads.clone());
         self
     }
 
-    /// Everything that can occur without a project is there from the start: a rate over what comes
-    /// into being with its first event would miss that event.
+    /// Every series without a project exists from the start: a rate over a series that begins with
+    /// its first event would miss that event.
     fn begin(&self) {
         for &outcome in PollOutcome::ALL {
             drop(self.polls.get_or_create(&OfOutcome { outcome }));
@@ -140,7 +138,7 @@ impl Meters {
         }
     }
 
-    /// A project is no more: what reloads bring and take must not fill the memory of who scrapes.
+    /// Removes a project's metrics, so that reloads do not fill the memory of the scraper.
     pub fn project_went(&self, name: &ProjectName) {
         self.0.parts.remove(&of_project(name));
         self.0.bytes.remove(&of_project(name));
@@ -149,17 +147,15 @@ impl Meters {
         }
     }
 
-    /// A poll came out so.
     pub fn polled(&self, outcome: PollOutcome) {
         self.0.polls.get_or_create(&OfOutcome { outcome }).inc();
     }
 
-    /// A poll's answer took so long.
     pub fn poll_took(&self, duration: Duration) {
         self.0.poll_seconds.observe(duration.as_secs_f64());
     }
 
-    /// Where the bytes of a project's parts are counted while they come.
+    /// The counter for the bytes of a project's parts.
     #[must_use]
     pub fn received(&self, project: &ProjectName) -> ByteCounter {
         ByteCounter(self.0.bytes.get_or_create_owned(&of_project(project)))
@@ -175,7 +171,7 @@ impl Meters {
         self.0.retries.get_or_create(&OfRetry { work, cause }).inc();
     }
 
-    /// A fresh link was asked for because the store refused the one before.
+    /// A fresh link was requested because the store refused the last one.
     pub fn link_refreshed(&self) {
         self.0.link_refreshes.inc();
     }
@@ -185,21 +181,20 @@ impl Meters {
         self.0.pauses.get_or_create(&of_pause(project, cause)).inc();
     }
 
-    /// A reload came out so.
     pub fn reloaded(&self, verdict: Verdict) {
         self.0.reloads.get_or_create(&OfVerdict { verdict }).inc();
     }
 
-    /// Everything that was counted, and what is so at the moment, as text.
+    /// All counters and the gauges of this moment, as text.
     ///
     /// # Errors
-    /// Never, where a string takes what is written to it.
+    /// Never: writing to a string cannot fail.
     pub fn expose(&self, moment: &Moment, format: Format) -> Result<String, std::fmt::Error> {
         exposition::expose(&[&self.0.registry, &moment.registry()], format)
     }
 }
 
-/// Counts bytes while they come. Costs one addition.
+/// Counts received bytes, at the cost of one addition.
 #[derive(Debug, Clone, Default)]
 pub struct ByteCounter(Counter);
 
@@ -226,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_occur_is_there_before_it_occurs() {
+    fn every_possible_series_exists_from_the_start() {
         let meters = Meters::default();
         let before = text(&meters);
         for &cause in Cause::OF_ALL {
@@ -245,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_that_goes_takes_its_series_with_it() {
+    fn a_removed_project_takes_its_series_with_it() {
         let meters = Meters::default();
         let before = text(&meters);
         let shop: ProjectName = "shop".parse().unwrap();

@@ -1,4 +1,4 @@
-//! What is so at the moment: gauges that are made for one scrape, from what the read model says.
+//! Gauges, made anew for each scrape from the read model.
 
 use jiff::Timestamp;
 use prometheus_client::metrics::family::Family;
@@ -10,25 +10,22 @@ use super::{PREFIX, of_pause, of_project};
 use crate::domain::ids::ProjectName;
 use crate::domain::stage::{Cause, Stage};
 
-/// A gauge that can tell fractions of a second.
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// What is so of the program as a whole.
+/// Gauges of the whole program.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
     pub slots_in_use: usize,
     pub slots_max: usize,
-    /// Bytes that may still be used on the download directory's file system; `None` where it does
-    /// not say so in time.
+    /// Free bytes on the download directory's file system; `None` if it does not answer in time.
     pub free_bytes: Option<u64>,
-    /// Bytes that are never to be used.
+    /// Bytes that must stay free.
     pub reserve_bytes: u64,
     /// Whether the last reload took effect, or there was none.
     pub reload_accepted: bool,
     pub started_at: Timestamp,
 }
 
-/// The gauges of one scrape.
 #[derive(Debug, Default)]
 pub struct Moment {
     facts: Facts,
@@ -44,7 +41,7 @@ impl Moment {
         Self { facts, ..Self::default() }
     }
 
-    /// A project, so that all its gauges are there.
+    /// Adds a project, so that all its gauges exist.
     pub fn project(&self, name: &ProjectName) {
         for &state in Stage::LIVE {
             drop(self.exports.get_or_create(&of_state(name, state)));
@@ -67,7 +64,7 @@ impl Moment {
         }
     }
 
-    /// When an export of the project became whole last.
+    /// When the last export of the project became whole.
     pub fn success(&self, project: &ProjectName, at: Timestamp) {
         let seconds = at.as_duration().as_secs_f64();
         let last = self.last_success.get_or_create(&of_project(project));
@@ -80,32 +77,31 @@ impl Moment {
         paused.set(paused.get().max(i64::from(waits)));
     }
 
-    /// All of it, with names, units and help.
     pub(super) fn registry(&self) -> Registry {
         let (mut to, facts) = (Registry::with_prefix(PREFIX), self.facts);
-        to.register("exports", "Exports by the state that they are in", self.exports.clone());
-        let help = "For how long the oldest export is in this state, as far as this run knows; 0 where there is none";
+        to.register("exports", "Exports by state", self.exports.clone());
+        let help = "How long the oldest export has been in this state, as far as this run knows; \
+                    0 if there is none";
         to.register_with_unit("oldest_export", help, Unit::Seconds, self.oldest_seconds.clone());
-        let help =
-            "When an export became whole last, in seconds since 1970; missing where none ever did";
+        let help = "When the last export became whole, in seconds since 1970; missing if none did";
         to.register_with_unit(
             "last_success_timestamp",
             help,
             Unit::Seconds,
             self.last_success.clone(),
         );
-        let help = "1 while something waits as a whole: a project, or without that label all";
+        let help = "1 while a project is paused, or, without that label, everything";
         to.register("paused", help, self.paused.clone());
         to.register("slots_in_use", "Parts in flight", gauge(facts.slots_in_use));
         to.register("slots_max", "Most parts in flight", gauge(facts.slots_max));
         if let Some(free) = facts.free_bytes {
-            let help = "Bytes that may still be used where the exports land, the reserve included; \
+            let help = "Free bytes on the download directory's file system, including the reserve; \
                         missing while the disk does not answer";
             to.register_with_unit("disk_free", help, Unit::Bytes, gauge(free));
         }
-        let help = "Bytes where the exports land that are never to be used";
+        let help = "Bytes on the download directory's file system that must stay free";
         to.register_with_unit("disk_reserve", help, Unit::Bytes, gauge(facts.reserve_bytes));
-        let help = "1 where the last reload took effect or there was none, 0 where it was refused";
+        let help = "1 if the last reload took effect or there was none, 0 if it was refused";
         to.register("last_reload_successful", help, gauge(u8::from(facts.reload_accepted)));
         let help = "When the program started, in seconds since 1970";
         let started = ConstGauge::new(facts.started_at.as_duration().as_secs_f64());
@@ -114,7 +110,7 @@ impl Moment {
     }
 }
 
-/// A count as a gauge; none of ours goes beyond what an `i64` can tell.
+/// A count as a gauge; none of ours exceeds an `i64`.
 fn gauge(count: impl TryInto<i64>) -> ConstGauge<i64> {
     ConstGauge::new(count.try_into().unwrap_or(i64::MAX))
 }
@@ -161,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_missing_and_not_zero() {
+    fn an_unknown_value_is_missing_and_not_zero() {
         let moment = Moment::default();
         let known = |lines: &[String], name: &str| lines.iter().any(|line| line.starts_with(name));
         let without = lines(&moment);

@@ -7,13 +7,13 @@ use tokio::time::sleep;
 use super::canned::Canned;
 use super::record::{Origin, parameter};
 use super::reply::Reply;
-use super::steps::{LinkStep, Serving, ViewStep};
+use super::script::ViewStep;
+use super::steps::{LinkStep, Serving};
 use super::store;
 use super::world::World;
 
 /// Exports on a page of the listing, unless the call says otherwise.
 const DEFAULT_PAGE: usize = 10;
-/// Most exports on a page.
 const MAX_PAGE: usize = 100;
 /// What a cursor begins with; the rest is the place of its first export.
 const CURSOR_PREFIX: &str = "cursor_";

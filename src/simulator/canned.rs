@@ -5,16 +5,13 @@ use serde_json::{Value, json};
 /// An answer that does not depend on the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canned {
-    /// HTTP status.
     pub status: u16,
-    /// Headers, in order; `Date` and the framing are added where they are missing.
+    /// Headers, in order; `Date` and the framing are added if they are missing.
     pub headers: Vec<(String, String)>,
-    /// The body.
     pub body: Vec<u8>,
 }
 
 impl Canned {
-    /// A body of any type.
     #[must_use]
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -24,13 +21,11 @@ impl Canned {
         }
     }
 
-    /// A JSON body.
     #[must_use]
     pub fn json(status: u16, body: &Value) -> Self {
         Self::new(status, "application/json", body.to_string())
     }
 
-    /// The API's own error shape.
     #[must_use]
     pub fn api_error(status: u16, error_code: &str, error_message: &str) -> Self {
         Self::json(status, &json!({ "error_code": error_code, "error_message": error_message }))
@@ -64,12 +59,12 @@ impl Canned {
     #[must_use]
     pub fn store_error(status: u16, code: &str, message: &str) -> Self {
         let body = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+             <Error><Code>{code}</Code><Message>{message}</Message></Error>"
         );
         Self::new(status, "application/xml", body)
     }
 
-    /// A redirect without a body.
     #[must_use]
     pub fn redirect(status: u16, location: &str) -> Self {
         Self {

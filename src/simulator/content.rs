@@ -14,21 +14,17 @@ use crate::domain::part::Sha256;
 const ROW: &[u8] = b"\n{\"custom_id\":\"user-0000000000000000\",\"token\":\"0000000000000000\"},";
 /// Length of a row, as a file offset.
 const ROW_BYTES: u64 = ROW.len() as u64;
-/// Where the row's number begins.
 const NUMBER_AT: usize = 20;
-/// Where the token begins.
 const TOKEN_AT: usize = 47;
-/// Bytes hashed at a time.
 const HASHED_BYTES: usize = 256 * 1024;
 
 /// The bytes behind a file ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// These bytes.
     Bytes(Bytes),
-    /// A JSON array of so many bytes, the same for the same seed. Valid JSON from two bytes up.
+    /// A JSON array of this length, always the same for the same seed. Valid JSON from two bytes
+    /// up.
     Generated {
-        /// Its length.
         bytes: u64,
         /// What tells it from others of the same length.
         seed: u64,
@@ -36,7 +32,6 @@ pub enum Content {
 }
 
 impl Content {
-    /// Length in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
         match self {
@@ -128,7 +123,6 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Bytes not read yet.
     pub(super) fn remaining_bytes(&self) -> u64 {
         self.end - self.at
     }
@@ -228,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn any_range_of_generated_content_is_that_range_of_the_whole() {
+    fn a_range_of_generated_content_equals_that_range_of_the_whole() {
         let content = Content::Generated { bytes: 500, seed: 3 };
         let all = whole(&content);
         for from in 0..500_u64 {

@@ -1,17 +1,18 @@
-//! Floor 3, a well-behaved Batch API and object store on loopback, in plain HTTP, for `demo`, tests
-//! and benches.
+//! A well-behaved Batch API and object store on loopback, in plain HTTP, for `demo`, tests and
+//! benches.
 //!
 //! Two origins, as in the real world: the API redirects to a store that takes no credentials. What
-//! they say is a [`Script`] of plain values; every request is recorded; nothing waits for time
-//! unless the script says so. Faults below HTTP (resets, garbage, TLS) are not its business.
+//! they say is a [`Script`] of plain values. Every request is recorded. Nothing waits for time
+//! unless the script says so. Faults below HTTP (resets, garbage, TLS) are out of scope.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `script` | projects, exports, files |
-//! | `steps` | what the n-th request for each gets |
+//! | `script` | projects, exports and what their views say, files |
+//! | `steps` | what the n-th request for a file gets |
 //! | `canned` | an answer written down beforehand |
 //! | `content` | the bytes of a file, given or generated |
 //! | `record` | what was asked and answered |
+//! | `stored` | a file with its validator and checksums |
 //! | `world` | the script as it stands now, counters, links |
 //! | `api`, `store` | one origin each: a request in, a reply out |
 //! | `reply` | bodies on their way: cut, stalled, slowed |
@@ -27,6 +28,7 @@ mod script;
 mod server;
 mod steps;
 mod store;
+mod stored;
 mod world;
 
 use std::io;
@@ -42,14 +44,13 @@ pub use canned::Canned;
 pub use content::Content;
 pub use record::{NotSeen, Origin, Recorded};
 pub use script::{
-    ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject,
+    ChecksumHeader, Declared, Etag, Script, SentChecksum, SimExport, SimFile, SimProject, ViewStep,
 };
-pub use steps::{LinkStep, Place, Serving, StoreStep, ViewStep};
+pub use steps::{LinkStep, Place, Serving, StoreStep};
 pub use world::UnknownId;
 
 use world::World;
 
-/// The API version in [`Simulator::api_base_url`].
 const API_VERSION: &str = "2.11";
 
 /// A running simulator, inside the caller's tokio runtime. Dropping it ends its tasks and
@@ -65,9 +66,6 @@ pub struct Simulator {
 
 impl Simulator {
     /// Listens on two free ports of 127.0.0.1 and plays the script.
-    ///
-    /// # Errors
-    /// When no listener can be had.
     pub async fn start(script: Script) -> io::Result<Self> {
         let api = TcpListener::bind("127.0.0.1:0").await?;
         let store = TcpListener::bind("127.0.0.1:0").await?;
@@ -91,36 +89,31 @@ impl Simulator {
         while self.servers.join_next().await.is_some() {}
     }
 
-    /// What goes into `api.base_url`.
     #[must_use]
     pub fn api_base_url(&self) -> &str {
         &self.world.api_base_url
     }
 
-    /// Where the API listens.
     #[must_use]
     pub fn api_address(&self) -> SocketAddr {
         self.api_address
     }
 
-    /// Where the store listens.
     #[must_use]
     pub fn store_address(&self) -> SocketAddr {
         self.store_address
     }
 
-    /// The store's own origin, `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn store_origin(&self) -> String {
         format!("http://{}", self.store_address)
     }
 
-    /// From now on signed links lead to this origin, such as a proxy's in front of the store.
+    /// From now on signed links lead to this origin, such as a proxy in front of the store.
     pub fn set_link_origin(&self, origin: &str) {
         self.world.set_link_origin(origin.to_owned());
     }
 
-    /// From now on signed links live so long.
     pub fn set_link_lifetime(&self, lifetime: Duration) {
         self.world.set_link_lifetime(lifetime);
     }
@@ -130,7 +123,7 @@ impl Simulator {
         self.world.expire_links();
     }
 
-    /// Lets everything go that is held for this export or file ID, now and later, until
+    /// Releases everything that is held for this export or file ID, now and later, until
     /// [`Simulator::hold`].
     pub fn release(&self, id: &str) {
         self.world.release(id);
@@ -148,9 +141,6 @@ impl Simulator {
     }
 
     /// Every call of this project gets this answer, until `None`. Steps are not used up meanwhile.
-    ///
-    /// # Errors
-    /// When the script has no such project.
     pub fn set_project_outage(
         &self,
         project_key: &str,
@@ -160,42 +150,27 @@ impl Simulator {
     }
 
     /// From now on the project's REST key is this one.
-    ///
-    /// # Errors
-    /// When the script has no such project.
     pub fn rotate_key(&self, project_key: &str, rest_api_key: &str) -> Result<(), UnknownId> {
         self.world.set_rest_api_key(project_key, rest_api_key)
     }
 
     /// The project's listing answers this; `None` is the listing of its exports again.
-    ///
-    /// # Errors
-    /// When the script has no such project.
     pub fn set_listing(&self, project_key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
         self.world.set_listing(project_key, answer)
     }
 
     /// Adds an export on top of the project's list, or replaces the one with its ID.
-    ///
-    /// # Errors
-    /// When the script has no such project.
     pub fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
         self.world.put_export(project_key, export)
     }
 
     /// Takes an export out of the project's list, and its files with it.
-    ///
-    /// # Errors
-    /// When the project has no such export.
     pub fn remove_export(&self, project_key: &str, export_id: &str) -> Result<(), UnknownId> {
         self.world.remove_export(project_key, export_id)
     }
 
     /// The next view call of the export gets the first of these steps. A file of theirs that is new
     /// or changed starts with its first steps, too.
-    ///
-    /// # Errors
-    /// When the script has no such export.
     pub fn set_views(&self, export_id: &str, views: Vec<ViewStep>) -> Result<(), UnknownId> {
         self.world.set_views(export_id, views)
     }
@@ -206,18 +181,15 @@ impl Simulator {
         self.world.recorder.requests()
     }
 
-    /// Takes the oldest requests out of the record, up to the first one that has not ended: a long
-    /// run would fill the memory with them.
+    /// Removes the oldest requests from the record, up to the first one that has not ended: a long
+    /// run would fill the memory.
     #[must_use]
     pub fn take_ended_requests(&self) -> Vec<Recorded> {
         self.world.recorder.take_ended()
     }
 
-    /// Waits until the requests so far satisfy `seen`, which is asked after each change; returns
+    /// Waits until the requests so far satisfy `seen`, which is checked after each change; returns
     /// them.
-    ///
-    /// # Errors
-    /// When that has not happened within `timeout`.
     pub async fn wait_for(
         &self,
         seen: impl FnMut(&[Recorded]) -> bool,

@@ -8,24 +8,18 @@ use tokio::time::Instant;
 /// Which of the simulator's two listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// The Batch API.
     Api,
-    /// The object store.
     Store,
 }
 
 /// One request and what became of it.
 #[derive(Debug, Clone)]
 pub struct Recorded {
-    /// Who was asked.
     pub origin: Origin,
     /// Which connection to that listener it came on, counted from 0.
     pub connection: u64,
-    /// When its head had arrived.
     pub at: Instant,
-    /// HTTP method.
     pub method: String,
-    /// Path, as sent.
     pub path: String,
     /// Query, as sent, without the question mark.
     pub query: Option<String>,
@@ -102,13 +96,12 @@ pub(super) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
 #[derive(Debug, thiserror::Error)]
 #[error("not seen within {waited:?}; the requests so far:\n{seen}")]
 pub struct NotSeen {
-    /// How long was waited.
     pub waited: Duration,
     /// A line for each request, without header values and queries.
     pub seen: String,
 }
 
-/// The list of requests; each change wakes whoever waits.
+/// The list of requests; each change wakes all waiters.
 #[derive(Debug)]
 pub(super) struct Recorder(watch::Sender<Log>);
 

@@ -1,5 +1,4 @@
-//! An answer on its way out: head as plain values, and a body that is cut, stalled or slowed as the
-//! script wants.
+//! Sends an answer: its head, and a body that is cut, stalled or slowed as the script says.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +21,6 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Frames per second of a slowed body.
 const FRAMES_PER_SECOND: u64 = 20;
 
-/// What hyper sends.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// An answer, before its headers are known to be valid.
@@ -33,17 +31,17 @@ pub(super) struct Reply {
     pub(super) body: BodyPlan,
 }
 
-/// What becomes of a body on its way.
+/// How a body is sent.
 #[derive(Debug)]
 pub(super) struct BodyPlan {
     pub(super) reader: Reader,
     /// Length of the body if nothing cut it.
     pub(super) whole_bytes: u64,
-    /// `Content-Length`; chunks where there is none.
+    /// `Content-Length`; without it the body is sent in chunks.
     pub(super) length: Option<u64>,
     /// Ends in a closed connection instead of a proper end.
     pub(super) cut: bool,
-    /// Waits after so many bytes for the release of this ID.
+    /// Waits after this many bytes for the release of this ID.
     pub(super) stall: Option<(u64, String)>,
     pub(super) bytes_per_second: Option<u64>,
 }

@@ -1,14 +1,15 @@
 //! What the simulator plays: projects, their exports and files, as plain values.
 //!
-//! The keys in a script are made up by whoever writes it; none is a secret, and `Debug` shows them.
+//! The keys in a script are made up; none is a secret, and `Debug` shows them.
 
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 
+use super::canned::Canned;
 use super::content::Content;
-use super::steps::{LinkStep, StoreStep, ViewStep};
+use super::steps::{LinkStep, StoreStep};
 use crate::domain::checksum::Algorithm;
 
 /// How long a signed link lives: 20 minutes by the API's documentation.
@@ -17,15 +18,12 @@ const LINK_LIFETIME: Duration = Duration::from_secs(20 * 60);
 /// answers the same.
 const REQUEST_DATE: Timestamp = Timestamp::constant(1_767_600_000, 0);
 
-/// Everything a simulator starts with.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// The projects.
     pub projects: Vec<SimProject>,
     /// How long a signed link is good for.
     pub link_lifetime: Duration,
-    /// The origin in signed links, where it is not the store's own: a proxy that stands in front of
-    /// it.
+    /// The origin in signed links, if it is not the store's own: a proxy in front of it.
     pub link_origin: Option<String>,
     /// Waited before each answer of the API, to look like a network.
     pub latency: Duration,
@@ -38,14 +36,12 @@ impl Script {
         Self { projects, link_lifetime: LINK_LIFETIME, link_origin: None, latency: Duration::ZERO }
     }
 
-    /// See [`Script::link_lifetime`].
     #[must_use]
     pub fn with_link_lifetime(mut self, lifetime: Duration) -> Self {
         self.link_lifetime = lifetime;
         self
     }
 
-    /// See [`Script::latency`].
     #[must_use]
     pub fn with_latency(mut self, latency: Duration) -> Self {
         self.latency = latency;
@@ -56,34 +52,30 @@ impl Script {
 /// One project and what it exported.
 #[derive(Debug, Clone)]
 pub struct SimProject {
-    /// What `X-Batch-Project` has to say.
+    /// The value of `X-Batch-Project`.
     pub project_key: String,
-    /// What `Authorization: Bearer` has to say.
+    /// The bearer token.
     pub rest_api_key: String,
     /// Its exports, newest first.
     pub exports: Vec<SimExport>,
 }
 
 impl SimProject {
-    /// A project with these keys.
     #[must_use]
     pub fn new(project_key: &str, rest_api_key: &str, exports: Vec<SimExport>) -> Self {
         Self { project_key: project_key.to_owned(), rest_api_key: rest_api_key.to_owned(), exports }
     }
 }
 
-/// One export request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimExport {
-    /// Its ID.
     pub id: String,
     /// PROFILE_ATTRIBUTES or PROFILE_EVENTS.
     pub scope: String,
-    /// The request's definition, echoed.
     pub request: Value,
     /// When it was requested; it starts six seconds later and ends after six more.
     pub request_date: Timestamp,
-    /// What each view call says; an empty list is a 404.
+    /// The answers to view calls, in order; an empty list is a 404.
     pub views: Vec<ViewStep>,
     /// Files that can be downloaded although no view step lists them.
     pub unlisted: Vec<SimFile>,
@@ -127,7 +119,7 @@ impl SimExport {
         Self::new(id, ["CREATED", "RUNNING", "ERROR"].map(ViewStep::status).into())
     }
 
-    /// The answer's body for this status, and these files where the field is present.
+    /// The answer's body for this status, with these files.
     #[must_use]
     pub fn report(&self, status: &str, files: Option<&[SimFile]>, api_base_url: &str) -> Value {
         let started = matches!(status, "RUNNING" | "SUCCESS" | "ERROR");
@@ -152,35 +144,59 @@ impl SimExport {
     }
 }
 
+/// The answer to the n-th view call; the last step of a list repeats.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ViewStep {
+    /// This status, without a `files` field.
+    Status(String),
+    Success(Vec<SimFile>),
+    /// Another status that lists files, or the API's word for it misspelt.
+    Listed {
+        status: String,
+        files: Vec<SimFile>,
+    },
+    Answer(Canned),
+    /// Waits for [`super::Simulator::release`] of the export's ID, then is the step within.
+    Held(Box<Self>),
+}
+
+impl ViewStep {
+    /// This status, without a `files` field.
+    #[must_use]
+    pub fn status(word: &str) -> Self {
+        Self::Status(word.to_owned())
+    }
+
+    #[must_use]
+    pub fn files(&self) -> &[SimFile] {
+        match self {
+            Self::Success(files) | Self::Listed { files, .. } => files,
+            Self::Held(step) => step.files(),
+            Self::Status(_) | Self::Answer(_) => &[],
+        }
+    }
+}
+
 /// The `size` that a view declares for a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Declared {
-    /// The content's length.
     True,
-    /// This number.
     Bytes(u64),
-    /// No such field.
     Absent,
-    /// Anything.
     Raw(Value),
 }
 
-/// One file of an export.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimFile {
     /// Its ID; one ID is one file in the whole simulator, the last one registered counts.
     pub id: String,
     /// The part number in its row.
     pub part: Option<u64>,
-    /// The size in its row.
     pub declared: Declared,
-    /// The `url` in its row, where it is not the download call.
+    /// The `url` in its row, if it is not the download call.
     pub url: Option<String>,
-    /// What it holds.
     pub content: Content,
-    /// The store's `ETag`.
     pub etag: Etag,
-    /// The store's `Content-Type`.
     pub content_type: String,
     /// Checksums the store sends with it.
     pub checksums: Vec<SentChecksum>,
@@ -217,7 +233,6 @@ impl SimFile {
         Self::new(id, part, Content::Generated { bytes, seed: part })
     }
 
-    /// See [`SimFile::declared`].
     #[must_use]
     pub fn declaring(mut self, declared: Declared) -> Self {
         self.declared = declared;
@@ -231,14 +246,12 @@ impl SimFile {
         self
     }
 
-    /// See [`SimFile::etag`].
     #[must_use]
     pub fn with_etag(mut self, etag: Etag) -> Self {
         self.etag = etag;
         self
     }
 
-    /// See [`SimFile::bytes_per_second`].
     #[must_use]
     pub fn with_bytes_per_second(mut self, rate: u64) -> Self {
         self.bytes_per_second = Some(rate);
@@ -279,14 +292,12 @@ impl SimFile {
     }
 }
 
-/// Which validator the store sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Etag {
     /// One that ranges can rely on.
     Strong,
     /// `W/"…"`.
     Weak,
-    /// None.
     Absent,
 }
 
@@ -295,13 +306,10 @@ pub enum Etag {
 pub enum ChecksumHeader {
     /// `Content-MD5`, whole answers only.
     ContentMd5,
-    /// `Digest`.
     Digest,
-    /// `Repr-Digest`.
     ReprDigest,
     /// `Content-Digest`, whole answers only.
     ContentDigest,
-    /// `x-goog-hash`.
     GoogHash,
     /// `x-amz-checksum-…`, whole answers only.
     AmzChecksum,
@@ -310,7 +318,6 @@ pub enum ChecksumHeader {
 /// A checksum that the store sends with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentChecksum {
-    /// In which header.
     pub header: ChecksumHeader,
     /// By which algorithm; a header that has no word for it is sent with the algorithm's name
     /// anyway.
@@ -320,7 +327,6 @@ pub struct SentChecksum {
 }
 
 impl SentChecksum {
-    /// The content's own.
     #[must_use]
     pub fn correct(header: ChecksumHeader, algorithm: Algorithm) -> Self {
         Self { header, algorithm, correct: true }

@@ -1,47 +1,8 @@
-//! What is answered to the n-th request for an export, a link or a blob; the last step of a list
-//! repeats.
+//! The answer to the n-th request for a file: to the download call, and to the store. The last step
+//! of a list repeats.
 
 use super::canned::Canned;
 use super::content::Content;
-use super::script::SimFile;
-
-/// The answer to one view call.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ViewStep {
-    /// This status, without a `files` field.
-    Status(String),
-    /// SUCCESS with these files.
-    Success(Vec<SimFile>),
-    /// Another status that lists files, or the API's word for it misspelt.
-    Listed {
-        /// The status.
-        status: String,
-        /// The files.
-        files: Vec<SimFile>,
-    },
-    /// Exactly this answer.
-    Answer(Canned),
-    /// Waits for [`super::Simulator::release`] of the export's ID, then is the step within.
-    Held(Box<Self>),
-}
-
-impl ViewStep {
-    /// This status, without a `files` field.
-    #[must_use]
-    pub fn status(word: &str) -> Self {
-        Self::Status(word.to_owned())
-    }
-
-    /// The files this step lists.
-    #[must_use]
-    pub fn files(&self) -> &[SimFile] {
-        match self {
-            Self::Success(files) | Self::Listed { files, .. } => files,
-            Self::Held(step) => step.files(),
-            Self::Status(_) | Self::Answer(_) => &[],
-        }
-    }
-}
 
 /// The answer to one download call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +13,6 @@ pub enum LinkStep {
     /// its host and port, `{path}` for its path and query; without any of them the text is sent as
     /// it is.
     RedirectWith {
-        /// HTTP status.
         status: u16,
         /// The template of the `Location`.
         location: String,
@@ -62,7 +22,6 @@ pub enum LinkStep {
     RelativeHop,
     /// 200 with the file itself, as the store would serve it.
     Direct,
-    /// Exactly this answer.
     Answer(Canned),
     /// Waits for [`super::Simulator::release`] of the file's ID, then is the step within.
     Held(Box<Self>),
@@ -75,7 +34,6 @@ pub enum StoreStep {
     Serve(Serving),
     /// 403, as for a link whose time is over.
     ExpiredLink,
-    /// Exactly this answer.
     Answer(Canned),
 }
 
@@ -94,9 +52,8 @@ impl From<Canned> for StoreStep {
 /// A place in the body of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// After so many bytes.
     Bytes(u64),
-    /// After so many thousandths of the body, whatever range of the file it is; below 1000 it is
+    /// After this many thousandths of the body, whatever range of the file it is; below 1000 it is
     /// never the end.
     Permille(u16),
 }
@@ -129,8 +86,7 @@ pub struct Serving {
     pub other_content: Option<Content>,
     /// Answers 200 with the whole file to a request for a range.
     pub ignores_range: bool,
-    /// Answers a request for a range with that range although the file is not the one that
-    /// `If-Range` speaks of.
+    /// Answers a request for a range with that range although `If-Range` does not match.
     pub ignores_if_range: bool,
     /// Sends chunks, and no `Content-Length`.
     pub chunked: bool,
@@ -139,7 +95,7 @@ pub struct Serving {
     pub claimed_length: Option<u64>,
     /// Closes the connection there, in the middle of the body.
     pub cut_after: Option<Place>,
-    /// There waits for [`super::Simulator::release`] of the file's ID, then goes on.
+    /// Waits there for [`super::Simulator::release`] of the file's ID, then continues.
     pub stall_after: Option<Place>,
     /// Waits for [`super::Simulator::release`] of the file's ID before the head of the answer.
     pub held: bool,
@@ -150,76 +106,65 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// As a healthy store does.
     #[must_use]
     pub fn well() -> Self {
         Self::default()
     }
 
-    /// See [`Serving::other_content`].
     #[must_use]
     pub fn other_content(mut self, content: impl Into<Content>) -> Self {
         self.other_content = Some(content.into());
         self
     }
 
-    /// See [`Serving::ignores_range`].
     #[must_use]
     pub fn ignoring_range(mut self) -> Self {
         self.ignores_range = true;
         self
     }
 
-    /// See [`Serving::ignores_if_range`].
     #[must_use]
     pub fn ignoring_if_range(mut self) -> Self {
         self.ignores_if_range = true;
         self
     }
 
-    /// See [`Serving::chunked`].
     #[must_use]
     pub fn chunked(mut self) -> Self {
         self.chunked = true;
         self
     }
 
-    /// See [`Serving::claimed_length`].
     #[must_use]
     pub fn claiming_length(mut self, bytes: u64) -> Self {
         self.claimed_length = Some(bytes);
         self
     }
 
-    /// See [`Serving::cut_after`].
     #[must_use]
     pub fn cut_after(mut self, place: impl Into<Place>) -> Self {
         self.cut_after = Some(place.into());
         self
     }
 
-    /// See [`Serving::stall_after`].
     #[must_use]
     pub fn stall_after(mut self, place: impl Into<Place>) -> Self {
         self.stall_after = Some(place.into());
         self
     }
 
-    /// See [`Serving::held`].
     #[must_use]
     pub fn held(mut self) -> Self {
         self.held = true;
         self
     }
 
-    /// See [`Serving::bytes_per_second`].
     #[must_use]
     pub fn bytes_per_second(mut self, rate: u64) -> Self {
         self.bytes_per_second = Some(rate);
         self
     }
 
-    /// See [`Serving::headers`].
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));

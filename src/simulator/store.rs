@@ -1,8 +1,6 @@
 //! The object store's side of a conversation: signed links, strictness, ranges, validators and
 //! checksums.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
 use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
@@ -10,9 +8,9 @@ use hyper::http::request::Parts;
 use super::canned::Canned;
 use super::record::{Origin, parameter};
 use super::reply::{BodyPlan, Reply};
-use super::script::{ChecksumHeader, SentChecksum, SimFile};
 use super::steps::{Serving, StoreStep};
-use super::world::{StoredFile, World};
+use super::stored::StoredFile;
+use super::world::World;
 
 /// A signed link needs none of them, and a client that sends one has leaked it.
 const REFUSED_HEADERS: [&str; 4] = ["authorization", "x-batch-project", "cookie", "referer"];
@@ -112,7 +110,7 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
     Reply { status, headers, body }
 }
 
-/// Whether the file is still the one whose range is asked for, or nothing was said about that.
+/// Whether `If-Range`, if there is one, matches the file.
 fn is_unchanged(request: &HeaderMap, etag: Option<&str>) -> bool {
     let validator = request.get("if-range").map(|value| value.to_str().unwrap_or_default());
     validator.is_none_or(|validator| Some(validator) == etag && !validator.starts_with("W/"))
@@ -151,47 +149,12 @@ impl Asked {
     }
 }
 
-/// The headers for a file's checksums, and whether each speaks of a whole answer only. Reads the
-/// content.
-pub(super) fn checksum_headers(file: &SimFile) -> Vec<(String, String, bool)> {
-    let header = |sent: &SentChecksum| {
-        let mut value = file.content.digest(sent.algorithm);
-        if let Some(byte) = value.first_mut().filter(|_| !sent.correct) {
-            *byte ^= 1;
-        }
-        let value = STANDARD.encode(value);
-        let algorithm = sent.algorithm.to_string();
-        // The names of RFC 3230 and RFC 9530 put a hyphen where ours have none.
-        let hyphenated = match algorithm.as_str() {
-            "sha1" => "sha".to_owned(),
-            other => other.replace("sha", "sha-"),
-        };
-        let (name, value, whole_only) = match sent.header {
-            ChecksumHeader::ContentMd5 => ("content-md5".to_owned(), value, true),
-            ChecksumHeader::Digest => ("digest".to_owned(), format!("{hyphenated}={value}"), false),
-            ChecksumHeader::ReprDigest => {
-                ("repr-digest".to_owned(), format!("{hyphenated}=:{value}:"), false)
-            }
-            ChecksumHeader::ContentDigest => {
-                ("content-digest".to_owned(), format!("{hyphenated}=:{value}:"), true)
-            }
-            ChecksumHeader::GoogHash => {
-                ("x-goog-hash".to_owned(), format!("{algorithm}={value}"), false)
-            }
-            ChecksumHeader::AmzChecksum => (format!("x-amz-checksum-{algorithm}"), value, true),
-        };
-        (name, value, whole_only)
-    };
-    file.checksums.iter().map(header).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::checksum::{Algorithm, Coverage, promised_checksums};
 
     #[test]
-    fn ranges_mean_what_rfc_9110_says() {
+    fn ranges_follow_rfc_9110() {
         for (range, expected) in [
             ("bytes=0-", Some(Asked::Part { first: 0, last: 99 })),
             ("bytes=40-", Some(Asked::Part { first: 40, last: 99 })),
@@ -208,38 +171,5 @@ mod tests {
             assert_eq!(Asked::parse_range(range, 100), expected, "{range}");
         }
         assert_eq!(Asked::parse_range("bytes=0-", 0), Some(Asked::Beyond));
-    }
-
-    #[test]
-    fn every_checksum_header_is_one_that_the_program_reads() {
-        use ChecksumHeader as Header;
-        for (header, algorithm) in [
-            (Header::ContentMd5, Algorithm::Md5),
-            (Header::Digest, Algorithm::Sha1),
-            (Header::Digest, Algorithm::Sha256),
-            (Header::ReprDigest, Algorithm::Sha512),
-            (Header::ContentDigest, Algorithm::Sha256),
-            (Header::GoogHash, Algorithm::Md5),
-            (Header::GoogHash, Algorithm::Crc32c),
-            (Header::AmzChecksum, Algorithm::Crc32),
-            (Header::AmzChecksum, Algorithm::Crc64nvme),
-            (Header::AmzChecksum, Algorithm::Sha256),
-        ] {
-            let file = SimFile::new("file_1", 1, "[]");
-            let truth = file.content.digest(algorithm);
-            for (sent, agrees) in [
-                (SentChecksum::correct(header, algorithm), true),
-                (SentChecksum::wrong(header, algorithm), false),
-            ] {
-                let headers = checksum_headers(&file.clone().with_checksum(sent));
-                let pairs = headers.iter().map(|(name, value, _)| (name.as_str(), value.as_str()));
-                let promised = promised_checksums(pairs, Coverage::Whole);
-                assert_eq!(promised.len(), 1, "{header:?} {algorithm}");
-                assert_eq!(
-                    (promised[0].algorithm, promised[0].value == truth),
-                    (algorithm, agrees)
-                );
-            }
-        }
     }
 }

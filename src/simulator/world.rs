@@ -11,21 +11,18 @@ use tokio::time::Instant;
 
 use super::canned::Canned;
 use super::record::{Origin, Recorder};
-use super::script::{Etag, Script, SimExport, SimFile, SimProject};
-use super::steps::{LinkStep, Serving, StoreStep, ViewStep};
-use super::store::checksum_headers;
+use super::script::{Script, SimExport, SimProject, ViewStep};
+use super::steps::{LinkStep, Serving, StoreStep};
+use super::stored::StoredFile;
 
-/// The script names no such project or export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the script has no {kind} {id}")]
 pub struct UnknownId {
     /// "project" or "export".
     kind: &'static str,
-    /// What was asked for.
     id: String,
 }
 
-/// Shared by all connections.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) recorder: Recorder,
@@ -65,15 +62,6 @@ struct FileEntry {
     stored: Arc<StoredFile>,
     link_calls: usize,
     fetches: usize,
-}
-
-/// A file with what the store says about it.
-#[derive(Debug)]
-pub(super) struct StoredFile {
-    pub(super) file: SimFile,
-    pub(super) etag: Option<String>,
-    /// Checksum headers, and whether each speaks of a whole answer only.
-    pub(super) checksums: Vec<(String, String, bool)>,
 }
 
 #[derive(Debug)]
@@ -123,7 +111,7 @@ impl World {
 
     /// Waits until `id` is released; at once if it already is.
     pub(super) async fn wait_for_release(&self, id: &str) {
-        // The sender is `self`: this cannot fail while anybody waits.
+        // The sender is `self`: this cannot fail during a wait.
         let _ = self.released.subscribe().wait_for(|released| released.contains(id)).await;
     }
 
@@ -151,7 +139,6 @@ impl World {
         self.state().links.clear();
     }
 
-    /// Changes a project of the script.
     pub(super) fn set_rest_api_key(
         &self,
         project_key: &str,
@@ -216,7 +203,6 @@ impl World {
         self.put_export(&project_key, SimExport { views, ..export })
     }
 
-    /// Whether these credentials belong together.
     pub(super) fn authenticates(&self, project_key: &str, rest_api_key: &str) -> bool {
         self.state()
             .projects
@@ -228,7 +214,6 @@ impl World {
         self.state().projects.get(project_key)?.outage.clone()
     }
 
-    /// The next view step of an export; `None` for an export this project does not have.
     pub(super) fn next_view(
         &self,
         project_key: &str,
@@ -305,7 +290,6 @@ impl World {
         })
     }
 
-    /// The next store step of a file.
     pub(super) fn next_fetch(&self, file_id: &str) -> Option<(Arc<StoredFile>, StoreStep)> {
         let mut state = self.state();
         let entry = state.files.get_mut(file_id)?;
@@ -313,7 +297,6 @@ impl World {
         Some((Arc::clone(&entry.stored), step.unwrap_or_else(|| Serving::well().into())))
     }
 
-    /// A view's body.
     pub(super) fn report(&self, export: &SimExport, step: &ViewStep) -> Value {
         match step {
             ViewStep::Status(status) => export.report(status, None, &self.api_base_url),
@@ -388,18 +371,6 @@ impl Project {
         self.view_calls.remove(export_id);
         self.place_of.values_mut().filter(|other| **other > place).for_each(|other| *other -= 1);
         Some(self.exports.remove(place))
-    }
-}
-
-impl StoredFile {
-    fn new(file: SimFile) -> Self {
-        let etag = match file.etag {
-            Etag::Strong => Some(file.content.etag()),
-            Etag::Weak => Some(format!("W/{}", file.content.etag())),
-            Etag::Absent => None,
-        };
-        let checksums = checksum_headers(&file);
-        Self { file, etag, checksums }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The single conversion of an HTTP client's error into words that are safe to show.
 //!
-//! The words are built from what is known about an error, never from its own `Display`: `reqwest`
-//! prints the URL, `h2` prints debug data that the server chose. Only errors whose text is fixed or
-//! is about addresses and certificates are quoted.
+//! The words come from facts about an error, not from its `Display`: `reqwest` prints the URL, and
+//! `h2` prints debug data that the server chose. Only errors with a fixed text, or with a text
+//! about addresses and certificates, are quoted.
 
 use std::error::Error;
 use std::io;
@@ -10,28 +10,24 @@ use std::net::IpAddr;
 
 use crate::domain::text::shown;
 
-/// What kind of thing went wrong between here and the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportErrorKind {
     /// The host name has no address.
     Dns,
     /// An address was refused by this program's own rules.
     Refused,
-    /// No connection came about.
     Connect,
     /// The TLS handshake failed; nothing was sent.
     Tls,
-    /// It took too long.
     Timeout,
     /// The connection ended in the middle of an answer.
     Cut,
-    /// The proxy did not play along.
+    /// The proxy refused, or its answer made no sense.
     Proxy,
-    /// Anything else.
     Other,
 }
 
-/// Why no answer, or not all of it, came. Safe to show: holds no URL, no query, no credential.
+/// Why an answer is missing or incomplete. Safe to show: holds no URL, no query, no credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{words}")]
 pub struct TransportError {
@@ -40,35 +36,30 @@ pub struct TransportError {
 }
 
 impl TransportError {
-    /// What kind of thing went wrong.
     #[must_use]
     pub fn kind(&self) -> TransportErrorKind {
         self.kind
     }
 }
 
-/// A host leads to an address that must not be asked. Returned by a resolver, and kept word for
-/// word.
+/// A host has an address that must not be contacted. Returned by a resolver, and shown as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{host} leads to {address}, a {class} address, and is not listed in download.allowed_hosts"
+    "the host leads to {address}, a {class} address, and is not listed in download.allowed_hosts"
 )]
 pub struct RefusedAddress {
     /// The host, safe to show.
     pub host: String,
-    /// The address.
     pub address: IpAddr,
-    /// The class of addresses that it belongs to, in words.
     pub class: &'static str,
 }
 
-/// No connection within the time that connecting may take. Returned by a connector.
+/// No connection within the connect timeout. Returned by a connector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("connecting timed out")]
 pub struct ConnectTimedOut;
 
-/// A host name without an address. Returned by a resolver; what the system said of it is no more
-/// than that.
+/// A host name without an address. Returned by a resolver; the system's own words say no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the host name could not be resolved")]
 pub struct Unresolved;
@@ -96,7 +87,6 @@ impl From<reqwest::Error> for TransportError {
 }
 
 impl TransportError {
-    /// No connection came about.
     pub(crate) fn connecting(error: &(dyn Error + 'static)) -> Self {
         Facts { connect: true, ..Facts::of(error) }.into()
     }
@@ -106,7 +96,7 @@ impl TransportError {
         Facts { body: true, ..Facts::of(error) }.into()
     }
 
-    /// A URL that no request can be made of.
+    /// No request can be made for this URL.
     pub(crate) fn no_request() -> Self {
         Facts { builder: true, ..Facts::default() }.into()
     }
@@ -119,7 +109,7 @@ impl From<Facts> for TransportError {
     }
 }
 
-/// What an error and the chain of its causes say; the texts of those errors that may be quoted.
+/// What an error and its causes say: facts, and the texts that may be quoted.
 #[derive(Default)]
 struct Facts {
     refused: Option<String>,
@@ -129,11 +119,8 @@ struct Facts {
     http: Option<String>,
     timeout: bool,
     dns: bool,
-    /// No connection came about.
     connect: bool,
-    /// No request could be made.
     builder: bool,
-    /// A body was cut.
     body: bool,
 }
 
@@ -185,7 +172,7 @@ impl Facts {
             return (TransportErrorKind::Proxy, words.to_owned());
         }
         if let Some(tls) = self.tls {
-            return (TransportErrorKind::Tls, because("tls failed", Some(tls)));
+            return (TransportErrorKind::Tls, because("TLS failed", Some(tls)));
         }
         if self.timeout {
             let words = if self.connect { "connecting timed out" } else { "timed out" };
@@ -239,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_kind_is_told_apart_and_none_shows_the_url() {
+    async fn each_error_has_its_kind_and_none_shows_the_url() {
         let path = format!("/{SECRET}?X-Sig={SECRET}");
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = closed.local_addr().unwrap();
@@ -274,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_that_refuses_is_named_without_its_credentials() {
+    async fn a_refusing_proxy_is_reported_without_its_credentials() {
         let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
         let server = RawServer::start([Answer::raw(refusal)]).await;
         let proxy = server.url("/").replace("http://", &format!("http://user:{SECRET}@"));

@@ -7,28 +7,27 @@ use url::Url;
 
 use crate::domain::text::shown;
 
-/// Redirects that one download call may take, the API's own first one included.
+/// Redirects that one download call may follow, including the API's own first one.
 pub const MAX_HOPS: u8 = 5;
 
-/// A URL that shows no more of itself than its host.
+/// A URL that shows only its host.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(Url);
 
 impl SecretUrl {
-    /// Hides a URL.
     #[must_use]
     pub fn new(url: Url) -> Self {
         Self(url)
     }
 
-    /// The URL itself, to send a request to or to judge. Not to be shown.
+    /// The URL itself, to judge or to send a request to. Never show it.
     #[must_use]
     pub fn expose(&self) -> &Url {
         &self.0
     }
 
-    /// The host, with its port where that is not the scheme's own; safe to show, empty where there
-    /// is none.
+    /// The host, with its port unless that is the scheme's default. Safe to show; empty if there is
+    /// none.
     #[must_use]
     pub fn host(&self) -> String {
         host_of(&self.0)
@@ -41,7 +40,8 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
-fn host_of(url: &Url) -> String {
+/// As [`SecretUrl::host`].
+pub(crate) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
         Some(port) => shown(&format!("{host}:{port}"), &[]),
@@ -49,13 +49,12 @@ fn host_of(url: &Url) -> String {
     }
 }
 
-/// The link that the API's download call answers with: valid for 20 minutes, asked without
+/// The link that the API's download call answers with: valid for 20 minutes, requested without
 /// credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedLink {
-    /// The link.
     pub url: SecretUrl,
-    /// Redirects that may still be taken from here.
+    /// Redirects that may still be followed from here.
     pub hops_left: u8,
 }
 
@@ -76,17 +75,14 @@ impl fmt::Debug for DirectAnswer {
     }
 }
 
-/// What the download call brought.
 #[derive(Debug)]
 pub enum Link {
-    /// A link to another origin.
     Signed(SignedLink),
-    /// The file itself.
     Direct(DirectAnswer),
 }
 
 impl Link {
-    /// The host to be asked, as [`SecretUrl::host`].
+    /// The host of the request, as [`SecretUrl::host`].
     #[must_use]
     pub fn host(&self) -> String {
         match self {

@@ -1,11 +1,12 @@
-//! The HTTP plumbing of both clients: one TLS configuration, redirects, retry-after, one conversion
-//! of errors; and `reqwest`, which the API's client asks with. The store's client makes its
-//! connections itself.
+//! What the HTTP clients of the API and of the stores share: one TLS configuration, redirects,
+//! `Retry-After`, retry delays, and one conversion of errors. The API's client uses `reqwest`; the
+//! store's client opens its connections itself.
 //!
 //! A `reqwest` error carries the URL it failed on, and a signed URL is a secret. So [`send`] and
 //! [`next_chunk`] are the only callers of `reqwest`'s own methods, and what they return has been
 //! through [`TransportError`]; so has what `fetch` reads of a body that the API sent directly.
 
+mod backoff;
 mod error;
 mod link;
 mod retry_after;
@@ -21,31 +22,29 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use rustls::ClientConfig;
 use url::Url;
 
+pub use backoff::retry_policy;
 pub use error::{ConnectTimedOut, RefusedAddress, TransportError, TransportErrorKind, Unresolved};
+pub(crate) use link::host_of;
 pub use link::{DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink};
 pub use retry_after::{parse_retry_after, retry_after};
 pub use tls::{TlsError, tls_config};
 
-/// What every request says about its sender.
 pub(crate) const AGENT: &str = concat!("batch-export-watcher/", env!("CARGO_PKG_VERSION"));
-/// Idle time after which the kernel asks whether the peer of a connection is still there.
+/// Idle time after which the kernel probes the peer of a connection.
 pub(crate) const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
-/// HTTP/2 and HTTP/1.1, in that order, for the TLS handshake.
 pub(crate) const ALPN_HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
-/// HTTP/1.1 alone, for the TLS handshake.
 pub(crate) const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 
-/// A client could not be put together; a defect of the program or its TLS settings.
+/// A client could not be set up: a bug, or TLS settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up the http client: {0}")]
+#[error("cannot set up the HTTP client: {0}")]
 pub struct ClientError(pub(crate) String);
 
-/// What the API's clients are made with: no redirects, no referer, no cookies, no retries of their
-/// own, bounded connects.
+/// The settings of the API's clients: no redirects, no referer, no cookies, no retries of their
+/// own, a bounded connect.
 ///
 /// `alpn` is set here because `reqwest` leaves a preconfigured TLS configuration as it is. `api` is
-/// any URL of the API: where it is plain http on loopback, no proxy is used at all; otherwise the
-/// environment's proxies are.
+/// any URL of the API: if it is plain HTTP on loopback, no proxy is used, else the environment's.
 pub(crate) fn client_builder(
     tls: &ClientConfig,
     alpn: &[&[u8]],
@@ -63,7 +62,6 @@ pub(crate) fn client_builder(
     if is_plain_loopback(api) { builder.no_proxy() } else { builder }
 }
 
-/// The TLS configuration with these protocols to offer.
 pub(crate) fn with_alpn(tls: &ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
     let mut tls = tls.clone();
     tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -78,7 +76,7 @@ pub(crate) fn build(builder: ClientBuilder) -> Result<Client, ClientError> {
 /// Sends a request and waits for the answer's head. Bound it with a timeout.
 ///
 /// # Errors
-/// When no answer came; the error never holds the URL.
+/// If no answer came; the error never holds the URL.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that sends, and takes the URL out of the error"
@@ -90,7 +88,7 @@ pub async fn send(request: RequestBuilder) -> Result<Response, TransportError> {
 /// The next bytes of a body, `None` at its complete end. Cancel-safe. Bound it with a timeout.
 ///
 /// # Errors
-/// When the body was cut; the error never holds the URL.
+/// If the body was cut; the error never holds the URL.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that reads, and takes the URL out of the error"
@@ -102,11 +100,9 @@ pub async fn next_chunk(response: &mut Response) -> Result<Option<Bytes>, Transp
 /// Why a body was not read to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The connection failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The body is larger than it may be; reading has stopped.
-    #[error("the answer is larger than {cap_bytes} bytes, reading stopped")]
+    #[error("the answer is larger than {cap_bytes} bytes; reading stopped")]
     TooLarge {
         /// The limit in bytes.
         cap_bytes: usize,
@@ -114,9 +110,6 @@ pub enum ReadError {
 }
 
 /// Reads a whole body of at most `cap_bytes`. Bound it with a timeout.
-///
-/// # Errors
-/// When the body is cut or larger.
 pub async fn read_capped(mut response: Response, cap_bytes: usize) -> Result<Vec<u8>, ReadError> {
     let too_large = ReadError::TooLarge { cap_bytes };
     if response.content_length().is_some_and(|length| length > cap_bytes as u64) {
@@ -132,29 +125,29 @@ pub async fn read_capped(mut response: Response, cap_bytes: usize) -> Result<Vec
     Ok(body)
 }
 
-/// Whether an answer sends the client elsewhere, with the method kept or turned into GET, which is
-/// all this program sends.
+/// Whether the status is a redirect. It may turn the method into GET; this program sends nothing
+/// else.
 #[must_use]
 pub fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads, resolved against the URL that was asked, without its fragment.
+/// The target of a redirect, resolved against the requested URL, without its fragment.
 ///
 /// # Errors
-/// When `Location` is missing, repeated or not a URL, or names a user; the words are safe to show.
+/// If `Location` is missing, repeated or not a URL, or names a user; the words are safe to show.
 pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
     let mut locations = headers.get_all(LOCATION).iter();
     let location = match (locations.next(), locations.next()) {
         (Some(location), None) => location,
-        (None, _) => return Err("a redirect without a location"),
-        (Some(_), Some(_)) => return Err("a redirect with more than one location"),
+        (None, _) => return Err("a redirect without a Location header"),
+        (Some(_), Some(_)) => return Err("a redirect with more than one Location header"),
     };
     let location =
-        std::str::from_utf8(location.as_bytes()).map_err(|_| "a redirect to no valid url")?;
-    let mut target = current.join(location).map_err(|_| "a redirect to no valid url")?;
+        std::str::from_utf8(location.as_bytes()).map_err(|_| "a redirect to an invalid URL")?;
+    let mut target = current.join(location).map_err(|_| "a redirect to an invalid URL")?;
     if has_userinfo(&target) {
-        return Err("a redirect to a url with a user or password in it");
+        return Err("a redirect to a URL with a user or password in it");
     }
     target.set_fragment(None);
     Ok(target)
@@ -231,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_is_resolved_and_held_to_rules() {
+    fn a_location_is_resolved_and_checked() {
         let current = url("https://api.example/2.11/exports/download?id=1");
         let target = |values: &[&str]| {
             let mut headers = HeaderMap::new();

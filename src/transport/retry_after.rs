@@ -7,20 +7,19 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 use crate::domain::retry::RETRY_AFTER_CAP;
 
-/// Most digits of a number of seconds that are read; more is nonsense.
+/// Most digits of a number of seconds; a longer one counts as absent.
 const MAX_DIGITS: usize = 9;
 
-/// The pause an answer asks for, from its headers and this machine's clock.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     parse_retry_after(text(RETRY_AFTER)?, text(DATE), now)
 }
 
-/// Reads a `Retry-After` value; a date counts from `date`, the answer's own clock, or from `now`
-/// where that is missing.
+/// Reads a `Retry-After` value. A date counts from `date`, the answer's own clock, or from `now` if
+/// that is missing.
 ///
-/// `None` for zero, the past and what cannot be read; at most [`RETRY_AFTER_CAP`].
+/// `None` for zero, the past and an invalid value; at most [`RETRY_AFTER_CAP`].
 #[must_use]
 pub fn parse_retry_after(value: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
@@ -46,7 +45,7 @@ mod tests {
     const HALF_PAST: &str = "Sun, 06 Nov 1994 12:30:00 GMT";
 
     #[test]
-    fn seconds_and_dates_are_read_and_nonsense_is_absent() {
+    fn seconds_and_dates_are_read_and_anything_else_counts_as_absent() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 12:20:00 GMT").unwrap();
         for (value, date, seconds) in [
             ("30", None, Some(30)),

@@ -1,4 +1,4 @@
-//! A server on loopback for the tests of both clients: hands out raw bytes, one scripted answer a
+//! A loopback server for the tests of both clients: sends raw bytes, one scripted answer a
 //! connection, and keeps the heads of the requests it saw.
 
 use std::sync::{Arc, Mutex};
@@ -59,7 +59,6 @@ impl Answer {
         Self::raw(bytes)
     }
 
-    /// A redirect.
     pub(crate) fn redirect(status: u16, location: &str) -> Self {
         Self::with(status, &format!("location: {location}\r\n"), b"")
     }
@@ -77,7 +76,6 @@ impl Answer {
     }
 }
 
-/// The server; stops when dropped.
 pub(crate) struct RawServer {
     address: std::net::SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -106,7 +104,6 @@ impl RawServer {
         Self { address, heads, gate, _tasks: tasks }
     }
 
-    /// A URL of this server.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -182,7 +179,7 @@ pub(crate) fn tls() -> ClientConfig {
     tls_config(None, false).unwrap()
 }
 
-/// A client as the program's own are, without a proxy.
+/// A client like the program's own, without a proxy.
 pub(crate) fn client() -> reqwest::Client {
     let api = "http://127.0.0.1/".parse().unwrap();
     build(client_builder(&tls(), ALPN_HTTP1, &api, Duration::from_secs(5))).unwrap()

@@ -1,4 +1,4 @@
-//! Whom to trust: one TLS configuration for every connection that leaves this program.
+//! Which certificates to trust: one TLS configuration for every connection that this program opens.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,19 +15,15 @@ pub enum TlsError {
     CaFile {
         /// `api.ca_file`.
         path: PathBuf,
-        /// Why not.
         reason: String,
     },
-    /// Nothing to trust.
     #[error(
-        "no trusted root certificate was found ({reason}); install the system's ca-certificates, or set api.ca_file"
+        "no trusted root certificate was found ({reason}); \
+         install the system's ca-certificates, or set api.ca_file"
     )]
-    NoRoots {
-        /// What the search said.
-        reason: String,
-    },
+    NoRoots { reason: String },
     /// The cryptography library refuses its own defaults.
-    #[error("cannot set up tls: {0}")]
+    #[error("cannot set up TLS: {0}")]
     Provider(#[from] rustls::Error),
 }
 
@@ -37,12 +33,13 @@ pub enum TlsError {
 /// ALPN is left empty; each client sets its own.
 ///
 /// # Errors
-/// When `ca_file` cannot be read or holds something that is no certificate, and, where
-/// `roots_needed`, when no root is left.
+/// If `ca_file` cannot be read or holds something that is no certificate; and if `roots_needed` and
+/// there is no root.
 pub fn tls_config(ca_file: Option<&Path>, roots_needed: bool) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
-    // A system's bundle may hold what this library cannot read; the operator's own file may not.
+    // The system's bundle may hold certificates that this library cannot read; the operator's own
+    // file may not.
     roots.add_parsable_certificates(native.certs);
     if let Some(path) = ca_file {
         add_file(&mut roots, path)?;

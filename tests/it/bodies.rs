@@ -30,7 +30,7 @@ fn broken_answers() -> Vec<(&'static str, StoreStep, &'static str)> {
     vec![
         ("cut", well().cut_after(1000).into(), "127.0.0.1"),
         ("cut_chunks", well().chunked().cut_after(1000).into(), "127.0.0.1"),
-        ("stalled", well().stall_after(1000).into(), "no byte came"),
+        ("stalled", well().stall_after(1000).into(), "no data arrived"),
         (
             "too_long",
             well().chunked().other_content(stranger(BYTES + 1)).into(),
@@ -50,7 +50,7 @@ fn broken_answers() -> Vec<(&'static str, StoreStep, &'static str)> {
         (
             "compressed",
             well().header("content-encoding", "gzip").into(),
-            "content-encoding that nobody",
+            "Content-Encoding that was not requested",
         ),
         (
             "ranged",
@@ -185,7 +185,7 @@ async fn a_length_that_is_not_the_declared_one_is_refused_before_a_byte_and_the_
     let watcher = solo.start();
     watcher
         .wait_for_log(|line| {
-            line.contains("the store offers 200001 bytes, the api declared 200000")
+            line.contains("the store offers 200001 bytes, but the API declared 200000")
         })
         .await;
     solo.wait_for(|seen| seen.iter().filter(|request| request.is_view_of("export_1")).count() >= 2)
@@ -267,7 +267,7 @@ async fn without_a_declared_size_the_framing_has_to_tell_the_end() {
         assert_eq!(part.verified_by, [Check::Framing], "{export}");
     }
     for (name, complaint) in [
-        ("html", "an html or xml page"),
+        ("html", "an HTML or XML page"),
         ("text", "does not begin with"),
         ("empty", "does not begin with"),
     ] {
@@ -399,7 +399,7 @@ async fn a_part_that_is_gone_and_listed_no_more_is_left_out() {
     let solo = Solo::new(vec![SimExport::new("export_1", views)]).await;
     let output = solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&good.content]);
-    assert!(output.stderr.iter().any(|line| line.contains("the api lists it no more")));
+    assert!(output.stderr.iter().any(|line| line.contains("the API no longer lists it")));
 }
 
 #[tokio::test]

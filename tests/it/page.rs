@@ -171,7 +171,7 @@ async fn trouble_says_its_cause_what_to_do_and_when_it_goes_on() {
     };
     let failed = page.until(&card("shop / export_failed")).await;
     let failed = failed.as_str().expect("a text");
-    assert!(failed.contains("The api reports ERROR"), "{failed}");
+    assert!(failed.contains("The API reports ERROR"), "{failed}");
     assert!(
         failed.contains("Start the export again in Batch, and replace its ID in the configuration"),
         "{failed}"

@@ -193,7 +193,7 @@ async fn no_hop_leads_back_to_the_api() {
     let returning = a_file().on_fetch(Canned::redirect(307, &back));
     sim.set_views("export_1", vec![ViewStep::Success(vec![returning])]).unwrap();
     let requests =
-        assert_tried_again(&sim, home, "the link leads back to the api", good_again).await;
+        assert_tried_again(&sim, home, "the link leads back to the API", good_again).await;
     assert!(requests.iter().all(
         |request| request.origin == Origin::Store || request.header("authorization").is_some()
     ));

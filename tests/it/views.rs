@@ -6,6 +6,7 @@ use std::time::Duration;
 use batch_export_watcher::simulator::{Canned, Recorded, SimExport, SimFile, ViewStep};
 use serde_json::json;
 
+use super::support::process::Watcher;
 use super::support::scene::{count, failure, gaps, is_of, project_key, scene, seen, told};
 
 fn running(id: &str) -> SimExport {
@@ -158,7 +159,7 @@ async fn success_with_an_empty_list_is_whole_once_a_second_view_agrees() {
     home.assert_whole("shop", "export_1", &[]);
     let gaps = gaps(&sim.requests(), |request| request.is_view_of("export_1"));
     assert!(gaps.len() == 1 && gaps[0] >= Duration::from_millis(175), "{gaps:?}");
-    assert_eq!(told(&output, "WARN", "without a single file").len(), 1);
+    assert_eq!(told(&output, "WARN", "without any file").len(), 1);
 }
 
 #[tokio::test]
@@ -231,6 +232,9 @@ async fn a_refused_request_fails_its_export_with_the_apis_own_code() {
         (&json!("rejected"), &json!("MALFORMED_PARAMETER"))
     );
     assert!(failed["cause"].as_str().unwrap().contains("The id is malformed."), "{failed}");
+    let (_, shown) = Watcher::spawn(home.command("status", &[])).wait().await;
+    let shown = shown.stdout.join(" ");
+    assert_eq!(shown.matches("MALFORMED_PARAMETER").count(), 1, "{shown}");
     home.manifest("shop", "export_2");
 }
 

@@ -1,26 +1,27 @@
-//! Fetching: the API reported SUCCESS; every listed part is brought home, and the listing itself is
-//! confirmed where it looks odd.
+//! Fetching: the API reported SUCCESS, and every listed part is downloaded.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod views;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::part_state::Tally;
-use super::polling::words;
 use super::{
     Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, StepContext,
     Transition, WatchEvent,
 };
-use crate::domain::cadence::spread;
-use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, PartFault, ViewOutcome};
+use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, PartFault};
 use crate::domain::part::{CommittedPart, PartKey};
-use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
+use crate::domain::report::{PartListing, RemoteStatus, ReportFacts};
 use crate::domain::resume::ResumablePart;
 
-/// After how many failed attempts in a row a part asks for a fresh view: its listing may have
-/// changed, or expired.
+use views::listing_oddity;
+
+/// After this many failed attempts in a row a part asks for a fresh view: the listing may have
+/// changed or expired.
 const ATTEMPTS_PER_VIEW: u32 = 3;
 
-/// A finished export whose parts are on their way.
+/// A finished export whose parts are being downloaded.
 #[derive(Debug)]
 pub struct Fetching {
     facts: ReportFacts,
@@ -75,19 +76,16 @@ impl Fetching {
         fetching
     }
 
-    /// Every part and where it stands, in part order.
     pub fn parts(&self) -> impl Iterator<Item = (&PartKey, &Part)> {
         self.parts.iter()
     }
 
-    /// One part, where it is listed.
     #[must_use]
     pub fn part(&self, key: &PartKey) -> Option<&Part> {
         self.parts.get(key)
     }
 
-    /// Parts that are neither recorded nor under way, with their resume points: what a look at the
-    /// folder concerns.
+    /// The parts to look for in the folder: neither recorded nor under way.
     pub fn unrecorded(&self) -> impl Iterator<Item = PartOrder> + '_ {
         self.parts
             .iter()
@@ -101,20 +99,18 @@ impl Fetching {
         u64::try_from(self.tally.missing_bytes).unwrap_or(u64::MAX)
     }
 
-    /// Whether the folder was made and looked at.
     #[must_use]
     pub fn is_prepared(&self) -> bool {
         self.prepared
     }
 
-    /// Whether there are parts that are not yet durable under their names. As long as there are,
-    /// nobody waits for the record of one that is.
+    /// Whether some parts are not yet durable under their names. Until they are, no one waits for
+    /// the record of a part that is.
     #[must_use]
     pub fn awaits_parts(&self) -> bool {
         self.tally.open > self.tally.recording
     }
 
-    /// See [`super::Watch::wake_commands`].
     pub(super) fn wake_commands(&self) -> Vec<Command> {
         let part = |(key, part): (&PartKey, &Part)| match part.state {
             PartState::Queued if self.prepared => Some(Command::QueuePart(key.clone())),
@@ -135,7 +131,7 @@ impl Fetching {
         self.view_wanted && self.doomed.is_none()
     }
 
-    /// Whether only parts under way are awaited any more.
+    /// Whether the export has failed and only waits for the parts under way.
     #[cfg(test)]
     pub(super) fn is_doomed(&self) -> bool {
         self.doomed.is_some()
@@ -160,7 +156,7 @@ impl Fetching {
         match event {
             WatchEvent::Viewed(outcome) => self.viewed(outcome, cx, commands),
             WatchEvent::Prepared { adopted, conflicts } => {
-                self.prepared(adopted, conflicts, commands)
+                self.prepared(adopted, conflicts, commands);
             }
             WatchEvent::PartStarted(key) => {
                 if let Some(part) =
@@ -170,8 +166,7 @@ impl Fetching {
                 }
             }
             WatchEvent::PartEnded { key, outcome } => self.part_ended(key, outcome, cx, commands),
-            // News of an attempt that has ended since is of no use: its end said from where to go
-            // on.
+            // If the attempt has ended since, its end said where to continue.
             WatchEvent::PartCheckpointed(partial) if self.is_active(&partial.key) => {
                 commands.push(Command::Record(RecordChange::PartialSynced(partial)));
             }
@@ -199,7 +194,7 @@ impl Fetching {
         self.end(cx)
     }
 
-    /// The way out of this state, once nothing is under way that could still change it.
+    /// How this state ends, once no part is under way.
     fn end(&mut self, cx: &StepContext<'_>) -> Option<Transition> {
         if self.tally.in_flight > 0 {
             return None;
@@ -226,7 +221,6 @@ impl Fetching {
         Some(Transition::Seal { facts: std::mem::take(&mut self.facts), parts })
     }
 
-    /// What is known of the files, for people.
     fn listed(&self) -> Notice {
         let (mut bytes, mut committed, mut partials) = (0_u64, 0, 0);
         for part in self.parts.values() {
@@ -256,150 +250,6 @@ impl Fetching {
             }
         }
         kept
-    }
-
-    fn viewed(&mut self, outcome: ViewOutcome, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
-        match outcome {
-            ViewOutcome::Report(report) => self.reported(report, cx, commands),
-            ViewOutcome::NotFound(refusal) if self.missing_once => {
-                let cause =
-                    "the api no longer knows the export; it expired before all parts were fetched"
-                        .to_owned();
-                self.doom(FailureKind::Expired, cause, Some(refusal.code), cx);
-            }
-            ViewOutcome::NotFound(refusal) => {
-                self.missing_once = true;
-                self.tell(
-                    format!("the api no longer knows the export: {}", words(&refusal)),
-                    commands,
-                );
-                self.view_wanted = true;
-                commands.push(Command::ViewAfter(spread(cx.policies.cadence.min(), cx.jitter)));
-            }
-            ViewOutcome::Held(_) => commands.push(Command::ViewAfter(Duration::ZERO)),
-            ViewOutcome::Rejected(refusal) => {
-                self.view_faulted(
-                    format!("the api refuses the request: {}", words(&refusal)),
-                    cx,
-                    commands,
-                );
-            }
-            ViewOutcome::Fault(cause) => self.view_faulted(cause, cx, commands),
-        }
-    }
-
-    fn reported(&mut self, report: Report, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
-        self.missing_once = false;
-        match (report.status, report.files) {
-            (RemoteStatus::Success, Some(files)) => {
-                self.view_failures = 0;
-                if self.told.take().is_some() {
-                    commands.push(Command::Notify(Notice::PollRecovered));
-                }
-                self.view_wanted = false;
-                self.facts = report.facts;
-                self.relisted(files, commands);
-            }
-            (RemoteStatus::Success, None) => {
-                self.view_faulted(
-                    "the api reports SUCCESS without a list of files".to_owned(),
-                    cx,
-                    commands,
-                );
-            }
-            (RemoteStatus::Error, _) => {
-                self.doom(
-                    FailureKind::RemoteError,
-                    "the api reports ERROR after SUCCESS".to_owned(),
-                    None,
-                    cx,
-                );
-            }
-            (status, _) => {
-                if self.odd_status.as_ref() != Some(&status) {
-                    let words = format!(
-                        "the api reports {} after SUCCESS; the fetch goes on",
-                        status.as_str()
-                    );
-                    commands.push(Command::Notify(Notice::Surprise { words }));
-                    self.odd_status = Some(status);
-                }
-                self.view_wanted = true;
-                commands.push(Command::ViewAfter(spread(cx.policies.cadence.max(), cx.jitter)));
-            }
-        }
-    }
-
-    fn view_faulted(&mut self, cause: String, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
-        self.tell(cause, commands);
-        self.view_wanted = true;
-        self.view_failures = self.view_failures.saturating_add(1);
-        commands.push(Command::ViewAfter(cx.policies.retry.delay(self.view_failures, cx.jitter)));
-    }
-
-    /// A view while parts are on their way: new parts join, parts that were missing get their
-    /// verdict.
-    fn relisted(&mut self, files: Vec<PartListing>, commands: &mut Vec<Command>) {
-        let listed: BTreeSet<_> = files.iter().map(|file| file.file_id.clone()).collect();
-        let known = self.parts.len();
-        self.merge(files, &mut Kept::default(), commands);
-        if self.parts.len() > known {
-            commands.push(Command::Notify(self.listed()));
-        }
-        let waiting: Vec<_> = self
-            .parts
-            .iter()
-            .filter(|(_, part)| part.state == PartState::AwaitingView)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in waiting {
-            if listed.contains(&key.file_id) {
-                if let Some(part) = self.parts.get_mut(&key) {
-                    part.gone_before = true;
-                    self.tally.moves(part, PartState::Queued);
-                }
-                commands.push(Command::QueuePart(key));
-            } else {
-                let words = format!(
-                    "part {} is gone, and the api lists it no more; it is left out",
-                    key.number
-                );
-                commands.push(Command::Notify(Notice::Surprise { words }));
-                if let Some(part) = self.parts.remove(&key) {
-                    self.tally.leaves(&part);
-                }
-            }
-        }
-    }
-
-    /// Takes a listing in: identity is the file ID, a part that is known keeps its number.
-    fn merge(&mut self, files: Vec<PartListing>, kept: &mut Kept, commands: &mut Vec<Command>) {
-        let known: BTreeMap<_, _> =
-            self.parts.keys().map(|key| (key.file_id.clone(), key.clone())).collect();
-        for (place, file) in files.into_iter().enumerate() {
-            if let Some(part) = known.get(&file.file_id).and_then(|key| self.parts.get_mut(key)) {
-                if !part.is_terminal()
-                    && !part.is_in_flight()
-                    && part.declared_bytes != file.declared_bytes
-                {
-                    self.tally.changes(part, |part| part.declared_bytes = file.declared_bytes);
-                }
-                continue;
-            }
-            if let Some(part) = kept.committed.remove(&file.file_id) {
-                self.add(part.key.clone(), Part::committed(part));
-                continue;
-            }
-            let number =
-                file.number.unwrap_or_else(|| u32::try_from(place + 1).unwrap_or(u32::MAX));
-            let partial =
-                kept.partials.remove(&file.file_id).filter(|partial| partial.key.number == number);
-            let key = PartKey { number, file_id: file.file_id };
-            if self.prepared {
-                commands.push(Command::QueuePart(key.clone()));
-            }
-            self.add(key, Part::queued(file.declared_bytes, partial.map(|partial| partial.point)));
-        }
     }
 
     fn prepared(
@@ -491,9 +341,9 @@ impl Fetching {
             PartFault::Gone { cause, error_code } if part.gone_before => {
                 self.abandon(key, FailureKind::PartGone, cause, error_code, commands);
             }
-            PartFault::Gone { cause, .. } => {
+            PartFault::Gone { cause, error_code } => {
                 self.tally.moves(part, PartState::AwaitingView);
-                part.tell(&key, cause, commands);
+                part.tell(&key, with_code(cause, error_code.as_deref()), commands);
                 self.want_view(cx, commands);
             }
             PartFault::Conflict { cause } => {
@@ -528,35 +378,10 @@ impl Fetching {
         let Some(part) = self.parts.get_mut(&key).filter(|part| !part.is_terminal()) else {
             return;
         };
-        let state = PartState::Abandoned { kind, cause: cause.clone(), error_code };
+        let words = with_code(cause.clone(), error_code.as_deref());
+        let state = PartState::Abandoned { kind, cause, error_code };
         self.tally.changes(part, |part| (part.resume, part.state) = (None, state));
-        commands.push(Command::Notify(Notice::PartAbandoned { key, cause }));
-    }
-
-    fn doom(
-        &mut self,
-        kind: FailureKind,
-        cause: String,
-        error_code: Option<String>,
-        cx: &StepContext<'_>,
-    ) {
-        self.view_wanted = false;
-        self.doomed.get_or_insert(Failure { kind, cause, error_code, at: cx.now.wall });
-    }
-
-    /// A second view comes after the shortest interval; wishes that meet share one view.
-    fn want_view(&mut self, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
-        if !self.view_wanted && self.doomed.is_none() {
-            self.view_wanted = true;
-            commands.push(Command::ViewAfter(spread(cx.policies.cadence.min(), cx.jitter)));
-        }
-    }
-
-    fn tell(&mut self, cause: String, commands: &mut Vec<Command>) {
-        if self.told.as_ref() != Some(&cause) {
-            commands.push(Command::Notify(Notice::PollFailing { cause: cause.clone() }));
-            self.told = Some(cause);
-        }
+        commands.push(Command::Notify(Notice::PartAbandoned { key, cause: words }));
     }
 }
 
@@ -572,87 +397,14 @@ impl Part {
     }
 }
 
+/// A notice has no field for the API's code, unlike a [`Failure`].
+fn with_code(cause: String, error_code: Option<&str>) -> String {
+    match error_code {
+        Some(code) => format!("{cause} ({code})"),
+        None => cause,
+    }
+}
+
 fn order(key: &PartKey, part: &Part) -> PartOrder {
     PartOrder { key: key.clone(), declared_bytes: part.declared_bytes, resume: part.resume.clone() }
-}
-
-/// What is odd about a listing, in words, and whether a second view has to agree before the export
-/// is sealed.
-fn listing_oddity(files: &[PartListing]) -> (Option<String>, bool) {
-    if files.is_empty() {
-        return (
-            Some(
-                "the api reports SUCCESS without a single file; a second view has to agree"
-                    .to_owned(),
-            ),
-            true,
-        );
-    }
-    let numbers: Vec<u32> = files.iter().filter_map(|file| file.number).collect();
-    let distinct: BTreeSet<u32> = numbers.iter().copied().collect();
-    let unnumbered = files.len() - numbers.len();
-    let mut oddities = Vec::new();
-    if unnumbered > 0 {
-        let words = format!("{unnumbered} of {} files have no part number", files.len());
-        oddities.push(format!("{words}; each takes its place in the list as its number"));
-    }
-    if distinct.len() < numbers.len() {
-        oddities.push("part numbers are repeated; every file is kept".to_owned());
-    }
-    // A file without a number may be any of those that are missing.
-    let highest = distinct.last().copied().unwrap_or(0);
-    let missing = (highest as usize).saturating_sub(distinct.len() + unnumbered);
-    if missing > 0 {
-        oddities.push(format!(
-            "{missing} part numbers below {highest} are missing; a second view has to agree"
-        ));
-    }
-    let words = (!oddities.is_empty()).then(|| oddities.join("; "));
-    (words, missing > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gap_in_the_numbers_is_seen_beside_every_other_oddity() {
-        let oddity = |numbers: &[u32]| {
-            let file = |(place, number): (usize, &u32)| PartListing {
-                file_id: format!("file_{place}").parse().unwrap(),
-                number: Some(*number).filter(|number| *number > 0),
-                declared_bytes: None,
-            };
-            listing_oddity(&numbers.iter().enumerate().map(file).collect::<Vec<_>>())
-        };
-        for (numbers, words, confirm) in [
-            (&[1, 2, 3][..], &[][..], false),
-            (&[1, 3], &["1 part numbers below 3 are missing"], true),
-            (&[2], &["1 part numbers below 2 are missing"], true),
-            (&[1, 1, 2], &["part numbers are repeated"], false),
-            (
-                &[1, 1, 3],
-                &["part numbers are repeated", "1 part numbers below 3 are missing"],
-                true,
-            ),
-            (&[0, 0], &["2 of 2 files have no part number"], false),
-            (&[1, 0, 3], &["1 of 3 files have no part number"], false),
-            (
-                &[1, 0, 5],
-                &["1 of 3 files have no part number", "2 part numbers below 5 are missing"],
-                true,
-            ),
-            (&[], &["without a single file"], true),
-            (&[u32::MAX], &["part numbers below 4294967295 are missing"], true),
-        ] {
-            let (told, confirms) = oddity(numbers);
-            let told = told.unwrap_or_default();
-            assert_eq!(
-                (told.is_empty(), confirms),
-                (words.is_empty(), confirm),
-                "{numbers:?}: {told}"
-            );
-            assert!(words.iter().all(|word| told.contains(word)), "{numbers:?}: {told}");
-        }
-    }
 }

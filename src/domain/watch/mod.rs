@@ -47,22 +47,18 @@ pub struct Policies {
     pub cadence: Cadence,
     /// How long to wait after a fault.
     pub retry: RetryPolicy,
-    /// For how long an unknown export is asked for before it counts as not found.
+    /// How long the API is asked about an export that it does not know, before the export fails.
     pub not_found_grace: Duration,
 }
 
-/// What a step is given besides its event.
 #[derive(Debug, Clone, Copy)]
 pub struct StepContext<'a> {
-    /// Now.
     pub now: Moment,
-    /// The chance that spreads the delays of this step.
+    /// Spreads the delays of this step.
     pub jitter: Unit,
-    /// The policies.
     pub policies: &'a Policies,
 }
 
-/// One export and what we know of it.
 #[derive(Debug)]
 pub struct Watch {
     project: ProjectName,
@@ -70,54 +66,42 @@ pub struct Watch {
     state: WatchState,
 }
 
-/// Where the work on one export stands.
 #[derive(Debug)]
 pub enum WatchState {
-    /// The API is asked until it reports SUCCESS or ERROR.
+    /// Asks the API until it reports SUCCESS or ERROR.
     Polling(Polling),
-    /// The parts are being fetched.
     Fetching(Fetching),
     /// All parts are committed; the manifest is not yet durable.
     Sealing {
-        /// The manifest's exact text.
         manifest: Arc<str>,
-        /// How many parts, and their bytes together.
         totals: Totals,
     },
     /// Whole. Terminal.
     Completed {
-        /// How many parts, and their bytes together.
         totals: Totals,
-        /// When the manifest became durable.
         at: Timestamp,
     },
     /// Failed for good; `failed.json` or its record is not yet durable.
     Failing {
-        /// Why.
         failure: Failure,
         /// Verified parts, which stay on disk.
         kept: Kept,
     },
     /// Failed for good. Terminal until `retry`.
     Failed {
-        /// Why.
         failure: Failure,
         /// Verified parts, which stay on disk.
         kept: Kept,
     },
 }
 
-/// Size of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Number of parts.
     pub parts: u64,
-    /// Bytes of all parts together.
     pub bytes: u64,
 }
 
 impl Totals {
-    /// The sum over committed parts.
     #[must_use]
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a CommittedPart>) -> Self {
         parts.into_iter().fold(Self::default(), |sum, part| Self {
@@ -127,108 +111,90 @@ impl Totals {
     }
 }
 
-/// What earlier work left that must not be fetched again, by file.
+/// What must not be downloaded again, by file.
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
     /// Parts that are committed and recorded.
     pub committed: BTreeMap<FileId, CommittedPart>,
-    /// Partials that can be continued.
     pub partials: BTreeMap<FileId, ResumablePart>,
 }
 
-/// What happened.
 #[derive(Debug)]
 pub enum WatchEvent {
-    /// A view call came back.
     Viewed(ViewOutcome),
-    /// The API's refusal of the request holds for this export alone, not for its whole project.
+    /// The API refuses this export alone, not its whole project.
     RejectionConfirmed,
-    /// The API's refusal of the request was one of the whole project, and that is over.
+    /// The API refused the whole project, and no longer does.
     RejectionWithdrawn,
-    /// The folder is ready; what was found in it.
+    /// The folder exists and was searched.
     Prepared {
-        /// Files without a record that are what they should be.
+        /// Valid files without a record.
         adopted: Vec<CommittedPart>,
-        /// Names that something foreign holds, with the cause in words.
+        /// Names that a foreign file has, with the cause in words.
         conflicts: Vec<(PartKey, String)>,
     },
     /// A part got a slot.
     PartStarted(PartKey),
-    /// A part's attempt ended: its file is durable under its final name, or not.
+    /// A part's attempt ended. If it succeeded, the file is durable under its final name.
     PartEnded {
-        /// Which part.
         key: PartKey,
-        /// How.
         outcome: Result<CommittedPart, PartFailure>,
     },
     /// The first bytes of a part under way are durable.
     PartCheckpointed(ResumablePart),
     /// A part's retry wait is over.
     PartRetryDue(PartKey),
-    /// A record has become durable.
     Recorded(Recorded),
-    /// `manifest.json` is durable.
     ManifestDurable,
-    /// Something foreign holds the manifest's name.
+    /// A foreign file has the manifest's name.
     ManifestConflict {
-        /// The cause in words.
         cause: String,
     },
     /// `failed.json` is durable.
     FailureNoticeDurable,
-    /// Someone asked for a failed export to be tried again.
+    /// Someone asked to retry a failed export.
     Retry,
     /// `failed.json` is gone.
     FailureNoticeRemoved,
 }
 
-/// Which record has become durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
-    /// A committed part.
     PartCommitted(PartKey),
-    /// From where a part can be continued.
+    /// The bytes that a part can be continued from.
     PartialSynced {
-        /// Which part.
         key: PartKey,
-        /// How many of its bytes are safe.
         bytes: u64,
     },
-    /// The manifest's text.
     Sealing,
-    /// The end of an export that is whole.
     Completed,
-    /// The end of an export that failed.
     Failed,
-    /// That a failed export is watched again.
+    /// A failed export is watched again.
     Watching,
 }
 
-/// What is to be done.
 #[derive(Debug)]
 pub enum Command {
     /// Ask for a view after this delay; replaces an earlier wait.
     ViewAfter(Duration),
-    /// Make the folder and look at what lies in it.
+    /// Make the folder and look for files in it.
     Prepare,
     /// Give the part a slot when one is free.
     QueuePart(PartKey),
     /// Wake the part after this delay.
     RetryPartAfter(PartKey, Duration),
-    /// Write a record.
     Record(RecordChange),
     /// Write `manifest.json`.
     Seal(Arc<str>),
     /// Write `failed.json`.
     WriteFailureNotice(Failure),
-    /// Take `failed.json` away.
+    /// Remove `failed.json`.
     RemoveFailureNotice,
-    /// Tell people.
     Notify(Notice),
 }
 
 impl Command {
-    /// Whether this begins something new, rather than bring to its end what is under way.
+    /// Whether this begins something new, rather than finish what is under way.
     #[must_use]
     pub fn begins_work(&self) -> bool {
         match self {
@@ -244,145 +210,112 @@ impl Command {
     }
 }
 
-/// A change to what is known across restarts.
+/// A change to the state, which survives restarts.
 #[derive(Debug, Clone)]
 pub enum RecordChange {
-    /// The API reported another status.
     StatusSeen(RemoteStatus),
-    /// A part is committed.
     PartCommitted(CommittedPart),
     /// A partial is durable up to its resume point.
     PartialSynced(ResumablePart),
     /// All parts are committed; the manifest's exact text.
     Sealing(Arc<str>),
-    /// The export is whole.
     Completed {
-        /// How many parts, and their bytes together.
         totals: Totals,
-        /// When.
         at: Timestamp,
     },
-    /// The export failed for good.
     Failed(Failure),
-    /// The export is watched again.
     Watching,
 }
 
-/// A line for people. Texts are safe to show.
+/// A line for the log. Texts are safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// The API reports another status than before.
     StatusChanged {
-        /// The status before, if any.
         from: Option<RemoteStatus>,
-        /// The status now.
         to: RemoteStatus,
     },
-    /// Polls of this export fail; said once until the cause changes.
+    /// Polls of this export fail; told once until the cause changes.
     PollFailing {
-        /// Why.
         cause: String,
     },
     /// Polls of this export work again.
     PollRecovered,
-    /// The server said something odd that is dealt with; said once.
+    /// The API said something odd that needs no action; told once.
     Surprise {
-        /// What.
         words: String,
     },
     /// The files of a finished export are known.
     PartsListed {
-        /// How many.
         parts: u64,
-        /// Their declared bytes together.
         bytes: u64,
-        /// Parts of them that are on disk and recorded already.
+        /// Parts that are already on disk and recorded.
         committed: u64,
-        /// Parts of them that an earlier attempt left half done.
+        /// Parts that an earlier attempt has begun.
         partials: u64,
     },
-    /// An attempt at a part failed and will be repeated; said once until the cause changes.
+    /// An attempt at a part failed and will be repeated; told once until the cause changes.
     PartFailing {
-        /// Which part.
         key: PartKey,
-        /// Why.
         cause: String,
     },
     /// A part will not be tried again.
     PartAbandoned {
-        /// Which part.
         key: PartKey,
-        /// Why.
         cause: String,
     },
     /// The first bytes of a part are on disk and recorded.
     PartCheckpointed {
-        /// Which part.
         key: PartKey,
-        /// How many.
         bytes: u64,
     },
     /// A part is on disk and recorded.
     PartCommitted(CommittedPart),
-    /// `manifest.json` is in its place.
     ExportSealed(Totals),
-    /// The export is whole.
     ExportCompleted(Totals),
-    /// The export failed for good.
     ExportFailed(Failure),
-    /// The notice of the failure is gone; the export is as if it had never failed.
+    /// `failed.json` is gone, and so is the failure.
     FailureForgotten,
 }
 
-/// What a part needs to be worked on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartOrder {
-    /// Which part.
     pub key: PartKey,
-    /// Its length, where the API declared one.
     pub declared_bytes: Option<u64>,
-    /// From where to go on, if anywhere.
+    /// Where to continue; `None` from the start.
     pub resume: Option<ResumePoint>,
 }
 
 impl Watch {
-    /// An export that nothing is known of yet.
     #[must_use]
     pub fn new(project: ProjectName, export: ExportId) -> Self {
         Self::with_state(project, export, WatchState::Polling(Polling::default()))
     }
 
-    /// An export in a state that an earlier run has left.
     #[must_use]
     pub fn with_state(project: ProjectName, export: ExportId, state: WatchState) -> Self {
         Self { project, export, state }
     }
 
-    /// The export's ID.
     #[must_use]
     pub fn export(&self) -> &ExportId {
         &self.export
     }
 
-    /// The project's name.
     #[must_use]
     pub fn project(&self) -> &ProjectName {
         &self.project
     }
 
-    /// Where the work stands.
     #[must_use]
     pub fn state(&self) -> &WatchState {
         &self.state
     }
 
-    /// Whether nothing more will happen by itself.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         matches!(self.state, WatchState::Completed { .. } | WatchState::Failed { .. })
     }
 
-    /// Whether views of this export are wanted at all.
     #[must_use]
     pub fn wants_views(&self) -> bool {
         match &self.state {
@@ -392,8 +325,7 @@ impl Watch {
         }
     }
 
-    /// The order for a queued part that may start now; `None` where its time is past or not yet
-    /// come.
+    /// The order for a queued part, if it may start now.
     #[must_use]
     pub fn part_order(&self, key: &PartKey) -> Option<PartOrder> {
         match &self.state {
@@ -402,7 +334,6 @@ impl Watch {
         }
     }
 
-    /// The declared length of a part that is being fetched.
     #[must_use]
     pub fn declared_bytes(&self, key: &PartKey) -> Option<u64> {
         match &self.state {
@@ -421,7 +352,7 @@ impl Watch {
         }
     }
 
-    /// What an earlier run left to be done at once.
+    /// What an earlier run left to do at once.
     #[must_use]
     pub fn resume_commands(&self) -> Vec<Command> {
         match &self.state {
@@ -433,8 +364,8 @@ impl Watch {
         }
     }
 
-    /// What gets an export going again whose waits and turns were called off; what is under way
-    /// comes back by itself.
+    /// The commands that resume an export whose waits and turns were cancelled. Work under way
+    /// reports back by itself.
     #[must_use]
     pub fn wake_commands(&self) -> Vec<Command> {
         match &self.state {
@@ -482,8 +413,7 @@ impl Watch {
             (WatchState::Failing { .. }, WatchEvent::Recorded(Recorded::Failed)) => {
                 Some(Transition::Settle)
             }
-            // The notice first: an export whose notice is still there is still failed, and can be
-            // retried once more.
+            // First the notice: an export with a notice is still failed, and can be retried again.
             (WatchState::Failed { .. }, WatchEvent::Retry) => {
                 commands.push(Command::RemoveFailureNotice);
                 None
@@ -542,7 +472,7 @@ impl Watch {
     }
 }
 
-/// A change of state; what it costs is written once, in [`Watch::enter`].
+/// A change of state; [`Watch::enter`] carries it out.
 #[derive(Debug)]
 enum Transition {
     Fetch(Fetching),

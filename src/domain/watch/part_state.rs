@@ -1,4 +1,4 @@
-//! Where one part stands.
+//! The state of one part.
 
 use crate::domain::failure::FailureKind;
 use crate::domain::part::CommittedPart;
@@ -7,21 +7,17 @@ use crate::domain::resume::ResumePoint;
 /// A part of an export that is being fetched.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// Its length, where the API declared one.
     pub declared_bytes: Option<u64>,
-    /// Where it stands.
     pub state: PartState,
     /// Failed attempts in a row, without progress between them.
     pub(super) failures: u32,
-    /// The last cause that was told to people.
+    /// The last cause that was logged.
     pub(super) told: Option<String>,
     /// Whether it was missing once already, before the last view listed it again.
     pub(super) gone_before: bool,
-    /// From where the next attempt goes on.
     pub(super) resume: Option<ResumePoint>,
 }
 
-/// The stages of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartState {
     /// Waits for a slot.
@@ -37,25 +33,18 @@ pub enum PartState {
     /// Durable and recorded. Terminal.
     Committed(CommittedPart),
     /// Will not be tried again. Terminal.
-    Abandoned {
-        /// The case.
-        kind: FailureKind,
-        /// The cause in words.
-        cause: String,
-        /// The API's code, where it sent one.
-        error_code: Option<String>,
-    },
+    Abandoned { kind: FailureKind, cause: String, error_code: Option<String> },
 }
 
-/// How many parts are where, kept up to date: an export may have a hundred thousand, and every
-/// event asks.
+/// Counts of parts by state. They are kept up to date because every event needs them, and an export
+/// may have 100,000 parts.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Parts that will come back by themselves.
+    /// Parts with work under way.
     pub(super) in_flight: usize,
-    /// Parts that have not reached their end.
+    /// Parts that are neither committed nor abandoned.
     pub(super) open: usize,
-    /// Those of them that lack their record alone.
+    /// Open parts that only wait for their record.
     pub(super) recording: usize,
     /// Declared bytes that are still to come.
     pub(super) missing_bytes: u128,
@@ -95,7 +84,7 @@ impl Tally {
 }
 
 impl Part {
-    /// Bytes that an earlier attempt has left, and the next one goes on from.
+    /// Bytes of earlier attempts that the next attempt continues from.
     #[must_use]
     pub fn resumable_bytes(&self) -> u64 {
         self.resume.as_ref().map_or(0, |point| point.bytes)
@@ -120,7 +109,7 @@ impl Part {
         }
     }
 
-    /// Whether something is under way that will come back by itself and must be awaited.
+    /// Whether work is under way that has to be awaited.
     pub(super) fn is_in_flight(&self) -> bool {
         matches!(self.state, PartState::Active | PartState::Recording(_))
     }

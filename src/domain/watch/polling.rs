@@ -1,4 +1,4 @@
-//! Polling: the API is asked until it reports SUCCESS or ERROR, or is given up on.
+//! Polling: asks the API until it reports SUCCESS or ERROR, or until the export is given up.
 
 use std::time::Duration;
 
@@ -7,24 +7,27 @@ use crate::domain::cadence::spread;
 use crate::domain::failure::{ApiRefusal, Failure, FailureKind, ViewOutcome};
 use crate::domain::report::{RemoteStatus, Report};
 
+/// The cause of a failure that both polling and fetching can find.
+pub(super) const EXPIRED: &str =
+    "the export expired before all parts were downloaded: the API no longer knows it";
+
 /// What is remembered between polls.
 #[derive(Debug, Default)]
 pub struct Polling {
     seen: Option<RemoteStatus>,
     unchanged: u32,
     failures: u32,
-    /// The last cause of failing polls that was told to people.
+    /// The last cause of failing polls that was logged.
     told: Option<String>,
-    /// Since when, on the monotonic clock, the API has not known this export.
+    /// Since when (on the monotonic clock) the API has not known this export.
     not_found_since: Option<Duration>,
-    /// The API's refusal of the request, until it is known whom it concerns.
+    /// The API refused the request; until it is known whether that concerns this export alone.
     rejected: Option<ApiRefusal>,
     kept: Kept,
 }
 
 impl Polling {
-    /// Goes on where an earlier run stopped: the last status seen, and what must not be fetched
-    /// again.
+    /// Continues where an earlier run stopped.
     #[must_use]
     pub fn resumed(seen: Option<RemoteStatus>, kept: Kept) -> Self {
         Self { seen, kept, ..Self::default() }
@@ -42,13 +45,12 @@ impl Polling {
         self.seen.is_none() && self.kept.committed.is_empty() && self.kept.partials.is_empty()
     }
 
-    /// What earlier work left.
     #[must_use]
     pub fn kept(&self) -> &Kept {
         &self.kept
     }
 
-    /// Whether the API refused the request and it is not yet known whether that concerns this
+    /// Whether the API refused the request, and it is not yet known whether that concerns this
     /// export alone.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
@@ -67,7 +69,7 @@ impl Polling {
                 self.not_found(&refusal, cx, commands)
             }
             WatchEvent::Viewed(ViewOutcome::Rejected(refusal)) => {
-                self.tell(format!("the api refuses the request: {}", words(&refusal)), commands);
+                self.tell(refusal.words("the API refuses the request"), commands);
                 self.rejected = Some(refusal);
                 self.ask_again_after_fault(cx, commands);
                 None
@@ -83,7 +85,7 @@ impl Polling {
             }
             WatchEvent::RejectionConfirmed => {
                 let refusal = self.rejected.take()?;
-                let cause = format!("the api refuses the request: {}", words(&refusal));
+                let cause = refusal.cause("the API refuses the request");
                 Some(self.fail(FailureKind::Rejected, cause, Some(refusal.code), cx))
             }
             WatchEvent::RejectionWithdrawn => {
@@ -115,7 +117,7 @@ impl Polling {
         }
         let files_missing = report.status == RemoteStatus::Success && report.files.is_none();
         if files_missing {
-            self.tell("the api reports SUCCESS without a list of files".to_owned(), commands);
+            self.tell("the API reports SUCCESS without a list of files".to_owned(), commands);
             self.ask_again_after_fault(cx, commands);
             return None;
         }
@@ -132,7 +134,7 @@ impl Polling {
             RemoteStatus::Unrecognized(word) => {
                 if self.unchanged == 0 {
                     let words =
-                        format!("the api reports a status this version does not know: {word}");
+                        format!("the API reports a status that this version does not know: {word}");
                     commands.push(Command::Notify(Notice::Surprise { words }));
                 }
                 commands.push(Command::ViewAfter(cadence.slow(cx.jitter)));
@@ -140,7 +142,7 @@ impl Polling {
             }
             RemoteStatus::Error => Some(self.fail(
                 FailureKind::RemoteError,
-                "the api reports ERROR".to_owned(),
+                "the API reports ERROR".to_owned(),
                 None,
                 cx,
             )),
@@ -163,27 +165,22 @@ impl Polling {
         let first = self.not_found_since.is_none();
         let since = *self.not_found_since.get_or_insert(cx.now.since_start);
         let elapsed = cx.now.since_start.saturating_sub(since);
-        // An export that was finished once has not just been mistyped: one confirmation is enough.
+        // The export was finished once, so its ID is not mistyped: one confirmation is enough.
         if self.seen == Some(RemoteStatus::Success) {
             if first {
-                self.tell(
-                    format!("the api no longer knows the export: {}", words(refusal)),
-                    commands,
-                );
+                self.tell(refusal.words("the API no longer knows the export"), commands);
                 commands.push(Command::ViewAfter(spread(policies.cadence.min(), cx.jitter)));
                 return None;
             }
-            let cause =
-                "the api no longer knows the export; it expired before all parts were fetched"
-                    .to_owned();
-            return Some(self.fail(FailureKind::Expired, cause, Some(refusal.code.clone()), cx));
+            let code = Some(refusal.code.clone());
+            return Some(self.fail(FailureKind::Expired, EXPIRED.to_owned(), code, cx));
         }
         if elapsed >= policies.not_found_grace {
             let grace = humantime::format_duration(policies.not_found_grace);
-            let cause = format!("the api has not known the export for {grace}: {}", words(refusal));
+            let cause = refusal.cause(&format!("the API does not know the export after {grace}"));
             return Some(self.fail(FailureKind::NotFound, cause, Some(refusal.code.clone()), cx));
         }
-        self.tell(format!("the api does not know the export yet: {}", words(refusal)), commands);
+        self.tell(refusal.words("the API does not know the export yet"), commands);
         self.failures = self.failures.saturating_add(1);
         let slow = policies
             .retry
@@ -218,10 +215,66 @@ impl Polling {
     }
 }
 
-/// A refusal in the API's own words.
-pub(super) fn words(refusal: &ApiRefusal) -> String {
-    match refusal.message.as_str() {
-        "" => format!("{} (http {})", refusal.code, refusal.status),
-        message => format!("{}: {message} (http {})", refusal.code, refusal.status),
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::tests::{key, policies, report};
+    use super::*;
+    use crate::domain::failure::PartFault;
+    use crate::domain::moment::{Moment, Unit};
+    use crate::domain::watch::tests::{ended, listing};
+    use crate::domain::watch::{Watch, WatchState};
+
+    /// A failure is shown with its code beside the cause: with the code in the cause it would be
+    /// said twice.
+    #[test]
+    fn a_cause_leaves_the_code_to_its_field_and_a_notice_has_it_once() {
+        let code = || Some("SOME_CODE".to_owned());
+        let refusal =
+            || ApiRefusal { status: 404, code: "SOME_CODE".into(), message: "its words".into() };
+        let not_found = || WatchEvent::Viewed(ViewOutcome::NotFound(refusal()));
+        let listed = || WatchEvent::Viewed(report("SUCCESS", Some(vec![listing("a", Some(1))])));
+        let lost = || {
+            let gone = PartFault::Gone { cause: refusal().cause("no"), error_code: code() };
+            [WatchEvent::PartStarted(key("a", 1)), ended(&key("a", 1), Err(gone.into()))]
+        };
+        let prepared = || WatchEvent::Prepared { adopted: vec![], conflicts: vec![] };
+        let part_gone = [listed(), prepared()].into_iter().chain(lost());
+        let part_gone = part_gone.chain([listed()]).chain(lost()).collect();
+        for (kind, words, events) in [
+            (FailureKind::NotFound, "its words", vec![not_found(), not_found()]),
+            (
+                FailureKind::Rejected,
+                "its words",
+                vec![
+                    WatchEvent::Viewed(ViewOutcome::Rejected(refusal())),
+                    WatchEvent::RejectionConfirmed,
+                ],
+            ),
+            (FailureKind::Expired, "expired", vec![listed(), not_found(), not_found()]),
+            (FailureKind::PartGone, "its words", part_gone),
+        ] {
+            let mut watch = Watch::new("shop".parse().unwrap(), "export_1".parse().unwrap());
+            for (event, seconds) in events.into_iter().zip((0..).step_by(700)) {
+                let since_start = Duration::from_secs(seconds);
+                let now = Moment { since_start, wall: Timestamp::UNIX_EPOCH };
+                let cx = StepContext { now, jitter: Unit::HALF, policies: &policies() };
+                for command in watch.step(event, &cx) {
+                    if let Command::Notify(
+                        Notice::PollFailing { cause }
+                        | Notice::PartFailing { cause, .. }
+                        | Notice::PartAbandoned { cause, .. },
+                    ) = command
+                    {
+                        assert_eq!(cause.matches("SOME_CODE").count(), 1, "{cause}");
+                    }
+                }
+            }
+            let WatchState::Failing { failure, .. } = watch.state() else { panic!("{watch:?}") };
+            assert_eq!((failure.kind, &failure.error_code), (kind, &code()));
+            assert!(failure.cause.contains(words), "{failure:?}");
+            assert!(!failure.cause.contains("SOME_CODE"), "{failure:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::report::{PartListing, Report, ReportFacts};
 pub(super) fn policies() -> Policies {
     Policies {
         cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
-        retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
+        retry: RetryPolicy::doubling(Duration::from_secs(1), Duration::from_secs(600)),
         not_found_grace: Duration::from_secs(600),
     }
 }
@@ -295,7 +295,7 @@ fn what_one_view_leads_to_while_polling() {
 }
 
 #[test]
-fn days_of_faults_are_told_once_and_end_within_one_capped_interval() {
+fn days_of_faults_are_logged_once_and_recovery_takes_one_capped_interval() {
     let mut d = Driver::new();
     assert_eq!(d.view(ViewOutcome::Fault("refused".into())), ["say failing", "view 0.8"]);
     for _ in 0..100 {
@@ -445,7 +445,7 @@ fn parts_of_an_earlier_run_are_not_asked_for_again() {
 }
 
 #[test]
-fn an_empty_export_is_whole_once_a_second_view_agrees() {
+fn an_empty_export_is_whole_after_a_second_view_confirms_it() {
     let mut d = Driver::new();
     d.view(report("SUCCESS", Some(vec![])));
     assert!(d.says(prepared()).is_empty());

@@ -1,5 +1,4 @@
-//! Recordings: every operation below a folder, in order, with files and folders under numbers that
-//! are theirs alone.
+//! Recordings: every operation below a folder, in order. Each file and folder has a unique number.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -18,7 +17,6 @@ use super::Position;
 /// A file or a folder; 0 is the one that is recorded.
 pub(crate) type Node = usize;
 
-/// What was done.
 #[derive(Clone)]
 pub(crate) enum Operation {
     MakeFolder { parent: Node, name: String, folder: Node },
@@ -36,7 +34,6 @@ pub(crate) enum Operation {
 /// The operations so far, each with its position.
 pub(crate) type Log = Vec<(Position, Operation)>;
 
-/// Records until it is dropped.
 pub(crate) struct Recording(Arc<Mutex<Records>>);
 
 struct Records {
@@ -53,8 +50,8 @@ static RECORDINGS: Mutex<Vec<Weak<Mutex<Records>>>> = Mutex::new(Vec::new());
 static DONE: AtomicU64 = AtomicU64::new(1);
 
 impl Recording {
-    /// Records what is done below this folder, which is as good as empty. `without_rename`: as if
-    /// the file system did not know how to rename without replacing.
+    /// Records the operations below this folder, which is as good as empty. `without_rename`: as if
+    /// the file system could not rename without replacing.
     pub(crate) fn start(root: &Path, without_rename: bool) -> Self {
         let identity = identity(File::open(root).unwrap()).unwrap();
         let nodes = HashMap::from([(identity, 0)]);
@@ -66,7 +63,6 @@ impl Recording {
         Self(records)
     }
 
-    /// What was done so far.
     pub(crate) fn log(&self) -> Log {
         lock(&self.0).log.clone()
     }

@@ -1,5 +1,5 @@
-//! What is done to a file system, for a test that asks what a power cut would have left of it. The
-//! functions have a body in the tests of this crate only.
+//! Records what is done to a file system, so that a test can ask what a power cut would have left.
+//! The functions have a body only in the tests of this crate.
 
 #[cfg(test)]
 mod log;
@@ -27,7 +27,6 @@ pub(super) fn position() -> Position {
     0
 }
 
-/// A folder was made.
 #[inline]
 pub(super) fn folder_made(parent: &OwnedFd, name: &OsStr) {
     #[cfg(test)]
@@ -51,7 +50,6 @@ pub(super) fn wrote(file: &File, bytes: &[u8]) {
     let _ = (file, bytes);
 }
 
-/// A file was cut.
 #[inline]
 pub(super) fn cut(file: &File, bytes: u64) {
     #[cfg(test)]
@@ -83,7 +81,6 @@ pub(super) fn linked(folder: impl AsFd, name: &str) {
     let _ = (folder, name);
 }
 
-/// A file has another name.
 #[inline]
 pub(super) fn renamed(folder: impl AsFd, old: &str, new: &str) {
     #[cfg(test)]
@@ -91,7 +88,6 @@ pub(super) fn renamed(folder: impl AsFd, old: &str, new: &str) {
     let _ = (folder, old, new);
 }
 
-/// A name is gone.
 #[inline]
 pub(super) fn removed(folder: &OwnedFd, name: &str) {
     #[cfg(test)]
@@ -100,9 +96,6 @@ pub(super) fn removed(folder: &OwnedFd, name: &str) {
 }
 
 /// Whether a file system knows `RENAME_NOREPLACE`.
-///
-/// # Errors
-/// As that of one that does not.
 #[inline]
 pub(super) fn knows_rename(folder: impl AsFd) -> Result<(), Errno> {
     #[cfg(test)]
@@ -111,7 +104,7 @@ pub(super) fn knows_rename(folder: impl AsFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Something else has happened that a recording of this place is to know of.
+/// Notes another event in the recording of this place.
 #[inline]
 pub(crate) fn note<T: Any + Send + Sync>(place: &Path, note: impl FnOnce() -> T) {
     #[cfg(test)]

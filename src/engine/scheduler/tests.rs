@@ -20,7 +20,6 @@ use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::gate::{Admission, Gate};
 use crate::domain::ids::{ExportId, ProjectDigest};
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
-use crate::domain::retry::RetryPolicy;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Recorded, WatchEvent};
 use crate::engine::access::Access;
@@ -48,7 +47,8 @@ struct Rig {
 fn policies() -> Policies {
     Policies {
         cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
-        retry: RetryPolicy::try_new(Duration::from_secs(1), Duration::from_secs(600)).unwrap(),
+        retry: crate::transport::retry_policy(Duration::from_secs(1), Duration::from_secs(600))
+            .unwrap(),
         not_found_grace: Duration::from_secs(600),
     }
 }

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::record::Change;
 use crate::domain::moment::Unit;
-use crate::domain::retry::RetryPolicy;
 
 /// How long changes that may wait are gathered: a transaction costs a sync of the disk, whatever is
 /// in it.
@@ -127,7 +126,7 @@ async fn write(
 
 fn pause(attempt: u32) -> Duration {
     // There is one writer, so nobody to be spread from.
-    RetryPolicy::try_new(FIRST_PAUSE, LONGEST_PAUSE)
+    crate::transport::retry_policy(FIRST_PAUSE, LONGEST_PAUSE)
         .map_or(LONGEST_PAUSE, |policy| policy.delay(attempt, Unit::clamped(1.0)))
 }
 

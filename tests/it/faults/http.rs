@@ -85,7 +85,7 @@ async fn assert_waits_for_an_api_at(base_url: &str, words: &str) {
 #[tokio::test]
 async fn an_api_whose_port_refuses_is_waited_for_quietly() {
     let address = closed_port().await;
-    assert_waits_for_an_api_at(&format!("http://{address}/2.11"), "no answer from the api").await;
+    assert_waits_for_an_api_at(&format!("http://{address}/2.11"), "no answer from the API").await;
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn an_api_that_swallows_connections_is_waited_for_quietly() {
 async fn an_api_that_speaks_no_tls_is_waited_for_quietly() {
     let plain = Stage::new(Scheme::Http, vec![export()], Scripts::new(), Scripts::new()).await;
     let base_url = format!("{}/2.11", plain.api.origin().replace("http://", "https://"));
-    assert_waits_for_an_api_at(&base_url, "no answer from the api").await;
+    assert_waits_for_an_api_at(&base_url, "no answer from the API").await;
     assert!(plain.sim.requests().is_empty());
 }
 

@@ -29,7 +29,7 @@ const BAD: [(&str, &str, &str); 17] = [
     ("file_scheme", "file:///etc/passwd", "not https"),
     ("ftp_scheme", "ftp://{authority}{path}", "not https"),
     ("data_scheme", "data:application/json,[1]", "not https"),
-    ("no_url", "http://[", "no valid url"),
+    ("no_url", "http://[", "invalid URL"),
     ("metadata", "http://169.254.169.254/latest/meta-data/", "metadata address"),
     ("link_local", "http://169.254.1.1/", "link-local address"),
     ("private", "http://10.0.0.1/", "private address"),
@@ -139,7 +139,7 @@ async fn a_store_may_lead_on_by_the_same_rules_and_never_back() {
         let id = format!("file_back_{status}");
         let back = onward(status, &format!("{base_url}/exports/download?id={id}"));
         home_again.push(file(&id).on_fetch(back).on_fetch(Serving::well()));
-        words.insert(id, "leads back to the api");
+        words.insert(id, "leads back to the API");
     }
     for export in exports_of(home_again) {
         solo.sim.put_export("project_shop", export).expect("a project of the script");

@@ -1,5 +1,5 @@
-//! The machine held to its rules in every order of events: a small world that owes what is
-//! commanded, and pays in any order.
+//! Checks the machine's rules in every order of events: a small world owes what is commanded, and
+//! pays in any order.
 
 mod world;
 
@@ -95,7 +95,7 @@ fn some_end(how: u8, key: PartKey) -> Result<CommittedPart, PartFailure> {
     }
 }
 
-/// Any event at all, told by somebody who need not speak the truth.
+/// Any event at all, whether it is true or not.
 fn some_event(which: u8, how: u8) -> WatchEvent {
     let part = pick(some_keys(), how / 16).unwrap();
     match which % 17 {
@@ -140,7 +140,7 @@ proptest! {
 
     /// Events that fit no state are survived, by liars as well; what is whole stays whole.
     #[test]
-    fn any_event_in_any_state_is_survived(draws in draws(80)) {
+    fn no_event_breaks_a_rule_in_any_state(draws in draws(80)) {
         let policies = policies();
         let mut world = World::new();
         for (which, how, seconds, jitter) in draws {

@@ -1,5 +1,4 @@
-//! The world: what it owes a watch, what is on record of it, and the rules that hold after every
-//! event.
+//! The world: what it owes a watch, what is on record, and the rules that hold after every event.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -7,7 +6,7 @@ use super::*;
 use crate::domain::part::Sha256;
 use crate::domain::resume::StrongEtag;
 
-/// What may happen next, where everybody tells the truth.
+/// What may happen next if everyone tells the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Happening {
     View,
@@ -206,7 +205,7 @@ impl World {
             }),
             Happening::Stale => self.stale(how),
             Happening::Wake => {
-                // Every wait and turn is called off; what is under way goes on.
+                // Every wait and turn is cancelled; work under way continues.
                 (self.view, self.prepare) = (false, 0);
                 self.queued.clear();
                 self.waiting.clear();
@@ -219,8 +218,7 @@ impl World {
         self.check();
     }
 
-    /// What a look at the folder finds: now and then a finished file without a record, or a
-    /// stranger's.
+    /// What is found in the folder: sometimes a finished file without a record, or a foreign file.
     fn prepared(&self, how: u8) -> WatchEvent {
         let WatchState::Fetching(fetching) = self.watch.state() else {
             return WatchEvent::Prepared { adopted: vec![], conflicts: vec![] };
@@ -301,7 +299,7 @@ impl World {
         }
     }
 
-    /// A record becomes durable, and the watch hears of it.
+    /// A record becomes durable, and the watch is told.
     fn record(&mut self, change: RecordChange) {
         let recorded = match change {
             RecordChange::StatusSeen(status) => {
@@ -379,9 +377,7 @@ impl World {
     fn stale(&mut self, how: u8) {
         let key = pick(some_keys(), how / 16).unwrap();
         let part = match self.watch.state() {
-            WatchState::Fetching(fetching) => {
-                fetching.parts().find(|(of, _)| **of == key).map(|(_, part)| part.state.clone())
-            }
+            WatchState::Fetching(fetching) => fetching.part(&key).map(|part| part.state.clone()),
             _ => None,
         };
         let stage = stage(&self.watch);
@@ -420,7 +416,7 @@ impl World {
         assert_eq!(format!("{:?}", self.watch), before, "{said}");
     }
 
-    /// What a manifest says is on record, and it says everything that is listed.
+    /// A manifest has exactly the parts on record, and all that are listed.
     fn check_manifest(&self, text: &str) {
         let manifest = Manifest::parse(text.as_bytes()).unwrap();
         let sealed: BTreeMap<_, _> = manifest
@@ -440,15 +436,9 @@ impl World {
         match self.watch.state() {
             WatchState::Fetching(fetching) => {
                 for part in self.parts.values() {
-                    let state = fetching
-                        .parts()
-                        .find(|(key, _)| **key == part.key)
-                        .map(|(_, part)| &part.state);
-                    assert_eq!(
-                        state,
-                        Some(&PartState::Committed(part.clone())),
-                        "a committed part was lost"
-                    );
+                    let state = fetching.part(&part.key).map(|part| &part.state);
+                    let committed = PartState::Committed(part.clone());
+                    assert_eq!(state, Some(&committed), "a committed part was lost");
                 }
                 self.check_parts(fetching);
             }
@@ -460,13 +450,13 @@ impl World {
                 assert_eq!(kept.committed, self.parts, "a committed part was lost");
             }
             WatchState::Completed { totals, .. } => {
-                assert_eq!(*totals, Totals::of(self.parts.values()))
+                assert_eq!(*totals, Totals::of(self.parts.values()));
             }
             WatchState::Polling(_) => {}
         }
     }
 
-    /// Somebody owes the watch something that gets it on.
+    /// Whether something is owed that moves the watch on.
     fn is_awake(&self) -> bool {
         let queued = self.queued.iter().any(|key| self.watch.part_order(key).is_some());
         (self.view && self.watch.wants_views())
@@ -477,10 +467,10 @@ impl World {
             || self.notice
     }
 
-    /// So it is for every single part, and the counts are those of the parts.
+    /// The same for each part; and the counts match the parts.
     fn check_parts(&self, fetching: &Fetching) {
-        assert!(!self.watch.wants_views() || self.view, "nobody asks for the view that is wanted");
-        assert!(fetching.is_prepared() || self.prepare > 0, "nobody looks at the folder");
+        assert!(!self.watch.wants_views() || self.view, "no view is due although one is wanted");
+        assert!(fetching.is_prepared() || self.prepare > 0, "the folder is never prepared");
         let doomed = fetching.is_doomed();
         assert!(
             !doomed || !self.active.is_empty() || !self.records.is_empty(),

@@ -1,0 +1,53 @@
+//! A URL on the API's origin: only such a URL is requested with credentials.
+
+use url::Url;
+
+use crate::transport::{ClientError, host_of, same_origin};
+
+#[derive(Clone)]
+pub(super) struct ApiUrl(Url);
+
+impl ApiUrl {
+    /// A call of the API at `base`.
+    pub(super) fn endpoint(base: &Url, call: &str) -> Result<Self, ClientError> {
+        let mut url = base.clone();
+        url.path_segments_mut()
+            .map_err(|()| ClientError("base_url has no path to append to".to_owned()))?
+            .pop_if_empty()
+            .extend(["exports", call]);
+        Ok(Self(url))
+    }
+
+    pub(super) fn with(&self, name: &str, value: &str) -> Self {
+        let mut url = self.0.clone();
+        url.query_pairs_mut().append_pair(name, value);
+        Self(url)
+    }
+
+    /// Follows a redirect on this origin; hands back a target on another one.
+    pub(super) fn follow(&self, target: Url) -> Result<Self, Url> {
+        if same_origin(&self.0, &target) { Ok(Self(target)) } else { Err(target) }
+    }
+
+    pub(super) fn host(&self) -> String {
+        host_of(&self.0)
+    }
+
+    pub(super) fn as_url(&self) -> &Url {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trailing_slash_in_base_url_changes_nothing() {
+        for base in ["https://api.example/2.11", "https://api.example/2.11/"] {
+            let url = ApiUrl::endpoint(&base.parse().unwrap(), "view").unwrap().with("id", "a");
+            assert_eq!(url.as_url().as_str(), "https://api.example/2.11/exports/view?id=a");
+        }
+        assert!(ApiUrl::endpoint(&"data:x".parse().unwrap(), "view").is_err());
+    }
+}
