@@ -9,11 +9,9 @@ use serde::Serialize;
 use crate::domain::ids::{ExportId, ProjectName};
 
 use super::secret::KeySource;
-use super::server::OFF;
 use super::units::{format_duration, format_rate, format_size};
 use super::{Config, ProjectConfig};
 
-/// The whole file.
 #[derive(Serialize)]
 struct Shown<'a> {
     api: ShownApi<'a>,
@@ -89,7 +87,6 @@ struct ShownProject<'a> {
     exports: &'a [ExportId],
 }
 
-/// Where the key is; the key itself never gets this far.
 #[derive(Serialize)]
 enum ShownKeySource<'a> {
     #[serde(rename = "rest_api_key_file")]
@@ -100,8 +97,7 @@ enum ShownKeySource<'a> {
     Credential(&'a str),
 }
 
-/// Renders the configuration. It reads back as one, apart from the project keys, whose ellipsis is
-/// refused.
+/// What this renders can be loaded again, apart from the project keys: they are shortened.
 pub(super) fn render(config: &Config) -> String {
     let Config {
         file: _,
@@ -149,7 +145,7 @@ pub(super) fn render(config: &Config) -> String {
         state: ShownState { directory: text(state_directory) },
         reload: ShownReload { watch: reload.watch, interval: format_duration(reload.interval) },
         server: ShownServer {
-            listen: server.listen.map_or_else(|| OFF.to_owned(), |address| address.to_string()),
+            listen: server.shown_address(),
             allowed_hosts: &server.allowed_hosts,
         },
         project: projects.iter().map(shown_project).collect(),
