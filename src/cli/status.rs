@@ -1,36 +1,44 @@
-//! `status`: how everything is, from the running daemon or from what the state has; `--check` is a
-//! health probe.
+//! `status`: shows the exports, from the running daemon or else from the recorded state. `--check`
+//! is a health probe.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-use super::{ConfigArg, StatusArgs, asked, console, status_watch};
+use super::{ConfigArg, StatusArgs, asked, console};
 use crate::app;
 use crate::config::{self, Environment};
 use crate::control::{Answer, AskError, Question, ask};
 use crate::exit;
 use crate::status::{Look, Stamped, table};
 
-/// Longest wait for an answer; probes of container engines give up after 5 to 30 seconds.
+/// Health probes of container engines give up after 5 to 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Without a terminal.
+/// The width of the table without a terminal.
 const COLUMNS: usize = 80;
+const OLDER_VERSION: &str =
+    "the running daemon is an older version and reports only this summary: restart it";
 
 /// Why there is no document.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// The daemon answers in short only: its sentence.
+    /// The daemon reports only this sentence.
     Older(String),
-    /// In words, with the exit code for that.
+    /// A message and the exit code.
     Words(String, u8),
+}
+
+impl Silence {
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Older(sentence) => format!("{sentence}\n{OLDER_VERSION}"),
+            Self::Words(words, _) => words.clone(),
+        }
+    }
 }
 
 pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
     if args.check {
         return check(&args.config, environment).await;
-    }
-    if args.watch {
-        return status_watch::watch(args, environment).await;
     }
     match look(&args.config, environment).await {
         Ok(status) if args.json => {
@@ -45,7 +53,7 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
         }
         Err(Silence::Older(sentence)) if !args.json => {
             console::print(&format!("{sentence}\n"));
-            console::complain("the daemon is of an older version and tells no more: restart it");
+            console::complain(OLDER_VERSION);
             exit::DONE
         }
         Err(Silence::Older(_)) => console::complain_of_version(),
@@ -56,7 +64,6 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
     }
 }
 
-/// The health probe: a daemon that does not answer is all there is to say.
 async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
     match asked(config, environment, &Question::Status, PATIENCE).await {
         Ok(Answer::Status(_)) => exit::DONE,
@@ -68,7 +75,7 @@ async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
     }
 }
 
-/// The document of the running daemon, or of what the state has.
+/// The document of the running daemon, or else of the recorded state.
 pub(super) async fn look(
     config: &ConfigArg,
     environment: &Environment,
@@ -79,7 +86,7 @@ pub(super) async fn look(
     }
 }
 
-/// `None` where no daemon runs.
+/// `None` if no daemon runs.
 async fn from_daemon(
     arg: &ConfigArg,
     environment: &Environment,
@@ -90,17 +97,13 @@ async fn from_daemon(
         Ok(Answer::Document { document }) => match serde_json::from_value(document) {
             Ok(status) => Ok(Some(status)),
             Err(error) => Err(unfinished(format!(
-                "the daemon's answer is not understood ({error}): restart it"
+                "cannot read the answer of the daemon, which is another version: {error}"
             ))),
         },
-        Ok(Answer::Unavailable { cause }) => {
-            Err(unfinished(format!("the daemon cannot do that now: {cause}")))
-        }
+        Ok(Answer::Unavailable { cause }) => Err(unfinished(console::unavailable(&cause))),
         Ok(_) => match ask(&directory, &Question::Status, PATIENCE).await {
             Ok(Answer::Status(report)) => Err(Silence::Older(report.sentence)),
-            Ok(_) => Err(unfinished(
-                "the daemon is of another version and does not understand: restart it".to_owned(),
-            )),
+            Ok(_) => Err(unfinished(console::OTHER_VERSION.to_owned())),
             Err(error) => Err(unfinished(error.to_string())),
         },
         Err(AskError::NoDaemon { .. }) => Ok(None),
@@ -118,11 +121,10 @@ async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stampe
 
 /// The document on one line.
 pub(super) fn json(status: &Stamped) -> String {
-    // Strings, numbers and lists of them: there is nothing that could not be written.
+    // It holds only strings, numbers and lists of them, so serializing cannot fail.
     serde_json::to_string(status).unwrap_or_default() + "\n"
 }
 
-/// How a table looks on standard output.
 pub(super) fn terminal_look() -> Look {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_terminal = io::stdout().is_terminal();

@@ -14,7 +14,7 @@ use crate::domain::text;
 
 use super::fault::{Fault, Lines};
 use super::raw::Text;
-use super::units;
+use super::units::{self, UnitError};
 
 /// A shorter interval or timeout makes a busy loop or cannot succeed.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -34,11 +34,7 @@ pub(super) struct Checker<'a> {
 }
 
 /// A key, its value in the file, and its default.
-pub(super) struct Setting<'v, T> {
-    pub(super) key: &'static str,
-    pub(super) value: Option<&'v Text>,
-    pub(super) default: T,
-}
+type Interval<'v> = (&'static str, &'v Option<Text>, Duration);
 
 impl Checker<'_> {
     /// Records a fault of `key`, whose value is at `span`.
@@ -74,21 +70,19 @@ impl Checker<'_> {
     }
 
     /// A duration of at least 10 ms.
-    pub(super) fn interval(&mut self, setting: &Setting<'_, Duration>) -> Duration {
-        let parse = |text: &str| match units::parse_duration(text) {
-            Ok(duration) if duration < SHORTEST => {
-                Err("is too short: the minimum is 10ms".to_owned())
-            }
-            other => other.map_err(|error| error.to_string()),
+    pub(super) fn interval(&mut self, (key, value, default): Interval<'_>) -> Duration {
+        let parse = |text: &str| match units::parse_duration(text)? {
+            duration if duration < SHORTEST => Err(UnitError::TooShort),
+            duration => Ok(duration),
         };
-        self.parsed(setting.key, setting.value, parse).unwrap_or(setting.default)
+        self.parsed(key, value.as_ref(), parse).unwrap_or(default)
     }
 
     /// Two durations of at least 10 ms; the first is not longer than the second.
     pub(super) fn ordered(
         &mut self,
-        low: &Setting<'_, Duration>,
-        high: &Setting<'_, Duration>,
+        low: Interval<'_>,
+        high: Interval<'_>,
     ) -> (Duration, Duration) {
         let faults = self.faults.len();
         let (shorter, longer) = (self.interval(low), self.interval(high));
@@ -97,25 +91,19 @@ impl Checker<'_> {
         }
         // If one of the two has its own fault, its default says nothing about their order.
         if faults == self.faults.len() {
-            let shown = |setting: &Setting<'_, Duration>, duration| {
-                let by_default = if setting.value.is_none() { " by default" } else { "" };
-                format!(
-                    "{}, which is {}{by_default}",
-                    setting.key,
-                    units::format_duration(duration)
-                )
-            };
-            let (key, value, relation) = match low.value {
-                Some(value) => {
-                    (low.key, Some(value), format!("longer than {}", shown(high, longer)))
-                }
-                None => (high.key, high.value, format!("shorter than {}", shown(low, shorter))),
+            let ((key, value, _), relation, (other, limit, _), duration) = match low.1 {
+                Some(_) => (low, "longer", high, longer),
+                None => (high, "shorter", low, shorter),
             };
             // One of the two is in the file: the defaults are in order.
+            let value = value.as_ref();
             let (text, span) = value.map_or(("", 0..0), |value| (value.get_ref(), value.span()));
-            self.fault(key, span, format!("{} is {relation}", quoted(key, text)));
+            let (text, duration) = (quoted(key, text), units::format_duration(duration));
+            let by_default = if limit.is_none() { " by default" } else { "" };
+            let message = format!("is {relation} than {other}, which is {duration}{by_default}");
+            self.fault(key, span, format!("{text} {message}"));
         }
-        (low.default, high.default)
+        (low.2, high.2)
     }
 
     pub(super) fn count(

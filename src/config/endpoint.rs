@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn other_base_urls_are_refused_without_being_repeated() {
+    fn other_base_urls_are_refused_and_not_repeated() {
         for (text, error) in [
             ("http://api.batch.com/2.11", BaseUrlError::PlainHttp),
             ("http://localhost.example.com/", BaseUrlError::PlainHttp),
@@ -149,25 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_than_a_host_is_refused() {
-        for text in [
-            "",
-            " ",
-            "a b",
-            "https://minio",
-            "minio:9000",
-            "minio/",
-            "10.0.0.0/8",
-            "*.internal",
-            "[::1]:80",
-            "a..b",
-            "minio.",
-            ".minio",
-            "u@minio",
-            "minio?",
-            "1.2.3.999",
-            "[minio]",
-        ] {
+    fn more_than_a_host_is_refused() {
+        let short = ["", " ", "a b", "minio/", "a..b", "minio.", ".minio", "u@minio", "minio?"];
+        let long = ["https://minio", "minio:9000", "10.0.0.0/8", "*.internal", "[::1]:80"];
+        for text in short.into_iter().chain(long).chain(["1.2.3.999", "[minio]"]) {
             assert_eq!(parse_host(text), Err(HostError), "{text:?}");
         }
     }

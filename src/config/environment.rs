@@ -1,4 +1,5 @@
-//! The environment variables at one moment, so that tests of the loader need not change the process.
+//! The environment variables at one moment, so that tests of the loader need not change the
+//! process.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

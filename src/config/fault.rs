@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_shown_one_a_line_the_main_file_first() {
+    fn each_fault_is_on_its_own_line_and_the_main_file_comes_first() {
         let faults = vec![
             fault("ids.txt", Some(1), None),
             fault("c.toml", Some(9), Some("api.base_url")),

@@ -1,5 +1,6 @@
 //! Tells from the metadata of files whether they have changed. It follows links: if a folder is
-//! swapped behind one, as Kubernetes does with a ConfigMap, the file behind the link is another one.
+//! swapped behind one, as Kubernetes does with a ConfigMap, the file behind the link is another
+//! one.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_any_file_is_seen_also_behind_a_swapped_link() {
+    fn a_change_of_any_file_is_noticed_even_behind_a_swapped_link() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let append = |path: PathBuf| {

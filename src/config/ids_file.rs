@@ -38,7 +38,8 @@ pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
 }
 
 fn read_now(path: &Path) -> Result<Listed, ReadError> {
-    // The metadata is from after the last read, so a line that was appended during it counts as new.
+    // The metadata is from after the last read, so a line that was appended during it counts as
+    // new.
     let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
     Ok(parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now())))
 }
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_written_just_before_is_given_its_second() {
+    fn a_last_line_written_just_before_is_read_after_a_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ids.txt");
         std::io::Write::write_all(
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_counts_once_it_ends_or_the_file_has_rested() {
+    fn the_last_line_counts_when_it_ends_or_the_file_is_old_enough() {
         assert_eq!(ids(&parsed("export_1\nexport_2\n", false)).len(), 2);
         assert_eq!(ids(&parsed("export_1\nexport_2", true)).len(), 2);
         let young = parsed("export_1\nexpo", false);
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_rests_for_a_second_by_a_clock_that_may_be_wrong() {
+    fn a_file_is_old_enough_after_a_second_even_if_the_clock_is_wrong() {
         let now = SystemTime::now();
         assert!(has_rested(now - REST, now));
         assert!(!has_rested(now - Duration::from_millis(999), now));

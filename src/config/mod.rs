@@ -175,8 +175,8 @@ pub struct ProjectConfig {
 }
 
 impl Config {
-    /// The effective configuration as TOML with every key. Project keys are shortened, and it has no
-    /// REST API key.
+    /// The effective configuration as TOML with every key. Project keys are shortened, and it has
+    /// no REST API key.
     #[must_use]
     pub fn show(&self) -> String {
         show::render(self)

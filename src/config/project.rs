@@ -1,4 +1,5 @@
-//! `[[project]]`: names, keys, the one source of the REST API key, and the exports from both places.
+//! `[[project]]`: names, keys, the one source of the REST API key, and the exports from both
+//! places.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -251,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_must_be_a_project_with_its_three_keys() {
+    fn a_project_with_its_three_keys_is_required() {
         assert!(fault("").starts_with("c.toml:1: project: the file has no project"));
         let faults = Scene::new().faults("\n[[project]]\n");
         assert_eq!(faults.len(), 3, "{faults:?}");
@@ -298,7 +299,7 @@ mod tests {
         let scene = Scene::with_environment(&[("EMPTY", ""), ("TWO_LINES", "s3cret\ns3cret")]);
         scene.file("empty", "\n");
         for (line, expected) in [
-            ("rest_api_key_file = \"s3cret-none\"", "the key file `s3c…` cannot be read: No such"),
+            ("rest_api_key_file = \"s3cret-none\"", "the key file `s3c…` cannot be read: No"),
             ("rest_api_key_file = \"/no/key\"", "the key file `/no/key` cannot be read: No such"),
             ("rest_api_key_file = \"\"", "the value is empty"),
             ("rest_api_key_file = \".\"", "is not a regular file"),
@@ -306,7 +307,7 @@ mod tests {
             ("rest_api_key_file = \"s3cret\\u0000\"", "`s3…` contains a NUL character"),
             ("rest_api_key_env = \"s3cret\"", "the environment variable `s3…` is not set"),
             ("rest_api_key_env = \"NOT_SET\"", "the environment variable `NOT_SET` is not set"),
-            ("rest_api_key_env = \"a=s3cret\"", "`a=…` is not the name of an environment variable"),
+            ("rest_api_key_env = \"a=s3cret\"", "`a=…` is not the name of an environment"),
             ("rest_api_key_env = \"\"", "the value is not the name of an environment variable"),
             ("rest_api_key_env = \"EMPTY\"", "the environment variable `EMPTY` is empty"),
             ("rest_api_key_env = \"TWO_LINES\"", "`TWO_LINES` holds more than one line"),
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_twice_in_one_list_is_refused_with_both_lines() {
+    fn a_repeated_id_in_one_list_is_refused_with_both_lines() {
         let list =
             |list: &str| fault(&format!("{SHOP}rest_api_key_file = \"key\"\nexports = {list}\n"));
         let rest = "project.exports: `export_1` is already on line";
@@ -412,11 +413,12 @@ mod tests {
     }
 
     #[test]
-    fn the_exports_file_adds_to_the_list_and_repetitions_are_warned_about() {
+    fn the_exports_file_adds_to_the_list_and_repetitions_cause_warnings() {
         let scene = Scene::new();
         scene.file("ids.txt", "# from the nightly job\nexport_3\nexport_1\nexport_2\nexport_3");
         let text = format!(
-            "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_2\", \"export_1\"]\nexports_file = \"ids.txt\"\n"
+            "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_2\", \"export_1\"]\n\
+             exports_file = \"ids.txt\"\n"
         );
         let config = scene.load(&text).unwrap();
         let ids: Vec<_> = config.projects[0].exports.iter().map(ExportId::as_str).collect();
@@ -436,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_of_a_young_exports_file_does_not_count_yet() {
+    fn an_incomplete_last_line_of_a_new_exports_file_does_not_count_yet() {
         let scene = Scene::new();
         let path = scene.file("ids.txt", "export_1\nexport_");
         let young = SystemTime::now() + Duration::from_secs(60);

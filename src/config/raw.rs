@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_keys_is_the_one_serde_has() {
+    fn the_list_of_keys_matches_serde() {
         let mut project = fields_of::<RawProject>();
         project.retain(|key| key != "rest_api_key");
         let fields = [
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn shape_faults_name_line_and_key_and_no_value() {
+    fn shape_faults_name_line_and_key_but_no_value() {
         for (text, line, key, message) in [
             (
                 "[api]\nbase_uri = \"s3cret\"",
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn syntax_faults_name_the_line_and_only_keys_of_ours() {
+    fn syntax_faults_name_the_line_and_only_known_keys() {
         for (text, line, key) in [
             ("[[project]]\nrest_api_key_file = s3cret\n", 2, Some("project.rest_api_key_file")),
             ("[[project]]\nname = \"s3cret\n", 2, Some("project.name")),
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_directory_is_made_out_of_a_broken_file() {
+    fn the_state_directory_is_found_in_a_broken_file() {
         let directory = "[state]\ndirectory = \"/srv\"\n";
         for broken in
             ["", "[poll]\nmin_interval = 10s\n", "[api]\nnonsense = 1\n", "[[project\n", "]\n"]

@@ -89,8 +89,8 @@ pub enum KeySource {
 }
 
 impl KeySource {
-    /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the changed
-    /// key. A variable gives the same key as long as the process runs.
+    /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the
+    /// changed key. A variable gives the same key as long as the process runs.
     ///
     /// # Errors
     /// If the source has no valid key.
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bom_and_one_line_end_are_cut() {
+    fn a_bom_and_one_line_end_are_removed() {
         for bytes in [&b"s3cret"[..], b"s3cret\n", b"s3cret\r\n", b"\xef\xbb\xbfs3cret\n"] {
             assert_eq!(RestKey::parse(bytes).unwrap().expose(), "s3cret", "{bytes:?}");
         }
@@ -253,7 +253,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_is_a_header_value(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+        fn every_valid_key_is_a_header_value(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
             if let Ok(key) = RestKey::parse(&bytes) {
                 prop_assert!(reqwest::header::HeaderValue::from_str(key.expose()).is_ok());
                 prop_assert_eq!(key.expose().trim(), key.expose());

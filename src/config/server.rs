@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_to_others_says_by_which_names() {
+    fn a_public_address_needs_allowed_hosts() {
         let scene = Scene::new();
         let found = |text: &str| scene.load_with_shop(text).map(|config| config.server);
         for listen in ["0.0.0.0:9847", "[::]:1", "10.0.0.7:80"] {

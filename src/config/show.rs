@@ -99,19 +99,7 @@ enum ShownKeySource<'a> {
 
 /// What this renders can be loaded again, apart from the project keys: they are shortened.
 pub(super) fn render(config: &Config) -> String {
-    let Config {
-        file: _,
-        api,
-        poll,
-        retry,
-        download,
-        state_directory,
-        reload,
-        server,
-        projects,
-        warnings: _,
-        places: _,
-    } = config;
+    let Config { api, poll, retry, download, server, .. } = config;
     let shown = Shown {
         api: ShownApi {
             base_url: api.base_url.as_str(),
@@ -142,13 +130,16 @@ pub(super) fn render(config: &Config) -> String {
                 .map(|bandwidth| format_rate(bandwidth.bytes_per_second())),
             allowed_hosts: &download.allowed_hosts,
         },
-        state: ShownState { directory: text(state_directory) },
-        reload: ShownReload { watch: reload.watch, interval: format_duration(reload.interval) },
+        state: ShownState { directory: text(&config.state_directory) },
+        reload: ShownReload {
+            watch: config.reload.watch,
+            interval: format_duration(config.reload.interval),
+        },
         server: ShownServer {
             listen: server.shown_address(),
             allowed_hosts: &server.allowed_hosts,
         },
-        project: projects.iter().map(shown_project).collect(),
+        project: config.projects.iter().map(shown_project).collect(),
     };
     toml::to_string_pretty(&shown)
         .expect("plain structs of texts, numbers and lists always serialize")

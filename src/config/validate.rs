@@ -18,7 +18,7 @@ use crate::domain::cadence::Cadence;
 use crate::domain::modes::{DirectoryMode, FileMode, ModeError, Modes};
 use crate::domain::retry::RetryPolicy;
 
-use super::checker::{Checker, Setting, quoted_path};
+use super::checker::{Checker, quoted_path};
 use super::environment::Environment;
 use super::fault::Lines;
 use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawReload, RawRetry, Text};
@@ -99,16 +99,10 @@ fn api(checker: &mut Checker<'_>, raw: &RawApi) -> ApiConfig {
         REQUESTS_PER_SECOND,
         u32::MAX,
     );
-    let connect_timeout = checker.interval(&Setting {
-        key: "api.connect_timeout",
-        value: raw.connect_timeout.as_ref(),
-        default: CONNECT_TIMEOUT,
-    });
-    let request_timeout = checker.interval(&Setting {
-        key: "api.request_timeout",
-        value: raw.request_timeout.as_ref(),
-        default: REQUEST_TIMEOUT,
-    });
+    let connect_timeout =
+        checker.interval(("api.connect_timeout", &raw.connect_timeout, CONNECT_TIMEOUT));
+    let request_timeout =
+        checker.interval(("api.request_timeout", &raw.request_timeout, REQUEST_TIMEOUT));
     let ca_file = ca_file(checker, raw.ca_file.as_ref());
     ApiConfig { base_url, requests_per_second, connect_timeout, request_timeout, ca_file }
 }
@@ -138,16 +132,8 @@ fn check_certificates(pem: &[u8]) -> Result<(), &'static str> {
 
 fn poll(checker: &mut Checker<'_>, raw: &RawPoll) -> PollConfig {
     let (min, max) = checker.ordered(
-        &Setting {
-            key: "poll.min_interval",
-            value: raw.min_interval.as_ref(),
-            default: MIN_INTERVAL,
-        },
-        &Setting {
-            key: "poll.max_interval",
-            value: raw.max_interval.as_ref(),
-            default: MAX_INTERVAL,
-        },
+        ("poll.min_interval", &raw.min_interval, MIN_INTERVAL),
+        ("poll.max_interval", &raw.max_interval, MAX_INTERVAL),
     );
     let cadence = Cadence::try_new(min, max).expect("both are above zero and in order");
     // Unlike an interval, the grace may be zero: then an unknown export fails at once.
@@ -158,8 +144,8 @@ fn poll(checker: &mut Checker<'_>, raw: &RawPoll) -> PollConfig {
 
 fn retry(checker: &mut Checker<'_>, raw: &RawRetry) -> RetryPolicy {
     let (initial, max) = checker.ordered(
-        &Setting { key: "retry.initial", value: raw.initial.as_ref(), default: RETRY_INITIAL },
-        &Setting { key: "retry.max", value: raw.max.as_ref(), default: RETRY_MAX },
+        ("retry.initial", &raw.initial, RETRY_INITIAL),
+        ("retry.max", &raw.max, RETRY_MAX),
     );
     RetryPolicy::try_new(initial, max).expect("both are above zero and in order")
 }
@@ -168,11 +154,8 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
     let max_parts =
         checker.count("download.max_parts", raw.max_parts.as_ref(), MAX_PARTS, MOST_PARTS);
     let reserve = checker.parsed("download.reserve", raw.reserve.as_ref(), units::parse_size);
-    let stall_timeout = checker.interval(&Setting {
-        key: "download.stall_timeout",
-        value: raw.stall_timeout.as_ref(),
-        default: STALL_TIMEOUT,
-    });
+    let stall_timeout =
+        checker.interval(("download.stall_timeout", &raw.stall_timeout, STALL_TIMEOUT));
     let min_rate = checker.parsed("download.min_rate", raw.min_rate.as_ref(), units::parse_rate);
     let bandwidth = checker.parsed("download.bandwidth", raw.bandwidth.as_ref(), parse_bandwidth);
     let hosts = raw.allowed_hosts.iter();
@@ -193,11 +176,7 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
 }
 
 fn reload(checker: &mut Checker<'_>, raw: &RawReload) -> ReloadConfig {
-    let interval = checker.interval(&Setting {
-        key: "reload.interval",
-        value: raw.interval.as_ref(),
-        default: RELOAD_INTERVAL,
-    });
+    let interval = checker.interval(("reload.interval", &raw.interval, RELOAD_INTERVAL));
     ReloadConfig { watch: raw.watch.unwrap_or(true), interval }
 }
 
