@@ -1,29 +1,37 @@
-//! The program: parse, start the runtimes, run, map the outcome to an exit code.
+//! The program: parses the command line, starts the runtimes, and runs the command.
 
 use std::process::ExitCode;
 
 use batch_export_watcher::cli::Cli;
-use batch_export_watcher::process::descriptors::raise_limit;
-use batch_export_watcher::process::hardening::disable_core_dumps;
+use batch_export_watcher::process::limits::{disable_core_dumps, raise_open_files};
 use batch_export_watcher::process::runtimes::Runtimes;
 use batch_export_watcher::{cli, exit};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    // Exits with 2 and a usage message where the command line is wrong.
+    // Exits with 2 and a usage message if the command line is wrong.
     let cli = Cli::parse();
     let console = cli::start_console(&cli);
     if let Err(error) = disable_core_dumps() {
-        tracing::error!(event = "start_failed", cause = %error, "core dumps cannot be switched off: {error}");
+        tracing::error!(
+            event = "start_failed", cause = %error,
+            "cannot disable core dumps: {error}"
+        );
         return ExitCode::from(exit::INTERNAL);
     }
-    if let Err(error) = raise_limit() {
-        tracing::warn!(event = "file_limit_low", cause = %error, "the limit of open files cannot be raised: {error}");
+    if let Err(error) = raise_open_files() {
+        tracing::warn!(
+            event = "file_limit_low", cause = %error,
+            "cannot raise the limit of open files: {error}"
+        );
     }
     let runtimes = match Runtimes::start() {
         Ok(runtimes) => runtimes,
         Err(error) => {
-            tracing::error!(event = "start_failed", cause = %error, "threads cannot be started: {error}");
+            tracing::error!(
+                event = "start_failed", cause = %error,
+                "cannot start the threads of the runtimes: {error}"
+            );
             return ExitCode::from(exit::INTERNAL);
         }
     };

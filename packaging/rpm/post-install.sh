@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 systemd-sysusers batch-export-watcher.conf
-# Whoever has changed owner or mode since is left alone: only the first installation sets them.
+# Only the first installation sets owner and mode, so that later changes by the administrator stay.
 if [ "$1" = 1 ]; then
     chgrp batch-export-watcher /etc/batch-export-watcher /etc/batch-export-watcher/config.toml
     chmod 0750 /etc/batch-export-watcher
@@ -8,6 +8,6 @@ if [ "$1" = 1 ]; then
 fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || true
-    # An upgrade goes on with the new program, where the service runs.
+    # After an upgrade, a running service restarts with the new program.
     systemctl try-restart batch-export-watcher.service || true
 fi

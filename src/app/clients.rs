@@ -101,7 +101,7 @@ fn clients_of(
         let key = project
             .key_source
             .read(environment)
-            .map_err(|error| unusable(format!("{}: {error}", project.key_source)))?;
+            .map_err(|error| unusable(format!("{} {error}", project.key_source)))?;
         api.project(&project.project_key, key.secret()).map_err(|error| unusable(error.to_string()))
     };
     config.projects.iter().map(client).collect()

@@ -49,7 +49,7 @@ use crate::meters::Meters;
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
-use crate::process::{descriptors, service, umask};
+use crate::process::{limits, service, umask};
 use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::status::{self, Stamped};
 use crate::transport::{ClientError, TlsError};
@@ -309,7 +309,7 @@ fn desired(
 /// What may be under way at once, with a warning where that is less than what is configured.
 fn capacity(config: &Config) -> Capacity {
     let max_parts = config.download.max_parts;
-    let limit = descriptors::limit();
+    let limit = limits::open_files();
     let capacity = Capacity::new(max_parts, limit);
     if let Some(limit) = limit.filter(|limit| *limit < Capacity::open_files(max_parts)) {
         let cause = format!(

@@ -1,4 +1,5 @@
-//! `check`: validate, print what is in force, and with `--probe` ask the API once per project.
+//! `check`: validates and prints the configuration, and with `--probe` asks the API for each
+//! project.
 
 use super::{CheckArgs, console, load};
 use crate::api::ProbeOutcome;
@@ -27,28 +28,33 @@ async fn probe(config: &Config, environment: &Environment) -> u8 {
     let mut code = exit::DONE;
     for (project, client) in config.projects.iter().zip(clients) {
         let (words, result) = match client.probe().await {
-            ProbeOutcome::Accepted => ("the api accepts the key".to_owned(), exit::DONE),
+            ProbeOutcome::Accepted => ("the API accepts the key".to_owned(), exit::DONE),
             ProbeOutcome::Held(Hold::Unauthorized { status }) => {
-                (format!("the api refuses the key (http {status})"), exit::CREDENTIALS_REFUSED)
+                let source = &project.key_source;
+                let words = format!("the API refuses the key from {source} (HTTP {status})");
+                (words, exit::CREDENTIALS_REFUSED)
             }
             ProbeOutcome::Held(Hold::RouteNotFound) => {
-                ("the api does not know the route: check base_url".to_owned(), exit::CONFIGURATION)
+                let base = &config.api.base_url;
+                let words =
+                    format!("the API at {base} does not know the route: check api.base_url");
+                (words, exit::CONFIGURATION)
             }
             ProbeOutcome::Held(_) => {
-                ("the api asks to be left alone for a while".to_owned(), exit::UNFINISHED)
+                ("the API is busy or down: try again later".to_owned(), exit::UNFINISHED)
             }
             ProbeOutcome::Rejected(refusal) => {
                 let words =
-                    format!("the api refuses the request: {}: {}", refusal.code, refusal.message);
+                    format!("the API refuses the request: {}: {}", refusal.code, refusal.message);
                 (words, exit::CONFIGURATION)
             }
             ProbeOutcome::Fault(cause) => {
-                (format!("the api gave no good answer: {cause}"), exit::UNFINISHED)
+                (format!("the API gave no valid answer: {cause}"), exit::UNFINISHED)
             }
         };
         console::print(&format!("# project {}: {words}\n", project.name));
-        // The worst result counts, and the codes are in that order: away (75), refused (77),
-        // misconfigured (78).
+        // The worst result counts, which is the highest code: unavailable (75), refused (77),
+        // wrong configuration (78).
         code = code.max(result);
     }
     code

@@ -1,5 +1,5 @@
-//! The terminal: log lines, plain output and progress bars share it without tearing each other, and
-//! nobody panics when it is gone.
+//! The terminal, which log lines, plain output and progress bars share. Nothing panics if it is
+//! gone.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -11,15 +11,13 @@ use crate::exit;
 use crate::process::journal;
 use crate::process::telemetry::{self, LogFormat, LogTarget};
 
-/// What of the terminal this run uses.
 #[derive(Debug, Clone)]
 pub struct Console {
-    /// Progress bars, where somebody watches.
+    /// `None` if nobody watches.
     pub(super) bars: Option<MultiProgress>,
 }
 
-/// Starts logging; with progress bars where the command shows some and standard error is a
-/// terminal.
+/// Starts logging, with progress bars if the command shows some and standard error is a terminal.
 #[must_use]
 pub fn start_console(cli: &Cli) -> Console {
     let watched = match &cli.command {
@@ -34,12 +32,12 @@ pub fn start_console(cli: &Cli) -> Console {
     Console { bars }
 }
 
-/// Prints to standard output; a reader that is gone is not an error.
+/// Prints to standard output. It is not an error if nobody reads it.
 pub(super) fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-/// Columns and rows of the terminal on standard output; those of an old one where it does not say.
+/// Columns and rows of the terminal on standard output; 80 and 24 if it does not tell.
 pub(super) fn size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
@@ -47,8 +45,8 @@ pub(super) fn size() -> (usize, usize) {
     }
 }
 
-/// Prints lines to standard error as they are, for messages that are meant for whoever typed the
-/// command; the journal is told that they are errors.
+/// Prints lines to standard error as they are, for the person who typed the command. In the journal
+/// they have the priority of errors.
 pub(super) fn complain(text: &str) {
     let mut lines = text.trim_end().as_bytes().to_vec();
     lines.push(b'\n');
@@ -58,8 +56,16 @@ pub(super) fn complain(text: &str) {
     let _ = io::stderr().lock().write_all(&lines);
 }
 
-/// The daemon gave an answer that does not belong to the question. Returns the exit code for that.
+/// The daemon's answer does not belong to the question.
+pub(super) const OTHER_VERSION: &str =
+    "the running daemon is another version and does not understand this command: restart it";
+
+/// Prints [`OTHER_VERSION`] and returns the exit code for it.
 pub(super) fn complain_of_version() -> u8 {
-    complain("the daemon is of another version and does not know this question: restart it");
+    complain(OTHER_VERSION);
     exit::UNFINISHED
+}
+
+pub(super) fn unavailable(cause: &str) -> String {
+    format!("the daemon cannot do this now: {cause}")
 }

@@ -1,8 +1,8 @@
-//! `demo`: the whole job on this machine, without a key: a simulated API and object store, and the
-//! real daemon.
+//! `demo`: the whole job on this machine without a key, with the real daemon and a simulated API
+//! and object store.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,13 +21,11 @@ use crate::simulator::{
     ViewStep,
 };
 
-/// Made up for the demo; the simulator asks for it.
 const DEMO_KEY: &str = "demo-rest-api-key";
-/// Made up for the demo.
 const DEMO_PROJECT: &str = "project_demo";
-/// So slow that a person can watch.
+/// Slow enough for a person to watch.
 const BYTES_PER_SECOND: u64 = 4_000_000;
-/// The export whose manifest is shown at the end.
+/// The export whose manifest is printed at the end.
 const SHOWN_EXPORT: &str = "export_customers";
 
 pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Console) -> u8 {
@@ -37,19 +35,22 @@ pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Co
     let simulator = match Simulator::start(script()).await {
         Ok(simulator) => simulator,
         Err(error) => {
-            tracing::error!(event = "start_failed", cause = %error, "the simulated api cannot listen on loopback: {error}");
+            tracing::error!(
+                event = "start_failed", cause = %error,
+                "the simulated API cannot listen on loopback: {error}"
+            );
             return exit::INTERNAL;
         }
     };
     let config = match prepare(&folder, simulator.api_base_url()) {
         Ok(config) => config,
         Err(words) => {
-            console::complain(&format!("the demo cannot be set up: {words}"));
+            console::complain(&format!("cannot set up the demo: {words}"));
             return exit::CONFIGURATION;
         }
     };
     console::print(&format!(
-        "A simulated Batch API listens at {}; the daemon works in {}.\n\n",
+        "A simulated Batch API listens at {}. The daemon works in {}.\n\n",
         simulator.api_base_url(),
         folder.display()
     ));
@@ -69,8 +70,7 @@ pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Co
     }
 }
 
-/// Exports in different states: one goes the whole way, one is there already, one meets a busy API,
-/// one fails.
+/// Four exports: one takes all steps, one is finished already, one meets a busy API, one fails.
 fn script() -> Script {
     let slow = |id, part, bytes| {
         SimFile::generated(id, part, bytes).with_bytes_per_second(BYTES_PER_SECOND)
@@ -102,11 +102,9 @@ fn script() -> Script {
 
 /// Writes the key and the configuration as a user would, and loads them as `run` does.
 fn prepare(folder: &Path, base_url: &str) -> Result<Config, String> {
-    let written = |path: &Path| format!("{} cannot be written", path.display());
-    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", written(folder)))?;
-    let key_file = folder.join("batch-rest-key");
-    write_private(&key_file, DEMO_KEY)
-        .map_err(|error| format!("{}: {error}", written(&key_file)))?;
+    fs::create_dir_all(folder)
+        .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+    write_private(&folder.join("batch-rest-key"), DEMO_KEY)?;
     let config_file = folder.join("config.toml");
     let text = format!(
         r#"# Written by `batch-export-watcher demo`.
@@ -132,20 +130,19 @@ rest_api_key_file = "batch-rest-key"
 exports = ["{SHOWN_EXPORT}", "export_events", "export_newsletter", "export_broken"]
 "#
     );
-    write_private(&config_file, &text)
-        .map_err(|error| format!("{}: {error}", written(&config_file)))?;
+    write_private(&config_file, &text)?;
     let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
     config::load(&config_file, &environment).map_err(|faults| faults.to_string())
 }
 
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+fn write_private(path: &Path, text: &str) -> Result<(), String> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 fn closing_words(folder: &Path, exports: &Path) -> String {
-    let mut text = format!("\nWhat lies in {}:\n\n", exports.display());
+    let mut text = format!("\nThe files in {}:\n\n", exports.display());
     let mut files = Vec::new();
     collect(exports, &mut files);
     for (path, bytes) in files {
@@ -161,7 +158,8 @@ fn closing_words(folder: &Path, exports: &Path) -> String {
         text.push_str(&format!("\nThe manifest of {SHOWN_EXPORT}:\n\n{content}"));
     }
     text.push_str(&format!(
-        "\nOne export of the demo ends in ERROR: its failed.json says so. Everything is in {}; delete it when you like.\n",
+        "\nOne export ends in ERROR, as planned: see its failed.json.\n\
+         Everything is in {}. You can delete it.\n",
         folder.display()
     ));
     text

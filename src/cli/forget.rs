@@ -1,38 +1,30 @@
-//! `forget`: what is known of exports is dropped, with what is half done; by the daemon where one
-//! runs.
+//! `forget`: drops the record and the unfinished files of exports, through the daemon if one runs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{ForgetArgs, console, load};
+use super::{ForgetArgs, asked_if_running, console, load};
 use crate::app;
-use crate::config::{self, Environment};
-use crate::control::{Answer, AskError, Forgotten, Question, ask};
+use crate::config::Environment;
+use crate::control::{Answer, Forgotten, Question};
 use crate::domain::ids::ExportId;
 use crate::exit;
 
-/// Longest wait for the daemon: what is under way comes to its end first.
+/// Work in progress of the exports ends first.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> u8 {
     let wanted: BTreeSet<ExportId> = args.exports.iter().cloned().collect();
-    let directory = config::state_directory(&args.config.config, environment);
     let question = Question::Forget { exports: wanted.clone() };
-    let forgotten = match ask(&directory, &question, PATIENCE).await {
-        Ok(Answer::Forgotten { exports }) => exports,
-        Ok(Answer::Unavailable { cause }) => {
-            console::complain(&format!("the daemon cannot do that now: {cause}"));
-            return exit::UNFINISHED;
-        }
-        Ok(_) => return console::complain_of_version(),
-        Err(AskError::NoDaemon { .. }) => match without_daemon(args, environment, &wanted).await {
-            Ok(forgotten) => forgotten,
-            Err(code) => return code,
-        },
-        Err(error) => {
-            console::complain(&error.to_string());
-            return exit::UNFINISHED;
-        }
+    let forgotten = match asked_if_running(&args.config, environment, &question, PATIENCE).await {
+        Ok(Ok(Answer::Forgotten { exports })) => Ok(exports),
+        Ok(Ok(_)) => return console::complain_of_version(),
+        Ok(Err(_no_daemon)) => without_daemon(args, environment, &wanted).await,
+        Err(code) => Err(code),
+    };
+    let forgotten = match forgotten {
+        Ok(forgotten) => forgotten,
+        Err(code) => return code,
     };
     let mut code = exit::DONE;
     for Forgotten { project, export, hindrance } in &forgotten {
@@ -46,7 +38,7 @@ pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> u8 {
     }
     for export in wanted.iter().filter(|export| !forgotten.iter().any(|of| of.export == **export)) {
         console::complain(&format!(
-            "{export} is known to no project of this configuration; nothing was changed for it"
+            "{export} is not known to any project of the configuration: nothing was changed for it"
         ));
         code = if code == exit::DONE { exit::EXPORTS_FAILED } else { code };
     }

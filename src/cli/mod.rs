@@ -1,4 +1,4 @@
-//! The command line: one file a command, and how each ends as an exit code.
+//! The command line: one file for each command. Each command returns its exit code.
 
 mod check;
 mod console;
@@ -17,21 +17,21 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Environment};
-use crate::control::{Answer, Question, ask};
+use crate::control::{Answer, AskError, Question, ask};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::telemetry::LogFormat;
 use crate::{domain, exit};
 
 pub use console::{Console, start_console};
 
-/// Watches export requests of the Batch.com API and brings the finished files home.
+/// Watches export requests of the Batch.com API and downloads the finished files.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How the log is written: text and json go to standard error; without this option it is
-    /// journald where standard error is systemd's journal, and text elsewhere.
+    /// Format of the log on standard error. The default is journald if standard error is connected
+    /// to systemd's journal, and text otherwise.
     #[arg(long, value_enum, global = true)]
     log_format: Option<LogFormat>,
 }
@@ -40,20 +40,20 @@ pub struct Cli {
 enum Command {
     /// Run the daemon.
     Run(RunArgs),
-    /// Validate the configuration and print what is in force, secrets hidden.
+    /// Validate the configuration and print it with all defaults. Secrets are hidden.
     Check(CheckArgs),
-    /// Set failed exports to watching again.
+    /// Watch failed exports again.
     Retry(RetryArgs),
-    /// Drop what is known of exports and what is half done of them, never finished files; those
-    /// that are configured begin anew.
+    /// Forget exports and delete their unfinished files, but never finished ones. Exports that are
+    /// still configured start over.
     Forget(ForgetArgs),
-    /// Let the running daemon read its configuration again; 78 where it refuses.
+    /// Make the running daemon reload its configuration. Exits with 78 if it refuses.
     Reload(ReloadArgs),
-    /// Show how everything is: from the running daemon, or from what the state has where none runs.
+    /// Show the status of the exports, from the running daemon or else from the recorded state.
     Status(StatusArgs),
-    /// Show the whole job against a simulated API on this machine; needs no key.
+    /// Run the daemon against a simulated API on this machine. Needs no key.
     Demo(DemoArgs),
-    /// Hang the scheduler of the running daemon, to prove the watchdog. Not in release builds.
+    /// Hang the scheduler of the running daemon, to test the watchdog. Not in release builds.
     #[cfg(debug_assertions)]
     #[command(hide = true)]
     DebugHang(ReloadArgs),
@@ -62,7 +62,8 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigArg {
     /// The configuration file.
-    #[arg(short, long, value_name = "FILE", env = "BATCH_EXPORT_WATCHER_CONFIG", default_value = config::DEFAULT_FILE)]
+    #[arg(short, long, value_name = "FILE", env = "BATCH_EXPORT_WATCHER_CONFIG")]
+    #[arg(default_value = config::DEFAULT_FILE)]
     config: PathBuf,
 }
 
@@ -70,11 +71,12 @@ struct ConfigArg {
 struct RunArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// End when every configured export is whole, failed, or refused for its key.
+    /// Exit when every configured export is whole, has failed, or is refused because of its key.
     #[arg(long)]
     exit_when_settled: bool,
-    /// Give up after this long (5m, 2h, 1d) and end with 75.
-    #[arg(long, value_name = "DURATION", requires = "exit_when_settled", value_parser = parse_duration)]
+    /// Give up after this time (5m, 2h, 1d) and exit with 75.
+    #[arg(long, value_name = "DURATION", requires = "exit_when_settled")]
+    #[arg(value_parser = config::parse_duration)]
     deadline: Option<Duration>,
 }
 
@@ -82,7 +84,7 @@ struct RunArgs {
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// Also ask the API once per project.
+    /// Also ask the API once for each project.
     #[arg(long)]
     probe: bool,
 }
@@ -91,7 +93,7 @@ struct CheckArgs {
 struct RetryArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The failed exports.
+    /// IDs of failed exports.
     #[arg(value_name = "EXPORT", required = true)]
     exports: Vec<domain::ids::ExportId>,
 }
@@ -100,7 +102,7 @@ struct RetryArgs {
 struct ForgetArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The exports, configured or not.
+    /// IDs of exports, configured or not.
     #[arg(value_name = "EXPORT", required = true)]
     exports: Vec<domain::ids::ExportId>,
 }
@@ -115,30 +117,26 @@ struct ReloadArgs {
 struct StatusArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// Print the document of the status page as JSON.
+    /// Print JSON, the same document as the status page's.
     #[arg(long)]
     json: bool,
-    /// Draw the table again each second, until Ctrl-C; with --json print one document a line.
+    /// Redraw the table every second until Ctrl-C. With --json, print one document per line.
     #[arg(long)]
     watch: bool,
-    /// A health probe that says nothing where all is well: 0 where the daemon answers within five
-    /// seconds, else 1.
+    /// Health probe: exit with 0 if the daemon answers within five seconds, else with 1. Prints
+    /// nothing if the daemon answers.
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     check: bool,
 }
 
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// Where to put the demo's files; a new folder in the temporary directory without it.
+    /// Folder for the demo's files. The default is a new folder in the temporary directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    config::parse_duration(text).map_err(|error| error.to_string())
-}
-
-/// Runs the command and returns its exit code. `transfer` are the runtimes that move bytes.
+/// Runs the command and returns its exit code.
 pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> u8 {
     let environment = Environment::from_process();
     match cli.command {
@@ -147,6 +145,7 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
         Command::Retry(args) => retry::retry(&args, &environment).await,
         Command::Forget(args) => forget::forget(&args, &environment).await,
         Command::Reload(args) => reload::reload(&args, &environment).await,
+        Command::Status(args) if args.watch => status_watch::watch(&args, &environment).await,
         Command::Status(args) => status::status(&args, &environment).await,
         Command::Demo(args) => demo::demo(args, transfer, console).await,
         #[cfg(debug_assertions)]
@@ -154,7 +153,7 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
     }
 }
 
-/// Loads the configuration, or says what is wrong with it: one line a fault.
+/// Loads the configuration, or prints its faults, one on each line.
 fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
     let config = config::load(&arg.config, environment).map_err(|faults| {
         console::complain(&faults.to_string());
@@ -166,18 +165,31 @@ fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
     Ok(config)
 }
 
-/// Asks the running daemon, or says why that brings no answer. Returns the exit code for that.
+/// Asks the running daemon. If there is no answer, prints why and returns the exit code.
 async fn asked(
     arg: &ConfigArg,
     environment: &Environment,
     question: &Question,
     patience: Duration,
 ) -> Result<Answer, u8> {
+    asked_if_running(arg, environment, question, patience).await?.map_err(|no_daemon| {
+        console::complain(&no_daemon.to_string());
+        exit::UNFINISHED
+    })
+}
+
+/// As [`asked`], but prints nothing if no daemon runs. The inner error is [`AskError::NoDaemon`].
+async fn asked_if_running(
+    arg: &ConfigArg,
+    environment: &Environment,
+    question: &Question,
+    patience: Duration,
+) -> Result<Result<Answer, AskError>, u8> {
     let directory = config::state_directory(&arg.config, environment);
     let complaint = match ask(&directory, question, patience).await {
-        Ok(Answer::Unavailable { cause }) => format!("the daemon cannot do that now: {cause}"),
-        Ok(answer) => return Ok(answer),
-        Err(error) => error.to_string(),
+        Ok(Answer::Unavailable { cause }) => console::unavailable(&cause),
+        Err(error) if !matches!(error, AskError::NoDaemon { .. }) => error.to_string(),
+        answer => return Ok(answer),
     };
     console::complain(&complaint);
     Err(exit::UNFINISHED)

@@ -1,4 +1,4 @@
-//! `reload`: the running daemon reads its configuration again, and says what came of it.
+//! `reload`: makes the running daemon read its configuration again, and prints the result.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::config::Environment;
 use crate::control::{Answer, Question};
 use crate::exit;
 
-/// Longest wait for the verdict; the daemon gives up on its files before.
+/// The daemon gives up reading its files earlier.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn reload(args: &ReloadArgs, environment: &Environment) -> u8 {
@@ -15,7 +15,7 @@ pub(super) async fn reload(args: &ReloadArgs, environment: &Environment) -> u8 {
     match asked(&args.config, environment, &Question::Reload, PATIENCE).await {
         Ok(Answer::Reloaded { words, file: read }) => {
             console::print(&format!("configuration reloaded: {words}\n"));
-            // Who edits one file and reloads another one should know.
+            // The user may have edited another file than the daemon's.
             if std::path::absolute(file).is_ok_and(|asked| asked != read) {
                 console::complain(&format!(
                     "the daemon reads {}, not {}",
@@ -27,7 +27,7 @@ pub(super) async fn reload(args: &ReloadArgs, environment: &Environment) -> u8 {
         }
         Ok(Answer::Refused { faults }) => {
             console::complain(&faults);
-            console::complain("reload refused: the configuration in force goes on");
+            console::complain("reload refused: the daemon keeps its current configuration");
             exit::CONFIGURATION
         }
         Ok(_) => console::complain_of_version(),
@@ -35,7 +35,6 @@ pub(super) async fn reload(args: &ReloadArgs, environment: &Environment) -> u8 {
     }
 }
 
-/// Asks the daemon to hang; what it answers, if anything, does not matter.
 #[cfg(debug_assertions)]
 pub(super) async fn hang(args: &ReloadArgs, environment: &Environment) -> u8 {
     match asked(&args.config, environment, &Question::Hang, Duration::from_secs(5)).await {

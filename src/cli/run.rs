@@ -1,5 +1,7 @@
 //! `run`: the daemon.
 
+use std::io;
+
 use tokio_util::sync::CancellationToken;
 
 use super::{Console, RunArgs, load, progress};
@@ -23,10 +25,7 @@ pub(super) async fn run(
     let options = RunOptions { exit_when_settled: args.exit_when_settled, deadline: args.deadline };
     let hangups = match Hangups::install() {
         Ok(hangups) => Some(hangups),
-        Err(error) => {
-            tracing::error!(event = "start_failed", cause = %error, "signals cannot be caught: {error}");
-            return exit::INTERNAL;
-        }
+        Err(error) => return not_installed(&error),
     };
     let setup = Setup { config, environment, options, transfer, hangups };
     match run_until_stopped(setup, console).await {
@@ -35,16 +34,18 @@ pub(super) async fn run(
     }
 }
 
+fn not_installed(error: &io::Error) -> u8 {
+    let cause = error.to_string();
+    tracing::error!(event = "start_failed", cause, "cannot install signal handlers: {error}");
+    exit::INTERNAL
+}
+
 /// Builds the program and runs it until it is settled or a signal stops it.
 pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<Outcome, u8> {
-    let signals = StopSignals::install().map_err(|error| {
-        tracing::error!(event = "start_failed", cause = %error, "signals cannot be caught: {error}");
-        exit::INTERNAL
-    })?;
+    let signals = StopSignals::install().map_err(|error| not_installed(&error))?;
     let stop = CancellationToken::new();
     let running = async {
-        // Starting may take long, where a directory hangs or many manifests are read: a signal ends
-        // that, too.
+        // Starting may take long, for example if a directory hangs. A signal ends that too.
         let built = tokio::select! {
             built = App::build(setup) => built,
             () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),

@@ -1,38 +1,44 @@
-//! `status`: the status document, from the running daemon or from the state; `--check` is a health
-//! probe.
+//! `status`: shows the exports, from the running daemon or else from the recorded state. `--check`
+//! is a health probe.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-use super::{ConfigArg, StatusArgs, asked, console, status_watch};
+use super::{ConfigArg, StatusArgs, asked, console};
 use crate::app;
 use crate::config::{self, Environment};
 use crate::control::{Answer, AskError, Question, ask};
 use crate::exit;
 use crate::status::{Look, Stamped, table};
 
-/// What is said if the daemon knows only its sentence.
-pub(super) const OLDER: &str = "the daemon is of an older version and has no table: restart it";
-/// Longest wait for an answer; probes of container engines give up after 5 to 30 seconds.
+/// Health probes of container engines give up after 5 to 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The width if there is no terminal.
+/// The width of the table without a terminal.
 const COLUMNS: usize = 80;
+const OLDER_VERSION: &str =
+    "the running daemon is an older version and reports only this summary: restart it";
 
 /// Why there is no document.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// The daemon is of an older version and knows only its sentence.
+    /// The daemon reports only this sentence.
     Older(String),
-    /// The reason in words, with its exit code.
+    /// A message and the exit code.
     Words(String, u8),
+}
+
+impl Silence {
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Older(sentence) => format!("{sentence}\n{OLDER_VERSION}"),
+            Self::Words(words, _) => words.clone(),
+        }
+    }
 }
 
 pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
     if args.check {
         return check(&args.config, environment).await;
-    }
-    if args.watch {
-        return status_watch::watch(args, environment).await;
     }
     match look(&args.config, environment).await {
         Ok(status) if args.json => {
@@ -47,7 +53,7 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
         }
         Err(Silence::Older(sentence)) if !args.json => {
             console::print(&format!("{sentence}\n"));
-            console::complain(OLDER);
+            console::complain(OLDER_VERSION);
             exit::DONE
         }
         Err(Silence::Older(_)) => console::complain_of_version(),
@@ -58,7 +64,6 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
     }
 }
 
-/// The health probe: unhealthy if no daemon answers.
 async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
     match asked(config, environment, &Question::Status, PATIENCE).await {
         Ok(Answer::Status(_)) => exit::DONE,
@@ -70,7 +75,7 @@ async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
     }
 }
 
-/// The document of the running daemon, or of what the state has.
+/// The document of the running daemon, or else of the recorded state.
 pub(super) async fn look(
     config: &ConfigArg,
     environment: &Environment,
@@ -92,18 +97,13 @@ async fn from_daemon(
         Ok(Answer::Document { document }) => match serde_json::from_value(document) {
             Ok(status) => Ok(Some(status)),
             Err(error) => Err(unfinished(format!(
-                "the daemon's answer cannot be read ({error}): restart the daemon"
+                "cannot read the answer of the daemon, which is another version: {error}"
             ))),
         },
-        Ok(Answer::Unavailable { cause }) => {
-            Err(unfinished(format!("the daemon cannot do that now: {cause}")))
-        }
+        Ok(Answer::Unavailable { cause }) => Err(unfinished(console::unavailable(&cause))),
         Ok(_) => match ask(&directory, &Question::Status, PATIENCE).await {
             Ok(Answer::Status(report)) => Err(Silence::Older(report.sentence)),
-            Ok(_) => Err(unfinished(
-                "the daemon is of another version and does not know this question: restart it"
-                    .to_owned(),
-            )),
+            Ok(_) => Err(unfinished(console::OTHER_VERSION.to_owned())),
             Err(error) => Err(unfinished(error.to_string())),
         },
         Err(AskError::NoDaemon { .. }) => Ok(None),
@@ -121,7 +121,7 @@ async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stampe
 
 /// The document on one line.
 pub(super) fn json(status: &Stamped) -> String {
-    // Only strings, numbers and lists of them: nothing in it can fail to be written.
+    // It holds only strings, numbers and lists of them, so serializing cannot fail.
     serde_json::to_string(status).unwrap_or_default() + "\n"
 }
 

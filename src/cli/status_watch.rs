@@ -1,4 +1,4 @@
-//! `status --watch`: the table again and again on a terminal, or one document a line for programs.
+//! `status --watch`: redraws the table on a terminal, or prints one document per line for programs.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -6,19 +6,17 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::status::{OLDER, Silence, json, look, terminal_look};
+use super::status::{Silence, json, look, terminal_look};
 use super::{StatusArgs, console};
 use crate::config::Environment;
 use crate::exit;
 use crate::status::{Stamped, table};
 
-/// How often the table is drawn.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Another screen, so that the terminal's content comes back; no cursor; no line wrap.
+/// Uses the alternate screen, so that the old content comes back, without cursor and line wrap.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
-/// Signals that end the watch or redraw it.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -31,13 +29,13 @@ enum Woken {
     Ended,
 }
 
-/// The terminal while it shows the table.
+/// The terminal while it shows the table; dropping it restores the terminal.
 struct Screen;
 
 pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
     if !args.json && !io::stdout().is_terminal() {
         console::complain(
-            "--watch needs a terminal, and there is none: add --json for one document a line",
+            "--watch needs a terminal on standard output: add --json to print documents instead",
         );
         return exit::USAGE;
     }
@@ -45,11 +43,11 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
     let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
-            console::complain(&format!("signals cannot be caught: {error}"));
+            console::complain(&format!("cannot install the signal handlers: {error}"));
             return exit::INTERNAL;
         }
     };
-    // A faulty configuration is reported before the screen changes, so that the report stays.
+    // A faulty configuration is reported before the alternate screen hides the message.
     let first = match look(&args.config, environment).await {
         Err(Silence::Words(words, exit::CONFIGURATION)) => {
             console::complain(&words);
@@ -67,7 +65,7 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
             Some(screen) => screen.draw(&last),
             None => tell(&last),
         };
-        // Nobody reads any longer.
+        // Nobody reads the output any longer.
         if shown.is_err() {
             return exit::DONE;
         }
@@ -82,7 +80,7 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
     }
 }
 
-/// One document a line. If there is none, the reason goes to standard error.
+/// Prints one document on one line. If there is none, the reason goes to standard error.
 fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
     match looked {
         Ok(status) => {
@@ -91,16 +89,9 @@ fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
             out.flush()
         }
         Err(silence) => {
-            console::complain(&words(silence));
+            console::complain(&silence.words());
             Ok(())
         }
-    }
-}
-
-fn words(silence: &Silence) -> String {
-    match silence {
-        Silence::Older(sentence) => format!("{sentence}\n{OLDER}"),
-        Silence::Words(words, _) => words.clone(),
     }
 }
 
@@ -110,18 +101,18 @@ impl Screen {
         Self
     }
 
-    /// Draws over the last table, line by line, so that nothing flickers.
+    /// Draws over the old content line by line, so that nothing flickers.
     fn draw(&self, looked: &Result<Stamped, Silence>) -> io::Result<()> {
         let mut lines = match looked {
             Ok(status) => table(status, terminal_look()),
-            Err(silence) => words(silence).lines().map(str::to_owned).collect(),
+            Err(silence) => silence.words().lines().map(str::to_owned).collect(),
         };
         let (_, rows) = console::size();
         if lines.len() > rows && rows > 1 {
             let hidden = lines.len() - (rows - 1);
             lines.truncate(rows - 1);
             lines.push(format!(
-                "… {hidden} more lines: make the terminal higher, or use status without --watch"
+                "… {hidden} more lines: enlarge the terminal, or use status without --watch"
             ));
         }
         let text = lines.join("\x1b[K\r\n");

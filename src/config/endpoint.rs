@@ -1,31 +1,30 @@
-//! Addresses from the configuration: the API's base URL and the hosts that may be private.
+//! The API's base URL, and the hosts that may have private addresses.
 
 use std::net::Ipv6Addr;
 
 use url::{Host, Url};
 
-/// Why a text is no usable base URL. The text is not repeated: it might carry a password.
+/// Why a text is not a usable base URL. The text is not repeated: it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BaseUrlError {
-    #[error("is not a url: {0}")]
+    #[error("is not a URL: {0}")]
     Malformed(#[from] url::ParseError),
     #[error("must begin with https://")]
     Scheme,
     #[error(
-        "must begin with https://: plain http is only for an api on this machine (127.0.0.0/8, ::1, localhost)"
+        "must begin with https://: plain HTTP is only for an API on this machine \
+         (127.0.0.0/8, ::1, localhost)"
     )]
     PlainHttp,
-    #[error(
-        "must not contain a user name or password: the key belongs into the project's key source"
-    )]
+    #[error("must not contain a user name or password: remove the part before '@'")]
     UserInfo,
-    #[error("must not contain a query, the part from '?' on")]
+    #[error("must not contain a query: remove the part from '?' on")]
     Query,
-    #[error("must not contain a fragment, the part from '#' on")]
+    #[error("must not contain a fragment: remove the part from '#' on")]
     Fragment,
 }
 
-/// Reads a base URL; slashes at its end are cut, so that a path can be appended.
+/// Parses a base URL and removes slashes at its end, so that a path can be appended.
 pub(super) fn parse_base_url(text: &str) -> Result<Url, BaseUrlError> {
     let mut url = Url::parse(text)?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -57,13 +56,12 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A text is no host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a host: write a host name or an ip address, without scheme, port or path")]
+#[error("is not a host: write a host name or an IP address without scheme, port or path")]
 pub(super) struct HostError;
 
-/// Reads a host name or an address; gives it in the spelling that
-/// [`super::DownloadConfig::allowed_hosts`] promises.
+/// Parses a host name or an address into the spelling that
+/// [`super::DownloadConfig::allowed_hosts`] documents.
 pub(super) fn parse_host(text: &str) -> Result<String, HostError> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return Ok(address.to_string());
@@ -76,7 +74,7 @@ pub(super) fn parse_host(text: &str) -> Result<String, HostError> {
     }
 }
 
-/// Stricter than a URL's host: no empty label, and none of the signs that patterns are made of.
+/// Stricter than the host of a URL: no empty label, and no characters of patterns such as `*`.
 fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
@@ -106,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn other_base_urls_are_refused_without_being_repeated() {
+    fn other_base_urls_are_refused_and_not_repeated() {
         for (text, error) in [
             ("http://api.batch.com/2.11", BaseUrlError::PlainHttp),
             ("http://localhost.example.com/", BaseUrlError::PlainHttp),
@@ -151,25 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_than_a_host_is_refused() {
-        for text in [
-            "",
-            " ",
-            "a b",
-            "https://minio",
-            "minio:9000",
-            "minio/",
-            "10.0.0.0/8",
-            "*.internal",
-            "[::1]:80",
-            "a..b",
-            "minio.",
-            ".minio",
-            "u@minio",
-            "minio?",
-            "1.2.3.999",
-            "[minio]",
-        ] {
+    fn more_than_a_host_is_refused() {
+        let short = ["", " ", "a b", "minio/", "a..b", "minio.", ".minio", "u@minio", "minio?"];
+        let long = ["https://minio", "minio:9000", "10.0.0.0/8", "*.internal", "[::1]:80"];
+        for text in short.into_iter().chain(long).chain(["1.2.3.999", "[minio]"]) {
             assert_eq!(parse_host(text), Err(HostError), "{text:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! The environment variables as they were at one moment, so that the loader can be tested without
-//! touching the process.
+//! The environment variables at one moment, so that tests of the loader need not change the
+//! process.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,26 +10,23 @@ use std::fmt;
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// The variables of this process, as they are now.
     #[must_use]
     pub fn from_process() -> Self {
         Self(std::env::vars_os().collect())
     }
 
-    /// The given variables and no others.
     pub fn from_pairs<K: Into<OsString>, V: Into<OsString>>(
         pairs: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
         Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 
-    /// The value of a variable; `None` where it is unset or not UTF-8.
+    /// `None` if the variable is unset or not UTF-8.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.get_os(name)?.to_str()
     }
 
-    /// The value of a variable, whatever its bytes.
     pub(super) fn get_os(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }

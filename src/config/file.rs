@@ -1,5 +1,5 @@
-//! Reading the small files an operator names: regular files only, never more than a cap, never a
-//! wait.
+//! Reads the small files that the configuration names: only regular files, only up to a size, and
+//! without waiting.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -8,34 +8,27 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Why a file was not read. Does not repeat the path: the caller knows it, and a path may be a
-/// misplaced secret.
+/// Why a file was not read, as what follows its name in a sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The operating system refuses.
-    #[error("the file cannot be read: {0}")]
+    #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// A directory, a pipe, a device: reading it might never end.
+    /// A directory, a pipe or a device: reading it might never end.
     #[error("is not a regular file")]
     NotRegular,
-    /// More than anything that belongs there.
-    #[error("the file is larger than {max_bytes} bytes")]
-    TooLarge {
-        /// The cap in bytes.
-        max_bytes: u64,
-    },
+    #[error("is larger than {max_bytes} bytes")]
+    TooLarge { max_bytes: u64 },
 }
 
-/// A file's bytes, and its metadata as they were after the last byte was read.
+/// A file's bytes, and its metadata after the last byte was read.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) bytes: Vec<u8>,
     pub(super) metadata: Metadata,
 }
 
-/// Reads a regular file of at most `max_bytes`.
 pub(super) fn read(path: &Path, max_bytes: u64) -> Result<Content, ReadError> {
-    // Without O_NONBLOCK the open of a named pipe waits for a writer that may never come.
+    // Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {

@@ -1,12 +1,11 @@
-//! Whether files have changed, by what the file system says of them. Links are followed: where a
-//! folder is swapped behind one (as Kubernetes does with a ConfigMap) the file at the end of it is
-//! another one.
+//! Tells from the metadata of files whether they have changed. It follows links: if a folder is
+//! swapped behind one, as Kubernetes does with a ConfigMap, the file behind the link is another
+//! one.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-/// What some files looked like at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint(Vec<(PathBuf, Option<Look>)>);
 
@@ -20,7 +19,7 @@ struct Look {
 }
 
 impl Fingerprint {
-    /// Looks at the files. Blocks on the disk.
+    /// Blocks on the disk.
     #[must_use]
     pub fn of(files: Vec<PathBuf>) -> Self {
         let look = |path: PathBuf| {
@@ -45,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_any_file_is_seen_also_behind_a_swapped_link() {
+    fn a_change_of_any_file_is_noticed_even_behind_a_swapped_link() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let append = |path: PathBuf| {

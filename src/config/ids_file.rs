@@ -1,35 +1,33 @@
-//! `exports_file`: one export ID a line, so that another job can append IDs while this program
-//! runs.
+//! `exports_file`: one export ID per line. Another job can append IDs while this program runs.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::domain::ids::ExportId;
 
+use super::checker::shortened;
 use super::fault::Fault;
 use super::file::{self, Content, ReadError};
 
-/// Most bytes that are read: room for a hundred thousand of the longest IDs.
+/// Room for a hundred thousand of the longest IDs.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// How long a file must have rested before a last line without a newline is taken to be complete.
+/// If a file has not changed for this long, a last line without a newline is complete.
 const REST: Duration = Duration::from_secs(1);
-/// Bad lines that are reported one by one; the rest is counted, since a wrong file may have a
-/// million of them.
+/// Bad lines that are reported one by one. The rest is counted: a wrong file may have a million.
 const SHOWN_FAULTS: usize = 20;
 
-/// What an exports file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// The IDs with their lines, repetitions included.
+    /// The IDs with their lines, including repetitions.
     pub(super) ids: Vec<(usize, ExportId)>,
-    /// The last line, where it was left out because somebody may still be writing it.
+    /// The last line, if it was left out because somebody may still be writing it.
     pub(super) unfinished_line: Option<usize>,
-    /// The lines that are no IDs.
+    /// The lines that are not IDs.
     pub(super) faults: Vec<Fault>,
 }
 
-/// Reads an exports file. A last line that somebody may still be writing is given its second, once:
-/// an ID that was written just before the start is not lost until the next reading.
+/// Reads an exports file. If somebody may still be writing the last line, it waits a second and
+/// reads again, so that an ID written just before the start is not missed until the next read.
 pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
     let listed = read_now(path)?;
     if listed.unfinished_line.is_none() {
@@ -40,13 +38,13 @@ pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
 }
 
 fn read_now(path: &Path) -> Result<Listed, ReadError> {
-    // The time is taken from after the last read: a line that was appended in between makes the
-    // file young again.
+    // The metadata is from after the last read, so a line that was appended during it counts as
+    // new.
     let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
     Ok(parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now())))
 }
 
-/// A modification time in the future proves nothing, so such a file has not rested.
+/// A modification time in the future proves nothing: such a file has not rested.
 fn has_rested(modified: SystemTime, now: SystemTime) -> bool {
     now.duration_since(modified).is_ok_and(|age| age >= REST)
 }
@@ -67,30 +65,26 @@ fn parse(bytes: &[u8], path: &Path, rested: bool) -> Listed {
             Err(message) => {
                 bad_lines += 1;
                 if bad_lines <= SHOWN_FAULTS {
-                    listed.faults.push(Fault {
-                        file: path.to_owned(),
-                        line: Some(number),
-                        key: None,
-                        message,
-                    });
+                    listed.faults.push(Fault::new(path, Some(number), message));
                 }
             }
         }
     }
     if bad_lines > SHOWN_FAULTS {
-        let message = format!("{} more lines are no export ids either", bad_lines - SHOWN_FAULTS);
-        listed.faults.push(Fault { file: path.to_owned(), line: None, key: None, message });
+        let message = format!("{} more lines are not export IDs", bad_lines - SHOWN_FAULTS);
+        listed.faults.push(Fault::new(path, None, message));
     }
     listed
 }
 
+/// An error shows only the beginning of the line: the file may be the wrong one and hold secrets.
 fn parse_line(line: &[u8]) -> Result<Option<ExportId>, String> {
-    let text = std::str::from_utf8(line).map_err(|_| "is not utf-8 text".to_owned())?;
+    let text = std::str::from_utf8(line).map_err(|_| "the line is not UTF-8 text".to_owned())?;
     let id = text.split('#').next().unwrap_or_default().trim();
     if id.is_empty() {
         return Ok(None);
     }
-    id.parse().map(Some).map_err(|error| format!("the export id {error}"))
+    id.parse().map(Some).map_err(|error| format!("the export ID `{}` {error}", shortened(id, 4)))
 }
 
 #[cfg(test)]
@@ -115,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_written_just_before_is_given_its_second() {
+    fn a_last_line_written_just_before_is_read_after_a_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ids.txt");
         std::io::Write::write_all(
@@ -127,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_counts_once_it_ends_or_the_file_has_rested() {
+    fn the_last_line_counts_when_it_ends_or_the_file_is_old_enough() {
         assert_eq!(ids(&parsed("export_1\nexport_2\n", false)).len(), 2);
         assert_eq!(ids(&parsed("export_1\nexport_2", true)).len(), 2);
         let young = parsed("export_1\nexpo", false);
@@ -137,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_rests_for_a_second_by_a_clock_that_may_be_wrong() {
+    fn a_file_is_old_enough_after_a_second_even_if_the_clock_is_wrong() {
         let now = SystemTime::now();
         assert!(has_rested(now - REST, now));
         assert!(!has_rested(now - Duration::from_millis(999), now));
@@ -158,20 +152,20 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_named_without_being_repeated_and_the_flood_is_cut() {
+    fn bad_lines_are_named_but_not_shown_whole_and_the_rest_is_counted() {
         let listed = parsed("export_1\n../etc\ns3cret key\n", true);
         let faults: Vec<_> = listed.faults.iter().map(ToString::to_string).collect();
         assert_eq!(faults.len(), 2);
-        assert!(faults[0].starts_with("ids.txt:2: the export id may only contain"), "{faults:?}");
+        assert!(faults[0].starts_with("ids.txt:2: the export ID `..…` "), "{faults:?}");
         assert!(!faults[1].contains("s3cret"), "{faults:?}");
         let flood = parsed(&"not an id\n".repeat(1_000), true);
         assert_eq!(flood.faults.len(), SHOWN_FAULTS + 1);
         assert_eq!(
             flood.faults[SHOWN_FAULTS].to_string(),
-            "ids.txt: 980 more lines are no export ids either"
+            "ids.txt: 980 more lines are not export IDs"
         );
         let binary = parse(b"\xff\xfe\n", Path::new("ids.txt"), true);
-        assert_eq!(binary.faults[0].to_string(), "ids.txt:1: is not utf-8 text");
+        assert_eq!(binary.faults[0].to_string(), "ids.txt:1: the line is not UTF-8 text");
     }
 
     proptest! {

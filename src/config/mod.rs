@@ -1,9 +1,9 @@
-//! The configuration: a TOML file in, types that cannot hold nonsense out, or everything that is
-//! wrong with it.
+//! The configuration: turns a TOML file into types that hold only valid values, or says everything
+//! that is wrong with it.
 //!
-//! [`load`] reads the file's shape (`raw`), turns every value into its type and collects the faults
-//! (`validate`, `project`), and looks at the other files it names, so that `check` and a start come
-//! to the same verdict.
+//! [`load`] parses the file (`raw`), turns every value into its type and collects the faults
+//! (`validate`, `project`). It also reads the other files that the configuration names, so that
+//! `check` and a start come to the same result.
 
 mod checker;
 mod command;
@@ -46,47 +46,39 @@ pub use units::{UnitError, parse_duration};
 
 use fault::Lines;
 
-/// Where the configuration is looked for where nobody says where it is.
+/// The configuration file if the user names no other.
 pub const DEFAULT_FILE: &str = "/etc/batch-export-watcher/config.toml";
-/// Most bytes of a configuration file that are read: room for more than a hundred thousand export
-/// IDs.
+/// Room for more than a hundred thousand export IDs.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// The effective configuration. Every path is absolute unless the current directory is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The file it was read from.
     pub file: PathBuf,
-    /// `[api]`
     pub api: ApiConfig,
-    /// `[poll]`
     pub poll: PollConfig,
-    /// `[retry]`
     pub retry: RetryPolicy,
-    /// `[download]`
     pub download: DownloadConfig,
-    /// `state.directory`: where the records live; neither the download directory nor inside it.
+    /// Neither the download directory nor inside it.
     pub state_directory: PathBuf,
-    /// `[reload]`
     pub reload: ReloadConfig,
-    /// `[server]`
     pub server: ServerConfig,
-    /// `[[project]]`, at least one, in the order of the file; names and keys are unique.
+    /// At least one, in the order of the file; names and keys are unique.
     pub projects: Vec<ProjectConfig>,
-    /// What is accepted, but should be looked at; each with file, line and key.
+    /// What is accepted but probably a mistake; each with file, line and key.
     pub warnings: Vec<String>,
     places: Places,
 }
 
-/// The lines of what a reload may have to complain about. Where something stands is not what it
-/// says: two configurations that differ in nothing else are equal.
+/// The lines of what a reload may refuse to change. They do not count when two configurations are
+/// compared.
 #[derive(Debug, Clone, Default)]
 struct Places {
     download_directory: Option<usize>,
     state_directory: Option<usize>,
     server_listen: Option<usize>,
     server_allowed_hosts: Option<usize>,
-    /// Of each project.
+    /// One for each project.
     names: Vec<usize>,
 }
 
@@ -103,17 +95,17 @@ impl Eq for Places {}
 pub struct ReloadConfig {
     /// Whether changed files are noticed.
     pub watch: bool,
-    /// How often they are looked at.
+    /// How often the files are checked.
     pub interval: Duration,
 }
 
 /// `[server]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Where the status page listens; `None` where it is off. With other than a loopback address
-    /// there are `allowed_hosts`.
+    /// Where the status page listens; `None` if it is off. If this is not a loopback address,
+    /// `allowed_hosts` is not empty.
     pub listen: Option<SocketAddr>,
-    /// Hosts that it may be asked for by besides those of loopback, spelled as
+    /// Host names that requests may use besides those of loopback, spelled as in
     /// [`DownloadConfig::allowed_hosts`].
     pub allowed_hosts: Vec<String>,
 }
@@ -121,23 +113,23 @@ pub struct ServerConfig {
 /// `[api]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiConfig {
-    /// The API with its version, without a slash at its end, userinfo, query or fragment; https, or
-    /// http on loopback.
+    /// The API with its version, without a slash at its end, userinfo, query or fragment. HTTPS, or
+    /// HTTP on loopback.
     pub base_url: Url,
-    /// View calls of one project in a second.
+    /// View calls per second, for each project.
     pub requests_per_second: NonZeroU32,
-    /// The longest wait for a connection, of either client.
+    /// For the API and for the object store.
     pub connect_timeout: Duration,
-    /// The longest wait for a whole API call, and for the headers of a body.
+    /// For a whole API call, and for the headers of a body.
     pub request_timeout: Duration,
-    /// More certificate authorities beside the system's, PEM; was readable and held a certificate
-    /// when it was loaded.
+    /// More certificate authorities besides the system's, in PEM form. It was valid when the
+    /// configuration was loaded.
     pub ca_file: Option<PathBuf>,
 }
 
 impl ApiConfig {
-    /// Whether the API is a plain-http one, which by construction is on this machine: no proxy, and
-    /// links may be http.
+    /// Whether the API uses plain HTTP. Then it is on this machine, no proxy is used, and links may
+    /// be HTTP.
     #[must_use]
     pub fn is_loopback_http(&self) -> bool {
         self.base_url.scheme() == "http"
@@ -147,52 +139,46 @@ impl ApiConfig {
 /// `[poll]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PollConfig {
-    /// `min_interval` and `max_interval`.
     pub cadence: Cadence,
-    /// For how long an export that the API does not know is asked for again; zero gives up at once.
+    /// How long to keep asking for an export that the API does not know; zero gives up at once.
     pub not_found_grace: Duration,
 }
 
 /// `[download]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadConfig {
-    /// Where finished exports go.
     pub directory: PathBuf,
-    /// `file_mode` and `dir_mode`.
     pub modes: Modes,
-    /// Parts in flight, all exports together.
+    /// Parts in flight, for all exports together.
     pub max_parts: NonZeroUsize,
     /// Free space that is never used.
     pub reserve_bytes: u64,
     /// The longest wait for the next byte of a body.
     pub stall_timeout: Duration,
-    /// The slowest body that is put up with, measured over a minute; zero puts up with any.
+    /// A body that is slower over a minute is given up; zero accepts any rate.
     pub min_rate_bytes_per_second: u64,
-    /// The cap on all bodies together; `None` without one.
+    /// The limit for all bodies together.
     pub bandwidth: Option<Bandwidth>,
     /// Hosts behind signed links that may have private addresses: lower-case host names in ASCII,
-    /// or addresses in their canonical text, IPv6 without brackets.
+    /// or addresses in their canonical form, IPv6 without brackets.
     pub allowed_hosts: Vec<String>,
 }
 
 /// `[[project]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectConfig {
-    /// The folder's name.
     pub name: ProjectName,
-    /// What names the project to the API.
     pub project_key: ProjectKey,
-    /// Where the REST key is read from; it could be read when the configuration was loaded.
+    /// Where the REST API key is read from. It was readable when the configuration was loaded.
     pub key_source: KeySource,
     /// `exports`, then what `exports_file` adds, each once.
     pub exports: Vec<ExportId>,
-    /// The file that adds exports.
     pub exports_file: Option<PathBuf>,
 }
 
 impl Config {
-    /// The effective configuration as TOML, every key present, with the project keys shortened; no
-    /// REST key is in it.
+    /// The effective configuration as TOML with every key. Project keys are shortened, and it has
+    /// no REST API key.
     #[must_use]
     pub fn show(&self) -> String {
         show::render(self)
@@ -204,7 +190,7 @@ impl Config {
         self.places.server_listen.is_some()
     }
 
-    /// Every file that this was read from: should one of them change, it is worth reading again.
+    /// Every file that this was read from. If one of them changes, a reload may be needed.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let of_project = |project: &ProjectConfig| {
@@ -216,9 +202,8 @@ impl Config {
     }
 }
 
-/// Where the state is, by the configuration file or, where it does not say, by default. The file
-/// need not be right: who asks a running daemon how it is must not depend on what somebody is
-/// writing at the moment.
+/// The state directory in the configuration file, or the default. The file may have faults: a
+/// command that asks a running daemon must work while somebody edits the file.
 #[must_use]
 pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
     let text = file::read(path, MAX_FILE_BYTES).map(|content| content.bytes).unwrap_or_default();
@@ -226,39 +211,34 @@ pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
     validate::state_directory(path, named.as_deref(), environment)
 }
 
-/// Reads and validates the configuration file and everything it names. Blocks on the disk; changes
+/// Reads and validates the configuration file and every file it names. Blocks on the disk; changes
 /// nothing.
 ///
 /// # Errors
-/// With the first fault of the file's shape, or with every fault of its values.
+/// The first fault of the file's syntax, keys and types, or else every fault of its values.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
     let content = file::read(path, MAX_FILE_BYTES).map_err(|error| {
-        let help =
-            "give the configuration with -c FILE or the variable BATCH_EXPORT_WATCHER_CONFIG";
-        Fault { file: path.to_owned(), line: None, key: None, message: format!("{error}; {help}") }
+        let help = "name the configuration file with -c FILE or BATCH_EXPORT_WATCHER_CONFIG";
+        Fault::new(path, None, format!("{error}; {help}"))
     })?;
     judge(&content.bytes, path, environment)
 }
 
-/// The configuration that these bytes of `path` are. Looks at the files that they name, and at
-/// nothing else.
+/// Validates the content of the file `path`. Reads the files that it names, but not `path`.
 pub(crate) fn judge(
     bytes: &[u8],
     path: &Path,
     environment: &Environment,
 ) -> Result<Config, ConfigFaults> {
     let lines = Lines::of(bytes);
-    let text = std::str::from_utf8(bytes).map_err(|error| Fault {
-        file: path.to_owned(),
-        line: Some(lines.line_at(error.valid_up_to())),
-        key: None,
-        message: "is not utf-8 text".to_owned(),
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = lines.line_at(error.valid_up_to());
+        Fault::new(path, Some(line), "the line is not UTF-8 text")
     })?;
     let raw = raw::parse(text).map_err(|fault| Fault {
-        file: path.to_owned(),
-        line: Some(lines.line_at(fault.offset)),
+        column: fault.in_array.then(|| lines.column_at(fault.offset)),
         key: fault.key,
-        message: fault.message,
+        ..Fault::new(path, Some(lines.line_at(fault.offset)), fault.message)
     })?;
     validate::validate(&raw, path, &lines, environment)
 }

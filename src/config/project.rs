@@ -1,6 +1,8 @@
-//! `[[project]]`: names, keys, the one source of the REST key, and the exports from both places.
+//! `[[project]]`: names, keys, the one source of the REST API key, and the exports from both
+//! places.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -9,17 +11,19 @@ use toml::Spanned;
 use crate::domain::ids::ExportId;
 
 use super::ProjectConfig;
-use super::checker::Checker;
+use super::checker::{Checker, quoted_path, shown};
+use super::fault::Fault;
 use super::ids_file::{self, Listed};
 use super::raw::{RawProject, Text};
 use super::secret::KeySource;
 
-/// The three ways to say where a REST key is.
-const KEY_WAYS: &str = "rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or rest_api_key_credential = \"NAME\"";
-/// Repetitions that are warned about one by one; the rest is counted.
+/// The three ways to name the source of a REST API key.
+const KEY_WAYS: &str = "rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or \
+                        rest_api_key_credential = \"NAME\"";
+/// Repetitions that get their own warning; the rest is counted.
 const SHOWN_REPETITIONS: usize = 10;
 
-/// Judges every project; those with a fault are left out.
+/// Leaves out projects with a fault.
 pub(super) fn projects(
     checker: &mut Checker<'_>,
     raw: &[Spanned<RawProject>],
@@ -28,16 +32,18 @@ pub(super) fn projects(
         checker.fault(
             "project",
             0..0,
-            "there is no project: add a [[project]] table with a name, its keys and exports",
+            "the file has no project: add a [[project]] table with a name, keys and exports",
         );
     }
     checker.refuse_repetitions(
         "project.name",
         raw.iter().filter_map(|project| project.get_ref().name.as_ref()),
+        "give each project its own name",
     );
     checker.refuse_repetitions(
         "project.project_key",
         raw.iter().filter_map(|project| project.get_ref().project_key.as_ref()),
+        "write one [[project]] table for each project key",
     );
     raw.iter().filter_map(|raw| project(checker, raw.get_ref(), raw.span())).collect()
 }
@@ -70,13 +76,12 @@ where
     T::Err: std::fmt::Display,
 {
     if value.is_none() {
-        checker.fault(key, header.clone(), "is missing");
+        checker.fault(key, header.clone(), "this [[project]] table does not have the key");
     }
     checker.parsed(key, value, str::parse)
 }
 
-/// The one source of the key, which is read once, so that a start does not fail where `check` did
-/// not.
+/// Reads the key from its source, so that a start does not fail after a successful `check`.
 fn key_source(
     checker: &mut Checker<'_>,
     raw: &RawProject,
@@ -84,7 +89,7 @@ fn key_source(
 ) -> Option<KeySource> {
     if let Some(inline) = &raw.rest_api_key {
         let message =
-            format!("a key does not belong into this file: say where it is, with {KEY_WAYS}");
+            format!("the REST API key must not be in this file: name its source with {KEY_WAYS}");
         checker.fault("project.rest_api_key", inline.span(), message);
     }
     let ways: [(&str, Option<&Text>, ReadSource); 3] = [
@@ -99,19 +104,20 @@ fn key_source(
     let mut given = ways.into_iter().filter_map(|(key, value, source)| Some((key, value?, source)));
     let Some((key, value, source)) = given.next() else {
         if raw.rest_api_key.is_none() {
-            checker.fault(
-                "project",
-                header,
-                format!("has no source of its rest api key: add {KEY_WAYS}"),
-            );
+            let name = raw.name.as_ref().map_or("", |name| name.get_ref());
+            let name = if name.is_empty() { String::new() } else { format!(" `{name}`") };
+            let message =
+                format!("the project{name} has no source of its REST API key: add {KEY_WAYS}");
+            checker.fault("project", header, message);
         }
         return None;
     };
     let first_line = checker.lines.line_at(value.span().start);
     let others: Vec<_> = given.collect();
     for (other, value, _) in &others {
-        let message =
-            format!("is a second source of the key beside {key} on line {first_line}: keep one");
+        let message = format!(
+            "the REST API key has another source, {key} on line {first_line}: keep one of the two"
+        );
         checker.fault(other, value.span(), message);
     }
     if !others.is_empty() {
@@ -119,11 +125,22 @@ fn key_source(
     }
     let source = source(checker, key, value)?;
     match source.read(checker.environment) {
-        Err(error) => checker.fault(key, value.span(), error),
+        Err(error) => {
+            let name = shown(key, value.get_ref());
+            let name = match source {
+                KeySource::File(_) => {
+                    format!("key file {}", quoted_path(&checker.folder.join(name)))
+                }
+                KeySource::Env(_) => format!("environment variable `{name}`"),
+                KeySource::Credential { .. } => format!("credential `{name}`"),
+            };
+            checker.fault(key, value.span(), format!("the {name} {error}"));
+        }
         Ok(_) => {
             if let Some(mode) = source.mode_if_readable_by_others() {
-                let message =
-                    format!("the key file has mode {mode:04o}: others than its owner can read it");
+                let message = format!(
+                    "{source} has mode {mode:04o}, so other users can read the key: run chmod 0600"
+                );
                 checker.warn(key, value.span(), message);
             }
         }
@@ -153,10 +170,11 @@ fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Opti
     let directory = directory.map(PathBuf::from);
     let parse = |name: &str| {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
-            return Err("is not the name of a credential: a single path component");
+            return Err("is not the name of a credential: write a name without '/'");
         }
         let directory = directory.ok_or(
-            "needs systemd: CREDENTIALS_DIRECTORY is not set, add LoadCredential=NAME:PATH to the unit",
+            "cannot be read, because CREDENTIALS_DIRECTORY is not set: add \
+             LoadCredential=NAME:PATH to the systemd unit",
         )?;
         Ok(KeySource::Credential { name: name.to_owned(), directory })
     };
@@ -166,11 +184,10 @@ fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Opti
 /// `exports`, then what `exports_file` adds, and which file that is.
 fn exports(checker: &mut Checker<'_>, raw: &RawProject) -> (Vec<ExportId>, Option<PathBuf>) {
     const KEY: &str = "project.exports";
-    checker.refuse_repetitions(KEY, raw.exports.iter());
+    checker.refuse_repetitions(KEY, raw.exports.iter(), "list each export once");
     let mut exports: Vec<ExportId> = Vec::new();
     for value in &raw.exports {
-        let parse = |text: &str| text.parse().map_err(|error| format!("the export id {error}"));
-        exports.extend(checker.parsed(KEY, Some(value), parse));
+        exports.extend(checker.parsed(KEY, Some(value), str::parse));
     }
     let file = checker.path("project.exports_file", raw.exports_file.as_ref());
     if let (Some(value), Some(path)) = (&raw.exports_file, &file) {
@@ -187,33 +204,42 @@ fn append_exports_file(
 ) {
     let Listed { ids, unfinished_line, faults } = match ids_file::read(path) {
         Ok(listed) => listed,
-        Err(error) => return checker.fault("project.exports_file", span, error),
+        Err(error) => {
+            let message = format!("the exports file {} {error}", quoted_path(path));
+            return checker.fault("project.exports_file", span, message);
+        }
     };
     checker.faults.extend(faults);
-    let mut known: HashSet<ExportId> = exports.iter().cloned().collect();
+    let mut warn = |line, message: String| {
+        checker.warnings.push(Fault::new(path, line, message).to_string());
+    };
+    let in_list = exports.iter().map(|id| (id.clone(), "in project.exports".to_owned()));
+    let mut known: HashMap<ExportId, String> = in_list.collect();
     let mut repetitions = 0;
     for (line, id) in ids {
-        if known.insert(id.clone()) {
-            exports.push(id);
-        } else {
-            repetitions += 1;
-            if repetitions <= SHOWN_REPETITIONS {
-                checker.warnings.push(format!("{}: {id} is listed already", at(path, line)));
+        match known.entry(id) {
+            Entry::Vacant(unknown) => {
+                exports.push(unknown.key().clone());
+                unknown.insert(format!("on line {line}"));
+            }
+            Entry::Occupied(first) => {
+                repetitions += 1;
+                if repetitions <= SHOWN_REPETITIONS {
+                    let (id, place) = (first.key(), first.get());
+                    warn(Some(line), format!("`{id}` is already {place}"));
+                }
             }
         }
     }
     if repetitions > SHOWN_REPETITIONS {
         let more = repetitions - SHOWN_REPETITIONS;
-        checker.warnings.push(format!("{}: {more} more ids are listed already", path.display()));
+        warn(None, format!("{more} more lines repeat an export ID"));
     }
-    if let Some(line) = unfinished_line {
-        let message = "the last line has no newline and may still be written: it counts when the file is read again";
-        checker.warnings.push(format!("{}: {message}", at(path, line)));
+    if unfinished_line.is_some() {
+        let message = "the last line has no newline, so it may be incomplete: it counts when the \
+                       file is read again";
+        warn(unfinished_line, message.to_owned());
     }
-}
-
-fn at(path: &Path, line: usize) -> String {
-    format!("{}:{line}", path.display())
 }
 
 #[cfg(test)]
@@ -226,28 +252,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_must_be_a_project_with_its_three_keys() {
-        assert!(fault("").starts_with("c.toml:1: project: there is no project"));
+    fn a_project_with_its_three_keys_is_required() {
+        assert!(fault("").starts_with("c.toml:1: project: the file has no project"));
         let faults = Scene::new().faults("\n[[project]]\n");
         assert_eq!(faults.len(), 3, "{faults:?}");
-        assert!(faults[0].starts_with("c.toml:2: project.name: is missing"), "{faults:?}");
-        assert!(faults[1].starts_with("c.toml:2: project.project_key: is missing"), "{faults:?}");
-        assert!(faults[2].starts_with(
-            "c.toml:2: project: has no source of its rest api key: add rest_api_key_file"
-        ));
+        for (fault, key) in faults.iter().zip(["name", "project_key"]) {
+            let expected =
+                format!("c.toml:2: project.{key}: this [[project]] table does not have the key");
+            assert_eq!(*fault, expected);
+        }
+        let expected =
+            "c.toml:2: project: the project has no source of its REST API key: add rest_";
+        assert!(faults[2].starts_with(expected), "{faults:?}");
+        let named = fault(SHOP);
+        assert!(
+            named.starts_with("c.toml:1: project: the project `shop` has no source"),
+            "{named}"
+        );
     }
 
     #[test]
     fn exactly_one_source_of_the_key_is_accepted() {
         let fault_of = |lines: &str| fault(&format!("{SHOP}{lines}"));
         let two = fault_of("rest_api_key_env = \"NAME\"\nrest_api_key_file = \"key\"\n");
-        let expected = "c.toml:4: project.rest_api_key_env: is a second source of the key beside project.rest_api_key_file on line 5";
+        let expected = "c.toml:4: project.rest_api_key_env: the REST API key has another source, \
+                        project.rest_api_key_file on line 5";
         assert!(two.starts_with(expected), "{two}");
         for inline in ["\"s3cret\"", "[\"s3cret\"]", "7", "{ s3cret = 1 }"] {
             let refused = fault_of(&format!("rest_api_key = {inline}\n"));
             assert!(
                 refused.starts_with(
-                    "c.toml:4: project.rest_api_key: a key does not belong into this file"
+                    "c.toml:4: project.rest_api_key: the REST API key must not be in this file"
                 ),
                 "{refused}"
             );
@@ -264,23 +299,25 @@ mod tests {
         let scene = Scene::with_environment(&[("EMPTY", ""), ("TWO_LINES", "s3cret\ns3cret")]);
         scene.file("empty", "\n");
         for (line, expected) in [
-            ("rest_api_key_file = \"s3cret-none\"", "the file cannot be read"),
-            ("rest_api_key_file = \"\"", "is empty"),
+            ("rest_api_key_file = \"s3cret-none\"", "the key file `s3c…` cannot be read: No"),
+            ("rest_api_key_file = \"/no/key\"", "the key file `/no/key` cannot be read: No such"),
+            ("rest_api_key_file = \"\"", "the value is empty"),
             ("rest_api_key_file = \".\"", "is not a regular file"),
-            ("rest_api_key_file = \"empty\"", "the key is empty"),
-            ("rest_api_key_file = \"s3cret\\u0000\"", "nul character"),
-            ("rest_api_key_env = \"s3cret\"", "the environment variable is not set"),
-            ("rest_api_key_env = \"a=s3cret\"", "is not the name of an environment variable"),
-            ("rest_api_key_env = \"\"", "is not the name of an environment variable"),
-            ("rest_api_key_env = \"EMPTY\"", "the key is empty"),
-            ("rest_api_key_env = \"TWO_LINES\"", "must be a single line"),
+            ("rest_api_key_file = \"empty\"", "the key file `e…` is empty"),
+            ("rest_api_key_file = \"s3cret\\u0000\"", "`s3…` contains a NUL character"),
+            ("rest_api_key_env = \"s3cret\"", "the environment variable `s3…` is not set"),
+            ("rest_api_key_env = \"NOT_SET\"", "the environment variable `NOT_SET` is not set"),
+            ("rest_api_key_env = \"a=s3cret\"", "`a=…` is not the name of an environment"),
+            ("rest_api_key_env = \"\"", "the value is not the name of an environment variable"),
+            ("rest_api_key_env = \"EMPTY\"", "the environment variable `EMPTY` is empty"),
+            ("rest_api_key_env = \"TWO_LINES\"", "`TWO_LINES` holds more than one line"),
             (
                 "rest_api_key_credential = \"s3cret\"",
-                "CREDENTIALS_DIRECTORY is not set, add LoadCredential=",
+                "CREDENTIALS_DIRECTORY is not set: add LoadCredential=",
             ),
-            ("rest_api_key_credential = \"../s3cret\"", "a single path component"),
-            ("rest_api_key_credential = \"..\"", "a single path component"),
-            ("rest_api_key_credential = \"\"", "a single path component"),
+            ("rest_api_key_credential = \"../s3cret\"", "`../…` is not the name of a credential"),
+            ("rest_api_key_credential = \"..\"", "is not the name of a credential"),
+            ("rest_api_key_credential = \"\"", "the value is not the name of a credential"),
         ] {
             let faults = scene.faults(&format!("{SHOP}{line}\n"));
             let key = line.split(' ').next().unwrap();
@@ -315,7 +352,12 @@ mod tests {
         fs::set_permissions(scene.path("key"), Permissions::from_mode(0o644)).unwrap();
         let config = scene.load_with_shop("").unwrap();
         let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
-        assert!(warning.ends_with("c.toml:5: project.rest_api_key_file: the key file has mode 0644: others than its owner can read it"), "{warning}");
+        let expected = format!(
+            "c.toml:5: project.rest_api_key_file: file {} has mode 0644, so other users can read \
+             the key: run chmod 0600",
+            scene.path("key").display()
+        );
+        assert!(warning.ends_with(&expected), "{warning}");
     }
 
     #[test]
@@ -325,29 +367,42 @@ mod tests {
         let faults = Scene::new().faults(&text);
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(
-            faults[0].starts_with("c.toml:6: project.name: is the same as on line 2"),
+            faults[0].starts_with("c.toml:6: project.name: `shop` is already on line 2: give each"),
             "{faults:?}"
         );
-        assert!(
-            faults[1].starts_with("c.toml:7: project.project_key: is the same as on line 3"),
-            "{faults:?}"
-        );
+        let expected = "c.toml:7: project.project_key: `projec…` is already on line 3: write one";
+        assert!(faults[1].starts_with(expected), "{faults:?}");
     }
 
     #[test]
-    fn an_id_twice_in_one_list_is_refused_with_both_lines() {
+    fn a_repeated_id_in_one_list_is_refused_with_both_lines() {
         let list =
             |list: &str| fault(&format!("{SHOP}rest_api_key_file = \"key\"\nexports = {list}\n"));
-        let apart = list("[\n\"export_1\",\n\"export_2\",\n\"export_1\"]");
-        assert!(
-            apart.starts_with("c.toml:8: project.exports: is the same as on line 6"),
-            "{apart}"
-        );
+        let rest = "project.exports: `export_1` is already on line";
+        let apart = list("[\n\"export_1\",\n\"export_2\",\n  \"export_1\"]");
+        assert_eq!(apart, format!("c.toml:8:3: {rest} 6: list each export once"));
         let beside = list("[\"export_1\", \"export_1\"]");
-        assert!(
-            beside.starts_with("c.toml:5: project.exports: is the same as on line 5"),
-            "{beside}"
-        );
+        assert_eq!(beside, format!("c.toml:5:24: {rest} 5: list each export once"));
+    }
+
+    #[test]
+    fn a_fault_in_an_array_has_the_line_and_column_of_its_element() {
+        let exports = "[\n  \"export_1\",  # é\n  \"é\", \"two words\",\n\t\"\",\n]";
+        let text = format!("{SHOP}rest_api_key_file = \"key\"\nexports = {exports}\n");
+        let faults = Scene::new().faults(&text);
+        let places = [("7:3", "`é` "), ("7:8", "`two words` "), ("8:2", "the value is empty")];
+        assert_eq!(faults.len(), places.len(), "{faults:?}");
+        for (fault, (place, value)) in faults.iter().zip(places) {
+            assert!(
+                fault.starts_with(&format!("c.toml:{place}: project.exports: {value}")),
+                "{fault}"
+            );
+        }
+        let hosts = "[download]\nallowed_hosts = [\n  \"minio\",\n  \"minio:9000\",\n]\n";
+        let host = fault(&format!("{hosts}{SHOP}rest_api_key_file = \"key\"\n"));
+        assert!(host.starts_with("c.toml:4:3: download.allowed_hosts: `minio:9000` is"), "{host}");
+        let typed = fault(&text.replace("\"\",", "17,"));
+        assert!(typed.starts_with("c.toml:8:2: project.exports: wrong type: expected"), "{typed}");
     }
 
     #[test]
@@ -358,30 +413,32 @@ mod tests {
     }
 
     #[test]
-    fn the_exports_file_adds_to_the_list_and_repetitions_are_warned_about() {
+    fn the_exports_file_adds_to_the_list_and_repetitions_cause_warnings() {
         let scene = Scene::new();
         scene.file("ids.txt", "# from the nightly job\nexport_3\nexport_1\nexport_2\nexport_3");
         let text = format!(
-            "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_2\", \"export_1\"]\nexports_file = \"ids.txt\"\n"
+            "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_2\", \"export_1\"]\n\
+             exports_file = \"ids.txt\"\n"
         );
         let config = scene.load(&text).unwrap();
         let ids: Vec<_> = config.projects[0].exports.iter().map(ExportId::as_str).collect();
         assert_eq!(ids, ["export_2", "export_1", "export_3"]);
         let path = scene.path("ids.txt").display().to_string();
-        let expected = [(3, "export_1"), (4, "export_2"), (5, "export_3")];
-        assert_eq!(
-            config.warnings,
-            expected.map(|(line, id)| format!("{path}:{line}: {id} is listed already"))
-        );
+        let expected = [
+            "3: `export_1` is already in project.exports",
+            "4: `export_2` is already in project.exports",
+            "5: `export_3` is already on line 2",
+        ];
+        assert_eq!(config.warnings, expected.map(|warning| format!("{path}:{warning}")));
 
         scene.file("ids.txt", &"export_1\n".repeat(100));
         let warnings = scene.load(&text).unwrap().warnings;
         assert_eq!(warnings.len(), 11, "{warnings:?}");
-        assert!(warnings[10].ends_with("90 more ids are listed already"), "{warnings:?}");
+        assert!(warnings[10].ends_with("90 more lines repeat an export ID"), "{warnings:?}");
     }
 
     #[test]
-    fn the_last_line_of_a_young_exports_file_does_not_count_yet() {
+    fn an_incomplete_last_line_of_a_new_exports_file_does_not_count_yet() {
         let scene = Scene::new();
         let path = scene.file("ids.txt", "export_1\nexport_");
         let young = SystemTime::now() + Duration::from_secs(60);
@@ -403,6 +460,6 @@ mod tests {
             .faults(&format!("{SHOP}rest_api_key_file = \"s3cret\"\nexports_file = \"ids.txt\"\n"));
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].starts_with("c.toml:4: "), "{faults:?}");
-        assert!(faults[1].starts_with("ids.txt:2: the export id may only contain"), "{faults:?}");
+        assert!(faults[1].starts_with("ids.txt:2: the export ID `../…` "), "{faults:?}");
     }
 }

@@ -1,8 +1,7 @@
-//! The configuration file as TOML spells it: texts, numbers and where they stand. Shape faults are
-//! found here.
+//! The configuration file as TOML: texts, numbers, and where they are. Finds faults of syntax, keys
+//! and types.
 //!
-//! A fault of the parser is shown without the line it quotes and without the value it met: either
-//! may hold a key.
+//! These faults show neither the line nor the value that the parser quotes: both may hold a key.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -11,11 +10,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::domain::text;
 
-/// A text and where it stands.
 pub(super) type Text = Spanned<String>;
 
-/// Every table and its keys; what a syntax fault may name without repeating something that was
-/// misplaced.
+/// Every table and its keys. A syntax fault names only these: another word may be a misplaced key.
 pub(super) const TABLES: [(&str, &[&str]); 8] = [
     ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
     ("poll", &["min_interval", "max_interval", "not_found_grace"]),
@@ -51,7 +48,6 @@ pub(super) const TABLES: [(&str, &[&str]); 8] = [
     ),
 ];
 
-/// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Raw {
@@ -65,7 +61,6 @@ pub(super) struct Raw {
     pub(super) project: Vec<Spanned<RawProject>>,
 }
 
-/// `[api]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawApi {
@@ -76,7 +71,6 @@ pub(super) struct RawApi {
     pub(super) ca_file: Option<Text>,
 }
 
-/// `[poll]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawPoll {
@@ -85,7 +79,6 @@ pub(super) struct RawPoll {
     pub(super) not_found_grace: Option<Text>,
 }
 
-/// `[retry]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawRetry {
@@ -93,7 +86,6 @@ pub(super) struct RawRetry {
     pub(super) max: Option<Text>,
 }
 
-/// `[download]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawDownload {
@@ -108,14 +100,12 @@ pub(super) struct RawDownload {
     pub(super) allowed_hosts: Vec<Text>,
 }
 
-/// `[state]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawState {
     pub(super) directory: Option<Text>,
 }
 
-/// `[reload]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawReload {
@@ -123,7 +113,6 @@ pub(super) struct RawReload {
     pub(super) interval: Option<Text>,
 }
 
-/// `[server]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawServer {
@@ -131,7 +120,7 @@ pub(super) struct RawServer {
     pub(super) allowed_hosts: Vec<Text>,
 }
 
-/// `[[project]]`; what is required is missed in validation, with every other fault.
+/// Every key is optional here, so that validation reports a missing one with the other faults.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawProject {
@@ -140,29 +129,30 @@ pub(super) struct RawProject {
     pub(super) rest_api_key_file: Option<Text>,
     pub(super) rest_api_key_env: Option<Text>,
     pub(super) rest_api_key_credential: Option<Text>,
-    /// Known only to be refused with a helpful message; its value is never looked at.
+    /// Known only to be refused with a helpful message; its value is never read.
     pub(super) rest_api_key: Option<Spanned<IgnoredAny>>,
     pub(super) exports: Vec<Text>,
     pub(super) exports_file: Option<Text>,
 }
 
-/// A fault of the file's shape.
+/// A fault of syntax, of a key or of a type.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ShapeFault {
     /// Byte offset in the text.
     pub(super) offset: usize,
+    /// Whether an element of an array is at fault.
+    pub(super) in_array: bool,
     pub(super) key: Option<String>,
     pub(super) message: String,
 }
 
-/// Reads the file's shape.
 pub(super) fn parse(text: &str) -> Result<Raw, ShapeFault> {
     let document = DeTable::parse(text).map_err(|error| syntax_fault(text, &error))?;
     let tree = document.get_ref().clone();
     Raw::deserialize(toml::Deserializer::from(document)).map_err(|error| type_fault(&tree, &error))
 }
 
-/// `state.directory`, as far as it can be made out; the rest of the file may be as wrong as can be.
+/// `state.directory`, if it can be found. The rest of the file may have any fault.
 pub(super) fn state_directory(text: &str) -> Option<String> {
     let (document, _) = DeTable::parse_recoverable(text);
     let DeValue::Table(state) = document.get_ref().get("state")?.get_ref() else { return None };
@@ -174,8 +164,8 @@ pub(super) fn state_directory(text: &str) -> Option<String> {
 
 fn syntax_fault(text: &str, error: &toml::de::Error) -> ShapeFault {
     let offset = error.span().map_or(0, |span| span.start.min(text.len()));
-    let message = format!("is not valid toml: {}", text::shown(error.message(), &[]));
-    ShapeFault { offset, key: known_key_at(text, offset), message }
+    let message = format!("invalid TOML: {}", text::shown(error.message(), &[]));
+    ShapeFault { offset, in_array: false, key: known_key_at(text, offset), message }
 }
 
 /// The key of the line at `offset`, if it is one of ours.
@@ -191,34 +181,40 @@ fn known_key_at(text: &str, offset: usize) -> Option<String> {
 
 fn type_fault(tree: &DeTable<'_>, error: &toml::de::Error) -> ShapeFault {
     let offset = error.span().map_or(0, |span| span.start);
-    let path = key_at(tree, offset).map(|path| text::shown(&path, &[]));
-    ShapeFault { offset, message: without_values(error.message(), path.as_deref()), key: path }
+    let (path, in_array) = key_at(tree, offset).unzip();
+    let key = path.map(|path| text::shown(&path, &[]));
+    let message = without_values(error.message(), key.as_deref());
+    ShapeFault { offset, in_array: in_array.unwrap_or(false), key, message }
 }
 
-/// The dotted path of the innermost key whose name or value stands at `offset`.
-fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
+/// The dotted path of the innermost key whose name or value is at `offset`, and whether an element
+/// of an array is there.
+fn key_at(table: &DeTable<'_>, offset: usize) -> Option<(String, bool)> {
     table.iter().find_map(|(name, value)| {
-        let inner = match value.get_ref() {
-            DeValue::Table(inner) => key_at(inner, offset),
-            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
-                DeValue::Table(inner) => key_at(inner, offset),
-                _ => None,
-            }),
-            _ => None,
+        let (inner, in_array) = match value.get_ref() {
+            DeValue::Table(inner) => (key_at(inner, offset), false),
+            DeValue::Array(items) => {
+                let item = items.iter().find(|item| item.span().contains(&offset));
+                let inside = items.iter().find_map(|item| match item.get_ref() {
+                    DeValue::Table(inner) => key_at(inner, offset),
+                    _ => None,
+                });
+                (inside, item.is_some_and(|item| !item.get_ref().is_table()))
+            }
+            _ => (None, false),
         };
         let name_text = name.get_ref();
         match inner {
-            Some(path) => Some(format!("{name_text}.{path}")),
+            Some((path, in_array)) => Some((format!("{name_text}.{path}"), in_array)),
             None if name.span().contains(&offset) || value.span().contains(&offset) => {
-                Some(name_text.to_string())
+                Some((name_text.to_string(), in_array))
             }
             None => None,
         }
     })
 }
 
-/// Serde's message in our words. Serde quotes the value that it met; what is kept of that is its
-/// type.
+/// Serde's message in our words. Serde quotes the value; only the value's type is kept.
 fn without_values(message: &str, key: Option<&str>) -> String {
     if message.starts_with("unknown field") {
         return unknown_key(key);
@@ -226,39 +222,40 @@ fn without_values(message: &str, key: Option<&str>) -> String {
     let Some((met, expected)) =
         message.strip_prefix("invalid type: ").and_then(|text| text.rsplit_once(", expected "))
     else {
-        return "has a value of the wrong kind".to_owned();
+        return "invalid value".to_owned();
     };
-    let met = match met.split(['"', '`']).next().unwrap_or_default().trim() {
-        "string" => "a text",
-        "integer" => "a whole number",
+    let found = match met.split(['"', '`']).next().unwrap_or_default().trim() {
+        "string" => "a string",
+        "integer" => "an integer",
         "floating point" => "a number with a fraction",
-        "boolean" => "true or false",
-        "sequence" => "a list",
+        "boolean" => "a boolean",
+        "sequence" => "an array",
         "map" => "a table",
-        _ => "something else",
+        _ => "another type",
     };
     let expected = match expected {
-        "a string" => "a text in quotes",
-        "a boolean" => "true or false, without quotes",
+        "a string" => "a string in quotes",
+        "a boolean" => "true or false without quotes",
         "i64" => "a whole number",
-        "a sequence" if key == Some("project") => "a list: write [[project]] with two brackets",
-        "a sequence" => "a list",
+        "a sequence" if key == Some("project") => {
+            "an array of tables ([[project]] with two brackets)"
+        }
+        "a sequence" => "an array",
         other => other,
     };
-    format!("has the wrong type: it is {met} and must be {expected}")
+    format!("wrong type: expected {expected}, found {found}")
 }
 
-/// An unknown key, and which ones its table knows.
+/// Says which keys the table of the unknown key has.
 fn unknown_key(key: Option<&str>) -> String {
-    let table = key.and_then(|key| key.rsplit_once('.')).map(|(table, _)| table);
-    let known = match table {
+    let known = match key.and_then(|key| key.rsplit_once('.')) {
         None => TABLES.map(|(table, _)| table).join(", "),
-        Some(table) => TABLES
-            .iter()
-            .find(|(known, _)| *known == table)
-            .map_or_else(String::new, |(_, keys)| keys.join(", ")),
+        Some((table, _)) => {
+            let keys = TABLES.iter().find(|(known, _)| *known == table);
+            keys.map_or_else(String::new, |(_, keys)| keys.join(", "))
+        }
     };
-    format!("is not a key of this file; known here: {known}")
+    format!("unknown key; expected one of: {known}")
 }
 
 #[cfg(test)]
@@ -273,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_keys_is_the_one_serde_has() {
+    fn the_list_of_keys_matches_serde() {
         let mut project = fields_of::<RawProject>();
         project.retain(|key| key != "rest_api_key");
         let fields = [
@@ -299,59 +296,69 @@ mod tests {
     }
 
     #[test]
-    fn shape_faults_name_line_and_key_and_no_value() {
+    fn shape_faults_name_line_and_key_but_no_value() {
         for (text, line, key, message) in [
             (
                 "[api]\nbase_uri = \"s3cret\"",
                 2,
                 Some("api.base_uri"),
-                "not a key of this file; known here: base_url,",
+                "unknown key; expected one of: base_url,",
             ),
-            ("s3 = 1\n", 1, Some("s3"), "known here: api, poll,"),
-            ("[aip]\n", 1, Some("aip"), "known here: api, poll,"),
+            ("s3 = 1\n", 1, Some("s3"), "expected one of: api, poll,"),
+            ("[aip]\n", 1, Some("aip"), "expected one of: api, poll,"),
             (
                 "[[project]]\nname = \"a\"\n[[project]]\nkey = \"s3cret\"\n",
                 4,
                 Some("project.key"),
-                "known here: name,",
+                "expected one of: name,",
             ),
             (
                 "[api]\nrequests_per_second = \"s3cret, expected x\"",
                 2,
                 Some("api.requests_per_second"),
-                "it is a text and must be a whole number",
+                "expected a whole number, found a string",
             ),
             (
                 "[api]\nrequests_per_second = 1.5",
                 2,
                 Some("api.requests_per_second"),
-                "a number with a fraction",
+                "found a number with a fraction",
             ),
             (
                 "[poll]\n\nmin_interval = 10",
                 3,
                 Some("poll.min_interval"),
-                "it is a whole number and must be a text in quotes",
+                "expected a string in quotes, found an integer",
             ),
             (
                 "[[project]]\nrest_api_key_file = [\"s3cret\"]",
                 2,
                 Some("project.rest_api_key_file"),
-                "it is a list and must be a text",
+                "expected a string in quotes, found an array",
             ),
-            ("[[project]]\nexports = \"s3cret\"", 2, Some("project.exports"), "must be a list"),
-            ("[[project]]\nexports = [\n\"a\",\n7]", 4, Some("project.exports"), "must be a text"),
-            ("[project]\nname = \"a\"", 1, Some("project"), "must be a list: write [[project]]"),
-            ("api = 3", 1, Some("api"), "must be a table"),
+            ("[[project]]\nexports = \"s3cret\"", 2, Some("project.exports"), "expected an array"),
+            (
+                "[[project]]\nexports = [\n\"a\",\n7]",
+                4,
+                Some("project.exports"),
+                "found an integer",
+            ),
+            (
+                "[project]\nname = \"a\"",
+                1,
+                Some("project"),
+                "expected an array of tables ([[project]]",
+            ),
+            ("api = 3", 1, Some("api"), "expected a table"),
             (
                 "[download]\nfile_mode = 640",
                 2,
                 Some("download.file_mode"),
-                "it is a whole number and must be a text in quotes",
+                "expected a string in quotes, found an integer",
             ),
-            ("[api]\nca_file = true", 2, Some("api.ca_file"), "true or false"),
-            ("[reload]\nwatch = \"yes\"", 2, Some("reload.watch"), "true or false, without quotes"),
-            ("[api]\nca_file = 2020-01-01", 2, Some("api.ca_file"), "must be a text"),
+            ("[api]\nca_file = true", 2, Some("api.ca_file"), "found a boolean"),
+            ("[reload]\nwatch = \"yes\"", 2, Some("reload.watch"), "expected true or false"),
+            ("[api]\nca_file = 2020-01-01", 2, Some("api.ca_file"), "expected a string"),
         ] {
             let (at, found, said) = fault(text);
             assert_eq!((at, found.as_deref()), (line, key), "{text}: {said}");
@@ -361,7 +368,20 @@ mod tests {
     }
 
     #[test]
-    fn syntax_faults_name_the_line_and_only_keys_of_ours() {
+    fn only_a_fault_in_an_element_is_in_an_array() {
+        for (text, in_array) in [
+            ("[[project]]\nexports = [\n\"a\",\n7]", true),
+            ("[[project]]\nexports = 7", false),
+            ("[[project]]\nname = 7", false),
+            ("[[project]]\nnonsense = 7", false),
+            ("project = [7]", true),
+        ] {
+            assert_eq!(parse(text).unwrap_err().in_array, in_array, "{text}");
+        }
+    }
+
+    #[test]
+    fn syntax_faults_name_the_line_and_only_known_keys() {
         for (text, line, key) in [
             ("[[project]]\nrest_api_key_file = s3cret\n", 2, Some("project.rest_api_key_file")),
             ("[[project]]\nname = \"s3cret\n", 2, Some("project.name")),
@@ -388,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_directory_is_made_out_of_a_broken_file() {
+    fn the_state_directory_is_found_in_a_broken_file() {
         let directory = "[state]\ndirectory = \"/srv\"\n";
         for broken in
             ["", "[poll]\nmin_interval = 10s\n", "[api]\nnonsense = 1\n", "[[project\n", "]\n"]

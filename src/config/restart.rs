@@ -1,12 +1,14 @@
-//! What cannot change while the program runs: another configuration that says so is refused whole.
+//! What cannot change while the program runs. A configuration that changes it is refused whole.
+
+use std::path::Path;
 
 use crate::domain::ids::{ProjectKey, ProjectName};
 
 use super::{Config, ConfigFaults, Fault};
 
-/// What of `next` could only take effect with a restart, if anything: the directories are locked
-/// and hold what is under way, and so do the folders of projects; the status page is bound once.
-/// `name_of` says what a project that is worked on is called.
+/// What in `next` needs a restart: the directories are locked, they and the folders of projects
+/// hold work in progress, and the status page is bound once. `name_of` gives the current name of a
+/// project.
 #[must_use]
 pub fn restart_faults(
     current: &Config,
@@ -14,25 +16,27 @@ pub fn restart_faults(
     name_of: impl Fn(&ProjectKey) -> Option<ProjectName>,
 ) -> Option<ConfigFaults> {
     let mut faults = Vec::new();
-    let mut fault = |line, key: &str, what: &str| {
-        let message = format!("{what} takes a restart of the service; a reload cannot do it");
-        faults.push(Fault { file: next.file.clone(), line, key: Some(key.to_owned()), message });
+    let mut compare = |key: &str, line, from: String, to: String| {
+        if from != to {
+            let message =
+                format!("cannot change from {from} to {to} by a reload: restart the service");
+            let fault = Fault::new(&next.file, line, message);
+            faults.push(Fault { key: Some(key.to_owned()), ..fault });
+        }
     };
-    if current.download.directory != next.download.directory {
-        fault(next.places.download_directory, "download.directory", "another download directory");
-    }
-    if current.state_directory != next.state_directory {
-        fault(next.places.state_directory, "state.directory", "another state directory");
-    }
-    if current.server.listen != next.server.listen {
-        fault(next.places.server_listen, "server.listen", "another address of the status page");
-    }
-    if current.server.allowed_hosts != next.server.allowed_hosts {
-        fault(next.places.server_allowed_hosts, "server.allowed_hosts", "another list of hosts");
-    }
-    for (project, line) in next.projects.iter().zip(&next.places.names) {
-        if let Some(name) = name_of(&project.project_key).filter(|name| *name != project.name) {
-            fault(Some(*line), "project.name", &format!("renaming {name}"));
+    let (places, path) = (&next.places, |path: &Path| format!("`{}`", path.display()));
+    let [from, to] = [current, next].map(|config| path(&config.download.directory));
+    compare("download.directory", places.download_directory, from, to);
+    let [from, to] = [current, next].map(|config| path(&config.state_directory));
+    compare("state.directory", places.state_directory, from, to);
+    let [from, to] = [current, next].map(|config| format!("`{}`", config.server.shown_address()));
+    compare("server.listen", places.server_listen, from, to);
+    let [from, to] = [current, next].map(|config| format!("{:?}", config.server.allowed_hosts));
+    compare("server.allowed_hosts", places.server_allowed_hosts, from, to);
+    for (project, line) in next.projects.iter().zip(&places.names) {
+        if let Some(name) = name_of(&project.project_key) {
+            let (from, to) = (format!("`{name}`"), format!("`{}`", project.name));
+            compare("project.name", Some(*line), from, to);
         }
     }
     ConfigFaults::of(faults, &next.file)
@@ -52,11 +56,7 @@ mod tests {
             let next = scene.load(text).unwrap();
             let name_of = |_: &ProjectKey| Some(current.projects[0].name.clone());
             restart_faults(&current, &next, name_of).map_or(Vec::new(), |faults| {
-                faults
-                    .to_string()
-                    .lines()
-                    .map(|line| line.rsplit_once('/').unwrap().1.to_owned())
-                    .collect()
+                faults.to_string().lines().map(str::to_owned).collect()
             })
         };
         let fine = "\n[poll]\nmin_interval = \"1s\"\n[download]\ndirectory = \"a\"\n";
@@ -66,15 +66,20 @@ mod tests {
         let found = faults(&format!("{renamed}{moved}"));
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(
-            found[0].starts_with("c.toml:2: project.name: renaming shop takes a restart"),
+            found[0].contains(
+                "c.toml:2: project.name: cannot change from `shop` to `store` by a reload"
+            ),
             "{found:?}"
         );
-        assert!(found[1].starts_with("c.toml:6: download.directory: "), "{found:?}");
-        assert!(found[2].starts_with("c.toml:8: state.directory: "), "{found:?}");
-        let server = "[server]\nlisten = \"[::1]:1\"\nallowed_hosts = [\"a\"]\n[download]\ndirectory = \"a\"\n";
+        assert!(found[1].contains("c.toml:6: download.directory: cannot change"), "{found:?}");
+        assert!(found[2].contains("c.toml:8: state.directory: cannot change"), "{found:?}");
+        let server = "[server]\nlisten = \"[::1]:1\"\nallowed_hosts = [\"a\"]\n\
+                      [download]\ndirectory = \"a\"\n";
         let found = faults(&format!("{project}{server}"));
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].starts_with("c.toml:6: server.listen: another address"), "{found:?}");
-        assert!(found[1].starts_with("c.toml:7: server.allowed_hosts: another list"), "{found:?}");
+        let listen = "server.listen: cannot change from `127.0.0.1:9847` to `[::1]:1` by a reload";
+        assert!(found[0].contains(listen), "{found:?}");
+        let hosts = "c.toml:7: server.allowed_hosts: cannot change from [] to [\"a\"] by a reload";
+        assert!(found[1].contains(hosts), "{found:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The stage for tests of the loader: a folder with a configuration file and what it names.
+//! A folder with a configuration file and the files it names, for tests of the loader.
 
 use std::fs::{File, Permissions};
 use std::io::Write as _;
@@ -10,13 +10,12 @@ use tempfile::TempDir;
 
 use super::{Config, ConfigFaults, Environment, load};
 
-/// What marks a value that no fault, warning or rendering may show.
+/// Marks a value that no fault, warning or rendering may show.
 pub(super) const SECRET: &str = "s3cret";
-/// A project in three lines; further lines go behind it.
+/// A project in three lines; more lines can follow.
 pub(super) const SHOP: &str =
     "[[project]]\nname = \"shop\"\nproject_key = \"project_0123456789\"\n";
 
-/// A folder with a configuration file and a good key file beside it.
 pub(super) struct Scene {
     pub(super) folder: TempDir,
     pub(super) environment: Environment,
@@ -34,7 +33,7 @@ impl Scene {
         Self { environment: Environment::from_pairs(pairs.iter().copied()), ..Self::new() }
     }
 
-    /// Creates a file that has rested and only its owner can read.
+    /// Creates a file that only its owner can read and that was not changed for a minute.
     pub(super) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         let mut file = File::create(&path).unwrap();
@@ -52,12 +51,12 @@ impl Scene {
         load(&self.file("c.toml", text), &self.environment)
     }
 
-    /// Loads `text` followed by a sound project.
+    /// Loads `text` followed by a valid project.
     pub(super) fn load_with_shop(&self, text: &str) -> Result<Config, ConfigFaults> {
         self.load(&format!("{text}\n{SHOP}rest_api_key_file = \"key\"\n"))
     }
 
-    /// The faults of `text`, without the folder's path; none of them holds [`SECRET`].
+    /// The faults of `text`, without the path of the folder. None of them holds [`SECRET`].
     pub(super) fn faults(&self, text: &str) -> Vec<String> {
         let shown = self.load(text).unwrap_err().to_string();
         assert!(!shown.contains(SECRET), "{shown}");
@@ -73,7 +72,7 @@ pub(super) fn fault(text: &str) -> String {
     faults.remove(0)
 }
 
-/// The single fault of a text that is followed by a sound project.
+/// The single fault of a text that is followed by a valid project.
 pub(super) fn fault_before_shop(text: &str) -> String {
     fault(&format!("{text}\n{SHOP}rest_api_key_file = \"key\"\n"))
 }

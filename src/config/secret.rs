@@ -1,5 +1,4 @@
-//! Where a project's REST key comes from, and the key itself: read when it is needed, compared
-//! without being shown.
+//! Where a project's REST API key comes from, and the key itself. It is never shown.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,14 +10,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::environment::Environment;
 use super::file::{self, ReadError};
 
-/// Longest REST key that is accepted, in bytes; it travels in a header, and common servers cap a
-/// header line at 8 KiB.
+/// The key is sent in a header, and common servers limit a header line to 8 KiB.
 const MAX_KEY_BYTES: usize = 4096;
-/// Most bytes read from a key file: the key, a BOM and a line end.
+/// The key, a BOM and a line end.
 const MAX_KEY_FILE_BYTES: u64 = 4096 + 5;
 /// The UTF-8 byte order mark that some editors put before a text.
 const BOM: &[u8] = b"\xef\xbb\xbf";
-/// Mode bits with which somebody other than the owner can read a file.
 const READABLE_BY_OTHERS: u32 = 0o044;
 
 /// A project's REST key: one line of printable ASCII. Neither `Debug` nor an error shows it.
@@ -26,11 +23,11 @@ const READABLE_BY_OTHERS: u32 = 0o044;
 pub struct RestKey(SecretString);
 
 impl RestKey {
-    /// Takes what a source holds: a BOM and one line end are cut, what is left must be one line of
-    /// printable ASCII. A space at either end is refused, because HTTP would silently drop it.
+    /// Removes a BOM and one line end; the rest must be one line of printable ASCII. A space at
+    /// either end is refused, because HTTP would silently drop it.
     ///
     /// # Errors
-    /// When nothing is left, or something that is no key.
+    /// If the rest is empty or not a key.
     pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
         let line = bytes
@@ -50,13 +47,12 @@ impl RestKey {
         }
     }
 
-    /// The key itself, for the request header and for taking it out of a server's words.
+    /// The key itself, for the request header and for removing it from a server's messages.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// The key, still hidden, to hand on.
     #[must_use]
     pub fn secret(&self) -> &SecretString {
         &self.0
@@ -77,16 +73,15 @@ impl fmt::Debug for RestKey {
     }
 }
 
-/// Where a project's REST key is read from. `Display` names the source, never the key.
+/// Where a project's REST API key is read from. `Display` names the source, never the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// `rest_api_key_file`: a file, absolute.
+    /// An absolute path.
     File(PathBuf),
-    /// `rest_api_key_env`: a variable of the environment.
     Env(String),
-    /// `rest_api_key_credential`: a credential that systemd puts into a folder of this service.
+    /// A credential that systemd puts into a folder of this service.
     Credential {
-        /// The credential's name, one path component.
+        /// One path component.
         name: String,
         /// `$CREDENTIALS_DIRECTORY` when the configuration was loaded.
         directory: PathBuf,
@@ -95,11 +90,10 @@ pub enum KeySource {
 
 impl KeySource {
     /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the
-    /// changed key. A variable gives the same key for as long as the process runs, since nobody
-    /// outside can change a process's environment.
+    /// changed key. A variable gives the same key as long as the process runs.
     ///
     /// # Errors
-    /// When there is no readable key at the source.
+    /// If the source has no valid key.
     pub fn read(&self, environment: &Environment) -> Result<RestKey, KeyError> {
         match self {
             Self::File(path) => read_file(path),
@@ -111,7 +105,7 @@ impl KeySource {
         }
     }
 
-    /// The file that holds the key, if one does.
+    /// `None` if a variable holds the key.
     pub(super) fn file(&self) -> Option<PathBuf> {
         match self {
             Self::File(path) => Some(path.clone()),
@@ -120,8 +114,8 @@ impl KeySource {
         }
     }
 
-    /// The permission bits of a key file that somebody other than its owner can read. Credentials
-    /// are left out: systemd guards them by the folder and by ACLs, which show up as group bits.
+    /// The mode of a key file that other users can read. Credentials are left out: systemd protects
+    /// them by the folder and by ACLs, which look like group bits.
     pub(super) fn mode_if_readable_by_others(&self) -> Option<u32> {
         let Self::File(path) = self else { return None };
         let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
@@ -144,29 +138,22 @@ fn read_file(path: &Path) -> Result<RestKey, KeyError> {
     RestKey::parse(&bytes)
 }
 
-/// Why there is no key at a source. Neither the key nor the source is repeated.
+/// Why a source has no valid key, as what follows the source in a sentence. Never shows the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file behind the source cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The variable does not exist.
-    #[error("the environment variable is not set")]
+    #[error("is not set")]
     Unset,
-    /// There is nothing.
-    #[error("the key is empty")]
+    #[error("is empty")]
     Empty,
-    /// More than a header can carry.
-    #[error("the key is longer than {MAX_KEY_BYTES} characters")]
+    #[error("holds more than {MAX_KEY_BYTES} characters, which is too long for a key")]
     TooLong,
-    /// More than one line.
-    #[error("the key must be a single line")]
+    #[error("holds more than one line: a key is a single line")]
     NotOneLine,
-    /// A space before or after it.
-    #[error("the key must not begin or end with a space")]
+    #[error("holds a key that begins or ends with a space")]
     SpaceAtEnd,
-    /// Control or non-ASCII characters.
-    #[error("the key may only contain printable ascii characters")]
+    #[error("holds characters that are not printable ASCII, which a key cannot contain")]
     NotPrintable,
 }
 
@@ -184,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bom_and_one_line_end_are_cut() {
+    fn a_bom_and_one_line_end_are_removed() {
         for bytes in [&b"s3cret"[..], b"s3cret\n", b"s3cret\r\n", b"\xef\xbb\xbfs3cret\n"] {
             assert_eq!(RestKey::parse(bytes).unwrap().expose(), "s3cret", "{bytes:?}");
         }
@@ -193,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_and_not_repeated() {
+    fn an_invalid_key_is_refused_and_not_shown() {
         for (bytes, expected) in [
             (&b""[..], "is empty"),
             (b"\n", "is empty"),
             (b"\r\n", "is empty"),
             (b"\xef\xbb\xbf", "is empty"),
-            (b"s3cret\n\n", "single line"),
-            (b"s3cret\nmore", "single line"),
+            (b"s3cret\n\n", "more than one line"),
+            (b"s3cret\nmore", "more than one line"),
             (b"s3cret\r", "printable"),
             (b"s3cret\t", "printable"),
             (b"s3cr\xc3\xa9t", "printable"),
@@ -209,7 +196,7 @@ mod tests {
             (b" s3cret", "space"),
             (b"s3cret \n", "space"),
             (b" ", "space"),
-            (&[b'k'; MAX_KEY_BYTES + 1], "longer"),
+            (&[b'k'; MAX_KEY_BYTES + 1], "too long"),
         ] {
             let error = RestKey::parse(bytes).unwrap_err();
             assert!(error.to_string().contains(expected), "{bytes:?}: {error}");
@@ -226,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_anew_each_time_and_a_variable_from_the_snapshot() {
+    fn a_file_is_read_again_each_time_and_a_variable_comes_from_the_snapshot() {
         let mut file = file_with(b"first\n");
         let (source, none) = (KeySource::File(file.path().to_owned()), Environment::default());
         assert_eq!(source.read(&none).unwrap().expose(), "first");
@@ -246,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_key_file_is_asked_for_its_permissions() {
+    fn only_the_permissions_of_a_key_file_are_checked() {
         let file = file_with(b"key");
         let set =
             |mode| std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
@@ -266,7 +253,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_is_a_header_value(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+        fn every_valid_key_is_a_header_value(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
             if let Ok(key) = RestKey::parse(&bytes) {
                 prop_assert!(reqwest::header::HeaderValue::from_str(key.expose()).is_ok());
                 prop_assert_eq!(key.expose().trim(), key.expose());

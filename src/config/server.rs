@@ -1,4 +1,4 @@
-//! `[server]`: where the status page listens, and by which names it may be asked for.
+//! `[server]`: where the status page listens, and which host names requests may use.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,10 +9,10 @@ use super::checker::Checker;
 use super::endpoint::parse_host;
 use super::raw::{RawServer, Text};
 
-/// On this machine alone, on a port that nobody else is known for.
+/// On this machine alone, on a port that no known program uses.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9847);
-/// The value of `server.listen` for no page at all.
-pub(super) const OFF: &str = "off";
+/// The value of `server.listen` for no status page.
+const OFF: &str = "off";
 
 pub(super) fn server(checker: &mut Checker<'_>, raw: &RawServer) -> ServerConfig {
     const KEY: &str = "server.listen";
@@ -20,8 +20,11 @@ pub(super) fn server(checker: &mut Checker<'_>, raw: &RawServer) -> ServerConfig
     let parse_host = |host: &Text| checker.parsed("server.allowed_hosts", Some(host), parse_host);
     let allowed_hosts: Vec<_> = raw.allowed_hosts.iter().filter_map(parse_host).collect();
     if listen.is_some_and(|address| !address.ip().is_loopback()) && raw.allowed_hosts.is_empty() {
-        let message = "can be reached from other machines: name the hosts that it is asked for by in server.allowed_hosts, \
-                       such as [\"watcher.internal\"]";
+        let address = raw.listen.as_ref().map_or("", |value| value.get_ref().as_str());
+        let message = format!(
+            "`{address}` can be reached from other machines: list the host names that clients use \
+             in server.allowed_hosts, such as [\"watcher.internal\"]"
+        );
         checker.fault(KEY, raw.listen.as_ref().map_or(0..0, Spanned::span), message);
     }
     ServerConfig { listen, allowed_hosts }
@@ -32,9 +35,16 @@ fn parse_listen(text: &str) -> Result<Option<SocketAddr>, &'static str> {
         return Ok(None);
     }
     let address = text.parse::<SocketAddr>();
-    address
-        .map(Some)
-        .map_err(|_| "must be an ip address with a port, such as 127.0.0.1:9847, or off")
+    address.map(Some).map_err(
+        |_| "is not an address: write an IP address with a port, such as 127.0.0.1:9847, or off",
+    )
+}
+
+impl ServerConfig {
+    /// `listen` as the configuration spells it.
+    pub(super) fn shown_address(&self) -> String {
+        self.listen.map_or_else(|| OFF.to_owned(), |address| address.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -55,21 +65,27 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_to_others_says_by_which_names() {
+    fn a_public_address_needs_allowed_hosts() {
         let scene = Scene::new();
         let found = |text: &str| scene.load_with_shop(text).map(|config| config.server);
         for listen in ["0.0.0.0:9847", "[::]:1", "10.0.0.7:80"] {
             let faults =
                 found(&format!("[server]\nlisten = \"{listen}\"\n")).unwrap_err().to_string();
             assert!(
-                faults.contains("c.toml:2: server.listen: can be reached from other machines"),
+                faults.contains(&format!(
+                    "c.toml:2: server.listen: `{listen}` can be reached from other machines"
+                )),
                 "{faults}"
             );
         }
-        let text = "[server]\nlisten = \"0.0.0.0:80\"\nallowed_hosts = [\"Watcher.Internal\", \"10.0.0.7\"]\n";
+        let text = "[server]\nlisten = \"0.0.0.0:80\"\n\
+                    allowed_hosts = [\"Watcher.Internal\", \"10.0.0.7\"]\n";
         let allowed_hosts = vec!["watcher.internal".to_owned(), "10.0.0.7".to_owned()];
         assert_eq!(found(text).unwrap().allowed_hosts, allowed_hosts);
         let faults = found("[server]\nallowed_hosts = [\"a:80\"]\n").unwrap_err().to_string();
-        assert!(faults.contains("c.toml:2: server.allowed_hosts: is not a host"), "{faults}");
+        assert!(
+            faults.contains("c.toml:2:18: server.allowed_hosts: `a:80` is not a host"),
+            "{faults}"
+        );
     }
 }

@@ -9,11 +9,9 @@ use serde::Serialize;
 use crate::domain::ids::{ExportId, ProjectName};
 
 use super::secret::KeySource;
-use super::server::OFF;
 use super::units::{format_duration, format_rate, format_size};
 use super::{Config, ProjectConfig};
 
-/// The whole file.
 #[derive(Serialize)]
 struct Shown<'a> {
     api: ShownApi<'a>,
@@ -89,7 +87,6 @@ struct ShownProject<'a> {
     exports: &'a [ExportId],
 }
 
-/// Where the key is; the key itself never gets this far.
 #[derive(Serialize)]
 enum ShownKeySource<'a> {
     #[serde(rename = "rest_api_key_file")]
@@ -100,22 +97,9 @@ enum ShownKeySource<'a> {
     Credential(&'a str),
 }
 
-/// Renders the configuration. It reads back as one, apart from the project keys, whose ellipsis is
-/// refused.
+/// What this renders can be loaded again, apart from the project keys: they are shortened.
 pub(super) fn render(config: &Config) -> String {
-    let Config {
-        file: _,
-        api,
-        poll,
-        retry,
-        download,
-        state_directory,
-        reload,
-        server,
-        projects,
-        warnings: _,
-        places: _,
-    } = config;
+    let Config { api, poll, retry, download, server, .. } = config;
     let shown = Shown {
         api: ShownApi {
             base_url: api.base_url.as_str(),
@@ -146,13 +130,16 @@ pub(super) fn render(config: &Config) -> String {
                 .map(|bandwidth| format_rate(bandwidth.bytes_per_second())),
             allowed_hosts: &download.allowed_hosts,
         },
-        state: ShownState { directory: text(state_directory) },
-        reload: ShownReload { watch: reload.watch, interval: format_duration(reload.interval) },
+        state: ShownState { directory: text(&config.state_directory) },
+        reload: ShownReload {
+            watch: config.reload.watch,
+            interval: format_duration(config.reload.interval),
+        },
         server: ShownServer {
-            listen: server.listen.map_or_else(|| OFF.to_owned(), |address| address.to_string()),
+            listen: server.shown_address(),
             allowed_hosts: &server.allowed_hosts,
         },
-        project: projects.iter().map(shown_project).collect(),
+        project: config.projects.iter().map(shown_project).collect(),
     };
     toml::to_string_pretty(&shown)
         .expect("plain structs of texts, numbers and lists always serialize")

@@ -1,19 +1,18 @@
-//! Durations, sizes and rates as the configuration writes them: one whole number, one unit, nothing
-//! between them. And modes: octal digits.
+//! Durations, sizes and rates: one whole number and one unit, with nothing between them. And modes:
+//! octal digits.
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// Longest duration that is accepted: a year. Keeps every sum of times far from overflow.
+/// A year. Keeps every sum of times far from overflow.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
-/// Largest size that is accepted: one exbibyte. Below it `bytesize` computes exactly; above it, it
-/// saturates.
+/// One exbibyte. `bytesize` computes exactly below it, and saturates above it.
 const MAX_SIZE_BYTES: u64 = bytesize::EIB;
-/// The units of a duration, largest first, in milliseconds.
+/// Largest first, in milliseconds.
 const DURATION_UNITS: [(&str, u128); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-/// The units of a size, in the order in which an exact one is looked for when a size is shown.
+/// A size is shown in the first of these units that shows it exactly.
 const SIZE_UNITS: [(&str, u64); 10] = [
     ("TiB", bytesize::TIB),
     ("GiB", bytesize::GIB),
@@ -27,29 +26,25 @@ const SIZE_UNITS: [(&str, u64); 10] = [
     ("B", 1),
 ];
 
-/// Why a text is no duration, size, rate or mode. The text itself is not repeated.
+/// Why a text is not a duration, size, rate or mode, as what follows the text in a sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    /// Not of a duration's form.
     #[error(
         "is not a duration: write one whole number and one unit, such as 10ms, 5s, 2m, 1h or 7d"
     )]
     NotADuration,
-    /// Above a year.
-    #[error("is too long: at most 365d")]
+    #[error("is too short: the minimum is 10ms")]
+    TooShort,
+    #[error("is too long: the maximum is 365d")]
     TooLong,
-    /// Not of a size's form.
     #[error(
         "is not a size: write one whole number and one unit, such as 1B, 1KiB, 1MiB, 1GiB or 1MB"
     )]
     NotASize,
-    /// Above one exbibyte.
-    #[error("is too large: at most 1048576TiB")]
+    #[error("is too large: the maximum is 1048576TiB")]
     TooLarge,
-    /// Not of a rate's form.
     #[error("is not a rate: write a size per second, such as 1KiB/s")]
     NotARate,
-    /// Not of a mode's form.
     #[error("is not a mode: write three or four octal digits, such as 0640")]
     NotAMode,
 }
@@ -60,20 +55,20 @@ fn has_form<'u>(text: &str, mut units: impl Iterator<Item = &'u str>) -> bool {
     unit.len() < text.len() && units.any(|known| known == unit)
 }
 
-/// Reads `10ms`, `5s`, `2m`, `1h` or `7d`, up to a year.
+/// Parses `10ms`, `5s`, `2m`, `1h` or `7d`, up to a year.
 ///
 /// # Errors
-/// When the text has another form or means more than 365 days.
+/// If the text has another form or means more than 365 days.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     if !has_form(text, DURATION_UNITS.iter().map(|unit| unit.0)) {
         return Err(UnitError::NotADuration);
     }
-    // The form is right, so all that humantime can still refuse is a number beyond its range.
+    // The form is right, so humantime can refuse only a number beyond its range.
     let duration = humantime::parse_duration(text).map_err(|_| UnitError::TooLong)?;
     if duration > MAX_DURATION { Err(UnitError::TooLong) } else { Ok(duration) }
 }
 
-/// Reads `1B`, `1KiB`, `1MiB`, `1GiB`, `1TiB` or the decimal `1kB`, `1MB`, `1GB`, `1TB`; in bytes.
+/// Parses `1B`, `1KiB`, `1MiB`, `1GiB`, `1TiB` or the decimal `1kB`, `1MB`, `1GB`, `1TB`; in bytes.
 pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
     if !has_form(text, SIZE_UNITS.iter().map(|unit| unit.0)) {
         return Err(UnitError::NotASize);
@@ -82,7 +77,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
     if bytes > MAX_SIZE_BYTES { Err(UnitError::TooLarge) } else { Ok(bytes) }
 }
 
-/// Reads a size followed by `/s`; in bytes per second.
+/// Parses a size followed by `/s`; in bytes per second.
 pub(super) fn parse_rate(text: &str) -> Result<u64, UnitError> {
     let size = text.strip_suffix("/s").ok_or(UnitError::NotARate)?;
     parse_size(size).map_err(|error| match error {
@@ -91,7 +86,7 @@ pub(super) fn parse_rate(text: &str) -> Result<u64, UnitError> {
     })
 }
 
-/// Reads the permission bits from `640` or `0640`, as `chmod` would.
+/// Parses permission bits such as `640` or `0640`, as `chmod` does.
 pub(super) fn parse_mode(text: &str) -> Result<u32, UnitError> {
     let digits = text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     match text.len() {
@@ -100,8 +95,7 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, UnitError> {
     }
 }
 
-/// Writes a duration in the largest unit that shows it exactly, so that [`parse_duration`] reads it
-/// back.
+/// A duration in the largest unit that shows it exactly.
 pub(super) fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     let exact = DURATION_UNITS
@@ -113,13 +107,12 @@ pub(super) fn format_duration(duration: Duration) -> String {
     )
 }
 
-/// Writes a size in the largest unit that shows it exactly, so that [`parse_size`] reads it back.
+/// A size in the largest unit that shows it exactly.
 pub(super) fn format_size(bytes: u64) -> String {
     let exact = SIZE_UNITS.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     exact.map_or_else(|| "0B".to_owned(), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
-/// Writes a rate so that [`parse_rate`] reads it back.
 pub(super) fn format_rate(bytes_per_second: u64) -> String {
     format!("{}/s", format_size(bytes_per_second))
 }
@@ -130,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_form_of_a_duration_is_read() {
+    fn every_form_of_a_duration_is_parsed() {
         for (text, milliseconds) in [
             ("10ms", 10),
             ("1000ms", 1_000),
@@ -146,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_humantime_would_take_beyond_the_forms_is_refused() {
+    fn other_forms_that_humantime_accepts_are_refused() {
         for text in [
             "", "5", "s", "5 s", " 5s", "5s ", "5sec", "1h30m", "1h 30m", "1.5h", "-5s", "+5s",
             "5S", "1M", "1w", "1us", "1month", "1y", "٣s", "5µs", "1_0s",
@@ -161,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_size_is_read() {
+    fn every_form_of_a_size_is_parsed() {
         for (text, bytes) in [
             ("0B", 0),
             ("1B", 1),
@@ -181,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bytesize_would_take_beyond_the_forms_is_refused() {
+    fn other_forms_that_bytesize_accepts_are_refused() {
         for text in [
             "", "5", "B", "1 GiB", "1gib", "1GIB", "1.5GiB", "1K", "1Ki", "-1B", "+1B", "1EiB",
             "1b", "1GiB/s",
@@ -220,25 +213,8 @@ mod tests {
         ] {
             assert_eq!(parse_mode(text), Ok(bits), "{text}");
         }
-        for text in [
-            "",
-            "0",
-            "60",
-            "00600",
-            "0680",
-            "9",
-            "+640",
-            "-640",
-            "0o640",
-            "0x1a0",
-            " 640",
-            "640 ",
-            "6_40",
-            "u=rw",
-            "u+r",
-            "rw-r-----",
-            "٦٤٠",
-        ] {
+        let bad = ["", "0", "60", "00600", "0680", "9", "+640", "-640", "0o640", "0x1a0", " 640"];
+        for text in bad.into_iter().chain(["640 ", "6_40", "u=rw", "u+r", "rw-r-----", "٦٤٠"]) {
             assert_eq!(parse_mode(text), Err(UnitError::NotAMode), "{text:?}");
         }
     }
@@ -271,19 +247,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn durations_read_back_what_is_shown(milliseconds in 0_u64..=31_536_000_000) {
+        fn a_shown_duration_parses_to_itself(milliseconds in 0_u64..=31_536_000_000) {
             let duration = Duration::from_millis(milliseconds);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
         }
 
         #[test]
-        fn sizes_read_back_what_is_shown(bytes in 0_u64..=MAX_SIZE_BYTES) {
+        fn a_shown_size_parses_to_itself(bytes in 0_u64..=MAX_SIZE_BYTES) {
             prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
             prop_assert_eq!(parse_rate(&format_rate(bytes)), Ok(bytes));
         }
 
         #[test]
-        fn modes_read_back_what_is_shown(bits in 0_u32..=0o7777) {
+        fn a_shown_mode_parses_to_itself(bits in 0_u32..=0o7777) {
             prop_assert_eq!(parse_mode(&format!("{bits:04o}")), Ok(bits));
             prop_assert_eq!(parse_mode(&format!("{bits:05o}")), Err(UnitError::NotAMode));
         }

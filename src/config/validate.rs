@@ -1,5 +1,5 @@
-//! From the file's texts to types, table by table: every value is judged, every fault is kept,
-//! defaults fill the gaps.
+//! Turns the texts of the file into types, table by table, and collects every fault. A missing key
+//! gets its default.
 
 use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -18,7 +18,7 @@ use crate::domain::cadence::Cadence;
 use crate::domain::modes::{DirectoryMode, FileMode, ModeError, Modes};
 use crate::domain::retry::RetryPolicy;
 
-use super::checker::{Checker, Setting};
+use super::checker::{Checker, quoted_path};
 use super::environment::Environment;
 use super::fault::Lines;
 use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawReload, RawRetry, Text};
@@ -27,7 +27,7 @@ use super::{
     file, project, server, units,
 };
 
-/// The API, by the vendor's documentation, in the version that this program was written for.
+/// From the vendor's documentation, in the version that this program was written for.
 const BASE_URL: &str = "https://api.batch.com/2.11";
 const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,24 +42,21 @@ const RESERVE_BYTES: u64 = bytesize::GIB;
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const MIN_RATE_BYTES_PER_SECOND: u64 = bytesize::KIB;
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// Where the two directories lie when neither the file nor systemd says otherwise.
+/// Where the two directories are if neither the file nor systemd names others.
 const HOME: &str = "/var/lib/batch-export-watcher";
 
-/// Most parts in flight: each takes a socket and a file, and 4096 is a usual hard limit on
-/// descriptors.
+/// Each part in flight takes a socket and a file, and 4096 is a usual hard limit of descriptors.
 const MOST_PARTS: u32 = 1024;
-/// Most bytes of a `ca_file`; the bundles of operating systems have a few hundred KiB.
+/// The bundles of operating systems have a few hundred KiB.
 const MAX_CA_FILE_BYTES: u64 = 8 << 20;
 
-/// Turns the raw file into a configuration.
 pub(super) fn validate(
     raw: &Raw,
     path: &Path,
-    lines: &Lines,
+    lines: &Lines<'_>,
     environment: &Environment,
 ) -> Result<Config, ConfigFaults> {
-    // This fails only without a current directory; then the path as it was given is as good as it
-    // gets.
+    // Fails only without a current directory.
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let folder = file.parent().unwrap_or(Path::new("/"));
     let mut checker =
@@ -95,23 +92,17 @@ pub(super) fn validate(
 fn api(checker: &mut Checker<'_>, raw: &RawApi) -> ApiConfig {
     let base_url = checker
         .parsed("api.base_url", raw.base_url.as_ref(), endpoint::parse_base_url)
-        .unwrap_or_else(|| Url::parse(BASE_URL).expect("the default base url is a url"));
+        .unwrap_or_else(|| Url::parse(BASE_URL).expect("the default base URL is a URL"));
     let requests_per_second = checker.count(
         "api.requests_per_second",
         raw.requests_per_second.as_ref(),
         REQUESTS_PER_SECOND,
         u32::MAX,
     );
-    let connect_timeout = checker.interval(&Setting {
-        key: "api.connect_timeout",
-        value: raw.connect_timeout.as_ref(),
-        default: CONNECT_TIMEOUT,
-    });
-    let request_timeout = checker.interval(&Setting {
-        key: "api.request_timeout",
-        value: raw.request_timeout.as_ref(),
-        default: REQUEST_TIMEOUT,
-    });
+    let connect_timeout =
+        checker.interval(("api.connect_timeout", &raw.connect_timeout, CONNECT_TIMEOUT));
+    let request_timeout =
+        checker.interval(("api.request_timeout", &raw.request_timeout, REQUEST_TIMEOUT));
     let ca_file = ca_file(checker, raw.ca_file.as_ref());
     ApiConfig { base_url, requests_per_second, connect_timeout, request_timeout, ca_file }
 }
@@ -119,43 +110,33 @@ fn api(checker: &mut Checker<'_>, raw: &RawApi) -> ApiConfig {
 fn ca_file(checker: &mut Checker<'_>, value: Option<&Text>) -> Option<PathBuf> {
     const KEY: &str = "api.ca_file";
     let path = checker.path(KEY, value)?;
-    let span = value.map_or(0..0, Spanned::span);
-    match file::read(&path, MAX_CA_FILE_BYTES) {
-        Err(error) => checker.fault(KEY, span, error),
-        Ok(content) if !holds_certificates(&content.bytes) => {
-            checker.fault(
-                KEY,
-                span,
-                "must hold certificates in pem form, at least one, and only valid ones",
-            );
-        }
-        Ok(_) => {}
+    let fault = match file::read(&path, MAX_CA_FILE_BYTES) {
+        Err(error) => Err(error.to_string()),
+        Ok(content) => check_certificates(&content.bytes).map_err(str::to_owned),
+    };
+    if let Err(fault) = fault {
+        let span = value.map_or(0..0, Spanned::span);
+        checker.fault(KEY, span, format!("the file {} {fault}", quoted_path(&path)));
     }
     Some(path)
 }
 
-fn holds_certificates(pem: &[u8]) -> bool {
+fn check_certificates(pem: &[u8]) -> Result<(), &'static str> {
     let mut roots = RootCertStore::empty();
-    let added = CertificateDer::pem_slice_iter(pem)
-        .all(|certificate| certificate.is_ok_and(|certificate| roots.add(certificate).is_ok()));
-    added && !roots.is_empty()
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let added = certificate.is_ok_and(|certificate| roots.add(certificate).is_ok());
+        added.then_some(()).ok_or("holds a certificate that is not valid")?;
+    }
+    if roots.is_empty() { Err("holds no certificate in PEM form") } else { Ok(()) }
 }
 
 fn poll(checker: &mut Checker<'_>, raw: &RawPoll) -> PollConfig {
     let (min, max) = checker.ordered(
-        &Setting {
-            key: "poll.min_interval",
-            value: raw.min_interval.as_ref(),
-            default: MIN_INTERVAL,
-        },
-        &Setting {
-            key: "poll.max_interval",
-            value: raw.max_interval.as_ref(),
-            default: MAX_INTERVAL,
-        },
+        ("poll.min_interval", &raw.min_interval, MIN_INTERVAL),
+        ("poll.max_interval", &raw.max_interval, MAX_INTERVAL),
     );
     let cadence = Cadence::try_new(min, max).expect("both are above zero and in order");
-    // Unlike an interval, a grace may be zero: an unknown export then fails at once.
+    // Unlike an interval, the grace may be zero: then an unknown export fails at once.
     let grace =
         checker.parsed("poll.not_found_grace", raw.not_found_grace.as_ref(), units::parse_duration);
     PollConfig { cadence, not_found_grace: grace.unwrap_or(NOT_FOUND_GRACE) }
@@ -163,8 +144,8 @@ fn poll(checker: &mut Checker<'_>, raw: &RawPoll) -> PollConfig {
 
 fn retry(checker: &mut Checker<'_>, raw: &RawRetry) -> RetryPolicy {
     let (initial, max) = checker.ordered(
-        &Setting { key: "retry.initial", value: raw.initial.as_ref(), default: RETRY_INITIAL },
-        &Setting { key: "retry.max", value: raw.max.as_ref(), default: RETRY_MAX },
+        ("retry.initial", &raw.initial, RETRY_INITIAL),
+        ("retry.max", &raw.max, RETRY_MAX),
     );
     crate::transport::retry_policy(initial, max).expect("both are above zero and in order")
 }
@@ -173,11 +154,8 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
     let max_parts =
         checker.count("download.max_parts", raw.max_parts.as_ref(), MAX_PARTS, MOST_PARTS);
     let reserve = checker.parsed("download.reserve", raw.reserve.as_ref(), units::parse_size);
-    let stall_timeout = checker.interval(&Setting {
-        key: "download.stall_timeout",
-        value: raw.stall_timeout.as_ref(),
-        default: STALL_TIMEOUT,
-    });
+    let stall_timeout =
+        checker.interval(("download.stall_timeout", &raw.stall_timeout, STALL_TIMEOUT));
     let min_rate = checker.parsed("download.min_rate", raw.min_rate.as_ref(), units::parse_rate);
     let bandwidth = checker.parsed("download.bandwidth", raw.bandwidth.as_ref(), parse_bandwidth);
     let hosts = raw.allowed_hosts.iter();
@@ -198,15 +176,11 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
 }
 
 fn reload(checker: &mut Checker<'_>, raw: &RawReload) -> ReloadConfig {
-    let interval = checker.interval(&Setting {
-        key: "reload.interval",
-        value: raw.interval.as_ref(),
-        default: RELOAD_INTERVAL,
-    });
+    let interval = checker.interval(("reload.interval", &raw.interval, RELOAD_INTERVAL));
     ReloadConfig { watch: raw.watch.unwrap_or(true), interval }
 }
 
-fn places(raw: &Raw, lines: &Lines) -> Places {
+fn places(raw: &Raw, lines: &Lines<'_>) -> Places {
     let line = |value: &Text| lines.line_at(value.span().start);
     Places {
         download_directory: raw.download.directory.as_ref().map(line),
@@ -222,7 +196,6 @@ fn places(raw: &Raw, lines: &Lines) -> Places {
     }
 }
 
-/// Each key by itself, and then what the two say together.
 fn modes(checker: &mut Checker<'_>, raw: &RawDownload) -> Modes {
     let file =
         checker.parsed("download.file_mode", raw.file_mode.as_ref(), parse_mode(FileMode::try_new));
@@ -234,9 +207,10 @@ fn modes(checker: &mut Checker<'_>, raw: &RawDownload) -> Modes {
     let modes = Modes { file: file.unwrap_or_default(), directory: directory.unwrap_or_default() };
     if modes.shut_readers_out() {
         let span = raw.file_mode.as_ref().map_or(0..0, Spanned::span);
+        let Modes { file, directory } = modes;
         let message = format!(
-            "lets the group read files in folders that it may not enter: download.dir_mode is {}",
-            modes.directory
+            "`{file}` lets the group read files, but download.dir_mode `{directory}` does not let \
+             it enter their folders"
         );
         checker.warn("download.file_mode", span, message);
     }
@@ -257,8 +231,8 @@ fn parse_bandwidth(text: &str) -> Result<Bandwidth, String> {
     Bandwidth::try_new(bytes_per_second).map_err(|error| error.to_string())
 }
 
-/// The state may not lie in the download directory: consumers move and delete files there, and a
-/// project could have its name. The other way round, nobody is in anybody's way.
+/// The state directory must not be inside the download directory: consumers move and delete files
+/// there, and a project could have its name. The other way round is fine.
 fn state(checker: &mut Checker<'_>, raw: &Raw, download_directory: &Path) -> PathBuf {
     const KEY: &str = "state.directory";
     let directory = directory(checker, KEY, raw.state.directory.as_ref(), "state");
@@ -267,29 +241,32 @@ fn state(checker: &mut Checker<'_>, raw: &Raw, download_directory: &Path) -> Pat
             Some(value) => (KEY, Some(value)),
             None => ("download.directory", raw.download.directory.as_ref()),
         };
-        let message = "the state directory must not be the download directory or lie inside it, \
-                       because consumers move and delete files there";
+        let message = format!(
+            "the state directory {} must not be the download directory {} or inside it: consumers \
+             move and delete files there",
+            quoted_path(&directory),
+            quoted_path(download_directory)
+        );
         checker.fault(key, value.map_or(0..0, Spanned::span), message);
     }
     directory
 }
 
-/// A directory, or its default.
 fn directory(checker: &mut Checker<'_>, key: &str, value: Option<&Text>, default: &str) -> PathBuf {
     let path = checker.path(key, value);
     path.unwrap_or_else(|| checker.folder.join(home(checker.environment)).join(default))
 }
 
-/// Where the directories lie by default: `$STATE_DIRECTORY`, where systemd sets it, or else a
-/// folder in `/var/lib`.
+/// Where the directories are by default: `$STATE_DIRECTORY` if systemd sets it, else a folder in
+/// `/var/lib`.
 fn home(environment: &Environment) -> &Path {
-    // systemd separates several directories with colons; the first is the one of this service.
+    // systemd separates several directories with colons; the first belongs to this service.
     let list = environment.get_os("STATE_DIRECTORY").unwrap_or_default().as_bytes();
     let first = OsStr::from_bytes(list.split(|byte| *byte == b':').next().unwrap_or_default());
     if first.is_empty() { Path::new(HOME) } else { Path::new(first) }
 }
 
-/// `state.directory` by the value that the file at `path` has for it, if any.
+/// `state.directory` from its value in the file at `path`, or the default.
 pub(super) fn state_directory(
     path: &Path,
     value: Option<&str>,
@@ -303,7 +280,7 @@ pub(super) fn state_directory(
     }
 }
 
-/// Where a path leads: links followed as far as it exists, the rest without `.` and `..`.
+/// Follows links as far as the path exists, and removes `.` and `..` from the rest.
 fn resolved(path: &Path) -> PathBuf {
     let found =
         path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));

@@ -1,4 +1,4 @@
-//! The command's side: one question, one answer, within a time.
+//! The side of the command: one question, one answer, with a time limit.
 
 use std::fs::File;
 use std::io;
@@ -14,42 +14,26 @@ use super::{MAX_ANSWER_BYTES, SOCKET_FILE, address};
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody listens there.
-    #[error("no daemon answers at {}: is it running, and with this state directory?", path.display())]
-    NoDaemon {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// This user may not ask.
-    #[error("{} cannot be opened: {cause}; ask as the user that the daemon runs as, or as root", path.display())]
-    Forbidden {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-    /// The daemon hangs.
-    #[error("the daemon at {} gave no answer within {} s", path.display(), patience.as_secs())]
-    Silent {
-        /// The socket.
-        path: PathBuf,
-        /// How long it was waited for.
-        patience: Duration,
-    },
-    /// The daemon broke off.
-    #[error("the daemon at {} broke off: {cause}", path.display())]
-    Broken {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
+    #[error(
+        "no daemon answers at {}: is it running, and with this state directory?",
+        path.display()
+    )]
+    NoDaemon { path: PathBuf },
+    #[error(
+        "cannot open {}: {cause}; run this command as the daemon's user or as root",
+        path.display()
+    )]
+    Forbidden { path: PathBuf, cause: io::Error },
+    #[error("the daemon at {} did not answer within {} s", path.display(), patience.as_secs())]
+    Silent { path: PathBuf, patience: Duration },
+    #[error("the connection to the daemon at {} broke: {cause}", path.display())]
+    Broken { path: PathBuf, cause: io::Error },
 }
 
-/// Asks the daemon that works in this state directory.
+/// Asks the daemon that uses this state directory.
 ///
 /// # Errors
-/// [`AskError`].
+/// If the daemon gives no answer.
 pub async fn ask(
     state_directory: &Path,
     question: &Question,
@@ -90,6 +74,6 @@ async fn talk(
     if line.is_empty() {
         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
     }
-    // A newer daemon may answer in words that are not known here.
+    // A newer daemon may give an answer that this version does not know.
     Ok(serde_json::from_slice(&line).unwrap_or(Answer::NotUnderstood))
 }

@@ -1,6 +1,6 @@
-//! Floor 2, the control socket: how the command line talks to the running daemon. A question and
-//! its answer, one line of JSON each, over a Unix socket in the state directory that only its owner
-//! can open.
+//! Floor 2, the control socket: how commands talk to the running daemon. A question and its answer
+//! are one line of JSON each, over a Unix socket in the state directory that only its owner can
+//! open.
 
 mod client;
 mod protocol;
@@ -14,17 +14,15 @@ pub use client::{AskError, ask};
 pub use protocol::{Answer, Forgotten, Question, Report, Retried};
 pub use server::{ControlError, ControlSocket};
 
-/// File name of the socket in the state directory.
 const SOCKET_FILE: &str = "control.sock";
-/// Longest question: a list of exports.
+/// The longest question is a list of exports.
 const MAX_QUESTION_BYTES: u64 = 1 << 20;
-/// Longest answer: the status document of many thousand exports.
+/// The longest answer is the status document of many thousand exports.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
-/// Longest path of a socket that the system takes, without its final NUL (unix(7)).
+/// The limit of the system, without the final NUL (unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// How to name the socket to the system: a path that is too long for that is taken from the open
-/// folder.
+/// The path of the socket for the system. If it is too long, it goes through the open folder.
 fn address(directory: &File, path: &Path) -> PathBuf {
     if path.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
         path.to_owned()

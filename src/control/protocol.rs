@@ -1,5 +1,5 @@
-//! What can be asked and what is answered. Daemon and command may be of different versions for a
-//! while: what one does not understand it says so.
+//! The questions and the answers. Daemon and command may be different versions for a while: each
+//! says so if it does not understand the other.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -8,29 +8,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::ExportId;
 
-/// A question to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "question", rename_all = "snake_case")]
 pub enum Question {
-    /// How is it going, in short?
+    /// Asks for a [`Report`].
     Status,
+    /// Asks for the status document.
     Document,
-    /// Read the configuration again, and say what came of it.
+    /// Read the configuration again.
     Reload,
-    /// Set failed exports to watching again.
-    Retry {
-        exports: BTreeSet<ExportId>,
-    },
-    /// Drop what is known of exports, and what is half done.
-    Forget {
-        exports: BTreeSet<ExportId>,
-    },
-    /// Hang for good, to prove the watchdog.
+    /// Watch failed exports again.
+    Retry { exports: BTreeSet<ExportId> },
+    /// Drop the record and the unfinished files of exports.
+    Forget { exports: BTreeSet<ExportId> },
+    /// Hang forever, to test the watchdog.
     #[cfg(debug_assertions)]
     Hang,
 }
 
-/// The daemon's answer. No secret is in it.
+/// Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
@@ -38,28 +34,26 @@ pub enum Answer {
     Document {
         document: serde_json::Value,
     },
-    /// The configuration is in force.
+    /// The new configuration has taken effect.
     Reloaded {
+        /// What changed.
         words: String,
-        /// The file that it was read from.
+        /// The file that the daemon read.
         file: PathBuf,
     },
-    /// The configuration cannot be used: the one in force goes on.
+    /// The new configuration has faults, and the daemon keeps the current one.
     Refused {
-        /// What is wrong, one fault a line, each with file, line and key.
+        /// One fault on each line, with file, line and key.
         faults: String,
     },
-    /// These were failed and are watched again.
     Retried {
-        /// The exports with their projects.
         exports: Vec<Retried>,
     },
-    /// These are forgotten; those that are configured begin anew.
+    /// Those that are configured start over.
     Forgotten {
-        /// The exports with their projects.
         exports: Vec<Forgotten>,
     },
-    /// The daemon cannot do that now.
+    /// The daemon cannot do it now.
     Unavailable {
         cause: String,
     },
@@ -67,35 +61,34 @@ pub enum Answer {
     NotUnderstood,
 }
 
+/// The status in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub sentence: String,
     pub version: String,
-    /// Exports that are not at their end.
+    /// Exports that are neither whole nor failed.
     pub watching: usize,
     /// Those of them with parts in flight.
     pub downloading: usize,
     pub whole: usize,
     pub failed: usize,
-    /// Reloads that took effect in this run.
+    /// Since the start of the daemon.
     pub reloads_accepted: u64,
-    /// Reloads that were refused in this run.
+    /// Since the start of the daemon.
     pub reloads_refused: u64,
 }
 
-/// An export that is watched again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retried {
     pub project: String,
     pub export: ExportId,
 }
 
-/// An export that was forgotten, or was not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
     pub project: String,
     pub export: ExportId,
-    /// Why it was not; `None` where it was.
+    /// Why the export was not forgotten; `None` if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hindrance: Option<String>,
 }
@@ -105,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_on_the_wire_stay_as_they_are() {
+    fn the_wire_format_is_stable() {
         let line = |question: &Question| serde_json::to_string(question).unwrap();
         assert_eq!(line(&Question::Status), r#"{"question":"status"}"#);
         assert_eq!(line(&Question::Document), r#"{"question":"document"}"#);

@@ -1,5 +1,5 @@
-//! The daemon's side: a socket that its owner alone can open, few connections at a time, each with
-//! an end.
+//! The side of the daemon: a socket that only its owner can open, with few connections at a time,
+//! each with a time limit.
 
 use std::fs::{self, File};
 use std::future::Future;
@@ -19,17 +19,14 @@ use tokio::task::JoinSet;
 use super::protocol::{Answer, Question};
 use super::{MAX_QUESTION_BYTES, SOCKET_FILE, address};
 
-/// Connections at a time; more wait in the backlog.
+/// Connections at the same time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 8;
-/// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
-/// Longest wait for a question, and for an answer to be taken.
+/// For a question to arrive, and for an answer to be sent.
 const TALK_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a connection could not be accepted: without descriptors the next try fails as
-/// well.
+/// The pause after a failed accept: without descriptors the next one fails too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {cause}")]
 pub struct ControlError {
@@ -37,7 +34,7 @@ pub struct ControlError {
     cause: io::Error,
 }
 
-/// The socket; its name goes when it does.
+/// Dropping it removes the socket's file.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
@@ -45,11 +42,11 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens in the state directory. Whoever holds the directory's lock may call this: a socket
-    /// that is there already was left by a process that is gone.
+    /// Listens in the state directory. The caller must hold the directory's lock: then a socket
+    /// that is already there is left over from a process that has ended.
     ///
     /// # Errors
-    /// When the socket cannot be made; some file systems have none.
+    /// If the socket cannot be created; some file systems have none.
     pub fn listen(state_directory: &Path) -> Result<Self, ControlError> {
         let path = state_directory.join(SOCKET_FILE);
         let failed = |cause: io::Error| ControlError { path: path.display().to_string(), cause };
@@ -73,7 +70,10 @@ impl ControlSocket {
                         talks.spawn(talk(stream, answer.clone()));
                     }
                     Err(error) => {
-                        tracing::warn!(event = "control_connection_refused", cause = %error, "the control socket cannot accept a connection: {error}");
+                        tracing::warn!(
+                            event = "control_connection_refused", cause = %error,
+                            "the control socket cannot accept a connection: {error}"
+                        );
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -84,12 +84,12 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // A name that stays is taken over by the next start.
+        // If this fails, the next start replaces the file.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// A listening socket that nobody else can open, from the moment that it has a name.
+/// A listening socket that nobody else can open from the moment it has a name.
 fn make(state_directory: &Path, path: &Path) -> io::Result<StdListener> {
     let directory = File::open(state_directory)?;
     match fs::remove_file(path) {
@@ -98,7 +98,7 @@ fn make(state_directory: &Path, path: &Path) -> io::Result<StdListener> {
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // On Linux the name gets the mode that the socket has before it is bound.
+    // On Linux the file gets the mode that the socket has before it is bound.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(address(&directory, path))?)?;
     listen(&socket, BACKLOG)?;
@@ -123,7 +123,7 @@ where
     };
     let Ok(mut text) = serde_json::to_vec(&answer) else { return };
     text.push(b'\n');
-    // Who asked may be gone.
+    // The command may have ended.
     let _ = tokio::time::timeout(TALK_TIMEOUT, to.write_all(&text)).await;
 }
 
@@ -148,9 +148,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_question_is_answered_over_a_socket_of_ones_own() {
+    async fn a_question_is_answered_over_a_private_socket() {
         let root = tempfile::tempdir().unwrap();
-        // Longer than the path of a socket may be.
+        // The second path is too long for a socket.
         for directory in [root.path().join("state"), root.path().join("x".repeat(200))] {
             fs::create_dir(&directory).unwrap();
             File::create(directory.join(SOCKET_FILE)).unwrap();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nonsense_is_said_to_be_such_and_silence_keeps_nobody_waiting() {
+    async fn an_unknown_question_is_not_understood_and_silent_clients_block_nobody() {
         let root = tempfile::tempdir().unwrap();
         let socket = ControlSocket::listen(root.path()).unwrap();
         let path = socket.path.clone();

@@ -1,9 +1,7 @@
-//! The journal of systemd: whether standard error leads there, and log events as entries with
-//! fields of their own.
+//! systemd's journal: whether standard error goes there, and log events as entries with fields.
 //!
-//! Entries go to the journal's socket one by one, by its path, so that a journal that is restarted
-//! is found again. While its queue is full the sender waits, as one that writes lines to the
-//! journal's stream does.
+//! Each entry is sent to the journal's socket by its path, so that a restarted journal is found
+//! again. While the queue of the journal is full, the sender waits.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,7 +10,7 @@ use rustix::fs::fstat;
 use tracing::Level;
 use tracing_journald::{Layer, Priority, PriorityMappings};
 
-/// The facility "daemon" of syslog, which is what systemd gives to the lines of a service.
+/// The facility "daemon" of syslog, which systemd gives to the lines of a service.
 const DAEMON: &str = "3";
 
 /// An open file as `$JOURNAL_STREAM` names it.
@@ -23,7 +21,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Reads `device:inode`, both decimal.
+    /// Parses `device:inode`, both decimal.
     fn parse(text: &str) -> Option<Self> {
         let (device, inode) = text.split_once(':')?;
         Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
@@ -35,20 +33,19 @@ impl Stream {
     }
 }
 
-/// Whether the journal takes what is written to standard error.
+/// Whether standard error is connected to the journal.
 #[must_use]
 pub fn takes_stderr() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|named| names(&named, io::stderr()))
 }
 
-/// The variable alone proves nothing: whoever is started with another standard error inherits it.
+/// The variable alone proves nothing: a process with another standard error inherits it.
 fn names(journal_stream: &str, file: impl AsFd) -> bool {
     Stream::parse(journal_stream)
         .is_some_and(|named| Stream::of(file).is_ok_and(|descriptor| named == descriptor))
 }
 
-/// Makes an entry of each event, or tells why the journal cannot be reached. Our fields keep their
-/// names, in upper case.
+/// Makes an entry of each event. The fields keep their names, in upper case.
 pub(super) fn layer() -> io::Result<Layer> {
     let priorities = PriorityMappings {
         error: priority(Level::ERROR),
@@ -65,7 +62,7 @@ pub(super) fn layer() -> io::Result<Layer> {
     Ok(layer)
 }
 
-/// Puts `<N>` before each line, by which the journal knows the priority of a line from its stream.
+/// Puts `<N>` before each line: the journal reads the priority of the line from it.
 #[must_use]
 pub fn with_priority(level: Level, text: &[u8]) -> Vec<u8> {
     let prefix = [b'<', priority(level) as u8, b'>'];
@@ -92,26 +89,14 @@ mod tests {
         assert_eq!(Stream::parse("8:24713"), Some(Stream { device: 8, inode: 24713 }));
         let largest = format!("{0}:{0}", u64::MAX);
         assert_eq!(Stream::parse(&largest), Some(Stream { device: u64::MAX, inode: u64::MAX }));
-        for nonsense in [
-            "",
-            ":",
-            "8",
-            "8:",
-            ":8",
-            "8:9:10",
-            "8;9",
-            " 8:9",
-            "8:9\n",
-            "-8:9",
-            "0x8:9",
-            "8:18446744073709551616",
-        ] {
+        let bad = ["", ":", "8", "8:", ":8", "8:9:10", "8;9", " 8:9", "8:9\n", "-8:9", "0x8:9"];
+        for nonsense in bad.into_iter().chain(["8:18446744073709551616"]) {
             assert_eq!(Stream::parse(nonsense), None, "{nonsense:?}");
         }
     }
 
     #[test]
-    fn the_stream_has_to_be_the_very_file() {
+    fn the_stream_must_be_the_same_file() {
         let (one, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let metadata = one.metadata().unwrap();
         let (device, inode) = (metadata.dev(), metadata.ino());

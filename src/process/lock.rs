@@ -1,5 +1,5 @@
-//! One instance a state and a download directory: an advisory lock that the kernel drops with the
-//! process, however it ends.
+//! One instance for each state and download directory: an advisory lock that the kernel releases
+//! when the process ends.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,17 +11,16 @@ use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// Longest holder that is read back.
 const MAX_HOLDER_BYTES: u64 = 4096;
 
-/// Holds the lock while it lives. The file stays: removing it would let two instances lock two
-/// files of one name.
+/// Holds the lock until it is dropped. The file stays: if it were removed, two instances could lock
+/// two files with the same name.
 #[derive(Debug)]
 pub struct InstanceLock {
     _file: File,
 }
 
-/// The lock of a directory that may be away: taken as soon as it is there, and then held.
+/// The lock of a directory that may be missing: taken when the directory is there, and then held.
 #[derive(Debug)]
 pub struct LateLock {
     path: PathBuf,
@@ -31,47 +30,38 @@ pub struct LateLock {
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The process, as numbered where it runs.
+    /// The process ID on its host or in its container.
     pub pid: u32,
-    /// The host, or container, it runs on.
+    /// The host or container.
     pub host: String,
-    /// When it took the lock.
+    /// When the process took the lock.
     pub started_at: Timestamp,
 }
 
-/// The lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another instance has it.
     #[error("{} is locked by another instance: {}", .path.display(), describe(.holder.as_ref()))]
     Held {
-        /// The lock file.
         path: PathBuf,
-        /// Who, where the file says so.
+        /// `None` if the file does not tell.
         holder: Option<Holder>,
     },
-    /// The lock file cannot be made or written.
     #[error("cannot lock {}: {source}", .path.display())]
-    Failed {
-        /// The lock file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Failed { path: PathBuf, source: io::Error },
 }
 
 impl InstanceLock {
-    /// Takes the lock, or says at once who has it. The directory must exist.
+    /// Takes the lock without waiting. The directory must exist.
     ///
     /// # Errors
-    /// [`LockError::Held`] where another instance, or this one, has it already.
+    /// [`LockError::Held`] if another instance, or this one, already holds it.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source: io::Error| LockError::Failed { path: path.to_owned(), source };
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd =
             open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
-        // Whatever the umask: without the bits for its owner, the next start could not open it.
+        // The umask may have removed the owner's bits, and the next start could not open the file.
         fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
         let mut file = File::from(fd);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -81,23 +71,26 @@ impl InstanceLock {
             }
             Err(errno) => return Err(failed(errno.into())),
         }
-        // The lock is the flock; a disk too full for the note about its holder must not keep the
-        // program from starting.
+        // The flock is the lock: if the disk is too full to write the holder, the program still
+        // starts.
         if let Err(error) = note(&mut file) {
-            tracing::debug!(event = "lock_holder_unnoted", path = %path.display(), cause = %error, "the lock is taken, its holder could not be noted: {error}");
+            tracing::debug!(
+                event = "lock_holder_unnoted", path = %path.display(), cause = %error,
+                "the lock is taken, but its holder cannot be written into the lock file: {error}"
+            );
         }
         Ok(Self { _file: file })
     }
 }
 
 impl LateLock {
-    /// Names the lock file; nothing is taken yet.
+    /// Does not take the lock yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path, held: OnceLock::new() }
     }
 
-    /// Takes the lock, unless this has it already. Blocks, and is not for two threads at once.
+    /// Takes the lock unless it is already held. Blocks; must not be called by two threads at once.
     ///
     /// # Errors
     /// As [`InstanceLock::acquire`].
@@ -109,7 +102,6 @@ impl LateLock {
         Ok(())
     }
 
-    /// Whether the lock is taken.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.held.get().is_some()
@@ -139,7 +131,7 @@ fn describe(holder: Option<&Holder>) -> String {
         Some(Holder { pid, host, started_at }) => {
             format!("process {pid} on {host:?}, since {started_at:.0}")
         }
-        None => "it left no note about itself".to_owned(),
+        None => "its process is unknown".to_owned(),
     }
 }
 
@@ -150,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_instance_is_told_who_the_first_is() {
+    fn the_second_instance_learns_who_holds_the_lock() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lock");
         let first = InstanceLock::acquire(&path).unwrap();
@@ -184,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_holder_left_is_replaced_whole() {
+    fn the_note_of_an_earlier_holder_is_replaced_whole() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lock");
         Write::write_all(&mut File::create(&path).unwrap(), &[b'x'; 500]).unwrap();
@@ -194,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_not_followed_and_a_missing_folder_is_said() {
+    fn a_link_is_not_followed_and_a_missing_folder_is_named() {
         let root = tempfile::tempdir().unwrap();
         let link = root.path().join("link");
         std::os::unix::fs::symlink(root.path().join("target"), &link).unwrap();

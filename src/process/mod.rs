@@ -1,9 +1,8 @@
-//! Floor 2, the process and its surroundings: locks, signals, the service manager, logs, runtimes,
-//! limits, umask, core dumps.
+//! Floor 2, the process and its environment: locks, signals, the service manager, logs, runtimes,
+//! limits, umask and core dumps.
 
-pub mod descriptors;
-pub mod hardening;
 pub mod journal;
+pub mod limits;
 pub mod lock;
 pub mod runtimes;
 pub mod service;

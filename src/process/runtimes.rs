@@ -1,9 +1,10 @@
-//! The process's runtimes: one for control, and lanes that move bytes and may block in write(2).
+//! The runtimes of the process: one for control, and lanes that move bytes and may block in
+//! write(2).
 //!
-//! A lane is a runtime of one thread, with an eye on its own connections. On a runtime of several
-//! threads one of them watches the connections of all: where it blocks in write(2), nobody sees
-//! what comes until that write is over. A disk that hangs holds up transfers only: polls, signals
-//! and timers live on the control runtime.
+//! A lane is a runtime of one thread that watches its own connections. On a runtime of several
+//! threads one of them watches all connections: while it blocks in write(2), nobody sees what
+//! arrives. A disk that hangs stops only transfers: polls, signals and timers run on the control
+//! runtime.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,16 +15,14 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-/// Lanes. They hash and write where they receive; more than two bring nothing on the hardware this
-/// runs on.
+/// A lane hashes and writes what it receives. More than two gain nothing on the usual hardware.
 const LANES: usize = 2;
-/// Threads of each runtime for fsync, rename and other blocking work; a disk that hangs must not
+/// Threads of each runtime for fsync, rename and other blocking work. A disk that hangs must not
 /// collect more.
 const BLOCKING_THREADS: usize = 16;
-/// Longest wait for threads to end at exit; one that is stuck in the kernel is left to it.
+/// The longest wait for threads at exit. One that is stuck in the kernel is abandoned.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
 
-/// The process's runtimes.
 #[derive(Debug)]
 pub struct Runtimes {
     control: Runtime,
@@ -34,13 +33,10 @@ pub struct Runtimes {
 /// The runtimes that move bytes; there is at least one.
 #[derive(Debug, Clone)]
 pub struct TransferRuntimes {
-    /// One of them.
     pub first: Handle,
-    /// The others.
     pub others: Vec<Handle>,
 }
 
-/// The thread of a lane.
 #[derive(Debug)]
 struct LaneThread {
     runtime: Handle,
@@ -49,14 +45,12 @@ struct LaneThread {
 }
 
 impl Runtimes {
-    /// Starts all of them.
-    ///
     /// # Errors
-    /// When threads cannot be started.
+    /// If a thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let stop_lanes = CancellationToken::new();
         Ok(Self {
-            // The thread that calls block_on: what its tasks tell each other wakes nobody.
+            // Runs on the thread that calls block_on, so its tasks need not wake another thread.
             control: one_thread("control")?,
             lanes: (0..LANES)
                 .map(|_| LaneThread::start(stop_lanes.clone()))
@@ -65,27 +59,26 @@ impl Runtimes {
         })
     }
 
-    /// Those that move bytes.
     #[must_use]
     pub fn transfer(&self) -> TransferRuntimes {
         let mut lanes = self.lanes.iter().map(|lane| lane.runtime.clone());
-        // Without a lane bytes would move on the control runtime; LANES is not zero.
+        // LANES is not zero; without a lane, bytes would move on the control runtime.
         let first = lanes.next().unwrap_or_else(|| self.control.handle().clone());
         TransferRuntimes { first, others: lanes.collect() }
     }
 
-    /// Runs a future to its end on the control runtime; `None` where it panicked.
+    /// Runs a future to its end on the control runtime; `None` if it panicked.
     pub fn block_on<F: Future>(&self, future: F) -> Option<F::Output> {
-        // Nothing of the future is looked at after a panic.
+        // Nothing uses the future after a panic.
         catch_unwind(AssertUnwindSafe(|| self.control.block_on(future))).ok()
     }
 
-    /// Ends all of them without waiting for a thread that is stuck.
+    /// Ends all runtimes, without waiting for a thread that is stuck.
     pub fn shut_down(self) {
         self.stop_lanes.cancel();
         let until = Instant::now() + EXIT_WAIT;
         for lane in self.lanes {
-            // Nothing is ever sent: it ends or it takes too long.
+            // Nothing is ever sent: the thread ends or takes too long.
             let _ = lane.ended.recv_timeout(until.saturating_duration_since(Instant::now()));
         }
         self.control.shutdown_timeout(EXIT_WAIT);
@@ -120,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_of_the_main_future_does_not_unwind_further() {
+    fn a_panic_of_the_main_future_is_caught() {
         let runtimes = Runtimes::start().unwrap();
         assert_eq!(runtimes.block_on(async { 7 }), Some(7));
         let panicking = async {
@@ -131,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_is_stuck_holds_up_neither_the_others_nor_the_end() {
+    fn a_stuck_lane_blocks_neither_the_others_nor_the_exit() {
         let runtimes = Runtimes::start().unwrap();
         let TransferRuntimes { first, others } = runtimes.transfer();
         assert_eq!(others.len() + 1, LANES);
@@ -143,7 +136,7 @@ mod tests {
         });
         is_stuck.recv().unwrap();
         for other in others {
-            // A timer needs a thread that looks after it.
+            // A timer needs a running thread.
             let ticked = other.spawn(async { tokio::time::sleep(Duration::from_millis(1)).await });
             runtimes.block_on(async { ticked.await.unwrap() }).unwrap();
         }

@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT: the first drains, the second ends the process at once. SIGHUP: the
-//! configuration is read again.
+//! SIGTERM and SIGINT: the first drains, the second ends the process at once. SIGHUP reloads the
+//! configuration.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit;
 
-/// Both signals, caught from the moment this is made, so that none is lost before anybody waits.
+/// Catches both signals from its creation on, so that none is lost before somebody waits.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
@@ -16,10 +16,8 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Starts catching.
-    ///
     /// # Errors
-    /// When the handlers cannot be installed.
+    /// If the handlers cannot be installed.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -33,7 +31,7 @@ impl StopSignals {
         tracing::info!(event = "stop_requested", signal = name, "stopping");
         stop.cancel();
         let name = self.next().await;
-        tracing::warn!(event = "stop_forced", signal = name, "second signal, ending at once");
+        tracing::warn!(event = "stop_forced", signal = name, "second signal: exiting at once");
         #[expect(
             clippy::disallowed_methods,
             reason = "the second signal ends the process at once, by contract"
@@ -49,23 +47,21 @@ impl StopSignals {
     }
 }
 
-/// SIGHUP, caught from the moment this is made: before that it would end the process.
+/// Catches SIGHUP from its creation on. Before, the signal would end the process.
 #[derive(Debug)]
 pub struct Hangups(Signal);
 
 impl Hangups {
-    /// Starts catching.
-    ///
     /// # Errors
-    /// When the handler cannot be installed.
+    /// If the handler cannot be installed.
     pub fn install() -> io::Result<Self> {
         Ok(Self(signal(SignalKind::hangup())?))
     }
 
-    /// Waits for the next one, or for several that came since. Cancel-safe.
+    /// Waits for the next signal, or returns at once if some came since the last call. Cancel-safe.
     pub async fn next(&mut self) {
         if self.0.recv().await.is_none() {
-            // The runtime ends: nothing will come any more.
+            // The runtime is ending: no signal will come.
             std::future::pending::<()>().await;
         }
     }

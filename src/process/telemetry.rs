@@ -1,5 +1,5 @@
-//! Logs: readable text or JSON lines on stderr, or entries of the journal. `RUST_LOG` rules our own
-//! events; every other crate is capped at warnings, because the debug lines of HTTP crates print
+//! Logs: text or JSON lines on stderr, or entries of the journal. `RUST_LOG` applies to our own
+//! events. Other crates log only warnings and errors, because the debug lines of HTTP crates show
 //! signed links.
 
 use std::borrow::Cow;
@@ -16,38 +16,35 @@ use tracing_subscriber::{Layer, Registry, fmt};
 use super::journal;
 use super::text_fields::TextFields;
 
-/// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Readable lines.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// One entry of systemd's journal an event, with fields.
+    /// One entry with fields in systemd's journal for each event.
     Journald,
 }
 
 impl LogFormat {
-    /// What was asked for; else what fits where standard error leads.
+    /// The format that the user wants, else the one that fits standard error.
     #[must_use]
     pub fn choose(wanted: Option<Self>, journal_takes_stderr: bool) -> Self {
         wanted.unwrap_or(if journal_takes_stderr { Self::Journald } else { Self::Text })
     }
 }
 
-/// Where log lines go that do not go to the journal.
+/// Where text and JSON lines go.
 #[derive(Debug, Clone)]
 pub enum LogTarget {
-    /// Standard error.
     Stderr,
-    /// Standard error, above the progress bars that are drawn there.
+    /// Standard error, above the progress bars there.
     Above(MultiProgress),
 }
 
-/// Installs the process-wide subscriber and a panic hook that logs where a panic happened, without
-/// its payload: that may hold content. `rust_log` is the variable of that name; what it holds and
-/// cannot be read counts as `info`. Where the journal is wanted and cannot be reached, the log is
-/// text, and says so.
+/// Installs the process-wide subscriber and a panic hook. The hook logs where a panic happened, but
+/// not its payload, which may hold content. `rust_log` is the variable of that name; if it is not
+/// valid, `info` counts. If the journal cannot be reached, the log is text, with a warning.
 pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
     let shows_progress = matches!(target, LogTarget::Above(_));
     let (layer, quiet, unreachable) = match format {
@@ -60,7 +57,7 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
     };
     let default = if quiet { LevelFilter::WARN } else { LevelFilter::INFO };
     let wanted = rust_log
-        // Set and empty is how a container says unset.
+        // In a container an empty variable often means that it is not set.
         .filter(|directives| !directives.trim().is_empty())
         .and_then(|directives| directives.parse::<Targets>().ok())
         .unwrap_or_else(|| Targets::new().with_default(default));
@@ -72,7 +69,10 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
         tracing::error!(event = "task_panicked", place, "internal error: a task panicked");
     }));
     if let Some(error) = unreachable {
-        tracing::warn!(event = "journal_unreachable", cause = %error, "the journal cannot be reached, the log goes to standard error: {error}");
+        tracing::warn!(
+            event = "journal_unreachable", cause = %error,
+            "cannot reach systemd's journal, so the log goes to standard error: {error}"
+        );
     }
 }
 
@@ -106,7 +106,6 @@ fn console_wants_color() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Writes lines to stderr and does not mind when nobody takes them.
 #[derive(Debug, Clone)]
 struct StderrWriter {
     target: LogTarget,
@@ -114,7 +113,7 @@ struct StderrWriter {
     priorities: bool,
 }
 
-/// One event on its way to stderr.
+/// Writes one event to stderr.
 #[derive(Debug)]
 struct Line<'a> {
     target: &'a LogTarget,
@@ -155,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_wins_and_else_the_journal_decides() {
+    fn the_wanted_format_wins_and_else_the_journal_decides() {
         for wanted in [LogFormat::Text, LogFormat::Json, LogFormat::Journald] {
             for journal_takes_stderr in [false, true] {
                 assert_eq!(LogFormat::choose(Some(wanted), journal_takes_stderr), wanted);
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_never_get_below_warnings() {
+    fn other_crates_log_at_most_warnings() {
         let wanted: Targets = "trace".parse().unwrap();
         let filter = ours_or_warnings(wanted);
         let subscriber = tracing_subscriber::registry()

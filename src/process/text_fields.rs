@@ -1,5 +1,4 @@
-//! The text log's sentence and fields: `sentence name=value name="value with spaces"`, always on
-//! one line.
+//! The lines of the text log: `sentence name=value name="value with spaces"`.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -8,8 +7,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-/// Writes the sentence first and each field after it. A cause that has its field is not said in the
-/// sentence, too.
+/// Writes the sentence, then each field. If the cause is a field, the sentence leaves it out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TextFields;
 
@@ -59,7 +57,7 @@ impl Visit for Collected {
     }
 }
 
-/// Text without control characters: they could move the cursor, or begin another line.
+/// Escapes control characters: they could move the cursor or begin another line.
 struct OneLine<'a>(&'a str);
 
 impl fmt::Display for OneLine<'_> {
@@ -74,7 +72,7 @@ impl fmt::Display for OneLine<'_> {
     }
 }
 
-/// A value as it is where that is one word, else in quotes.
+/// Quotes a value unless it is one plain word.
 struct Value<'a>(&'a str);
 
 impl fmt::Display for Value<'_> {
@@ -123,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_comes_first_and_then_each_field_in_its_order() {
+    fn the_sentence_comes_first_and_then_each_field_in_order() {
         let line = written(|| {
             tracing::info!(
                 event = "part_committed",
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn a_cause_is_written_once() {
         let cause = "no answer";
         let line =
             written(|| tracing::warn!(event = "poll_failed", cause, "poll failed: {cause}; again"));

@@ -1,14 +1,13 @@
-//! The process's umask: what it would take from new files and folders is asked for by nobody but
-//! the configuration.
+//! The umask of the process, so that only the configuration limits the modes of new files and
+//! folders.
 
 use rustix::fs::Mode;
 
 use crate::domain::modes::Modes;
 
-/// Lets these modes through for the whole process, and nothing beyond them. `durable` puts a mode
-/// right where the umask was in its way, but not without loss: a folder that inherits the setgid
-/// bit may lose it when its mode is changed. So this comes before the first folder is made, and
-/// again when the modes change.
+/// Allows these modes for the whole process, and no more. `durable` corrects a mode that the umask
+/// reduced, but a folder that inherits the setgid bit may lose it then. So call this before the
+/// first folder is created, and again when the modes change.
 pub fn permit(modes: Modes) {
     rustix::process::umask(Mode::from_raw_mode(mask_for(modes)));
 }
@@ -23,7 +22,7 @@ mod tests {
     use crate::domain::modes::{DirectoryMode, FileMode};
 
     #[test]
-    fn what_is_configured_passes_and_nothing_else() {
+    fn only_the_configured_modes_are_allowed() {
         assert_eq!(mask_for(Modes::PRIVATE), 0o077);
         let file = FileMode::try_new(0o640).unwrap();
         assert_eq!(mask_for(Modes { file, ..Modes::PRIVATE }), 0o037);

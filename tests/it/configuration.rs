@@ -69,7 +69,7 @@ fn with_directories(rest: &str) -> String {
 #[tokio::test]
 async fn a_syntax_fault_is_named_with_its_line() {
     let config = with_directories(&format!("{SHOP}exports = [\"export_1\"\nname = 3\n"));
-    assert_refused(&config, &["c.toml:10: project.name: is not valid toml"]).await;
+    assert_refused(&config, &["c.toml:10: project.name: invalid TOML: "]).await;
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn an_unknown_key_is_named_with_the_known_ones() {
     let config = with_directories(&format!("[poll]\nintervall = \"{SECRET}\"\n{SHOP}"));
     assert_refused(
         &config,
-        &["c.toml:6: poll.intervall: is not a key of this file; known here: min_interval"],
+        &["c.toml:6: poll.intervall: unknown key; expected one of: min_interval, "],
     )
     .await;
 }
@@ -85,20 +85,22 @@ async fn an_unknown_key_is_named_with_the_known_ones() {
 #[tokio::test]
 async fn a_wrong_type_is_named_with_the_right_one() {
     let config = with_directories(&format!("[api]\nrequests_per_second = \"{SECRET}\"\n{SHOP}"));
-    let fault = "c.toml:6: api.requests_per_second: has the wrong type: it is a text and must be a whole number";
+    let fault =
+        "c.toml:6: api.requests_per_second: wrong type: expected a whole number, found a string";
     assert_refused(&config, &[fault]).await;
 }
 
 #[tokio::test]
 async fn every_fault_of_a_value_is_named_in_one_go() {
     let config = with_directories(&format!(
-        "[api]\nbase_url = \"http://api.example/2.11\"\n[poll]\nmin_interval = \"0s\"\n[retry]\ninitial = \"2m\"\nmax = \"1m\"\n{SHOP}exports = [\"../{SECRET}\"]\n"
+        "[api]\nbase_url = \"http://api.example/2.11\"\n[poll]\nmin_interval = \"0s\"\n[retry]\ninitial = \"2m\"\nmax = \"1m\"\n{SHOP}exports = [\n  \"export_1\",\n  \"../export\", \"export_1\",\n]\n"
     ));
     let faults = [
-        "c.toml:6: api.base_url: ",
-        "c.toml:8: poll.min_interval: is too short",
-        "c.toml:10: retry.initial: is longer than retry.max",
-        "c.toml:16: project.exports: the export id",
+        "c.toml:6: api.base_url: `http://api.example/2.11` must begin with https://",
+        "c.toml:8: poll.min_interval: `0s` is too short: the minimum is 10ms",
+        "c.toml:10: retry.initial: `2m` is longer than retry.max, which is 1m",
+        "c.toml:18:3: project.exports: `../export` ",
+        "c.toml:18:16: project.exports: `export_1` is already on line 17: list each export once",
     ];
     assert_refused(&config, &faults).await;
 }
@@ -107,8 +109,8 @@ async fn every_fault_of_a_value_is_named_in_one_go() {
 async fn a_project_that_stands_there_twice_is_named_with_both_lines() {
     let config = with_directories(&format!("{SHOP}{SHOP}"));
     let faults = [
-        "c.toml:10: project.name: is the same as on line 6",
-        "c.toml:11: project.project_key: is the same as on line 7",
+        "c.toml:10: project.name: `shop` is already on line 6: give each project its own name",
+        "c.toml:11: project.project_key: `projec…` is already on line 7: write one [[project]]",
     ];
     assert_refused(&config, &faults).await;
 }
@@ -118,20 +120,23 @@ async fn an_inline_key_is_refused_with_the_three_ways_and_not_repeated() {
     let config = with_directories(
         &SHOP.replace("rest_api_key_file = \"key\"", &format!("rest_api_key = \"{SECRET}\"")),
     );
-    let fault = "c.toml:8: project.rest_api_key: a key does not belong into this file: say where it is, with rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or rest_api_key_credential = \"NAME\"";
+    let fault = "c.toml:8: project.rest_api_key: the REST API key must not be in this file: name its \
+                 source with rest_api_key_file = \"PATH\", rest_api_key_env = \"VARIABLE\" or \
+                 rest_api_key_credential = \"NAME\"";
     assert_refused(&config, &[fault]).await;
 }
 
 #[tokio::test]
 async fn a_key_file_that_is_not_there_is_a_fault_of_its_line() {
-    let config = with_directories(&SHOP.replace("\"key\"", "\"no-such-file\""));
-    assert_refused(&config, &["c.toml:8: project.rest_api_key_file: the file cannot be read"])
-        .await;
+    let config = with_directories(&SHOP.replace("\"key\"", "\"/no/such/file\""));
+    let fault = "c.toml:8: project.rest_api_key_file: the key file `/no/such/file` cannot be read: No \
+                 such file";
+    assert_refused(&config, &[fault]).await;
 }
 
 #[tokio::test]
 async fn a_configuration_without_a_project_is_refused() {
-    assert_refused(&with_directories(""), &["c.toml:1: project: there is no project"]).await;
+    assert_refused(&with_directories(""), &["c.toml:1: project: the file has no project"]).await;
 }
 
 #[tokio::test]
@@ -226,13 +231,13 @@ async fn assert_probe(prepare: impl Fn(&Simulator), code: i32, words: &str) {
 
 #[tokio::test]
 async fn a_probe_that_is_accepted_ends_with_0() {
-    assert_probe(|_| {}, 0, "the api accepts the key").await;
+    assert_probe(|_| {}, 0, "the API accepts the key").await;
 }
 
 #[tokio::test]
 async fn a_probe_that_is_refused_ends_with_77() {
     let rotated = |sim: &Simulator| sim.rotate_key(&project_key("shop"), "another").unwrap();
-    assert_probe(rotated, 77, "the api refuses the key (http 401)").await;
+    assert_probe(rotated, 77, "the API refuses the key from file /").await;
 }
 
 #[tokio::test]
@@ -240,13 +245,13 @@ async fn a_probe_of_an_api_that_is_away_ends_with_75() {
     assert_probe(
         |sim| sim.set_outage(Origin::Api, Some(Canned::unavailable(None))),
         75,
-        "the api asks to be left alone",
+        "the API is busy or down: try again later",
     )
     .await;
     assert_probe(
         |sim| sim.set_outage(Origin::Api, Some(Canned::html(502))),
         75,
-        "the api gave no good answer",
+        "the API gave no valid answer: ",
     )
     .await;
 }
@@ -257,7 +262,7 @@ async fn a_probe_of_a_wrong_base_url_ends_with_78() {
     assert_probe(
         move |sim| sim.set_outage(Origin::Api, Some(lost.clone())),
         78,
-        "the api does not know the route",
+        "the API at http://127.0.0.1:",
     )
     .await;
 }

@@ -85,7 +85,7 @@ async fn without_a_daemon_what_is_half_done_goes_and_finished_files_stay() {
     assert!(solo.home.export(SHOP, "export_1").join("part-00001-file_1.json").exists());
     let (code, output) = ran(&solo, "forget", &["export_1"]).await;
     assert_eq!(code, i32::from(exit::EXPORTS_FAILED));
-    assert!(output.stderr[0].starts_with("export_1 is known to no project"), "{output:?}");
+    assert!(output.stderr[0].starts_with("export_1 is not known to any project"), "{output:?}");
     solo.home.set_exports(SHOP, &["export_1"]);
     assert_eq!(states(&solo).await, ["export_1 new"]);
 }
@@ -177,7 +177,10 @@ async fn what_is_configured_no_more_is_forgotten_by_the_daemon() {
         (1, &["shop/export_1: forgotten".to_owned()][..]),
         "{output:?}"
     );
-    assert!(output.stderr[0].starts_with("export_unknown is known to no project"), "{output:?}");
+    assert!(
+        output.stderr[0].starts_with("export_unknown is not known to any project"),
+        "{output:?}"
+    );
     let left: Vec<_> =
         solo.home.tree().into_keys().filter(|path| path.contains("export_1/")).collect();
     assert_eq!(left, ["shop/export_1/part-00001-file_1.json"]);

@@ -157,7 +157,7 @@ async fn retry_says_what_it_cannot_do() {
     let (code, output) = retry.wait().await;
     assert_eq!(code, 1);
     for export in ["export_1", "export_other"] {
-        let told = |line: &String| line.contains(&format!("{export} is no failed export"));
+        let told = |line: &String| line.contains(&format!("{export} is not a failed export"));
         assert!(output.stderr.iter().any(told), "{export}: {output:?}");
     }
     let watcher = solo.start();

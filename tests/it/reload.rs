@@ -168,7 +168,8 @@ async fn what_takes_a_restart_is_refused_whole() {
     let (code, output) = ran(&solo, "reload", &[]).await;
     assert_eq!(code, i32::from(exit::CONFIGURATION));
     assert!(
-        output.stderr[0].contains("download.directory: another download directory takes a restart"),
+        output.stderr[0].contains("download.directory: cannot change from `")
+            && output.stderr[0].contains("by a reload: restart the service"),
         "{output:?}"
     );
     assert!(!solo.home.path().join("elsewhere").exists());
@@ -310,7 +311,7 @@ async fn a_running_daemon_takes_a_retry_at_once() {
     let (code, output) = ran(&solo, "retry", &["export_1", "export_2"]).await;
     assert_eq!(code, i32::from(exit::EXPORTS_FAILED), "{output:?}");
     assert_eq!(output.stdout, ["shop/export_1: watched again"]);
-    assert!(output.stderr[0].starts_with("export_2 is no failed export"), "{output:?}");
+    assert!(output.stderr[0].starts_with("export_2 is not a failed export"), "{output:?}");
     watcher.wait_for_event(|event| event["message"] == "export whole").await;
     assert!(!notice.exists());
     solo.home.assert_whole(SHOP, "export_1", &[&file("any").content]);
@@ -388,7 +389,7 @@ async fn projects_come_and_go() {
     home.write("config.toml", &both);
     watcher.signal(Signal::HUP);
     let refused = watcher.wait_for_log(|line| line.contains("reload refused")).await;
-    assert!(refused.contains("project.name: renaming bee takes a restart"), "{refused}");
+    assert!(refused.contains("project.name: cannot change from `bee` to `"), "{refused}");
 }
 
 /// Exports come and go at random while they are fetched; at the end all are configured.

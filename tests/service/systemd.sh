@@ -292,7 +292,7 @@ test_check() {
     check "the configuration and the key can be tried beside the service" inside systemd-run --quiet --wait --pipe \
         -p User=batch-export-watcher -p StateDirectory=batch-export-watcher -p "LoadCredential=batch-rest-key:$key_file" \
         "$program" check --probe
-    check_is "it says" "# project shop: the api accepts the key" "$(tail -1 "$work/output")"
+    check_is "it says" "# project shop: the API accepts the key" "$(tail -1 "$work/output")"
 }
 
 test_retry() {

@@ -1,8 +1,8 @@
-//! `cargo xtask assets`: manual pages and shell completions, from the command line as the program
-//! itself describes it, and the changelog that Debian wants in a package.
+//! `cargo xtask assets`: makes manual pages and shell completions from the program's own command
+//! line, and the changelog that a Debian package needs.
 //!
-//! A package takes them from `target/assets`; nothing of it is in the repository, so that nothing
-//! can be out of date.
+//! Packages take them from `target/assets`. They are not in the repository, so they are never out
+//! of date.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -16,14 +16,12 @@ use clap_complete::{Shell, generate_to};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 
-/// The program's name, as it is typed.
 const PROGRAM: &str = "batch-export-watcher";
 /// Who signs the changelog of the Debian package: as `maintainer` in Cargo.toml.
 const MAINTAINER: &str = "batch-export-watcher maintainers <maintainers@example.invalid>";
-/// Shells that completions are made for.
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
-/// Helps to build packages.
+/// Makes the files that packages need besides the program.
 #[derive(Debug, Parser)]
 struct Xtask {
     #[command(subcommand)]
@@ -34,7 +32,7 @@ struct Xtask {
 enum Task {
     /// Make manual pages, shell completions and Debian's changelog.
     Assets {
-        /// Where to; what is there already is replaced.
+        /// The folder for the files; existing ones are replaced.
         #[arg(long, value_name = "DIR", default_value = "target/assets")]
         out: PathBuf,
     },
@@ -45,7 +43,7 @@ fn main() -> ExitCode {
     match assets(&out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to be told when standard error is gone.
+            // If standard error is gone, nobody can be told.
             let _ = writeln!(io::stderr(), "{}: {error}", out.display());
             ExitCode::FAILURE
         }
@@ -73,7 +71,7 @@ fn assets(out: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The command without what is hidden from its help, which clap would complete all the same.
+/// Removes hidden subcommands: clap would complete them too.
 fn without_hidden(command: Command) -> Command {
     let shown: Vec<_> =
         command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned().collect();
@@ -92,10 +90,10 @@ fn without_hidden(command: Command) -> Command {
     clean
 }
 
-/// One entry, for the version that is being built; what has changed is in CHANGELOG.md.
+/// One entry for the version that is being built; CHANGELOG.md lists the changes.
 fn debian_changelog() -> io::Result<String> {
     let version = Cli::command().get_version().unwrap_or_default().to_owned();
-    // The moment that a reproducible build names, else now.
+    // The time of a reproducible build, else now.
     let built_at = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(seconds) => seconds
             .parse()
@@ -105,28 +103,29 @@ fn debian_changelog() -> io::Result<String> {
     };
     let date =
         rfc2822::DateTimePrinter::new().timestamp_to_string(&built_at).map_err(io::Error::other)?;
-    // The same moment, as Debian spells UTC.
+    // Debian writes UTC as +0000.
     let date = date.replace("-0000", "+0000");
     Ok(format!(
-        "{PROGRAM} ({version}-1) unstable; urgency=medium\n\n  * Release {version}.\n\n -- {MAINTAINER}  {date}\n"
+        "{PROGRAM} ({version}-1) unstable; urgency=medium\n\n  * Release {version}.\n\n \
+         -- {MAINTAINER}  {date}\n"
     ))
 }
 
-/// What the main page says beside the command line.
+/// The sections of the main page after the command line.
 fn closing_sections() -> String {
     let codes = [
         (exit::DONE, "Drained after a signal, or settled with every export whole."),
         (
             exit::EXPORTS_FAILED,
-            "Settled, at least one export failed. Of \\fIstatus \\-\\-check\\fR: no daemon answers.",
+            "Settled with at least one failed export. \\fIstatus \\-\\-check\\fR: no daemon answers.",
         ),
         (exit::USAGE, "The command line is wrong."),
         (exit::INTERNAL, "Internal error."),
         (exit::UNFINISHED, "Unfinished: try again later."),
-        (exit::CREDENTIALS_REFUSED, "Settled, credentials refused."),
+        (exit::CREDENTIALS_REFUSED, "Settled, but the API refuses the credentials."),
         (
             exit::CONFIGURATION,
-            "The configuration is wrong; one line a fault, with file, line and key.",
+            "The configuration is wrong. Each fault is on one line, with file, line and key.",
         ),
     ];
     let codes: String =
@@ -137,13 +136,13 @@ fn closing_sections() -> String {
 {codes}.SH FILES
 .TP
 \\fI/etc/batch\\-export\\-watcher/config.toml\\fR
-The configuration; the example that comes with the program has every key with its default.
+The configuration. The example that comes with the program has every key with its default.
 .TP
 \\fI/etc/batch\\-export\\-watcher/batch\\-rest\\-key\\fR
 The REST API key of the service, readable by root alone.
 .TP
 \\fI/var/lib/batch\\-export\\-watcher\\fR
-Exports and state, where the configuration names no other directories.
+Exports and state, unless the configuration names other directories.
 .SH \"SEE ALSO\"
 .BR systemctl (1),
 .BR journalctl (1)
