@@ -10,6 +10,7 @@ use batch_export_watcher::simulator::{
 };
 
 use super::support::fault_proxy::{Fault, FaultProxy};
+use super::support::look;
 use super::support::solo::{SHOP, Solo};
 
 /// Length of most files here: a few reads of a socket.
@@ -191,7 +192,7 @@ async fn a_length_that_is_not_the_declared_one_is_refused_before_a_byte_and_the_
     solo.wait_for(|seen| seen.iter().filter(|request| request.is_view_of("export_1")).count() >= 2)
         .await;
     let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
-    assert_eq!(std::fs::metadata(partial).map(|partial| partial.len()).unwrap_or(0), 0);
+    assert_eq!(look::metadata(&partial).map_or(0, |partial| partial.len()), 0);
     assert_eq!(solo.fetches("file_1").len(), 1, "the part waits for its retry");
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
@@ -11,7 +11,7 @@ use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, View
 use super::support::mount::{Mount, fill_bytes, fill_names};
 use super::support::process::{Output, Watcher};
 use super::support::solo::{SHOP, Solo};
-use super::support::{eventually, move_to};
+use super::support::{eventually, look, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -67,8 +67,8 @@ async fn without_room_beside_the_reserve_an_export_waits_before_its_first_byte()
 
 /// The entries of a folder, by name.
 fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    look::entries(folder).into_iter().filter_map(name).collect()
 }
 
 #[tokio::test]

@@ -123,7 +123,12 @@ impl Bench {
 
     /// Everything is home, and the pending export was asked for all the while.
     async fn check(&mut self, mut watcher: Watcher) {
-        self.observer.look();
+        let withdrawn = self.observer.withdrawn();
+        let points = injected(&watcher);
+        assert!(
+            withdrawn.is_empty() || points.iter().any(|point| point.ends_with(".dirsync")),
+            "{withdrawn:?} went although no folder failed to sync: {points:?}"
+        );
         let contents: Vec<_> = self.contents.iter().collect();
         self.solo.home.assert_whole(SHOP, "export_1", &contents);
         let polls = self.solo.views("export_pending");

@@ -2,7 +2,6 @@
 //! files.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use batch_export_watcher::domain::checksum::{Algorithm, Check};
 use batch_export_watcher::simulator::{
@@ -205,7 +204,6 @@ async fn without_exports_it_idles_and_with_the_flag_it_is_done() {
     let mut watcher = home.start(&[]);
     watcher.wait_for_log(|line| line.contains("\"running\"")).await;
     watcher.signal(rustix::process::Signal::TERM);
-    let (code, _) = watcher.wait_within(Duration::from_secs(2)).await;
-    assert_eq!(code, 0);
+    assert_eq!(watcher.wait().await.0, 0);
     assert!(sim.requests().is_empty());
 }

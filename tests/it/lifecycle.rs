@@ -12,7 +12,7 @@ use tokio::process::Command;
 use super::support::home::Home;
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
-use super::support::{PATIENCE, eventually, move_to};
+use super::support::{PATIENCE, eventually, look, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -23,7 +23,7 @@ fn file(number: u64) -> SimFile {
 /// The length of the working file that a part has by name, as a clean stop leaves it.
 fn kept_bytes(solo: &Solo, name: &str) -> u64 {
     let path = solo.home.export(SHOP, "export_1").join(format!(".{name}.partial"));
-    fs::metadata(path).map_or(0, |partial| partial.len())
+    look::metadata(&path).map_or(0, |partial| partial.len())
 }
 
 /// Every request the simulator has seen, views and all.
@@ -271,10 +271,10 @@ async fn whatever_the_umask_files_are_private() {
             let expected = if solo.home.downloads().join(path).is_dir() { 0o700 } else { 0o600 };
             assert_eq!(*mode, expected, "{path} under umask {umask} has {mode:o}");
         }
-        for entry in fs::read_dir(solo.home.path().join("state")).unwrap().flatten() {
+        for (path, metadata) in look::below(&solo.home.path().join("state")) {
             use std::os::unix::fs::PermissionsExt as _;
-            let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
-            assert_eq!(mode, 0o600, "{} under umask {umask} has {mode:o}", entry.path().display());
+            let mode = metadata.permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{} under umask {umask} has {mode:o}", path.display());
         }
     }
 }

@@ -10,9 +10,9 @@ use std::process::Command;
 
 use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
 
-use super::support::eventually;
-use super::support::process::Watcher;
+use super::support::process::{Watcher, copy_program};
 use super::support::solo::{SHOP, Solo};
+use super::support::{eventually, look};
 
 /// A user with one group. No name of this machine is needed: the kernel knows numbers.
 #[derive(Debug, Clone, Copy)]
@@ -107,15 +107,8 @@ fn start_as_service(solo: &Solo, program: &Path, umask: &str) -> Watcher {
 
 /// Every file and folder below this one, with its mode and group.
 fn modes_below(folder: &Path) -> BTreeMap<PathBuf, (u32, u32)> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).expect("a folder").flatten() {
-        let metadata = entry.metadata().expect("an entry");
-        found.insert(entry.path(), (metadata.mode() & 0o7777, metadata.gid()));
-        if metadata.is_dir() {
-            found.extend(modes_below(&entry.path()));
-        }
-    }
-    found
+    let found = look::below(folder).into_iter();
+    found.map(|(path, metadata)| (path, (metadata.mode() & 0o7777, metadata.gid()))).collect()
 }
 
 #[tokio::test]
@@ -127,11 +120,7 @@ async fn the_group_of_a_setgid_directory_reads_and_nobody_else_does_anything() {
     let place = tempfile::tempdir().unwrap();
     set_mode(place.path(), 0o711);
     let program = place.path().join("batch-export-watcher");
-    // By another process: a file that is open for writing in one that forks cannot be run for a
-    // moment.
-    let copied =
-        Command::new("cp").arg(env!("CARGO_BIN_EXE_batch-export-watcher")).arg(&program).status();
-    assert!(copied.unwrap().success());
+    copy_program(&program);
     set_mode(&program, 0o755);
     for umask in ["077", "000", "022"] {
         comes_home_for_the_group(&program, umask).await;

@@ -271,7 +271,9 @@ async fn a_keyboard_reaches_everything_and_keeps_its_place() {
 
 #[tokio::test]
 async fn after_a_restart_the_page_is_right_again() {
-    let Some(mut stage) = Stage::of(vec![("shop", vec![pending("export_1")])], "", |_| {}).await
+    // The second daemon needs the port of the first. On an address of its own nobody else takes it.
+    let own = "[server]\nlisten = \"127.0.0.9:0\"";
+    let Some(mut stage) = Stage::of(vec![("shop", vec![pending("export_1")])], own, |_| {}).await
     else {
         return;
     };

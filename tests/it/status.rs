@@ -1,7 +1,6 @@
 //! `status`: from the daemon, from the state where none runs, again and again on a terminal, and as
 //! a health probe.
 
-use std::fs;
 use std::process::Stdio;
 
 use batch_export_watcher::exit;
@@ -13,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use super::support::http::get;
 use super::support::process::{Output, Watcher};
 use super::support::solo::Solo;
-use super::support::{PATIENCE, eventually};
+use super::support::{PATIENCE, eventually, look};
 
 fn pending(id: &str) -> SimExport {
     SimExport::new(id, vec![ViewStep::status("RUNNING")])
@@ -112,15 +111,8 @@ async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
     solo.settle(1).await;
     solo.home.set_exports("shop", &["export_3", "export_2", "export_1"]);
     let files = || {
-        let mut files: Vec<_> = fs::read_dir(solo.home.path().join("state"))
-            .unwrap()
-            .map(|entry| {
-                let entry = entry.unwrap();
-                (entry.file_name(), entry.metadata().unwrap().modified().unwrap())
-            })
-            .collect();
-        files.sort();
-        files
+        let files = look::below(&solo.home.path().join("state")).into_iter();
+        files.map(|(path, metadata)| (path, metadata.modified().unwrap())).collect::<Vec<_>>()
     };
     let before = files();
     let status = document(&solo).await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use batch_export_watcher::simulator::{Origin, Recorded, Serving, SimExport, SimFile, ViewStep};
 
 use super::support::eventually;
+use super::support::machine::Machine;
 use super::support::process::Watcher;
 use super::support::scene::told;
 use super::support::solo::{SHOP, Solo};
@@ -195,7 +196,7 @@ async fn from_success_to_the_manifest_it_takes_a_moment() {
     let solo = Solo::new(vec![SimExport::new("export_1", vec![held])]).await;
     let mut watcher = solo.home.start(&["--exit-when-settled"]);
     solo.wait_for(|seen| seen.iter().any(|request| request.is_view_of("export_1"))).await;
-    let released = tokio::time::Instant::now();
+    let (machine, released) = (Machine::watch(), tokio::time::Instant::now());
     solo.sim.release("export_1");
     let manifest = solo.home.export(SHOP, "export_1").join("manifest.json");
     eventually("the manifest", || manifest.exists()).await;
@@ -203,5 +204,5 @@ async fn from_success_to_the_manifest_it_takes_a_moment() {
     assert_eq!(watcher.wait().await.0, 0);
     solo.home.assert_whole(SHOP, "export_1", &[&part.content]);
     // A debug build beside other tests: the benchmark holds the release build to 50 ms.
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < machine.stretch(Duration::from_secs(2)), "{took:?}");
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use batch_export_watcher::simulator::{Canned, Recorded, SimExport, SimFile, ViewStep};
 use serde_json::json;
 
+use super::support::machine::Machine;
 use super::support::scene::{count, failure, gaps, is_of, project_key, scene, seen, told};
 
 fn running(id: &str) -> SimExport {
@@ -45,6 +46,7 @@ async fn the_first_export_of_each_project_is_asked_about_at_once_and_the_others_
         |prefix: &str| (0..10).map(|number| running(&format!("{prefix}_{number}"))).collect();
     let (sim, home) = scene(vec![("shop", exports("shop")), ("blog", exports("blog"))]).await;
     let home = home.with("[poll]\nmin_interval = \"5s\"\nmax_interval = \"5s\"");
+    let machine = Machine::watch();
     let _watcher = home.start(&[]);
     let requests = seen(&sim, |seen| seen.len() >= 20).await;
     let firsts: Vec<_> =
@@ -56,9 +58,11 @@ async fn the_first_export_of_each_project_is_asked_about_at_once_and_the_others_
     for name in ["shop", "blog"] {
         let gaps = gaps(&requests, |request| is_of(request, name));
         let whole: Duration = gaps.iter().sum();
-        assert!(whole >= Duration::from_millis(700), "ten exports within {whole:?}: {gaps:?}");
-        assert!(whole <= Duration::from_millis(2000), "ten exports over {whole:?}: {gaps:?}");
-        assert!(gaps.iter().all(|gap| *gap < whole / 2), "not spread: {gaps:?}");
+        let (least, most) = (Duration::from_millis(700), Duration::from_millis(2000));
+        assert!(machine.stretch(whole) >= least, "ten exports within {whole:?}: {gaps:?}");
+        assert!(whole <= machine.stretch(most), "ten exports over {whole:?}: {gaps:?}");
+        let longest = machine.stretch(whole / 2);
+        assert!(gaps.iter().all(|gap| *gap < longest), "not spread: {gaps:?}");
     }
 }
 
@@ -68,6 +72,7 @@ async fn the_interval_grows_while_nothing_changes_and_resets_when_the_status_mov
     views.push(ViewStep::status("RUNNING"));
     let (sim, home) = scene(vec![("shop", vec![SimExport::new("export_1", views)])]).await;
     let home = home.with("[poll]\nmin_interval = \"150ms\"\nmax_interval = \"600ms\"");
+    let machine = Machine::watch();
     let _watcher = home.start(&[]);
     let requests = seen(&sim, |seen| seen.len() >= 8).await;
     let gaps = gaps(&requests[..8], |_| true);
@@ -77,7 +82,7 @@ async fn the_interval_grows_while_nothing_changes_and_resets_when_the_status_mov
     {
         assert!(*gap >= interval.mul_f64(0.89), "{gap:?} for {interval:?}: {gaps:?}");
         assert!(
-            *gap <= interval.mul_f64(1.1) + Duration::from_millis(250),
+            *gap <= machine.stretch(interval.mul_f64(1.1) + Duration::from_millis(250)),
             "{gap:?} for {interval:?}: {gaps:?}"
         );
     }

@@ -54,10 +54,19 @@ impl BlackHole {
     }
 }
 
-/// A port on which nobody listens.
-async fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
-    listener.local_addr().expect("a bound listener has an address")
+/// A port on which nobody listens, and nobody else can while this lives.
+struct ClosedPort {
+    address: SocketAddr,
+    _bound: TcpSocket,
+}
+
+impl ClosedPort {
+    fn take() -> Self {
+        let bound = TcpSocket::new_v4().expect("a socket");
+        bound.bind(([127, 0, 0, 1], 0).into()).expect("a free port on loopback");
+        let address = bound.local_addr().expect("a bound socket has an address");
+        Self { address, _bound: bound }
+    }
 }
 
 /// A watcher whose API is at this URL: it says these words once, keeps asking with pauses, and
@@ -84,8 +93,9 @@ async fn assert_waits_for_an_api_at(base_url: &str, words: &str) {
 
 #[tokio::test]
 async fn an_api_whose_port_refuses_is_waited_for_quietly() {
-    let address = closed_port().await;
-    assert_waits_for_an_api_at(&format!("http://{address}/2.11"), "no answer from the api").await;
+    let port = ClosedPort::take();
+    assert_waits_for_an_api_at(&format!("http://{}/2.11", port.address), "no answer from the api")
+        .await;
 }
 
 #[tokio::test]
@@ -106,7 +116,7 @@ async fn an_api_that_speaks_no_tls_is_waited_for_quietly() {
 #[tokio::test]
 async fn stores_that_cannot_be_reached_cost_their_part_attempts_and_nothing_else() {
     let hole = BlackHole::dig().await;
-    let refusing = closed_port().await;
+    let refusing = ClosedPort::take();
     let at = |name: &str, origin: String| {
         let away = LinkStep::RedirectWith { status: 307, location: format!("{origin}{{path}}") };
         let part = SimFile::new(&format!("file_{name}"), 1, "[1]")
@@ -118,7 +128,7 @@ async fn stores_that_cannot_be_reached_cost_their_part_attempts_and_nothing_else
         Scheme::Http,
         vec![
             at("hole", format!("http://{}", hole.address)),
-            at("refusing", format!("http://{refusing}")),
+            at("refusing", format!("http://{}", refusing.address)),
             at("no_tls", "https://{authority}".to_owned()),
         ],
         Scripts::new(),
@@ -309,9 +319,9 @@ async fn the_environments_proxy_is_used_for_both_origins_and_its_password_is_nev
 async fn a_proxy_that_is_away_is_waited_for_and_its_password_is_never_told() {
     let stage = Stage::new(Scheme::Https, vec![export()], Scripts::new(), Scripts::new()).await;
     let mut command = stage.home.command("run", &[]);
-    let proxy = closed_port().await;
+    let proxy = ClosedPort::take();
     command
-        .env("HTTPS_PROXY", format!("http://agent:s3cr3t-word@{proxy}"))
+        .env("HTTPS_PROXY", format!("http://agent:s3cr3t-word@{}", proxy.address))
         .env("RUST_LOG", "trace");
     let watcher = Watcher::spawn(command);
     watcher.wait_for_log(|line| line.contains("poll failed")).await;

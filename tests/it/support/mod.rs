@@ -6,6 +6,8 @@ pub(crate) mod fuse;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod journal;
+pub(crate) mod look;
+pub(crate) mod machine;
 pub(crate) mod mount;
 pub(crate) mod observer;
 pub(crate) mod process;
