@@ -204,8 +204,9 @@ async fn trouble_says_its_cause_what_to_do_and_when_it_goes_on() {
     assert_eq!(page.run("return document.title;").await, "1 failed · Batch Export Watcher");
 
     // What counts down or stands in a card is not said a second time, and then late.
-    let sentence = page.run("return document.getElementById('sentence').textContent;").await;
-    assert_eq!(sentence, "Watching 6 exports, 1 downloading, 1 whole, 1 failed");
+    let sentence = "Watching 6 exports, 1 downloading, 1 whole, 1 failed";
+    // It also says "polling now" whenever a poll is under way.
+    page.until(&format!("document.getElementById('sentence').textContent === '{sentence}'")).await;
 
     for (look, name) in [(Look::Light, "light"), (Look::Dark, "dark"), (Look::Narrow, "narrow")] {
         page.look(look).await;

@@ -74,9 +74,9 @@ pub(crate) fn below(folder: &Path) -> BTreeMap<PathBuf, Metadata> {
     found
 }
 
-/// Every file below this folder that is no folder itself.
+/// Every regular file below this folder: neither folders nor sockets.
 #[track_caller]
 pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let files = below(folder).into_iter().filter(|(_, metadata)| !metadata.is_dir());
+    let files = below(folder).into_iter().filter(|(_, metadata)| metadata.is_file());
     files.map(|(path, _)| path).collect()
 }
