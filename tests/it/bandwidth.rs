@@ -28,7 +28,7 @@ fn bytes_on_disk(solo: &Solo, export: &str) -> BTreeMap<String, u64> {
 /// Two exports of two parts each. Nothing is sent before the clock runs, and on it all that counts
 /// is sums.
 #[tokio::test]
-async fn all_parts_together_stay_below_the_cap_and_share_it() {
+async fn all_parts_together_stay_below_the_bandwidth_cap_and_share_it() {
     const PART_BYTES: u64 = 160_000;
     const BYTES_PER_SECOND: u64 = 400_000;
     const BURST_BYTES: u64 = BYTES_PER_SECOND / 10;

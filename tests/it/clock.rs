@@ -21,7 +21,7 @@ fn running(id: &str) -> SimExport {
     SimExport::new(id, vec![ViewStep::status("RUNNING")])
 }
 
-/// Whether programs can be told another time here; a word about it where not.
+/// Whether a program can be given another time here. If not, it says so.
 fn is_possible() -> bool {
     let possible = Path::new(LIBRARY).exists();
     if !possible {
@@ -98,7 +98,7 @@ async fn a_jump_changes_nothing(years: i32) {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_jumps_ahead_makes_no_burst_and_ends_no_wait() {
+async fn a_wall_clock_that_jumps_ahead_causes_no_burst_and_ends_no_wait() {
     let _turn = punctual().await;
     if is_possible() {
         a_jump_changes_nothing(10).await;
@@ -106,7 +106,7 @@ async fn a_wall_clock_that_jumps_ahead_makes_no_burst_and_ends_no_wait() {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_jumps_back_makes_no_stall_and_no_longer_wait() {
+async fn a_wall_clock_that_jumps_back_causes_no_stall_and_no_longer_wait() {
     let _turn = punctual().await;
     if is_possible() {
         a_jump_changes_nothing(-10).await;

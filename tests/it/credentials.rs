@@ -38,7 +38,7 @@ fn is_refused(request: &Recorded) -> bool {
 }
 
 #[tokio::test]
-async fn a_refused_key_pauses_its_project_alone_and_a_new_key_file_heals_it() {
+async fn a_refused_key_pauses_only_its_project_until_there_is_a_new_key_file() {
     let (sim, home) =
         scene(vec![("shop", vec![finished(1), finished(2)]), ("blog", vec![running("blog_1")])])
             .await;
@@ -70,7 +70,7 @@ async fn a_refused_key_pauses_its_project_alone_and_a_new_key_file_heals_it() {
 }
 
 #[tokio::test]
-async fn calls_refused_together_are_all_healed_at_once_where_the_source_holds_another_key() {
+async fn calls_refused_together_are_all_repeated_at_once_if_the_source_has_another_key() {
     // The latency brings the refusals together; a pause would outlast the test.
     let exports: Vec<_> = (0..8).map(|number| running(&format!("export_{number}"))).collect();
     let latency = Duration::from_millis(200);
@@ -86,7 +86,7 @@ async fn calls_refused_together_are_all_healed_at_once_where_the_source_holds_an
 }
 
 #[tokio::test]
-async fn views_that_are_made_anew_with_another_key_cost_the_request_budget() {
+async fn views_repeated_with_another_key_count_against_the_request_budget() {
     let exports: Vec<_> = (0..10).map(|number| running(&format!("export_{number}"))).collect();
     let latency = Duration::from_millis(300);
     let (sim, home) = scene_with_latency(vec![("shop", exports)], latency).await;
@@ -206,7 +206,7 @@ fn a_job_with_every_fault() -> Vec<SimExport> {
 }
 
 #[tokio::test]
-async fn no_secret_leaves_its_place_in_a_whole_job_with_every_fault() {
+async fn no_secret_leaks_in_a_whole_job_with_every_fault() {
     let (sim, home) = scene(vec![("shop", a_job_with_every_fault())]).await;
     let home = home.with("[retry]\nmax = \"60ms\"");
     let mut command = home.command("run", &[]);

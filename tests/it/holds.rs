@@ -114,7 +114,7 @@ async fn assert_a_project_waits(throttled: Canned, wait: Duration) {
 }
 
 #[tokio::test]
-async fn a_429_with_seconds_silences_its_project_and_no_other() {
+async fn a_429_with_seconds_pauses_its_project_and_no_other() {
     assert_a_project_waits(Canned::throttled(Some("2")), Duration::from_secs(2)).await;
 }
 
@@ -167,7 +167,7 @@ async fn a_retry_after_of_zero_the_past_or_nonsense_counts_as_absent() {
 }
 
 #[tokio::test]
-async fn a_503_silences_the_whole_origin_and_then_one_probe_goes_first() {
+async fn a_503_pauses_the_whole_origin_and_then_one_probe_goes_first() {
     let _turn = punctual().await;
     let machine = Machine::watch();
     let latency = Duration::from_millis(150);
@@ -202,7 +202,7 @@ async fn a_503_silences_the_whole_origin_and_then_one_probe_goes_first() {
 }
 
 #[tokio::test]
-async fn a_429_to_a_download_call_silences_its_project() {
+async fn a_429_to_a_download_call_pauses_its_project() {
     let _turn = punctual().await;
     let machine = Machine::watch();
     let held_up = LinkStep::Answer(Canned::throttled(Some("1")));
@@ -223,7 +223,7 @@ async fn a_429_to_a_download_call_silences_its_project() {
 }
 
 #[tokio::test]
-async fn a_503_to_a_download_call_silences_the_whole_origin() {
+async fn a_503_to_a_download_call_pauses_the_whole_origin() {
     let _turn = punctual().await;
     let machine = Machine::watch();
     let held_up = LinkStep::Answer(Canned::unavailable(Some("1")));

@@ -58,7 +58,7 @@ async fn after_a_crash_finished_parts_stay_and_the_rest_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_goes_on_from_there() {
+async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_continues_from_there() {
     for signal in [Signal::TERM, Signal::INT] {
         let slow = file(1).on_fetch(Serving::well().stall_after(100_000)).on_fetch(Serving::well());
         let solo = Solo::finished(vec![slow]).await;
@@ -78,7 +78,7 @@ async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_goes_on_from_there(
 }
 
 #[tokio::test]
-async fn a_crash_after_a_stop_trusts_what_the_stop_had_made_durable_and_no_more() {
+async fn after_a_stop_and_a_crash_only_durable_bytes_are_trusted() {
     let stall = || Serving::well().stall_after(100_000);
     let slow = file(1).on_fetch(stall()).on_fetch(stall()).on_fetch(Serving::well());
     let solo = Solo::finished(vec![slow]).await;
@@ -102,7 +102,7 @@ async fn a_crash_after_a_stop_trusts_what_the_stop_had_made_durable_and_no_more(
 }
 
 #[tokio::test]
-async fn a_finished_export_is_asked_for_no_more_also_when_its_files_were_taken() {
+async fn a_finished_export_is_never_requested_again_even_if_its_files_were_taken() {
     let solo = Solo::finished(vec![file(1)]).await;
     solo.settle(0).await;
     let asked = requests(&solo.sim);
@@ -114,7 +114,7 @@ async fn a_finished_export_is_asked_for_no_more_also_when_its_files_were_taken()
 }
 
 #[tokio::test]
-async fn a_failed_export_stays_failed_until_somebody_says_retry() {
+async fn a_failed_export_stays_failed_until_a_retry() {
     let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
     solo.settle(1).await;
     let notice = solo.home.export(SHOP, "export_1").join("failed.json");
@@ -177,7 +177,7 @@ async fn retry_says_what_it_cannot_do() {
 }
 
 #[tokio::test]
-async fn a_failed_id_that_was_taken_out_and_put_back_is_asked_for_again() {
+async fn a_failed_id_that_was_removed_and_added_again_is_polled_again() {
     let mut solo = Solo::new(vec![SimExport::failing("export_1")]).await;
     solo.settle(1).await;
     solo.home.set_exports(SHOP, &[]);
@@ -189,7 +189,7 @@ async fn a_failed_id_that_was_taken_out_and_put_back_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_finished_id_that_was_taken_out_and_put_back_is_known_as_done() {
+async fn a_finished_id_that_was_removed_and_added_again_is_known_as_done() {
     let mut solo = Solo::finished(vec![file(1)]).await;
     solo.settle(0).await;
     let asked = requests(&solo.sim);
@@ -201,7 +201,7 @@ async fn a_finished_id_that_was_taken_out_and_put_back_is_known_as_done() {
 }
 
 #[tokio::test]
-async fn a_lost_state_is_made_again_from_the_manifests() {
+async fn a_lost_state_is_rebuilt_from_the_manifests() {
     let solo = Solo::new(vec![
         SimExport::finished("export_1", vec![file(1), file(2)]),
         SimExport::finished("export_2", vec![file(3)]),
@@ -301,7 +301,7 @@ async fn nobody_has_to_listen() {
 }
 
 #[tokio::test]
-async fn three_hundred_exports_come_home_without_a_panic() {
+async fn three_hundred_exports_download_without_a_panic() {
     let export = |number: u64| {
         let files = (1..=3)
             .map(|part| SimFile::new(&format!("file_{number}_{part}"), part, "[1,2,3]"))

@@ -103,7 +103,7 @@ async fn a_pause_is_shown_while_it_lasts_and_counted_once() {
 }
 
 #[tokio::test]
-async fn an_api_that_is_away_pauses_all_and_no_project() {
+async fn an_unavailable_api_pauses_the_origin_and_no_project() {
     let views = vec![
         ViewStep::Answer(Canned::new(503, "text/plain", "later")),
         ViewStep::status("RUNNING"),
@@ -121,7 +121,7 @@ async fn an_api_that_is_away_pauses_all_and_no_project() {
 }
 
 #[tokio::test]
-async fn parts_and_bytes_that_come_home_are_counted_with_the_success() {
+async fn downloaded_parts_and_bytes_are_counted_with_the_success() {
     let held =
         |id: &str, part| SimFile::generated(id, part, 10_000).on_fetch(Serving::well().held());
     let solo = Solo::finished(vec![held("file_1", 1), held("file_2", 2)]).await;
@@ -157,7 +157,7 @@ async fn parts_and_bytes_that_come_home_are_counted_with_the_success() {
 }
 
 #[tokio::test]
-async fn parts_that_are_done_again_are_counted_by_cause_and_links_that_are_refreshed() {
+async fn retried_parts_are_counted_by_cause_and_so_are_refreshed_links() {
     let file = |number| SimFile::generated(&format!("file_{number}"), number, 10_000);
     let files = vec![
         file(1).on_fetch(StoreStep::ExpiredLink).on_fetch(Serving::well()),
@@ -250,7 +250,7 @@ async fn no_scrape_holds_a_secret_or_the_name_of_an_export() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_hangs_costs_a_scrape_a_second_and_its_free_bytes_alone() {
+async fn a_disk_that_hangs_costs_a_scrape_one_second_and_only_its_free_bytes() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     let Some(disk) = Disk::mount(solo.home.downloads()) else { return };
     let (_solo, _watcher, address) = start(solo).await;

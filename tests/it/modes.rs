@@ -1,4 +1,4 @@
-//! Who can read what comes home: real users, who are told apart by the kernel alone.
+//! Which users can read the downloads: real users, whom the kernel tells apart.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -243,8 +243,7 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
 }
 
 #[tokio::test]
-async fn without_an_administrator_what_leads_to_the_files_lets_their_readers_through_and_the_state_stays_shut()
- {
+async fn without_an_administrator_readers_reach_the_files_and_not_the_state() {
     for umask in ["000", "022", "077", "777"] {
         let pending = SimExport::new("export_pending", vec![ViewStep::status("RUNNING")]);
         let file = SimFile::new("file_1", 1, "[1,2,3]");
@@ -280,7 +279,7 @@ async fn without_an_administrator_what_leads_to_the_files_lets_their_readers_thr
 }
 
 #[tokio::test]
-async fn what_is_there_already_keeps_its_mode() {
+async fn files_that_exist_keep_their_mode() {
     let file = |number| SimFile::new(&format!("file_{number}"), number, "[1,2,3]");
     let exports = |id: &str| SimExport::finished(id, vec![file(1)]);
     let mut solo = Solo::new(vec![exports("export_1"), exports("export_2")]).await;

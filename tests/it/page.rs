@@ -161,7 +161,7 @@ async fn troubled() -> Option<Stage> {
 }
 
 #[tokio::test]
-async fn trouble_says_its_cause_what_to_do_and_when_it_goes_on() {
+async fn trouble_shows_its_cause_the_remedy_and_the_time_of_the_next_try() {
     let Some(stage) = troubled().await else { return };
     let page = &stage.browser;
     let card = |title: &str| {
@@ -220,7 +220,7 @@ async fn trouble_says_its_cause_what_to_do_and_when_it_goes_on() {
 }
 
 #[tokio::test]
-async fn a_keyboard_reaches_everything_and_keeps_its_place() {
+async fn the_keyboard_reaches_everything_and_keeps_its_place() {
     let Some(stage) = troubled().await else { return };
     let page = &stage.browser;
     let mut reached = Vec::new();
@@ -369,7 +369,7 @@ async fn a_thousand_exports_stay_smooth() {
 }
 
 #[tokio::test]
-async fn without_an_export_the_page_says_what_to_do() {
+async fn a_page_without_exports_says_what_to_do() {
     let Some(stage) = Stage::of(vec![("shop", vec![])], "", |_| {}).await else { return };
     let page = &stage.browser;
     page.until("document.querySelector('.project .empty').innerText.includes('No exports yet.')")

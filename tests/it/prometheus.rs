@@ -73,7 +73,7 @@ fn named(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn readme_alerts_and_dashboard_speak_of_the_metrics_that_there_are() {
+async fn readme_alerts_and_dashboard_use_metrics_that_exist() {
     let (_solo, _watcher, address) = with_everything().await;
     let scraped = scraped_names(address).await;
     assert!(scraped.len() > 15, "{scraped:?}");

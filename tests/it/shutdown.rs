@@ -46,7 +46,7 @@ async fn an_idle_daemon_obeys_a_signal_at_once() {
 }
 
 #[tokio::test]
-async fn a_view_that_hangs_does_not_hold_up_the_end() {
+async fn a_view_call_that_hangs_does_not_delay_the_exit() {
     let held = ViewStep::Held(Box::new(ViewStep::status("RUNNING")));
     let solo = Solo::new(vec![SimExport::new("export_1", vec![held])]).await;
     let mut watcher = solo.start();
@@ -58,7 +58,7 @@ async fn a_view_that_hangs_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_does_not_hold_up_the_end() {
+async fn a_store_that_hangs_does_not_delay_the_exit() {
     let solo = Solo::finished(vec![file("file_1").on_fetch(Serving::well().held())]).await;
     let mut watcher = solo.start();
     solo.wait_for_fetches("file_1", 1).await;
@@ -69,7 +69,7 @@ async fn a_store_that_hangs_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_to_settle_and_is_stopped_before_is_unfinished() {
+async fn exit_when_settled_ends_as_unfinished_if_stopped_early() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     let mut watcher = solo.home.start(&["--exit-when-settled"]);
     solo.wait_for(|seen| !seen.is_empty()).await;
@@ -152,7 +152,7 @@ async fn a_second_signal_ends_a_drain_at_once_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_for_the_record_that_is_under_way() {
+async fn a_drain_waits_for_the_record_being_written() {
     let solo = Solo::finished(vec![file("file_1").on_fetch(Serving::well().held())]).await;
     let (mut watcher, lock) = with_a_record_under_way(&solo).await;
     watcher.signal(Signal::TERM);
@@ -164,7 +164,7 @@ async fn a_drain_waits_for_the_record_that_is_under_way() {
 }
 
 #[tokio::test]
-async fn a_drain_that_takes_longer_than_its_grace_is_given_up() {
+async fn a_drain_ends_after_its_grace_period() {
     let solo = Solo::finished(vec![file("file_1").on_fetch(Serving::well().held())]).await;
     let (mut watcher, _lock) = with_a_record_under_way(&solo).await;
     watcher.signal(Signal::TERM);
@@ -174,7 +174,7 @@ async fn a_drain_that_takes_longer_than_its_grace_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_written_holds_up_downloads_and_not_polls() {
+async fn a_state_that_cannot_be_written_stops_downloads_but_not_polls() {
     let held = file("file_1").on_fetch(Serving::well().held());
     let exports =
         vec![SimExport::finished("export_1", vec![held]), pending("export_2"), pending("export_3")];
@@ -201,7 +201,7 @@ async fn a_state_that_cannot_be_written_holds_up_downloads_and_not_polls() {
 }
 
 #[tokio::test]
-async fn a_second_instance_is_refused_and_told_of_the_first() {
+async fn a_second_instance_is_refused_and_learns_of_the_first() {
     let mut solo = Solo::new(vec![pending("export_1")]).await;
     let mut first = solo.start();
     solo.wait_for(|seen| !seen.is_empty()).await;

@@ -1,5 +1,5 @@
-//! Disks that are slow and disks that hang: polls stay on time, memory stays flat, a signal is
-//! obeyed, and all is whole in the end.
+//! Slow disks and disks that hang: polls stay on time, memory stays flat, signals work, and
+//! everything is whole in the end.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The daemon's world, with exports landing on a disk with moods.
 struct Stage {
-    // The first to go: whoever removes the folder it is mounted on would wait for what hangs.
+    // Dropped first: removing the folder that it is mounted on would wait for what hangs.
     disk: Disk,
     solo: Solo,
     machine: Machine,
@@ -113,7 +113,7 @@ impl Stage {
         self.solo.home.assert_whole(SHOP, export, &contents(files));
     }
 
-    /// The disk goes on, and another run brings home what is left.
+    /// The disk continues, and another run downloads the rest.
     async fn assert_finished_by_another_run(&self, export: &str, files: &[SimFile]) {
         self.disk.release();
         self.solo.settle(i32::from(exit::DONE)).await;
@@ -140,8 +140,8 @@ fn contents(files: &[SimFile]) -> Vec<&Content> {
     files.iter().map(|file| &file.content).collect()
 }
 
-/// Brings 42 MB home to a disk of that speed, polls on time: how long it took, and the program's
-/// peak of memory.
+/// Downloads 42 MB to a disk of that speed, with polls on time. Gives how long it took, and the
+/// program's peak memory.
 async fn bring_home(bytes_per_second: Option<u64>) -> Option<(Duration, u64)> {
     let stage = Stage::new(vec![running("export_1"), running(RUNNING)]).await?;
     stage.disk.limit(bytes_per_second);
@@ -169,7 +169,7 @@ async fn a_slow_disk_costs_neither_memory_nor_polls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_hang_in_mid_body_hold_up_downloads_alone() {
+async fn writes_that_hang_in_mid_body_stop_only_downloads() {
     let exports = ["export_1", "export_2", RUNNING].map(running);
     let Some(mut stage) = Stage::new(exports.into()).await else { return };
     // Shorter than the hang: a store whose bytes nobody takes does not stall.
@@ -203,8 +203,8 @@ async fn writes_that_hang_in_mid_body_hold_up_downloads_alone() {
     }
 }
 
-/// Polls go on while these operations hang, at least `hanging` of them at once, and all is whole
-/// when they do no more.
+/// Polls continue while these operations hang, at least `hanging` of them at once. Everything is
+/// whole after they no longer do.
 async fn polls_go_on_while(operations: &[Operation], hanging: usize) {
     let ids = ["export_1", "export_2", "export_3", "export_4", "export_5", "export_6"];
     let exports = ids.into_iter().chain([RUNNING]).map(running);
@@ -257,7 +257,7 @@ async fn stuck_in_write(hang: Hang) -> Option<(Stage, Watcher, Vec<SimFile>)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_ends_a_daemon_whose_writes_hang_within_the_grace() {
+async fn a_signal_ends_a_daemon_whose_writes_hang_within_the_grace_period() {
     let Some((stage, mut watcher, files)) = stuck_in_write(Hang::Killable).await else { return };
     watcher.signal(Signal::TERM);
     let since = Instant::now();
@@ -283,7 +283,7 @@ async fn a_second_signal_ends_a_daemon_whose_writes_hang_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_daemon_that_the_kernel_keeps_has_done_its_part_within_the_grace() {
+async fn a_daemon_that_the_kernel_keeps_is_done_within_its_grace_period() {
     let Some((stage, mut watcher, files)) = stuck_in_write(Hang::Deaf).await else { return };
     watcher.signal(Signal::TERM);
     let since = Instant::now();

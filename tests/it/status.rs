@@ -57,7 +57,7 @@ fn keys_of(value: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_daemon_tells_its_whole_document_and_the_table_shows_it() {
+async fn the_daemon_serves_the_whole_document_and_the_table_shows_it() {
     let held = file().on_fetch(Serving::well().held());
     let exports = vec![
         SimExport::finished("export_with_a_name_that_takes_more_room_than_there_is", vec![held]),
@@ -93,7 +93,7 @@ async fn the_daemon_tells_its_whole_document_and_the_table_shows_it() {
 }
 
 #[tokio::test]
-async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
+async fn without_a_daemon_status_reads_the_state_and_creates_nothing() {
     let mut solo = Solo::new(vec![
         SimExport::finished("export_1", vec![file()]),
         SimExport::failing("export_2"),
@@ -143,7 +143,7 @@ async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_state_that_a_kill_left_behind_is_read_as_it_is() {
+async fn status_reads_a_state_that_a_kill_left_behind_as_it_is() {
     let solo =
         Solo::new(vec![SimExport::finished("export_1", vec![file()]), pending("export_2")]).await;
     let watcher = solo.start();
@@ -155,7 +155,7 @@ async fn a_state_that_a_kill_left_behind_is_read_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_combined_is_refused() {
+async fn options_that_cannot_be_combined_are_refused() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     for arguments in [&["--check", "--json"][..], &["--check", "--watch"], &["--watch"]] {
         let (code, output) = ran(&solo, arguments).await;
@@ -239,7 +239,7 @@ async fn on_a_terminal(
 }
 
 #[tokio::test]
-async fn on_a_terminal_it_has_colours_unless_they_are_not_wanted() {
+async fn on_a_terminal_it_has_colours_unless_they_are_off() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     let (code, text) = on_a_terminal(&solo, "", &[], None).await;
     assert!(code == 0 && text.contains("\x1b[1m"), "{text:?}");

@@ -49,7 +49,7 @@ fn checkpointed_bytes(watcher: &Watcher) -> u64 {
 }
 
 #[tokio::test]
-async fn a_crash_costs_a_large_part_no_more_than_since_its_last_checkpoint() {
+async fn a_crash_costs_a_large_part_only_the_bytes_since_its_last_checkpoint() {
     let (solo, part) = killed_in_mid_part().await;
     solo.settle(0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&part.content]);
@@ -58,7 +58,7 @@ async fn a_crash_costs_a_large_part_no_more_than_since_its_last_checkpoint() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_whose_bytes_have_changed_on_disk_is_not_believed() {
+async fn a_checkpoint_whose_bytes_have_changed_on_disk_is_not_trusted() {
     let (solo, part) = killed_in_mid_part().await;
     let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
     let mut file = fs::File::options().write(true).open(&partial).unwrap();
@@ -140,7 +140,7 @@ async fn connections_to_both_origins_are_used_again() {
 }
 
 #[tokio::test]
-async fn a_small_soft_limit_of_open_files_does_not_hold_up_many_parts() {
+async fn a_small_soft_limit_of_open_files_does_not_delay_many_parts() {
     const AT_ONCE: usize = 64;
     let held = |number| {
         SimFile::generated(&format!("file_{number}"), number, 2000).on_fetch(Serving::well().held())
@@ -167,7 +167,7 @@ async fn a_small_soft_limit_of_open_files_does_not_hold_up_many_parts() {
 
 /// With a slot for each part, calls of the API would take all descriptors, and keep them.
 #[tokio::test]
-async fn a_small_hard_limit_of_open_files_is_told_and_costs_no_file() {
+async fn a_small_hard_limit_of_open_files_is_logged_and_costs_no_file() {
     let parts: Vec<_> = (1..=48)
         .map(|number| SimFile::generated(&format!("file_{number}"), number, 2000))
         .collect();

@@ -41,7 +41,7 @@ async fn assert_retried_until_whole(answers: Vec<Canned>) -> Vec<Recorded> {
 }
 
 #[tokio::test]
-async fn the_first_export_of_each_project_is_asked_about_at_once_and_the_others_are_spread() {
+async fn the_first_export_of_each_project_is_polled_at_once_and_the_others_are_spread() {
     let exports =
         |prefix: &str| (0..10).map(|number| running(&format!("{prefix}_{number}"))).collect();
     let (sim, home) = scene(vec![("shop", exports("shop")), ("blog", exports("blog"))]).await;
@@ -108,7 +108,7 @@ async fn nothing_is_fetched_before_success_although_files_are_listed() {
 }
 
 #[tokio::test]
-async fn an_error_is_final_and_told_once_while_the_others_go_on() {
+async fn an_error_is_final_and_logged_once_while_the_others_continue() {
     let (sim, home) = scene(vec![(
         "shop",
         vec![
@@ -127,7 +127,7 @@ async fn an_error_is_final_and_told_once_while_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn an_unknown_status_is_told_once_and_asked_about_slowly() {
+async fn an_unknown_status_is_logged_once_and_polled_slowly() {
     let mut views = vec![ViewStep::status("ARCHIVING"); 3];
     views.push(ViewStep::Success(vec![a_file("file_1")]));
     let (sim, home) = scene(vec![("shop", vec![SimExport::new("export_1", views)])]).await;
@@ -140,7 +140,7 @@ async fn an_unknown_status_is_told_once_and_asked_about_slowly() {
 }
 
 #[tokio::test]
-async fn success_without_a_list_of_files_is_asked_again() {
+async fn success_without_a_list_of_files_is_polled_again() {
     let body = |files: serde_json::Value| {
         Canned::json(200, &json!({ "id": "export_1", "status": "SUCCESS", "files": files }))
     };
@@ -176,7 +176,7 @@ async fn files_that_a_second_view_brings_are_fetched() {
 }
 
 #[tokio::test]
-async fn an_export_that_is_not_known_is_asked_for_within_the_grace_and_then_failed() {
+async fn an_unknown_export_is_polled_for_its_grace_period_and_then_fails() {
     let late = SimExport::new(
         "export_2",
         vec![
@@ -201,7 +201,7 @@ async fn an_export_that_is_not_known_is_asked_for_within_the_grace_and_then_fail
 }
 
 #[tokio::test]
-async fn an_export_that_is_forgotten_after_success_is_expired_and_its_parts_are_kept() {
+async fn an_export_that_the_api_forgets_after_success_is_expired_and_its_parts_are_kept() {
     let gone = Canned::store_error(404, "NoSuchKey", "");
     let files = vec![a_file("file_1"), SimFile::generated("file_2", 2, 1000).on_fetch(gone)];
     let forgotten = Canned::api_error(404, "EXPORT_NOT_FOUND", "No such export.");
@@ -275,7 +275,7 @@ async fn a_project_whose_every_export_is_refused_pauses_and_nothing_fails() {
 }
 
 #[tokio::test]
-async fn a_refusal_without_the_apis_own_error_is_asked_again() {
+async fn a_refusal_without_an_api_error_is_retried() {
     assert_retried_until_whole(vec![
         Canned::html(404),
         Canned::html(400),
@@ -288,7 +288,7 @@ async fn a_refusal_without_the_apis_own_error_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_200_that_is_not_the_answer_is_asked_again() {
+async fn a_200_that_is_not_the_answer_is_retried() {
     assert_retried_until_whole(vec![
         Canned::html(200),
         Canned::new(200, "application/json", ""),
@@ -303,7 +303,7 @@ async fn a_200_that_is_not_the_answer_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_passing_status_is_asked_again_whatever_its_body_says() {
+async fn a_transient_status_is_retried_whatever_its_body_says() {
     let own = |status| Canned::api_error(status, "EXPORT_NOT_FOUND", "Gone for good.");
     assert_retried_until_whole(vec![
         own(500),
@@ -325,7 +325,7 @@ async fn a_redirect_of_a_view_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_answer_beyond_32_mib_is_not_read_and_told() {
+async fn an_answer_beyond_32_mib_is_not_read_but_logged() {
     let padding = "x".repeat(33 << 20);
     let body = json!({ "id": "export_1", "status": "ERROR", "more": padding });
     let (sim, home) = scene(vec![(

@@ -145,7 +145,7 @@ async fn every_route_answers_with_its_type_and_the_headers_that_protect_it() {
 }
 
 #[tokio::test]
-async fn methods_hosts_and_bodies_that_are_not_for_it_are_refused() {
+async fn other_methods_hosts_and_bodies_are_refused() {
     let page = Page::start(
         Solo::new(vec![pending("export_1")])
             .await
@@ -183,7 +183,7 @@ fn page_request(line: &str, headers: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_export_that_is_polled_says_when_it_is_asked_next() {
+async fn a_polled_export_shows_when_its_next_poll_is_due() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     let page = Page::start(solo.with("[poll]\nmin_interval = \"1h\"\nmax_interval = \"1h\"")).await;
     let status = page.status(|status| export(status)["remote_status"] == "RUNNING").await;
@@ -218,7 +218,7 @@ async fn an_export_that_is_polled_says_when_it_is_asked_next() {
 }
 
 #[tokio::test]
-async fn parts_move_and_events_tell_it() {
+async fn events_show_the_progress_of_parts() {
     let slow = SimFile::generated("file_1", 1, 4_000_000).with_bytes_per_second(1_000_000);
     let page = Page::of(vec![SimExport::finished("export_1", vec![slow])]).await;
     let mut stream = page.begun("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
@@ -261,7 +261,7 @@ async fn a_failure_comes_with_advice() {
 }
 
 #[tokio::test]
-async fn a_pause_says_why_what_to_do_and_until_when() {
+async fn a_pause_shows_its_cause_the_remedy_and_its_end() {
     let solo = Solo::new(vec![pending("export_1")]).await.with("[retry]\nmax = \"10m\"");
     solo.sim.rotate_key(PROJECT_KEY, "another").expect("a project of the script");
     let page = Page::start(solo).await;
@@ -312,7 +312,7 @@ async fn no_answer_holds_a_secret() {
 }
 
 #[tokio::test]
-async fn half_open_connections_keep_nobody_out_for_long() {
+async fn half_open_connections_block_nobody_for_long() {
     let page = Page::of(vec![pending("export_1")]).await;
     let mut half_open = Vec::new();
     for _ in 0..64 {
@@ -327,7 +327,7 @@ async fn half_open_connections_keep_nobody_out_for_long() {
 }
 
 #[tokio::test]
-async fn streams_are_few_and_who_does_not_read_holds_up_nothing() {
+async fn streams_are_limited_and_a_client_that_does_not_read_blocks_nothing() {
     let page = Page::of(vec![pending("export_1")]).await;
     let mut streams = Vec::new();
     for _ in 0..16 {

@@ -168,7 +168,7 @@ async fn everything_it_says(stage: &Stage, page: &str) -> Vec<(String, String)> 
 }
 
 #[tokio::test]
-async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
+async fn no_key_signature_or_content_is_shown_or_kept_anywhere() {
     // One more fault below HTTP on each side.
     let cut = |text: String| Answer::of(200, "content-length: 99999\r\n", text).and_cut();
     let api = Scripts::from([("export_busy".to_owned(), vec![cut(indiscretion())])]);

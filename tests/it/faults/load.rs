@@ -73,7 +73,7 @@ async fn a_thousand_parts_take_no_more_memory_and_descriptors_than_ten() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_files_in_one_export_are_worked_on_and_hold_up_no_poll() {
+async fn a_hundred_thousand_files_in_one_export_download_and_delay_no_poll() {
     let rows = (1..=100_000).map(|number| SimFile::new(&format!("file_{number}"), number, "[]"));
     let many = SimExport::finished("export_many", rows.collect());
     let solo = Solo::new(vec![many, running("export_running")]).await;
@@ -96,7 +96,7 @@ async fn a_hundred_thousand_files_in_one_export_are_worked_on_and_hold_up_no_pol
 
 /// 600 parts on a store that ends every connection, beside an export whose store is well.
 #[tokio::test]
-async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few() {
+async fn only_a_few_of_many_parts_try_and_report_a_store_that_is_gone() {
     const PARTS: u64 = 600;
     let files: Vec<_> =
         (1..=PARTS).map(|number| SimFile::new(&format!("file_{number}"), number, "[1]")).collect();
@@ -118,7 +118,7 @@ async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few(
     // Two rounds of eight slots, what was under way meanwhile, and one each 200 ms at least.
     let most = || 16 + 7 + 1 + since.elapsed().as_millis().div_ceil(200);
     assert!(links as u128 <= most(), "{links} links were asked for");
-    // Nobody waits with it: what lies on another store comes home at once.
+    // Other parts do not wait: those on another store download at once.
     let well = LinkStep::RedirectWith {
         status: 307,
         location: format!("http://{}{{path}}", solo.sim.store_address()),

@@ -24,7 +24,7 @@ fn limit_descriptors(watcher: &Watcher, most: u64) {
 }
 
 #[tokio::test]
-async fn without_a_free_descriptor_it_neither_spins_nor_dies_and_goes_on_when_there_is_one() {
+async fn without_a_free_descriptor_it_waits_without_spinning_and_resumes() {
     let held = |number| {
         SimFile::generated(&format!("file_{number}"), number, 20_000)
             .on_fetch(Serving::well().held())
@@ -77,7 +77,7 @@ async fn without_a_free_descriptor_it_neither_spins_nor_dies_and_goes_on_when_th
 
 /// What has an export's folder, and a way to the API, lacks the sockets for the store alone.
 #[tokio::test]
-async fn parts_that_get_no_socket_wait_and_come_home_when_there_are_some() {
+async fn parts_that_get_no_socket_wait_and_complete_later() {
     const PARTS: usize = 20;
     let busy = || LinkStep::Answer(Canned::api_error(500, "INTERNAL", "Once more."));
     let file = |number: u64| {
@@ -154,7 +154,7 @@ fn send(process: u32, signal: Signal) {
 }
 
 #[tokio::test]
-async fn a_daemon_that_was_frozen_for_many_intervals_asks_one_round() {
+async fn a_daemon_that_was_frozen_for_many_intervals_polls_each_export_once() {
     let exports: Vec<_> = (1..=8).map(|number| running(&format!("export_{number}"))).collect();
     let solo = Solo::new(exports).await.with(
         "[poll]\nmin_interval = \"400ms\"\nmax_interval = \"400ms\"\n[api]\nrequests_per_second = 1000",

@@ -122,7 +122,7 @@ struct Soak {
     live: Vec<Live>,
     /// What each project's list of exports says.
     lists: [Vec<String>; PROJECTS.len()],
-    /// Keys that are in force on the other side, and not yet in their file.
+    /// Keys that the API accepts already and that are not in their file yet.
     new_keys: Vec<(usize, String, Instant)>,
     /// By the export's number.
     ended_at: Vec<Option<Instant>>,

@@ -197,7 +197,7 @@ impl Home {
         Content::from(bytes).sha256()
     }
 
-    /// Holds a finished export against what the store had: the manifest, each file's bytes, and
+    /// Compares a finished export with what the store had: the manifest, each file's bytes, and
     /// nothing else beside them.
     pub(crate) fn assert_whole(&self, project: &str, export: &str, contents: &[&Content]) {
         let manifest = self.manifest(project, export);

@@ -24,7 +24,7 @@ pub(crate) struct Output {
 }
 
 /// The same command in new namespaces, by `unshare` with these options, after a shell has done
-/// this. `None`, and a word about it, where that may not be.
+/// this. Prints why and gives `None` if that is not allowed.
 pub(crate) fn in_namespace(plain: &Command, options: &[&str], first: &str) -> Option<Command> {
     let unshared = |program: &str| {
         let mut command = Command::new("unshare");

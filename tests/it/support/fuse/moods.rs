@@ -10,7 +10,7 @@ use crate::support::process::process_status;
 
 /// Longest that anything hangs, whatever a test forgets.
 const LONGEST_HANG: Duration = Duration::from_secs(30);
-/// How often a hanging operation looks whether whoever asked for it is being killed.
+/// How often a hanging operation checks whether the thread that asked for it is being killed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// The bit of SIGKILL, signal 9, in a mask of `/proc/PID/status`.
 const SIGKILL_BIT: u64 = 1 << 8;
