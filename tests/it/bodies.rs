@@ -10,6 +10,7 @@ use batch_export_watcher::simulator::{
 };
 
 use super::support::fault_proxy::{Fault, FaultProxy};
+use super::support::look;
 use super::support::solo::{SHOP, Solo};
 
 /// Length of most files here: a few reads of a socket.
@@ -176,9 +177,8 @@ async fn the_manifest_names_every_checksum_that_agreed() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_not_the_declared_one_is_refused_before_a_byte_and_the_listing_is_asked_for_again()
- {
-    // The body stalls: whoever reads it notices nothing within this test.
+async fn a_length_other_than_the_declared_one_is_refused_before_a_byte_and_needs_a_new_listing() {
+    // The body stalls: a program that reads it notices nothing within this test.
     let first = Serving::well().claiming_length(BYTES + 1).stall_after(1000);
     let solo = Solo::finished(vec![file("file_1").on_fetch(first)]).await;
     let solo = solo.with("[retry]\ninitial = \"1m\"\nmax = \"1m\"");
@@ -191,12 +191,12 @@ async fn a_length_that_is_not_the_declared_one_is_refused_before_a_byte_and_the_
     solo.wait_for(|seen| seen.iter().filter(|request| request.is_view_of("export_1")).count() >= 2)
         .await;
     let partial = solo.home.export(SHOP, "export_1").join(".part-00001-file_1.json.partial");
-    assert_eq!(std::fs::metadata(partial).map(|partial| partial.len()).unwrap_or(0), 0);
+    assert_eq!(look::metadata(&partial).map_or(0, |partial| partial.len()), 0);
     assert_eq!(solo.fetches("file_1").len(), 1, "the part waits for its retry");
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_long_is_left_at_the_first_byte_over() {
+async fn a_body_that_is_too_long_is_abandoned_at_the_first_extra_byte() {
     let first = Serving::well().chunked().other_content(stranger(2 * BYTES)).stall_after(BYTES + 1);
     let solo = Solo::finished(vec![file("file_1").on_fetch(first).on_fetch(Serving::well())]).await;
     let watcher = solo.home.start(&["--exit-when-settled"]);
@@ -328,7 +328,7 @@ async fn an_expired_link_is_replaced_twice_at_once_and_then_after_a_pause_and_a_
 }
 
 #[tokio::test]
-async fn no_link_is_asked_for_before_its_part_has_a_slot() {
+async fn no_link_is_requested_before_its_part_has_a_slot() {
     let parts = 5;
     let part = |number: u64| {
         SimFile::generated(&format!("file_{number}"), number, 40_000).with_bytes_per_second(100_000)
@@ -387,7 +387,7 @@ async fn a_file_the_store_finds_again_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_part_that_is_gone_and_listed_no_more_is_left_out() {
+async fn a_part_that_is_gone_and_no_longer_listed_is_left_out() {
     let good = SimFile::generated("file_good", 1, BYTES);
     let lost = SimFile::generated("file_lost", 2, BYTES).on_fetch(Canned::store_error(
         404,
@@ -513,7 +513,7 @@ fn unfitting_answers() -> Vec<(&'static str, StoreStep)> {
 }
 
 #[tokio::test]
-async fn after_a_cut_the_rest_is_asked_for_and_appended() {
+async fn after_a_cut_the_rest_is_requested_and_appended() {
     let part = file("file_1")
         .on_fetch(Serving::well().cut_after(50_000))
         .on_fetch(Serving::well().cut_after(30_000))
@@ -596,7 +596,7 @@ async fn a_checksum_covers_the_bytes_before_the_cut_as_well() {
 }
 
 #[tokio::test]
-async fn without_a_strong_validator_no_range_is_asked_for() {
+async fn without_a_strong_validator_no_range_is_requested() {
     let part = |id: &str, etag| {
         let part = file(id).with_etag(etag).on_fetch(Serving::well().cut_after(50_000));
         part.on_fetch(Serving::well())

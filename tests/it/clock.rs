@@ -9,6 +9,7 @@ use std::time::Duration;
 use batch_export_watcher::simulator::{Canned, Recorded, SimExport, ViewStep};
 use serde_json::Value;
 
+use super::support::machine::Machine;
 use super::support::process::Watcher;
 use super::support::scene::{count, gaps, is_of, project_key, scene, seen};
 use super::support::turns::punctual;
@@ -20,7 +21,7 @@ fn running(id: &str) -> SimExport {
     SimExport::new(id, vec![ViewStep::status("RUNNING")])
 }
 
-/// Whether programs can be told another time here; a word about it where not.
+/// Whether a program can be given another time here. If not, it says so.
 fn is_possible() -> bool {
     let possible = Path::new(LIBRARY).exists();
     if !possible {
@@ -51,6 +52,7 @@ async fn a_jump_changes_nothing(years: i32) {
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("DONT_FAKE_MONOTONIC", "1");
+    let machine = Machine::watch();
     let watcher = Watcher::spawn(command);
     let before = year(&watcher.wait_for_event(|event| event["message"] == "running").await);
     // By then the interval has grown as long as it gets.
@@ -78,12 +80,12 @@ async fn a_jump_changes_nothing(years: i32) {
         .at;
     let waited = after - refused;
     assert!(
-        waited >= wait && waited < wait + Duration::from_secs(1),
+        waited >= wait && waited < machine.stretch(wait + Duration::from_secs(1)),
         "{jump}: asked again after {waited:?}"
     );
     // Every 100 ms, give or take a tenth, and what the machine takes.
     let gaps = gaps(&requests[known..], of("shop_1"));
-    let usual = Duration::from_millis(60)..Duration::from_millis(500);
+    let usual = Duration::from_millis(60)..machine.stretch(Duration::from_millis(500));
     assert!(gaps.iter().all(|gap| usual.contains(gap)), "{jump}: {gaps:?}");
     assert!(
         !home.export("shop", "shop_unknown").exists(),
@@ -96,7 +98,7 @@ async fn a_jump_changes_nothing(years: i32) {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_jumps_ahead_makes_no_burst_and_ends_no_wait() {
+async fn a_wall_clock_that_jumps_ahead_causes_no_burst_and_ends_no_wait() {
     let _turn = punctual().await;
     if is_possible() {
         a_jump_changes_nothing(10).await;
@@ -104,7 +106,7 @@ async fn a_wall_clock_that_jumps_ahead_makes_no_burst_and_ends_no_wait() {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_jumps_back_makes_no_stall_and_no_longer_wait() {
+async fn a_wall_clock_that_jumps_back_causes_no_stall_and_no_longer_wait() {
     let _turn = punctual().await;
     if is_possible() {
         a_jump_changes_nothing(-10).await;

@@ -106,7 +106,7 @@ async fn every_fault_of_a_value_is_named_in_one_go() {
 }
 
 #[tokio::test]
-async fn a_project_that_stands_there_twice_is_named_with_both_lines() {
+async fn a_project_listed_twice_is_named_with_both_lines() {
     let config = with_directories(&format!("{SHOP}{SHOP}"));
     let faults = [
         "c.toml:10: project.name: `shop` is already on line 6: give each project its own name",
@@ -127,7 +127,7 @@ async fn an_inline_key_is_refused_with_the_three_ways_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_key_file_that_is_not_there_is_a_fault_of_its_line() {
+async fn a_missing_key_file_is_a_fault_of_its_line() {
     let config = with_directories(&SHOP.replace("\"key\"", "\"/no/such/file\""));
     let fault = "c.toml:8: project.rest_api_key_file: the key file `/no/such/file` cannot be read: No \
                  such file";
@@ -140,7 +140,7 @@ async fn a_configuration_without_a_project_is_refused() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_not_there_is_refused_by_its_name() {
+async fn a_missing_configuration_is_refused_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
     for command in ["check", "run"] {
         let (code, output) = outcome(program(folder.path(), &[command, "-c", "none.toml"])).await;
@@ -154,7 +154,7 @@ async fn a_configuration_that_is_not_there_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn check_shows_what_is_in_force_without_secrets_and_touches_nothing() {
+async fn check_shows_the_effective_settings_without_secrets_and_touches_nothing() {
     let folder = folder_with(&with_directories(&format!("{SHOP}exports = [\"export_1\"]\n")));
     let mut command = program(folder.path(), &["check"]);
     command.env("BATCH_EXPORT_WATCHER_CONFIG", "c.toml");
@@ -178,12 +178,12 @@ async fn the_flag_comes_before_the_variable() {
 }
 
 #[tokio::test]
-async fn the_configuration_that_is_shipped_is_good_but_for_its_key_file() {
+async fn the_shipped_configuration_is_valid_except_for_its_key_file() {
     let shipped = include_str!("../../config/batch-export-watcher.toml");
     let folder = folder_with(&shipped.replace("/run/secrets/batch-rest-key", "key"));
     let (code, output) = outcome(program(folder.path(), &["check", "-c", "c.toml"])).await;
     assert_eq!(code, 0, "{output:#?}");
-    // Every key stands there with its default: without any of them the same is in force.
+    // The file lists every key with its default, so that it has the same effect without them.
     let bare = folder_with(&SHOP.replace("project_0123456789", "project_0123456789abcdef"));
     let (_, defaults) = outcome(program(bare.path(), &["check", "-c", "c.toml"])).await;
     let in_force = |output: &Output, folder: &TempDir| {
@@ -241,7 +241,7 @@ async fn a_probe_that_is_refused_ends_with_77() {
 }
 
 #[tokio::test]
-async fn a_probe_of_an_api_that_is_away_ends_with_75() {
+async fn a_probe_of_an_unreachable_api_ends_with_75() {
     assert_probe(
         |sim| sim.set_outage(Origin::Api, Some(Canned::unavailable(None))),
         75,

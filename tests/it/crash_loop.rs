@@ -122,8 +122,7 @@ async fn the_table_has_every_point_there_is() {
     assert!(missing.is_empty(), "points that the table does not have: {missing:?}");
 }
 
-/// While somebody retries a failed export, the daemon or the command, whoever takes the notice
-/// away, is killed.
+/// Kills the daemon or the command while it retries a failed export and removes the notice.
 #[tokio::test]
 async fn killed_while_a_failed_export_is_retried_it_can_be_retried_again() {
     let points = [

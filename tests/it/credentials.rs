@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use batch_export_watcher::simulator::{
@@ -13,7 +13,8 @@ use batch_export_watcher::simulator::{
 use tokio::process::Command;
 
 use super::support::home::Home;
-use super::support::process::{Output, Watcher};
+use super::support::look;
+use super::support::process::{Output, Watcher, copy_program};
 use super::support::scene::{
     count, failure, gaps, is_of, project_key, rest_key, scene, scene_with_latency, seen, told,
 };
@@ -37,7 +38,7 @@ fn is_refused(request: &Recorded) -> bool {
 }
 
 #[tokio::test]
-async fn a_refused_key_pauses_its_project_alone_and_a_new_key_file_heals_it() {
+async fn a_refused_key_pauses_only_its_project_until_there_is_a_new_key_file() {
     let (sim, home) =
         scene(vec![("shop", vec![finished(1), finished(2)]), ("blog", vec![running("blog_1")])])
             .await;
@@ -69,7 +70,7 @@ async fn a_refused_key_pauses_its_project_alone_and_a_new_key_file_heals_it() {
 }
 
 #[tokio::test]
-async fn calls_refused_together_are_all_healed_at_once_where_the_source_holds_another_key() {
+async fn calls_refused_together_are_all_repeated_at_once_if_the_source_has_another_key() {
     // The latency brings the refusals together; a pause would outlast the test.
     let exports: Vec<_> = (0..8).map(|number| running(&format!("export_{number}"))).collect();
     let latency = Duration::from_millis(200);
@@ -85,7 +86,7 @@ async fn calls_refused_together_are_all_healed_at_once_where_the_source_holds_an
 }
 
 #[tokio::test]
-async fn views_that_are_made_anew_with_another_key_cost_the_request_budget() {
+async fn views_repeated_with_another_key_count_against_the_request_budget() {
     let exports: Vec<_> = (0..10).map(|number| running(&format!("export_{number}"))).collect();
     let latency = Duration::from_millis(300);
     let (sim, home) = scene_with_latency(vec![("shop", exports)], latency).await;
@@ -159,16 +160,6 @@ fn assert_silent(place: &str, text: &[u8], secrets: &[String]) {
     }
 }
 
-fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder").flatten() {
-        if entry.path().is_dir() {
-            files_below(&entry.path(), found);
-        } else {
-            found.push(entry.path());
-        }
-    }
-}
-
 /// A whole job with one of each fault, whose words repeat both keys.
 fn a_job_with_every_fault() -> Vec<SimExport> {
     let words = format!("{} of {}", rest_key("shop"), project_key("shop"));
@@ -215,16 +206,15 @@ fn a_job_with_every_fault() -> Vec<SimExport> {
 }
 
 #[tokio::test]
-async fn no_secret_leaves_its_place_in_a_whole_job_with_every_fault() {
+async fn no_secret_leaks_in_a_whole_job_with_every_fault() {
     let (sim, home) = scene(vec![("shop", a_job_with_every_fault())]).await;
     let home = home.with("[retry]\nmax = \"60ms\"");
     let mut command = home.command("run", &[]);
     command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     let mut watcher = Watcher::spawn(command);
-    let pid = watcher.id();
     watcher.wait_for_event(|event| event["message"] == "export whole").await;
     watcher.wait_for_log(|line| line.contains("export failed")).await;
-    let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let command_line = watcher.proc_text("cmdline");
     watcher.signal(rustix::process::Signal::TERM);
     let (code, Output { stdout, stderr }) = watcher.wait().await;
     assert_eq!(code, 0);
@@ -234,8 +224,7 @@ async fn no_secret_leaves_its_place_in_a_whole_job_with_every_fault() {
     assert!(signatures.len() >= 4, "the links were not followed");
     let mut secrets = vec![rest_key("shop"), CONTENT_MARKER.to_owned()];
     secrets.extend(signatures);
-    let mut state = Vec::new();
-    files_below(&home.path().join("state"), &mut state);
+    let state = look::files_below(&home.path().join("state"));
     assert!(!state.is_empty());
     for path in state {
         assert_silent(&path.display().to_string(), &fs::read(&path).unwrap(), &secrets);
@@ -245,7 +234,7 @@ async fn no_secret_leaves_its_place_in_a_whole_job_with_every_fault() {
     secrets.push(project_key("shop"));
     assert_silent("the log", stderr.join("\n").as_bytes(), &secrets);
     assert_silent("stdout", stdout.join("\n").as_bytes(), &secrets);
-    assert_silent("the command line", &command_line, &secrets);
+    assert_silent("the command line", command_line.as_bytes(), &secrets);
     let notice = fs::read(home.export("shop", "export_2").join("failed.json")).unwrap();
     assert_silent("failed.json", &notice, &secrets);
     let store = requests.iter().filter(|request| request.origin == Origin::Store);
@@ -266,13 +255,13 @@ async fn the_process_leaves_no_core_dump_and_lets_no_one_attach() {
     }
     let watcher = Watcher::spawn(command);
     watcher.wait_for_log(|line| line.contains("status changed")).await;
-    let folder = Path::new("/proc").join(watcher.id().to_string());
-    let limits = fs::read_to_string(folder.join("limits")).unwrap();
+    let limits = watcher.proc_text("limits");
     let core =
         limits.lines().find(|line| line.starts_with("Max core file size")).expect("such a limit");
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
     // The kernel gives the files of a process that is not dumpable to root.
-    assert_eq!(fs::metadata(folder.join("limits")).unwrap().uid(), 0, "the process is dumpable");
+    let limits = look::metadata(&watcher.proc("limits")).expect("a process that runs");
+    assert_eq!(limits.uid(), 0, "the process is dumpable");
 }
 
 /// The same command by a user whose processes' files are not root's anyway.
@@ -280,11 +269,10 @@ fn as_nobody(home: &Home, command: &Command) -> Command {
     let command = command.as_std();
     // Where the program was built need not be open to everybody.
     let program = home.path().join("program");
-    fs::copy(command.get_program(), &program).expect("a copy of the program");
-    let mut paths = vec![home.path().to_owned()];
-    files_below(home.path(), &mut paths);
-    for path in paths {
-        chown(&path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
+    copy_program(&program);
+    let files = look::files_below(home.path());
+    for path in files.iter().map(PathBuf::as_path).chain([home.path()]) {
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
     }
     let mut command_of_nobody = Command::new(program);
     command_of_nobody

@@ -9,7 +9,7 @@ async fn the_demo_shows_the_whole_job_and_leaves_it_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
     command.args(["demo", "--dir"]).arg(folder.path()).env_clear();
-    let (code, output) = Watcher::spawn(command).wait_within(Duration::from_secs(60)).await;
+    let (code, output) = Watcher::spawn(command).wait_within(Duration::from_secs(180)).await;
     assert_eq!(code, 0, "{output:?}");
     let shop = folder.path().join("exports/shop");
     for (export, parts) in [("export_customers", 3), ("export_events", 1), ("export_newsletter", 1)]

@@ -106,7 +106,7 @@ fn the_shipped_configuration_has_the_paths_of_the_compose_file() {
 }
 
 #[test]
-fn nobody_kills_the_program_before_its_drain_is_over() {
+fn no_shipped_deployment_kills_the_program_before_its_drain_ends() {
     let compose = value(COMPOSE, "stop_grace_period:").trim_end_matches('s');
     for seconds in [compose, value(DEPLOYMENT, "terminationGracePeriodSeconds:")] {
         assert!(seconds.parse::<u32>().expect("seconds") > DRAIN_SECONDS, "{seconds}");

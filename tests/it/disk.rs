@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
@@ -11,7 +11,7 @@ use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, View
 use super::support::mount::{Mount, fill_bytes, fill_names};
 use super::support::process::{Output, Watcher};
 use super::support::solo::{SHOP, Solo};
-use super::support::{eventually, move_to};
+use super::support::{eventually, look, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -48,7 +48,7 @@ fn said(output: &Output, words: &str) -> bool {
 }
 
 #[tokio::test]
-async fn without_room_beside_the_reserve_an_export_waits_before_its_first_byte() {
+async fn an_export_waits_before_its_first_byte_until_there_is_room_beside_the_reserve() {
     let solo = Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending()]).await;
     let solo = solo.with("[download]\nreserve = \"1000000GiB\"");
     let watcher = solo.start();
@@ -67,8 +67,8 @@ async fn without_room_beside_the_reserve_an_export_waits_before_its_first_byte()
 
 /// The entries of a folder, by name.
 fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    look::entries(folder).into_iter().filter_map(name).collect()
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_directory_that_is_replaced_by_an_empty_one_is_waited_for_and_not_fill
 }
 
 #[tokio::test]
-async fn a_marker_that_is_taken_away_in_mid_part_keeps_the_part_from_its_name() {
+async fn a_part_gets_no_name_if_the_marker_is_removed_meanwhile() {
     let held = file(1).on_fetch(Serving::well().stall_after(100_000));
     let solo =
         Solo::new(vec![SimExport::finished("export_1", vec![held, file(2)]), pending()]).await;
@@ -199,8 +199,7 @@ async fn a_strangers_file_of_the_right_length_is_believed_only_by_its_content() 
 }
 
 #[tokio::test]
-async fn a_file_that_appears_during_the_download_is_adopted_where_it_is_the_same_and_a_conflict_where_not()
- {
+async fn a_file_that_appears_during_the_download_is_adopted_if_identical_and_a_conflict_if_not() {
     let held = |id: &str| SimFile::new(id, 1, "[\"right\"]").on_fetch(Serving::well().held());
     let solo = Solo::new(vec![
         SimExport::finished("export_same", vec![held("file_same")]),
@@ -239,7 +238,7 @@ async fn a_strangers_manifest_fails_the_export_until_it_is_gone() {
 }
 
 #[tokio::test]
-async fn a_strangers_file_in_the_place_of_a_folder_fails_that_export_alone() {
+async fn a_strangers_file_in_the_place_of_a_folder_fails_only_that_export() {
     let solo = Solo::new(vec![
         SimExport::finished("export_1", vec![file(1)]),
         SimExport::finished("export_2", vec![file(2)]),
@@ -281,17 +280,17 @@ async fn fills_up(options: &str, fill: fn(&Path)) {
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_in_mid_part_is_waited_for_and_healed_from() {
+async fn after_a_disk_that_fills_up_in_mid_part_downloads_resume() {
     fills_up("size=5m", fill_bytes).await;
 }
 
 #[tokio::test]
-async fn a_disk_without_a_free_inode_is_waited_for_and_healed_from() {
+async fn after_a_disk_without_a_free_inode_downloads_resume() {
     fills_up("size=8m,nr_inodes=40", fill_names).await;
 }
 
 #[tokio::test]
-async fn bytes_of_another_version_that_a_full_disk_cut_short_are_not_continued() {
+async fn a_full_disk_does_not_mix_two_versions_of_a_file() {
     let (bytes, other) = (1_500_000, Content::Generated { bytes: 1_500_000, seed: 99 });
     let part = SimFile::generated("file_1", 1, bytes)
         .on_fetch(Serving::well().cut_after(100_000))
@@ -313,7 +312,7 @@ async fn bytes_of_another_version_that_a_full_disk_cut_short_are_not_continued()
 }
 
 #[tokio::test]
-async fn a_disk_that_becomes_read_only_is_waited_for_and_healed_from() {
+async fn after_a_disk_that_becomes_read_only_downloads_resume() {
     let waiting = SimExport::new("export_1", vec![ViewStep::status("RUNNING")]);
     let solo = Solo::new(vec![waiting, pending()]).await;
     let watcher = solo.start();

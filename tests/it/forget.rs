@@ -72,7 +72,7 @@ fn large() -> SimFile {
 }
 
 #[tokio::test]
-async fn without_a_daemon_what_is_half_done_goes_and_finished_files_stay() {
+async fn forgetting_without_a_daemon_removes_partials_and_keeps_finished_files() {
     let mut solo = Solo::finished(vec![file(1), large()]).await;
     let watcher = running(&solo).await;
     watcher.wait_for_event(|event| event["message"] == "part committed").await;
@@ -106,7 +106,7 @@ async fn the_notice_of_a_failure_goes_with_its_record() {
 }
 
 #[tokio::test]
-async fn a_whole_export_is_whole_again_by_its_manifest_and_nothing_is_asked() {
+async fn a_forgotten_whole_export_is_known_again_by_its_manifest_without_a_request() {
     let solo =
         Solo::new(vec![SimExport::finished("export_1", vec![file(1)]), pending("export_2")]).await;
     let watcher = running(&solo).await;
@@ -162,7 +162,7 @@ async fn parts_in_flight_are_stopped_and_begin_anew() {
 }
 
 #[tokio::test]
-async fn what_is_configured_no_more_is_forgotten_by_the_daemon() {
+async fn the_daemon_forgets_an_export_that_is_no_longer_configured() {
     let mut lost = file(2);
     lost.store_steps = vec![Canned::store_error(404, "NoSuchKey", "gone").into()];
     let exports = vec![SimExport::finished("export_1", vec![file(1), lost]), pending("export_2")];
@@ -189,7 +189,7 @@ async fn what_is_configured_no_more_is_forgotten_by_the_daemon() {
 }
 
 #[tokio::test]
-async fn a_run_until_all_is_settled_waits_for_what_begins_anew() {
+async fn exit_when_settled_waits_for_an_export_that_starts_anew() {
     let held = file(1).on_fetch(Serving::well().held());
     let solo = Solo::finished(vec![held]).await;
     let watcher = solo.home.start(&["--exit-when-settled"]);
@@ -200,7 +200,7 @@ async fn a_run_until_all_is_settled_waits_for_what_begins_anew() {
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
 }
 
-/// Kills whoever forgets `export_1` there, the daemon or the command, and lets a second try finish
+/// Kills the daemon or the command while it forgets `export_1` there, and lets a second try finish
 /// it.
 async fn killed_at(solo: &Solo, point: &str, by_daemon: bool) {
     solo.kill_at(point, "forget", by_daemon).await;
@@ -215,7 +215,7 @@ async fn killed_at(solo: &Solo, point: &str, by_daemon: bool) {
 }
 
 #[tokio::test]
-async fn whoever_is_killed_while_it_forgets_work_in_progress_leaves_it_to_a_second_try() {
+async fn a_kill_while_forgetting_work_in_progress_leaves_it_to_a_second_try() {
     let points = ["part.unlink", "after:part.unlink", "forgotten.record", "after:forgotten.record"];
     let of_point = async |point| {
         let _turn = in_a_crowd().await;
@@ -236,7 +236,7 @@ async fn whoever_is_killed_while_it_forgets_work_in_progress_leaves_it_to_a_seco
 }
 
 #[tokio::test]
-async fn whoever_is_killed_while_it_forgets_a_failure_leaves_it_to_a_second_try() {
+async fn a_kill_while_forgetting_a_failure_leaves_it_to_a_second_try() {
     let points = [
         "notice.open",
         "notice.unlink",

@@ -2,7 +2,6 @@
 //! files.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use batch_export_watcher::domain::checksum::{Algorithm, Check};
 use batch_export_watcher::simulator::{
@@ -26,7 +25,7 @@ async fn simulator(exports: Vec<SimExport>) -> Simulator {
 }
 
 #[tokio::test]
-async fn exports_go_the_whole_way_and_one_that_ends_in_error_holds_up_nobody() {
+async fn exports_complete_and_one_that_ends_in_error_blocks_no_other() {
     let md5 = SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5);
     let (a, b, c) = (generated(1, 1_500_000), generated(2, 700_000), generated(3, 10));
     let customers = SimExport::succeeding(
@@ -156,8 +155,7 @@ async fn parts_run_side_by_side_up_to_max_parts_and_exports_take_turns() {
         .project("shop", PROJECT, KEY, &["export_x", "export_y"])
         .with("[download]\nmax_parts = 4");
     let mut watcher = home.start(&["--exit-when-settled"]);
-    // Both exports want slots, and those are full: whoever came first has not taken them all for
-    // ever.
+    // Both exports want slots, and all slots are taken. The first export must not keep them all.
     let first = sim.wait_for(|requests| fetches_of(requests).len() == 4, PATIENCE).await.unwrap();
     let first: Vec<_> =
         fetches_of(&first).iter().map(|fetch| fetch.path.replace("/blob/", "")).collect();
@@ -206,7 +204,6 @@ async fn without_exports_it_idles_and_with_the_flag_it_is_done() {
     let mut watcher = home.start(&[]);
     watcher.wait_for_log(|line| line.contains("\"running\"")).await;
     watcher.signal(rustix::process::Signal::TERM);
-    let (code, _) = watcher.wait_within(Duration::from_secs(2)).await;
-    assert_eq!(code, 0);
+    assert_eq!(watcher.wait().await.0, 0);
     assert!(sim.requests().is_empty());
 }

@@ -22,7 +22,7 @@ use lane::Lane;
 const SEED: u64 = 20_260_105;
 /// Names another seed.
 const SEED_VARIABLE: &str = "BATCH_EXPORT_WATCHER_TEST_SEED";
-/// Far longer than the few seconds that it takes, also where others have the processor: whoever is
+/// Far longer than the few seconds that it takes, even if others use the processor: whoever is
 /// not done is stuck.
 const LIMIT: Duration = Duration::from_secs(240);
 /// Fewer starts of the program than this would not try much; it is about twice as many.

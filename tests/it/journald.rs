@@ -54,7 +54,7 @@ fn fields<const N: usize>(entry: &Entry, names: [&str; N]) -> [String; N] {
 }
 
 #[tokio::test]
-async fn a_whole_job_is_told_in_fields_and_without_secrets() {
+async fn a_whole_job_is_logged_in_fields_and_without_secrets() {
     let (sim, home) = two_exports().await;
     let Some(journal) = Journal::new(&home).await else { return };
     let journal = journal.listen(&home);
@@ -112,7 +112,7 @@ async fn a_whole_job_is_told_in_fields_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn a_stderr_that_is_the_journal_chooses_it_by_itself() {
+async fn the_journal_is_chosen_if_stderr_is_the_journal() {
     let (_sim, home) = two_exports().await;
     let Some(journal) = Journal::new(&home).await else { return };
     let journal = journal.listen(&home);
@@ -136,7 +136,7 @@ async fn a_daemon_that_is_stopped_tells_the_journal_so() {
 }
 
 #[tokio::test]
-async fn another_stderr_or_another_wish_keeps_the_log_out_of_the_journal() {
+async fn another_stderr_or_another_format_keeps_the_log_out_of_the_journal() {
     let nothing: &[&str] = &[];
     let of_another = "export JOURNAL_STREAM=$(stat -L -c %d:%i .);";
     for (words, options, begins) in [

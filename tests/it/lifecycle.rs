@@ -12,7 +12,7 @@ use tokio::process::Command;
 use super::support::home::Home;
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
-use super::support::{PATIENCE, eventually, move_to};
+use super::support::{PATIENCE, eventually, look, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -23,7 +23,7 @@ fn file(number: u64) -> SimFile {
 /// The length of the working file that a part has by name, as a clean stop leaves it.
 fn kept_bytes(solo: &Solo, name: &str) -> u64 {
     let path = solo.home.export(SHOP, "export_1").join(format!(".{name}.partial"));
-    fs::metadata(path).map_or(0, |partial| partial.len())
+    look::metadata(&path).map_or(0, |partial| partial.len())
 }
 
 /// Every request the simulator has seen, views and all.
@@ -58,7 +58,7 @@ async fn after_a_crash_finished_parts_stay_and_the_rest_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_goes_on_from_there() {
+async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_continues_from_there() {
     for signal in [Signal::TERM, Signal::INT] {
         let slow = file(1).on_fetch(Serving::well().stall_after(100_000)).on_fetch(Serving::well());
         let solo = Solo::finished(vec![slow]).await;
@@ -78,7 +78,7 @@ async fn a_stop_in_mid_part_keeps_the_bytes_and_the_next_run_goes_on_from_there(
 }
 
 #[tokio::test]
-async fn a_crash_after_a_stop_trusts_what_the_stop_had_made_durable_and_no_more() {
+async fn after_a_stop_and_a_crash_only_durable_bytes_are_trusted() {
     let stall = || Serving::well().stall_after(100_000);
     let slow = file(1).on_fetch(stall()).on_fetch(stall()).on_fetch(Serving::well());
     let solo = Solo::finished(vec![slow]).await;
@@ -102,7 +102,7 @@ async fn a_crash_after_a_stop_trusts_what_the_stop_had_made_durable_and_no_more(
 }
 
 #[tokio::test]
-async fn a_finished_export_is_asked_for_no_more_also_when_its_files_were_taken() {
+async fn a_finished_export_is_never_requested_again_even_if_its_files_were_taken() {
     let solo = Solo::finished(vec![file(1)]).await;
     solo.settle(0).await;
     let asked = requests(&solo.sim);
@@ -114,7 +114,7 @@ async fn a_finished_export_is_asked_for_no_more_also_when_its_files_were_taken()
 }
 
 #[tokio::test]
-async fn a_failed_export_stays_failed_until_somebody_says_retry() {
+async fn a_failed_export_stays_failed_until_a_retry() {
     let solo = Solo::new(vec![SimExport::failing("export_1")]).await;
     solo.settle(1).await;
     let notice = solo.home.export(SHOP, "export_1").join("failed.json");
@@ -174,7 +174,7 @@ async fn retry_says_what_it_cannot_do() {
 }
 
 #[tokio::test]
-async fn a_failed_id_that_was_taken_out_and_put_back_is_asked_for_again() {
+async fn a_failed_id_that_was_removed_and_added_again_is_polled_again() {
     let mut solo = Solo::new(vec![SimExport::failing("export_1")]).await;
     solo.settle(1).await;
     solo.home.set_exports(SHOP, &[]);
@@ -186,7 +186,7 @@ async fn a_failed_id_that_was_taken_out_and_put_back_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_finished_id_that_was_taken_out_and_put_back_is_known_as_done() {
+async fn a_finished_id_that_was_removed_and_added_again_is_known_as_done() {
     let mut solo = Solo::finished(vec![file(1)]).await;
     solo.settle(0).await;
     let asked = requests(&solo.sim);
@@ -198,7 +198,7 @@ async fn a_finished_id_that_was_taken_out_and_put_back_is_known_as_done() {
 }
 
 #[tokio::test]
-async fn a_lost_state_is_made_again_from_the_manifests() {
+async fn a_lost_state_is_rebuilt_from_the_manifests() {
     let solo = Solo::new(vec![
         SimExport::finished("export_1", vec![file(1), file(2)]),
         SimExport::finished("export_2", vec![file(3)]),
@@ -268,10 +268,10 @@ async fn whatever_the_umask_files_are_private() {
             let expected = if solo.home.downloads().join(path).is_dir() { 0o700 } else { 0o600 };
             assert_eq!(*mode, expected, "{path} under umask {umask} has {mode:o}");
         }
-        for entry in fs::read_dir(solo.home.path().join("state")).unwrap().flatten() {
+        for (path, metadata) in look::below(&solo.home.path().join("state")) {
             use std::os::unix::fs::PermissionsExt as _;
-            let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
-            assert_eq!(mode, 0o600, "{} under umask {umask} has {mode:o}", entry.path().display());
+            let mode = metadata.permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{} under umask {umask} has {mode:o}", path.display());
         }
     }
 }
@@ -298,7 +298,7 @@ async fn nobody_has_to_listen() {
 }
 
 #[tokio::test]
-async fn three_hundred_exports_come_home_without_a_panic() {
+async fn three_hundred_exports_download_without_a_panic() {
     let export = |number: u64| {
         let files = (1..=3)
             .map(|part| SimFile::new(&format!("file_{number}_{part}"), part, "[1,2,3]"))

@@ -144,7 +144,7 @@ fn in_code(sources: &[(String, String)]) -> (Events, Vec<String>) {
 }
 
 #[test]
-fn the_page_lists_every_event_of_the_code_with_its_fields() {
+fn the_document_lists_every_event_of_the_code_with_its_fields() {
     let sources: Vec<_> =
         sources().into_iter().map(|(path, text)| (path.display().to_string(), text)).collect();
     let (events, faults) = in_code(&sources);

@@ -8,6 +8,7 @@ use batch_export_watcher::simulator::{Canned, Serving, SimExport, SimFile, Store
 use rustix::process::Signal;
 
 use super::support::fuse::{Disk, Hang, Operation};
+use super::support::machine::Machine;
 use super::support::process::Watcher;
 use super::support::scene::scene;
 use super::support::scrape::{LISTEN, Samples, TEXT, address, metrics};
@@ -102,7 +103,7 @@ async fn a_pause_is_shown_while_it_lasts_and_counted_once() {
 }
 
 #[tokio::test]
-async fn an_api_that_is_away_pauses_all_and_no_project() {
+async fn an_unavailable_api_pauses_the_origin_and_no_project() {
     let views = vec![
         ViewStep::Answer(Canned::new(503, "text/plain", "later")),
         ViewStep::status("RUNNING"),
@@ -120,7 +121,7 @@ async fn an_api_that_is_away_pauses_all_and_no_project() {
 }
 
 #[tokio::test]
-async fn parts_and_bytes_that_come_home_are_counted_with_the_success() {
+async fn downloaded_parts_and_bytes_are_counted_with_the_success() {
     let held =
         |id: &str, part| SimFile::generated(id, part, 10_000).on_fetch(Serving::well().held());
     let solo = Solo::finished(vec![held("file_1", 1), held("file_2", 2)]).await;
@@ -156,7 +157,7 @@ async fn parts_and_bytes_that_come_home_are_counted_with_the_success() {
 }
 
 #[tokio::test]
-async fn parts_that_are_done_again_are_counted_by_cause_and_links_that_are_refreshed() {
+async fn retried_parts_are_counted_by_cause_and_so_are_refreshed_links() {
     let file = |number| SimFile::generated(&format!("file_{number}"), number, 10_000);
     let files = vec![
         file(1).on_fetch(StoreStep::ExpiredLink).on_fetch(Serving::well()),
@@ -249,17 +250,19 @@ async fn no_scrape_holds_a_secret_or_the_name_of_an_export() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_hangs_costs_a_scrape_a_second_and_its_free_bytes_alone() {
+async fn a_disk_that_hangs_costs_a_scrape_one_second_and_only_its_free_bytes() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     let Some(disk) = Disk::mount(solo.home.downloads()) else { return };
     let (_solo, _watcher, address) = start(solo).await;
     assert!(Samples::scraped(address).await.value("disk_free_bytes") > 0.0);
     disk.hang(&[Operation::Space], Hang::Deaf);
+    let machine = Machine::watch();
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let began = Instant::now();
         let samples = Samples::scraped(address).await;
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        let took = began.elapsed();
+        assert!(took < machine.stretch(Duration::from_secs(2)), "{took:?}");
         assert_eq!(samples.get("disk_free_bytes"), None);
         assert!(samples.value("disk_reserve_bytes") > 0.0);
         assert_eq!(disk.hanging(), 1, "one thread waits");

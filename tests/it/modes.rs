@@ -1,4 +1,4 @@
-//! Who can read what comes home: real users, who are told apart by the kernel alone.
+//! Which users can read the downloads: real users, whom the kernel tells apart.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,9 +10,9 @@ use std::process::Command;
 
 use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
 
-use super::support::eventually;
-use super::support::process::Watcher;
+use super::support::process::{Watcher, copy_program};
 use super::support::solo::{SHOP, Solo};
+use super::support::{eventually, look};
 
 /// A user with one group. No name of this machine is needed: the kernel knows numbers.
 #[derive(Debug, Clone, Copy)]
@@ -107,15 +107,8 @@ fn start_as_service(solo: &Solo, program: &Path, umask: &str) -> Watcher {
 
 /// Every file and folder below this one, with its mode and group.
 fn modes_below(folder: &Path) -> BTreeMap<PathBuf, (u32, u32)> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).expect("a folder").flatten() {
-        let metadata = entry.metadata().expect("an entry");
-        found.insert(entry.path(), (metadata.mode() & 0o7777, metadata.gid()));
-        if metadata.is_dir() {
-            found.extend(modes_below(&entry.path()));
-        }
-    }
-    found
+    let found = look::below(folder).into_iter();
+    found.map(|(path, metadata)| (path, (metadata.mode() & 0o7777, metadata.gid()))).collect()
 }
 
 #[tokio::test]
@@ -127,11 +120,7 @@ async fn the_group_of_a_setgid_directory_reads_and_nobody_else_does_anything() {
     let place = tempfile::tempdir().unwrap();
     set_mode(place.path(), 0o711);
     let program = place.path().join("batch-export-watcher");
-    // By another process: a file that is open for writing in one that forks cannot be run for a
-    // moment.
-    let copied =
-        Command::new("cp").arg(env!("CARGO_BIN_EXE_batch-export-watcher")).arg(&program).status();
-    assert!(copied.unwrap().success());
+    copy_program(&program);
     set_mode(&program, 0o755);
     for umask in ["077", "000", "022"] {
         comes_home_for_the_group(&program, umask).await;
@@ -254,8 +243,7 @@ async fn comes_home_for_the_group(program: &Path, umask: &str) {
 }
 
 #[tokio::test]
-async fn without_an_administrator_what_leads_to_the_files_lets_their_readers_through_and_the_state_stays_shut()
- {
+async fn without_an_administrator_readers_reach_the_files_and_not_the_state() {
     for umask in ["000", "022", "077", "777"] {
         let pending = SimExport::new("export_pending", vec![ViewStep::status("RUNNING")]);
         let file = SimFile::new("file_1", 1, "[1,2,3]");
@@ -291,7 +279,7 @@ async fn without_an_administrator_what_leads_to_the_files_lets_their_readers_thr
 }
 
 #[tokio::test]
-async fn what_is_there_already_keeps_its_mode() {
+async fn files_that_exist_keep_their_mode() {
     let file = |number| SimFile::new(&format!("file_{number}"), number, "[1,2,3]");
     let exports = |id: &str| SimExport::finished(id, vec![file(1)]);
     let mut solo = Solo::new(vec![exports("export_1"), exports("export_2")]).await;

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use batch_export_watcher::simulator::{SimExport, SimFile, ViewStep};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use super::support::http::try_get;
@@ -74,7 +73,7 @@ fn named(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn readme_alerts_and_dashboard_speak_of_the_metrics_that_there_are() {
+async fn readme_alerts_and_dashboard_use_metrics_that_exist() {
     let (_solo, _watcher, address) = with_everything().await;
     let scraped = scraped_names(address).await;
     assert!(scraped.len() > 15, "{scraped:?}");
@@ -145,9 +144,6 @@ async fn promtool_finds_nothing_in_a_scrape() {
 async fn a_real_prometheus_scrapes_it() {
     let Some(prometheus) = tool("prometheus") else { return };
     let (solo, _watcher, address) = with_everything().await;
-    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let listens = place.local_addr().expect("an address");
-    drop(place);
     solo.home.write(
         "prometheus.yml",
         &format!(
@@ -160,10 +156,17 @@ async fn a_real_prometheus_scrapes_it() {
     command.env_clear().current_dir(solo.home.path()).args([
         format!("--config.file={}", file("prometheus.yml")),
         format!("--storage.tsdb.path={}", file("prometheus")),
-        format!("--web.listen-address={listens}"),
+        "--web.listen-address=127.0.0.1:0".to_owned(),
     ]);
     let prometheus = Watcher::spawn(command);
-    let asked = |query: &'static str| async move {
+    let listens = |line: &str| {
+        let (_, rest) =
+            line.split_once("address=127.0.0.1:").filter(|_| line.contains("Listening"))?;
+        rest.split_whitespace().next()?.parse::<u16>().ok()
+    };
+    let line = prometheus.wait_for_log(|line| listens(line).is_some()).await;
+    let listens = format!("127.0.0.1:{}", listens(&line).expect("a port"));
+    let asked = async |query: &str| {
         let url = format!("http://{listens}/api/v1/query?query={query}");
         let answer = try_get(&url, &[]).await.ok()?.json();
         let value = answer["data"]["result"][0]["value"][1].as_str()?;

@@ -92,7 +92,7 @@ async fn every_kind_of_redirect_is_followed_without_credentials() {
 }
 
 #[tokio::test]
-async fn a_location_without_a_scheme_leads_off_the_api_all_the_same() {
+async fn a_location_without_a_scheme_still_leads_off_the_api() {
     assert_whole(a_file().on_link(redirect(307, "//{authority}{path}"))).await;
 }
 
@@ -111,7 +111,7 @@ async fn a_file_that_the_api_sends_itself_is_taken() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_api_sends_itself_is_held_to_the_same_checks() {
+async fn a_file_that_the_api_sends_itself_gets_the_same_checks() {
     let page = LinkStep::Answer(Canned::html(200));
     let short = LinkStep::Answer(Canned::new(200, "application/json", "[]"));
     let long = LinkStep::Answer(Canned::new(200, "application/json", "[".repeat(6000)));
@@ -225,7 +225,7 @@ async fn another_scheme_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_location_that_is_none_is_refused() {
+async fn a_location_that_is_no_url_is_refused() {
     assert_refused("http://[").await;
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use batch_export_watcher::exit;
 use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
@@ -18,6 +18,8 @@ use super::support::{eventually, move_to};
 const BY_HAND: &str = "[reload]\nwatch = false";
 /// Changed files are noticed at once.
 const WATCHED: &str = "[reload]\ninterval = \"20ms\"";
+/// For how long the daemon gathers signals into one reload.
+const GATHER: Duration = Duration::from_millis(100);
 
 fn file(id: &str) -> SimFile {
     SimFile::generated(id, 1, 100_000)
@@ -87,7 +89,7 @@ async fn exports_that_come_start_and_exports_that_go_stop() {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_comes_to_its_end_and_nothing_more_is_begun() {
+async fn parts_in_flight_finish_and_no_other_starts() {
     let files = vec![held(file("file_1")), second_file("file_2")];
     let mut solo = Solo::finished(files).await.with(BY_HAND).with("[download]\nmax_parts = 1");
     let watcher = running(&solo).await;
@@ -112,7 +114,7 @@ async fn what_is_in_flight_comes_to_its_end_and_nothing_more_is_begun() {
 }
 
 #[tokio::test]
-async fn an_export_that_comes_back_while_it_retires_goes_on_where_it_is() {
+async fn an_export_that_comes_back_while_it_retires_continues_where_it_is() {
     let files = vec![held(file("file_1")), second_file("file_2")];
     let mut solo = Solo::finished(files).await.with(BY_HAND).with("[download]\nmax_parts = 1");
     let watcher = running(&solo).await;
@@ -130,7 +132,7 @@ async fn an_export_that_comes_back_while_it_retires_goes_on_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_with_a_fault_changes_nothing_and_is_told_with_file_line_and_key() {
+async fn a_faulty_configuration_changes_nothing_and_is_reported_with_file_line_and_key() {
     let mut solo = Solo::new(vec![pending("export_1"), pending("export_2")]).await.with(BY_HAND);
     let watcher = running(&solo).await;
     solo.home.set_exports(SHOP, &["export_2"]);
@@ -161,7 +163,7 @@ async fn a_file_with_a_fault_changes_nothing_and_is_told_with_file_line_and_key(
 }
 
 #[tokio::test]
-async fn what_takes_a_restart_is_refused_whole() {
+async fn a_change_that_needs_a_restart_is_refused_as_a_whole() {
     let mut solo = Solo::new(vec![pending("export_1")]).await.with(BY_HAND);
     let _watcher = running(&solo).await;
     solo.home.merge("[download]\ndirectory = \"elsewhere\"");
@@ -182,23 +184,25 @@ async fn a_storm_of_signals_is_one_reload() {
     let watcher = running(&solo).await;
     solo.home.set_exports(SHOP, &["export_1", "export_2"]);
     solo.home.write_config();
+    let since = Instant::now();
     // Each by itself: those that come at once are one signal already.
     for _ in 0..15 {
         watcher.signal(Signal::HUP);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let gatherings = since.elapsed().as_millis().div_ceil(GATHER.as_millis());
     watcher.wait_for_log(|line| line.contains("configuration reloaded: 1 export added")).await;
     assert_eq!(reload(&solo).await, "configuration reloaded: nothing has changed");
     let reloads = told(&watcher.output(), "INFO", "configuration reloaded");
-    // One more where this test itself is slow.
+    // One for each time that signals were gathered, and the one that was asked for.
     assert!(
-        (2..=3).contains(&reloads.len()),
+        (2..=2 + gatherings).contains(&(reloads.len() as u128)),
         "the storm's, and the one that was asked for: {reloads:#?}"
     );
 }
 
 #[tokio::test]
-async fn changed_limits_apply_to_what_waits_already() {
+async fn changed_limits_apply_to_parts_that_already_wait() {
     let exports = vec![
         pending("export_1"),
         SimExport::finished("export_2", vec![held(file("file_1")), held(second_file("file_2"))]),
@@ -238,7 +242,7 @@ async fn a_changed_key_file_is_noticed_and_ends_the_pause_of_its_project() {
 }
 
 #[tokio::test]
-async fn ids_that_are_appended_and_files_that_are_swapped_behind_a_link_are_noticed() {
+async fn appended_ids_and_files_swapped_behind_a_link_are_noticed() {
     let finished = |number: u32| {
         SimExport::finished(&format!("export_{number}"), vec![file(&format!("file_{number}"))])
     };
@@ -318,7 +322,7 @@ async fn a_running_daemon_takes_a_retry_at_once() {
 }
 
 #[tokio::test]
-async fn a_failed_export_that_is_taken_out_and_put_back_is_watched_again() {
+async fn a_failed_export_that_is_removed_and_added_again_is_watched_again() {
     let mut solo = Solo::new(vec![SimExport::failing("export_1")]).await.with(BY_HAND);
     let watcher = running(&solo).await;
     watcher.wait_for_log(|line| line.contains("export failed")).await;
@@ -334,7 +338,7 @@ async fn a_failed_export_that_is_taken_out_and_put_back_is_watched_again() {
 }
 
 #[tokio::test]
-async fn what_is_whole_stays_known_when_it_comes_back() {
+async fn a_whole_export_that_is_added_again_stays_known() {
     let mut solo = Solo::finished(vec![file("file_1")]).await.with(BY_HAND);
     let watcher = running(&solo).await;
     watcher.wait_for_event(|event| event["message"] == "export whole").await;

@@ -79,7 +79,7 @@ async fn ran(solo: &Solo, subcommand: &str, arguments: &[&str]) -> (i32, Output)
 }
 
 #[tokio::test]
-async fn the_service_manager_hears_of_the_start_and_of_the_stop() {
+async fn the_service_manager_learns_of_the_start_and_of_the_stop() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     let manager = Manager::new(&solo);
     let mut watcher = manager.start(&solo, &[]);
@@ -162,7 +162,7 @@ async fn the_watchdog_is_fed_by_the_loop_and_starves_with_it() {
 }
 
 #[tokio::test]
-async fn a_health_probe_is_silent_while_it_is_well_and_depends_on_no_configuration() {
+async fn a_successful_health_probe_is_silent_and_needs_no_configuration() {
     let solo = Solo::new(vec![pending("export_1")]).await.with("[reload]\nwatch = false");
     let (code, output) = ran(&solo, "status", &["--check"]).await;
     assert_eq!(code, i32::from(exit::UNHEALTHY));

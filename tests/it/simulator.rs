@@ -216,7 +216,7 @@ async fn links_are_for_one_file_and_expire() {
 }
 
 #[tokio::test]
-async fn ranges_are_served_to_who_knows_the_file() {
+async fn ranges_are_served_to_a_client_that_knows_the_file() {
     let sim = with_file(SimFile::new("file_1", 1, digits(100).as_str())).await;
     let etag = fetch(&sim, "file_1", &[]).await.header("etag").to_owned();
     assert!(etag.starts_with('"') && etag.ends_with('"'), "{etag}");
@@ -232,7 +232,7 @@ async fn ranges_are_served_to_who_knows_the_file() {
 }
 
 #[tokio::test]
-async fn a_range_is_cut_at_its_own_share_and_served_unconditionally_where_the_script_says() {
+async fn a_range_is_cut_at_its_own_share_and_served_unconditionally_if_the_script_says_so() {
     let file = SimFile::new("file_1", 1, digits(100).as_str())
         .on_fetch(Serving::well().cut_after(Place::Permille(250)))
         .on_fetch(Serving::well().ignoring_if_range())
@@ -368,7 +368,7 @@ async fn checksums_are_sent_with_the_bytes_they_speak_of() {
 }
 
 #[tokio::test]
-async fn what_is_held_goes_on_when_it_is_released_and_ends_with_the_simulator() {
+async fn a_held_answer_continues_when_released_and_ends_with_the_simulator() {
     let file = SimFile::new("file_1", 1, "[1,2,3]")
         .on_fetch(Serving::well().held())
         .on_fetch(Serving::well().stall_after(3));
@@ -454,7 +454,7 @@ async fn a_slow_file_takes_its_time() {
 }
 
 #[tokio::test]
-async fn what_is_taken_out_is_neither_known_nor_recorded_any_more() {
+async fn a_removed_export_is_neither_known_nor_recorded() {
     let export = |number: usize| {
         SimExport::finished(
             &format!("export_{number}"),

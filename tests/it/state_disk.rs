@@ -54,7 +54,7 @@ fn assert_whole(solo: &Solo, export: &str, files: [u64; 2]) {
 }
 
 #[tokio::test]
-async fn a_state_whose_disk_is_full_holds_up_downloads_and_loses_nothing() {
+async fn a_full_disk_of_the_state_stops_downloads_and_loses_nothing() {
     let solo = stage().await;
     let state = solo.home.path().join("state");
     let Some(_mount) = Mount::tmpfs(state.clone(), "size=1m,mode=0700") else { return };
@@ -178,7 +178,7 @@ async fn a_crash_while_the_state_is_full_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_state_directory_that_is_taken_away_and_put_back_loses_nothing() {
+async fn a_state_directory_that_is_moved_away_and_back_loses_nothing() {
     let mut solo = stage().await;
     let mut watcher = solo.start();
     finish(&solo, "export_1", [1, 2]);
@@ -208,7 +208,7 @@ async fn a_state_directory_that_is_taken_away_and_put_back_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_written_for_a_while_holds_up_downloads_and_loses_nothing() {
+async fn a_state_that_cannot_be_written_for_a_while_stops_downloads_and_loses_nothing() {
     for record in ["status", "part", "sealing", "completed"] {
         let solo = stage().await;
         solo.home.write("ill", "");

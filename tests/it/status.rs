@@ -1,7 +1,6 @@
 //! `status`: from the daemon, from the state where none runs, again and again on a terminal, and as
 //! a health probe.
 
-use std::fs;
 use std::process::Stdio;
 
 use batch_export_watcher::exit;
@@ -13,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use super::support::http::get;
 use super::support::process::{Output, Watcher};
 use super::support::solo::Solo;
-use super::support::{PATIENCE, eventually};
+use super::support::{PATIENCE, eventually, look};
 
 fn pending(id: &str) -> SimExport {
     SimExport::new(id, vec![ViewStep::status("RUNNING")])
@@ -58,7 +57,7 @@ fn keys_of(value: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_daemon_tells_its_whole_document_and_the_table_shows_it() {
+async fn the_daemon_serves_the_whole_document_and_the_table_shows_it() {
     let held = file().on_fetch(Serving::well().held());
     let exports = vec![
         SimExport::finished("export_with_a_name_that_takes_more_room_than_there_is", vec![held]),
@@ -94,7 +93,7 @@ async fn the_daemon_tells_its_whole_document_and_the_table_shows_it() {
 }
 
 #[tokio::test]
-async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
+async fn without_a_daemon_status_reads_the_state_and_creates_nothing() {
     let mut solo = Solo::new(vec![
         SimExport::finished("export_1", vec![file()]),
         SimExport::failing("export_2"),
@@ -112,15 +111,8 @@ async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
     solo.settle(1).await;
     solo.home.set_exports("shop", &["export_3", "export_2", "export_1"]);
     let files = || {
-        let mut files: Vec<_> = fs::read_dir(solo.home.path().join("state"))
-            .unwrap()
-            .map(|entry| {
-                let entry = entry.unwrap();
-                (entry.file_name(), entry.metadata().unwrap().modified().unwrap())
-            })
-            .collect();
-        files.sort();
-        files
+        let files = look::below(&solo.home.path().join("state")).into_iter();
+        files.map(|(path, metadata)| (path, metadata.modified().unwrap())).collect::<Vec<_>>()
     };
     let before = files();
     let status = document(&solo).await;
@@ -151,7 +143,7 @@ async fn without_a_daemon_the_state_is_told_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_state_that_a_kill_left_behind_is_read_as_it_is() {
+async fn status_reads_a_state_that_a_kill_left_behind_as_it_is() {
     let solo =
         Solo::new(vec![SimExport::finished("export_1", vec![file()]), pending("export_2")]).await;
     let watcher = solo.start();
@@ -163,7 +155,7 @@ async fn a_state_that_a_kill_left_behind_is_read_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_combined_is_refused() {
+async fn options_that_cannot_be_combined_are_refused() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     for arguments in [&["--check", "--json"][..], &["--check", "--watch"], &["--watch"]] {
         let (code, output) = ran(&solo, arguments).await;
@@ -247,7 +239,7 @@ async fn on_a_terminal(
 }
 
 #[tokio::test]
-async fn on_a_terminal_it_has_colours_unless_they_are_not_wanted() {
+async fn on_a_terminal_it_has_colours_unless_they_are_off() {
     let solo = Solo::new(vec![pending("export_1")]).await;
     let (code, text) = on_a_terminal(&solo, "", &[], None).await;
     assert!(code == 0 && text.contains("\x1b[1m"), "{text:?}");

@@ -1,6 +1,5 @@
 //! The durable order as the kernel sees it: the real program under strace.
 
-use std::fs;
 use std::path::Path;
 
 use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile};
@@ -8,7 +7,7 @@ use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile};
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
 use super::support::strace::{self, Call};
-use super::support::{PATIENCE, eventually};
+use super::support::{PATIENCE, eventually, look};
 
 /// Everything that changes a file or a name, and what makes it durable.
 const TRACED: &str = "trace=openat,write,pwrite64,writev,pwritev,ftruncate,fallocate,fsync,fdatasync,rename,renameat,\
@@ -151,8 +150,9 @@ async fn bytes_before_name_before_folder_before_record_and_the_manifest_last() {
         .expect("how many bytes");
     let prefix = Content::from(large[..safe].to_vec()).sha256().to_string();
     let log = solo.home.path().join("state/state.db-wal");
-    let has_record =
-        || fs::read(&log).is_ok_and(|log| log.windows(64).any(|words| words == prefix.as_bytes()));
+    let has_record = || {
+        look::read(&log).is_some_and(|log| log.windows(64).any(|words| words == prefix.as_bytes()))
+    };
     eventually("the record of the checkpoint", has_record).await;
     solo.sim.release("file_large");
     let (code, output) = watcher.wait_within(6 * PATIENCE).await;

@@ -44,7 +44,7 @@ impl Ledger {
         self.faults.push((fault, words));
     }
 
-    /// Everything of a stage is home.
+    /// Everything of a stage is downloaded.
     pub(super) fn done(&mut self, parts: u64, fetched_bytes: u64, needed_bytes: u64) {
         self.stages += 1;
         self.parts += parts;

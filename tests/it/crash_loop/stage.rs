@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Fault, Ledger};
 use super::points::{BY_A_POINT, Crash};
-use crate::support::FAULTS;
 use crate::support::observer::{Folder, Observer};
 use crate::support::process::Watcher;
 use crate::support::solo::{PROJECT_KEY, RESTLESS, SHOP, Solo};
 use crate::support::turns::in_a_crowd;
+use crate::support::{FAULTS, look};
 
 /// Far more than a run takes: who is not done by then is stuck.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,12 +66,12 @@ struct Part {
 impl Part {
     /// Whether it is there, and right.
     fn judge(&mut self, path: &Path) -> Option<bool> {
-        let metadata = fs::metadata(path).ok()?;
+        let metadata = look::metadata(path)?;
         let file = (metadata.ino(), metadata.modified().expect("a time"));
         if self.judged == Some(file) && metadata.len() == self.content.len_bytes() {
             return Some(true);
         }
-        let is_right = fs::read(path).is_ok_and(|bytes| Content::from(bytes) == self.content);
+        let is_right = look::read(path).is_some_and(|bytes| Content::from(bytes) == self.content);
         self.judged = is_right.then_some(file);
         Some(is_right)
     }

@@ -173,7 +173,7 @@ async fn over_https_each_broken_body_costs_one_attempt_and_is_never_seen() {
 }
 
 #[tokio::test]
-async fn a_body_that_stalls_is_left_over_http_and_over_https() {
+async fn a_stalled_body_is_abandoned_over_http_and_over_https() {
     for scheme in [Scheme::Http, Scheme::Https] {
         let export = SimExport::finished("export_1", vec![file("stalled")]);
         let scripts =
@@ -188,7 +188,7 @@ async fn a_body_that_stalls_is_left_over_http_and_over_https() {
 }
 
 #[tokio::test]
-async fn a_tls_stream_that_ends_without_a_close_notify_proves_no_end() {
+async fn a_tls_stream_without_a_close_notify_does_not_prove_the_end() {
     // All bytes are there, but nothing says so: neither a length nor the end of the TLS stream.
     let unframed = Answer::of(200, "", content()).and_cut();
     let absent =
@@ -213,7 +213,7 @@ async fn a_tls_stream_that_ends_without_a_close_notify_proves_no_end() {
 }
 
 #[tokio::test]
-async fn what_is_odd_and_right_is_taken_as_it_is() {
+async fn unusual_but_correct_answers_are_accepted() {
     let chunk = format!("{:x};ext=1\r\n{}\r\n0\r\ntrailer: x\r\n\r\n", BYTES, content());
     let cases = [
         ("same_length_twice", whole(&format!("content-length: {BYTES}\r\n"))),
@@ -252,7 +252,7 @@ async fn what_is_odd_and_right_is_taken_as_it_is() {
 }
 
 #[tokio::test]
-async fn without_a_declared_size_pages_and_cuts_are_refused_whatever_they_pass_for() {
+async fn without_a_declared_size_error_pages_and_cut_bodies_are_refused() {
     let absent = |name: &str| file(name).declaring(Declared::Absent);
     let length = format!("content-length: {BYTES}\r\n");
     let half_chunk = format!("{:x}\r\n{}", BYTES, &content()[..100]);
@@ -311,7 +311,7 @@ async fn without_a_declared_size_pages_and_cuts_are_refused_whatever_they_pass_f
 }
 
 #[tokio::test]
-async fn a_link_that_is_refused_in_any_way_is_asked_for_anew_and_says_nothing_about_the_key() {
+async fn a_refused_link_is_requested_again_and_does_not_count_against_the_key() {
     let statuses = [400, 401, 403, 410];
     let export = |status: &u16| {
         let refused = || Canned::store_error(*status, "AccessDenied", "");
@@ -345,7 +345,7 @@ async fn a_link_that_is_refused_in_any_way_is_asked_for_anew_and_says_nothing_ab
 }
 
 #[tokio::test]
-async fn a_part_that_waits_for_its_retry_leaves_its_slot_to_the_next() {
+async fn a_part_that_waits_for_its_retry_gives_up_its_slot() {
     let lost = SimFile::new("file_lost", 1, content().into_bytes())
         .on_fetch(StoreStep::from(Canned::store_error(500, "Broken", "")));
     let good = SimFile::new("file_good", 2, content().into_bytes())
@@ -365,7 +365,7 @@ async fn a_part_that_waits_for_its_retry_leaves_its_slot_to_the_next() {
 /// `--run-ignored all`.
 #[tokio::test]
 #[ignore = "takes a minute"]
-async fn a_body_that_drips_below_the_smallest_rate_is_given_up() {
+async fn a_body_below_the_minimum_rate_is_abandoned() {
     let dripping = begun(0).then_dripping(content(), Duration::from_millis(200));
     let export = SimExport::finished("export_1", vec![file("slow")]);
     let scripts = Scripts::from([("file_slow".to_owned(), vec![dripping])]);

@@ -18,7 +18,7 @@ fn running() -> SimExport {
 }
 
 /// The disk refuses one kind of operation for a while: polling goes on, nothing is seen before its
-/// time, nothing that was finished is fetched again, and when the disk is well the rest comes home
+/// time, nothing that was finished is fetched again, and once the disk works the rest downloads
 /// by itself.
 async fn is_waited_for(operation: Operation, errno: Errno, words: &str) {
     let waiting = SimExport::new("export_1", vec![ViewStep::status("RUNNING")]);
@@ -73,12 +73,12 @@ async fn is_waited_for(operation: Operation, errno: Errno, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quota_that_is_exceeded_is_waited_for_and_healed_from() {
+async fn after_an_exceeded_quota_downloads_resume() {
     is_waited_for(Operation::Write, Errno::DQUOT, "quota").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_fails_in_the_device_is_waited_for_and_its_partial_not_believed() {
+async fn after_a_write_error_downloads_resume_and_do_not_trust_the_partial() {
     is_waited_for(Operation::Write, Errno::IO, "Input/output error").await;
 }
 
@@ -88,12 +88,12 @@ async fn a_file_that_cannot_be_synced_is_fetched_again_and_never_synced_twice() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_that_cannot_be_synced_keeps_no_name() {
+async fn a_name_goes_if_its_folder_cannot_be_synced() {
     is_waited_for(Operation::SyncFolder, Errno::IO, "Input/output error").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_differs_in_case_alone_is_a_conflict_where_case_is_nothing() {
+async fn ids_that_differ_only_in_case_conflict_on_a_disk_that_ignores_case() {
     let exports = vec![
         SimExport::finished(
             "export_files",

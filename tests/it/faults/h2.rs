@@ -216,20 +216,20 @@ async fn comes_home(faults: Vec<Fault>, request_timeout: &str) -> (Output, Seen)
 }
 
 #[tokio::test]
-async fn one_connection_is_enough_while_it_is_well() {
+async fn one_healthy_connection_is_enough() {
     let (output, seen) = comes_home(Vec::new(), "5s").await;
     assert_eq!((seen.connections, seen.requests), (1, 2), "{:#?}", output.stderr);
 }
 
 #[tokio::test]
-async fn a_goaway_at_rest_costs_no_attempt() {
+async fn a_goaway_on_an_idle_connection_costs_no_attempt() {
     let (output, seen) = comes_home(vec![Fault::GoAwayAtRest; 3], "5s").await;
     assert_eq!((seen.connections, seen.requests), (4, 5));
     assert_eq!(told(&output, "WARN", "poll failed"), [""; 0]);
 }
 
 #[tokio::test]
-async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
+async fn each_broken_conversation_costs_one_call_and_no_hidden_retry() {
     let faults = [
         Fault::GoAwayInMidCall,
         Fault::Closed,
@@ -256,7 +256,7 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_one() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_frame_are_a_passing_fault() {
+async fn bytes_that_are_no_frame_are_a_transient_fault() {
     let (output, seen) = comes_home(vec![Fault::Garbage; 2], "5s").await;
     // Told anew where the cause has other words: whether the connection or its call learns of it
     // first is a race.
@@ -266,7 +266,7 @@ async fn bytes_that_are_no_frame_are_a_passing_fault() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_silently_is_left_however_short_a_call_may_take() {
+async fn a_connection_that_died_silently_is_replaced_however_short_the_timeout_of_a_call() {
     let (output, seen) = comes_home(vec![Fault::DeadAtRest], "400ms").await;
     assert_eq!(seen.connections, 2, "{:#?}", output.stderr);
 }

@@ -54,15 +54,24 @@ impl BlackHole {
     }
 }
 
-/// A port on which nobody listens.
-async fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
-    listener.local_addr().expect("a bound listener has an address")
+/// A port on which nobody listens, and nobody else can while this lives.
+struct ClosedPort {
+    address: SocketAddr,
+    _bound: TcpSocket,
+}
+
+impl ClosedPort {
+    fn take() -> Self {
+        let bound = TcpSocket::new_v4().expect("a socket");
+        bound.bind(([127, 0, 0, 1], 0).into()).expect("a free port on loopback");
+        let address = bound.local_addr().expect("a bound socket has an address");
+        Self { address, _bound: bound }
+    }
 }
 
 /// A watcher whose API is at this URL: it says these words once, keeps asking with pauses, and
 /// obeys a signal.
-async fn assert_waits_for_an_api_at(base_url: &str, words: &str) {
+async fn assert_retries_an_api_at(base_url: &str, words: &str) {
     let home = Home::new(base_url)
         .project(SHOP, &project_key(SHOP), &rest_key(SHOP), &["export_1", "export_2"])
         .with("[api]\nconnect_timeout = \"300ms\"\nrequest_timeout = \"2s\"");
@@ -83,30 +92,31 @@ async fn assert_waits_for_an_api_at(base_url: &str, words: &str) {
 }
 
 #[tokio::test]
-async fn an_api_whose_port_refuses_is_waited_for_quietly() {
-    let address = closed_port().await;
-    assert_waits_for_an_api_at(&format!("http://{address}/2.11"), "no answer from the API").await;
-}
-
-#[tokio::test]
-async fn an_api_that_swallows_connections_is_waited_for_quietly() {
-    let hole = BlackHole::dig().await;
-    assert_waits_for_an_api_at(&format!("http://{}/2.11", hole.address), "connecting timed out")
+async fn an_api_whose_port_refuses_is_retried_quietly() {
+    let port = ClosedPort::take();
+    assert_retries_an_api_at(&format!("http://{}/2.11", port.address), "no answer from the API")
         .await;
 }
 
 #[tokio::test]
-async fn an_api_that_speaks_no_tls_is_waited_for_quietly() {
+async fn an_api_that_swallows_connections_is_retried_quietly() {
+    let hole = BlackHole::dig().await;
+    assert_retries_an_api_at(&format!("http://{}/2.11", hole.address), "connecting timed out")
+        .await;
+}
+
+#[tokio::test]
+async fn an_api_that_speaks_no_tls_is_retried_quietly() {
     let plain = Stage::new(Scheme::Http, vec![export()], Scripts::new(), Scripts::new()).await;
     let base_url = format!("{}/2.11", plain.api.origin().replace("http://", "https://"));
-    assert_waits_for_an_api_at(&base_url, "no answer from the API").await;
+    assert_retries_an_api_at(&base_url, "no answer from the API").await;
     assert!(plain.sim.requests().is_empty());
 }
 
 #[tokio::test]
-async fn stores_that_cannot_be_reached_cost_their_part_attempts_and_nothing_else() {
+async fn stores_that_cannot_be_reached_cost_attempts_of_their_own_parts_only() {
     let hole = BlackHole::dig().await;
-    let refusing = closed_port().await;
+    let refusing = ClosedPort::take();
     let at = |name: &str, origin: String| {
         let away = LinkStep::RedirectWith { status: 307, location: format!("{origin}{{path}}") };
         let part = SimFile::new(&format!("file_{name}"), 1, "[1]")
@@ -118,7 +128,7 @@ async fn stores_that_cannot_be_reached_cost_their_part_attempts_and_nothing_else
         Scheme::Http,
         vec![
             at("hole", format!("http://{}", hole.address)),
-            at("refusing", format!("http://{refusing}")),
+            at("refusing", format!("http://{}", refusing.address)),
             at("no_tls", "https://{authority}".to_owned()),
         ],
         Scripts::new(),
@@ -143,7 +153,7 @@ async fn stores_that_cannot_be_reached_cost_their_part_attempts_and_nothing_else
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_no_good_gets_neither_key_nor_link() {
+async fn an_invalid_certificate_gets_neither_key_nor_link() {
     type Terms = fn(&mut rcgen::CertificateParams);
     let past: Terms = |terms| terms.not_after = rcgen::date_time_ymd(2000, 1, 1);
     let future: Terms = |terms| terms.not_before = rcgen::date_time_ymd(4000, 1, 1);
@@ -191,7 +201,7 @@ async fn a_certificate_that_is_no_good_gets_neither_key_nor_link() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_at_rest_costs_no_attempt() {
+async fn a_connection_that_died_while_idle_costs_no_attempt() {
     // Each connection is closed, or reset, after an answer that promised to keep it.
     let running = r#"{"id":"export_1","status":"RUNNING"}"#;
     let open = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{running}", running.len());
@@ -210,7 +220,7 @@ async fn a_connection_that_died_at_rest_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_connection_that_dies_with_a_request_on_it_costs_one_attempt_and_no_hidden_one() {
+async fn a_connection_that_dies_during_a_request_costs_one_attempt_and_no_hidden_retry() {
     // The head of the request has arrived, so nobody but the retry policy may send it again.
     let running = r#"{"id":"export_1","status":"RUNNING"}"#;
     let open = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{running}", running.len());
@@ -259,7 +269,7 @@ impl TunnelProxy {
             while let Ok((client, _)) = listener.accept().await {
                 let sender = sender.clone();
                 tunnels.spawn(async move {
-                    // Whoever hangs up ends the tunnel.
+                    // Either side may end the tunnel.
                     let _ = tunnel(client, &sender).await;
                 });
             }
@@ -282,7 +292,7 @@ async fn tunnel(mut client: TcpStream, heads: &watch::Sender<Vec<String>>) -> st
 }
 
 #[tokio::test]
-async fn the_environments_proxy_is_used_for_both_origins_and_its_password_is_never_told() {
+async fn the_proxy_of_the_environment_serves_both_origins_and_its_password_is_never_logged() {
     let proxy = TunnelProxy::start().await;
     let stage = Stage::new(Scheme::Https, vec![export()], Scripts::new(), Scripts::new()).await;
     let mut command = stage.home.command("run", &["--exit-when-settled"]);
@@ -306,12 +316,12 @@ async fn the_environments_proxy_is_used_for_both_origins_and_its_password_is_nev
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_away_is_waited_for_and_its_password_is_never_told() {
+async fn an_absent_proxy_is_retried_and_its_password_is_never_logged() {
     let stage = Stage::new(Scheme::Https, vec![export()], Scripts::new(), Scripts::new()).await;
     let mut command = stage.home.command("run", &[]);
-    let proxy = closed_port().await;
+    let proxy = ClosedPort::take();
     command
-        .env("HTTPS_PROXY", format!("http://agent:s3cr3t-word@{proxy}"))
+        .env("HTTPS_PROXY", format!("http://agent:s3cr3t-word@{}", proxy.address))
         .env("RUST_LOG", "trace");
     let watcher = Watcher::spawn(command);
     watcher.wait_for_log(|line| line.contains("poll failed")).await;
@@ -344,7 +354,7 @@ async fn without_a_network_the_daemon_starts_answers_and_stops() {
 }
 
 #[tokio::test]
-async fn a_poll_that_hangs_is_one_exports_own() {
+async fn a_poll_that_hangs_delays_only_its_own_export() {
     let views = vec![ViewStep::Held(Box::new(ViewStep::status("RUNNING")))];
     let hanging = SimExport::new("export_hanging", views);
     let stage =

@@ -3,7 +3,7 @@
 //! program shows or keeps.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -14,11 +14,11 @@ use batch_export_watcher::simulator::{
 use rustix::process::Signal;
 
 use super::stage::{SHOP, Scheme, Stage};
-use crate::support::eventually;
 use crate::support::http::try_get;
 use crate::support::process::Watcher;
 use crate::support::raw::{Answer, Scripts};
 use crate::support::scene::{project_key, rest_key};
+use crate::support::{eventually, look};
 
 /// In every content, and in whatever a server says in place of one.
 const CONTENT_MARKER: &str = "marker-of-personal-data-4711";
@@ -124,23 +124,14 @@ impl Secrets {
     }
 
     fn assert_absent_below(&self, folder: &Path) -> usize {
-        let files = files_below(folder);
+        let files = look::files_below(folder);
         for path in &files {
             // A file that went meanwhile is not kept.
-            let bytes = fs::read(path).unwrap_or_default();
+            let bytes = look::read(path).unwrap_or_default();
             self.assert_absent(&path.display().to_string(), &bytes);
         }
         files.len()
     }
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
-    }
-    found
 }
 
 /// Everything that the daemon says when it is asked, over HTTP and over the control socket.
@@ -177,7 +168,7 @@ async fn everything_it_says(stage: &Stage, page: &str) -> Vec<(String, String)> 
 }
 
 #[tokio::test]
-async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
+async fn no_key_signature_or_content_is_shown_or_kept_anywhere() {
     // One more fault below HTTP on each side.
     let cut = |text: String| Answer::of(200, "content-length: 99999\r\n", text).and_cut();
     let api = Scripts::from([("export_busy".to_owned(), vec![cut(indiscretion())])]);
@@ -227,15 +218,11 @@ async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
     let secrets = Secrets(secrets);
 
     let state = stage.home.path().join("state");
-    let files = files_below(&state);
+    let files = look::files_below(&state);
     assert!(files.iter().any(|path| path.to_string_lossy().ends_with("-wal")), "{files:?}");
     secrets.assert_absent_below(&state);
-    let process = PathBuf::from(format!("/proc/{}", watcher.id()));
-    secrets.assert_absent(
-        "the command line",
-        &fs::read(process.join("cmdline")).expect("its command line"),
-    );
-    secrets.assert_absent("its name", &fs::read(process.join("comm")).expect("its name"));
+    secrets.assert_absent("the command line", watcher.proc_text("cmdline").as_bytes());
+    secrets.assert_absent("its name", watcher.proc_text("comm").as_bytes());
     for (place, text) in &said {
         secrets.assert_absent(place, text.as_bytes());
     }
@@ -254,7 +241,7 @@ async fn neither_key_nor_signature_nor_content_is_shown_or_kept_anywhere() {
     assert!(secrets.assert_absent_below(&state) > 0);
     secrets.assert_absent("the log", output.stderr.join("\n").as_bytes());
     secrets.assert_absent("stdout", output.stdout.join("\n").as_bytes());
-    for path in files_below(&stage.home.downloads()) {
+    for path in look::files_below(&stage.home.downloads()) {
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         if !name.contains("part-") {
             secrets.assert_absent(&name, &fs::read(&path).expect("a file of the tree"));

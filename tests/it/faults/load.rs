@@ -1,30 +1,18 @@
 //! Numbers: thousands of exports, of parts, of rows. Spread, within the budget, and flat.
 
-use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use batch_export_watcher::simulator::{LinkStep, Recorded, SimExport, SimFile, ViewStep};
 
 use crate::support::PATIENCE;
 use crate::support::fault_proxy::{Fault, FaultProxy};
+use crate::support::machine::Machine;
 use crate::support::process::Watcher;
 use crate::support::scene::count;
 use crate::support::solo::{SHOP, Solo};
 
 fn running(id: &str) -> SimExport {
     SimExport::new(id, vec![ViewStep::status("RUNNING")])
-}
-
-/// The most memory that a process ever had.
-fn peak_bytes(watcher: &Watcher) -> u64 {
-    let status =
-        fs::read_to_string(format!("/proc/{}/status", watcher.id())).expect("a process that runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
-fn descriptors(watcher: &Watcher) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", watcher.id())).map_or(0, Iterator::count)
 }
 
 #[tokio::test]
@@ -35,6 +23,7 @@ async fn five_thousand_exports_that_start_together_are_spread_within_the_budget(
     let solo = solo.with(&format!(
         "[api]\nrequests_per_second = {RATE}\n[poll]\nmin_interval = \"5s\"\nmax_interval = \"60s\""
     ));
+    let machine = Machine::watch();
     let watcher = solo.start();
     let requests = solo.wait_for(|seen| seen.len() >= 800).await;
     let instants: Vec<_> = requests.iter().map(|request| request.at).collect();
@@ -43,11 +32,12 @@ async fn five_thousand_exports_that_start_together_are_spread_within_the_budget(
             let (calls, span) = (last - first + 1, instants[last] - *from);
             // A tenth more, and some: calls that were delayed on their way arrive closer together
             // than they were sent.
-            let budget = 10.0 + 1.1 * f64::from(RATE) * span.as_secs_f64() + 40.0;
+            let span_when_sent = machine.stretch(span);
+            let budget = 10.0 + 1.1 * f64::from(RATE) * span_when_sent.as_secs_f64() + 40.0;
             assert!(calls as f64 <= budget, "{calls} calls within {span:?}");
         }
     }
-    let peak = peak_bytes(&watcher);
+    let peak = watcher.peak_bytes();
     assert!(peak <= 64 << 20, "{peak} bytes of memory");
 }
 
@@ -65,7 +55,7 @@ async fn a_thousand_parts_take_no_more_memory_and_descriptors_than_ten() {
         let whole = watcher.wait_for_log_within(|line| line.contains("export whole"), 3 * PATIENCE);
         let looking = async {
             loop {
-                open = open.max(descriptors(&watcher));
+                open = open.max(watcher.descriptors().len());
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -74,7 +64,7 @@ async fn a_thousand_parts_take_no_more_memory_and_descriptors_than_ten() {
             () = looking => {}
         }
         assert_eq!(solo.home.manifest(SHOP, "export_1").parts.len() as u64, parts);
-        most.push((open, peak_bytes(&watcher)));
+        most.push((open, watcher.peak_bytes()));
     }
     // Parts that have their bytes wait for their name with others; there are never more than so
     // many of those.
@@ -83,7 +73,7 @@ async fn a_thousand_parts_take_no_more_memory_and_descriptors_than_ten() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_files_in_one_export_are_worked_on_and_hold_up_no_poll() {
+async fn a_hundred_thousand_files_in_one_export_download_and_delay_no_poll() {
     let rows = (1..=100_000).map(|number| SimFile::new(&format!("file_{number}"), number, "[]"));
     let many = SimExport::finished("export_many", rows.collect());
     let solo = Solo::new(vec![many, running("export_running")]).await;
@@ -100,13 +90,13 @@ async fn a_hundred_thousand_files_in_one_export_are_worked_on_and_hold_up_no_pol
     let polls = count(&solo.sim.requests(), is_poll);
     solo.wait_for(|seen| count(seen, is_poll) >= polls + 5).await;
     assert_eq!(solo.views("export_many").len(), 1);
-    let peak = peak_bytes(&watcher);
+    let peak = watcher.peak_bytes();
     assert!(peak <= 160 << 20, "{peak} bytes of memory");
 }
 
 /// 600 parts on a store that ends every connection, beside an export whose store is well.
 #[tokio::test]
-async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few() {
+async fn only_a_few_of_many_parts_try_and_report_a_store_that_is_gone() {
     const PARTS: u64 = 600;
     let files: Vec<_> =
         (1..=PARTS).map(|number| SimFile::new(&format!("file_{number}"), number, "[1]")).collect();
@@ -122,11 +112,13 @@ async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few(
     watcher
         .wait_for_event(|event| event["event"] == "parts_wait" && event["export"] == "export_sick")
         .await;
-    // Two rounds of eight slots, what was under way meanwhile, and one each 200 ms at least.
+    let since = Instant::now();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let links = count(&solo.sim.requests(), |request| request.path.ends_with("/download"));
-    assert!(links <= 16 + 7 + 11, "{links} links were asked for");
-    // Nobody waits with it: what lies on another store comes home at once.
+    // Two rounds of eight slots, what was under way meanwhile, and one each 200 ms at least.
+    let most = || 16 + 7 + 1 + since.elapsed().as_millis().div_ceil(200);
+    assert!(links as u128 <= most(), "{links} links were asked for");
+    // Other parts do not wait: those on another store download at once.
     let well = LinkStep::RedirectWith {
         status: 307,
         location: format!("http://{}{{path}}", solo.sim.store_address()),
@@ -141,7 +133,7 @@ async fn a_store_that_is_gone_is_tried_by_a_few_of_many_parts_and_told_by_a_few(
         })
         .await;
     let told = count_events(&watcher, "part_failed");
-    assert!(told <= 16 + 7 + 11 + 10, "{told} failures were told");
+    assert!(told as u128 <= most(), "{told} failures were told");
     proxy.set_faults(vec![Fault::Pass]);
     watcher
         .wait_for_event(|event| {

@@ -67,7 +67,7 @@ fn assert_credentials_stayed(requests: &[Recorded]) {
 }
 
 #[tokio::test]
-async fn every_status_and_every_good_place_is_followed_without_what_is_the_apis() {
+async fn every_redirect_status_to_an_allowed_place_is_followed_without_api_credentials() {
     let mut files = Vec::new();
     for status in STATUSES {
         for (name, location) in GOOD {
@@ -90,7 +90,7 @@ async fn every_status_and_every_good_place_is_followed_without_what_is_the_apis(
 }
 
 #[tokio::test]
-async fn every_status_and_every_bad_place_costs_an_attempt_and_is_never_asked() {
+async fn every_redirect_status_to_a_forbidden_place_costs_an_attempt_and_no_request() {
     let mut files = Vec::new();
     let mut words = BTreeMap::new();
     for status in STATUSES {
@@ -118,7 +118,7 @@ async fn every_status_and_every_bad_place_costs_an_attempt_and_is_never_asked() 
 }
 
 #[tokio::test]
-async fn a_store_may_lead_on_by_the_same_rules_and_never_back() {
+async fn a_store_may_redirect_by_the_same_rules_but_never_back() {
     let onward = |status, location: &str| Canned::redirect(status, location);
     let mut files = Vec::new();
     let mut words = BTreeMap::new();
@@ -161,7 +161,7 @@ async fn a_store_may_lead_on_by_the_same_rules_and_never_back() {
 }
 
 #[tokio::test]
-async fn a_chain_over_both_origins_gives_each_hop_what_is_its_own() {
+async fn a_redirect_chain_over_both_origins_gives_each_hop_only_its_own_headers() {
     let second = RawServer::store(([127, 0, 0, 1], 1).into(), None, last_store()).await;
     let relative = file("file_1").on_link(LinkStep::RelativeHop);
     let onward =
@@ -191,7 +191,7 @@ fn last_store() -> Scripts {
 }
 
 #[tokio::test]
-async fn cookies_of_the_api_are_kept_by_nobody() {
+async fn cookies_of_the_api_are_never_stored() {
     let running = r#"{"id":"export_1","status":"RUNNING"}"#;
     let cookie = Answer::framed(200, "set-cookie: session=of-the-api; Path=/\r\n", running);
     let scripts = Scripts::from([("export_1".to_owned(), vec![cookie.clone(), cookie])]);
@@ -226,7 +226,7 @@ async fn an_api_over_https_leads_to_no_store_over_http() {
 }
 
 #[tokio::test]
-async fn a_name_is_refused_for_any_one_of_its_addresses() {
+async fn a_host_name_is_refused_if_any_of_its_addresses_is_forbidden() {
     // An API on loopback allows loopback only; the private address need not be the one that would
     // be tried.
     let names = "127.0.0.1 localhost\\n127.0.0.1 mixed.example\\n10.9.9.9 mixed.example\\n127.0.0.1 good.example";

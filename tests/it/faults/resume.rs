@@ -107,7 +107,7 @@ fn answers_to_a_range() -> Vec<(&'static str, Answer, bool)> {
 }
 
 #[tokio::test]
-async fn after_a_stop_only_an_answer_that_fits_in_everything_is_appended() {
+async fn after_a_stop_only_a_matching_answer_is_appended() {
     for scheme in [Scheme::Http, Scheme::Https] {
         let cases = answers_to_a_range();
         let exports = cases
@@ -199,7 +199,7 @@ fn partial_of(stage: &Stage, name: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn after_a_stop_a_partial_is_continued_from_its_record_or_not_at_all() {
+async fn after_a_stop_a_partial_continues_from_its_record_or_not_at_all() {
     let cases = damages();
     let exports = cases
         .iter()
@@ -248,7 +248,7 @@ async fn a_partial_without_a_record_is_stale_and_dropped() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_place_of_a_partial_is_not_followed() {
+async fn a_symbolic_link_in_the_place_of_a_partial_is_not_followed() {
     let exports = vec![SimExport::finished("export_link", vec![file("link")])];
     let scripts = Scripts::from([("file_link".to_owned(), vec![first_answer()])]);
     let stage = stopped_in_mid_part(Scheme::Http, exports, scripts).await;
@@ -278,7 +278,7 @@ async fn a_listing_that_changed_while_the_daemon_was_away_starts_the_file_over()
 }
 
 #[tokio::test]
-async fn a_range_of_other_bytes_is_found_out_by_the_checksum_of_the_whole() {
+async fn the_checksum_of_the_whole_file_detects_a_range_of_other_bytes() {
     let part = |name: &str, header, algorithm| {
         file(name).with_checksum(SentChecksum::correct(header, algorithm))
     };

@@ -274,7 +274,7 @@ impl Lane {
         self.solo.sim.hold(file);
     }
 
-    /// Reads the log: what is told to be committed is asked for no more.
+    /// Reads the log: a part that is logged as committed is never requested again.
     fn heard(&mut self, lines: &[String]) {
         for line in lines {
             assert!(!line.contains("panicked") && !line.contains("given up"), "{line}");

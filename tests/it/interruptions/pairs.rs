@@ -85,7 +85,7 @@ fn returns() -> Vec<(&'static str, Vec<Serving>, Content, u16)> {
 }
 
 #[tokio::test]
-async fn what_changed_while_the_program_was_away_is_never_mixed_with_what_it_had() {
+async fn a_file_that_changed_while_the_program_was_stopped_is_never_mixed_with_its_old_bytes() {
     let cases = returns();
     let files = cases.iter().map(|(name, answers, ..)| {
         let stalled = file(name).on_fetch(Serving::well().stall_after(FIRST));

@@ -2,7 +2,7 @@
 //! /proc.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,8 +14,9 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::PATIENCE;
 use crate::support::home::Home;
+use crate::support::process::process_status;
+use crate::support::{PATIENCE, look};
 
 /// Lines of the log that a failure is told with.
 const LAST_LINES: usize = 60;
@@ -52,16 +53,13 @@ pub(super) struct Vitals {
 impl Vitals {
     /// Those of a process; none where it is gone.
     pub(super) fn of(pid: u32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
-        };
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
+        let number =
+            |name: &str| process_status(pid, name)?.split_whitespace().next()?.parse().ok();
+        let descriptors = look::entries(Path::new(&format!("/proc/{pid}/fd"))).len();
         Some(Self {
-            rss_kib: number("VmRSS")?,
+            rss_kib: number("VmRSS:")?,
             descriptors: u32::try_from(descriptors).ok()?,
-            threads: number("Threads")?,
+            threads: number("Threads:")?,
         })
     }
 }

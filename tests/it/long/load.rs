@@ -136,7 +136,7 @@ async fn a_thousand_parts_of_one_export_take_as_much_as_a_hundred() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: run by tests/long/run.sh"]
-async fn a_hundred_thousand_parts_of_one_export_come_home_the_last_as_fast_as_the_first() {
+async fn a_hundred_thousand_parts_of_one_export_download_the_last_as_fast_as_the_first() {
     const PARTS: u64 = 100_000;
     let part = |number: u64| {
         SimFile::new(&format!("file_{number}"), number, format!("[{number}]\n").as_str())
@@ -170,7 +170,7 @@ async fn a_hundred_thousand_parts_of_one_export_come_home_the_last_as_fast_as_th
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: run by tests/long/run.sh"]
-async fn five_thousand_exports_that_start_at_once_keep_the_budget_and_are_all_asked_for_in_turn() {
+async fn five_thousand_exports_that_start_at_once_keep_the_budget_and_are_all_polled_in_turn() {
     const EXPORTS: u64 = 5000;
     const RATE: u64 = 200;
     let export = |number: u64| {
@@ -244,7 +244,7 @@ async fn lost_packets() -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: run by tests/long/run.sh"]
-async fn a_network_that_is_far_and_loses_packets_delays_and_nothing_else() {
+async fn a_distant_network_that_loses_packets_only_delays() {
     if std::env::var_os(INSIDE).is_some() {
         return in_a_bad_network().await;
     }
@@ -265,7 +265,7 @@ async fn a_network_that_is_far_and_loses_packets_delays_and_nothing_else() {
     let mut command = Command::new("unshare");
     let script = "ip link set lo mtu 1500 up; ip link set lo gso_max_size 1500 gso_max_segs 1 2>/dev/null; \
                   exec \"$0\" --ignored --exact --nocapture \
-                  long::load::a_network_that_is_far_and_loses_packets_delays_and_nothing_else";
+                  long::load::a_distant_network_that_loses_packets_only_delays";
     command.args(["--net", "sh", "-c", script]).arg(test).env(INSIDE, "1").kill_on_drop(true);
     let status =
         timeout(2 * LIMIT, command.status()).await.expect("an end").expect("unshare starts");

@@ -24,7 +24,7 @@ use super::{seconds, seed, summarize};
 use crate::support::fault_proxy::FaultProxy;
 use crate::support::home::Home;
 use crate::support::scene::{project_key, rest_key};
-use crate::support::{PATIENCE, move_to};
+use crate::support::{PATIENCE, look, move_to};
 
 const PROJECTS: [&str; 3] = ["shop", "blog", "app"];
 /// View calls of one project in a second. The cadence would like several times as many, so that the
@@ -122,7 +122,7 @@ struct Soak {
     live: Vec<Live>,
     /// What each project's list of exports says.
     lists: [Vec<String>; PROJECTS.len()],
-    /// Keys that are in force on the other side, and not yet in their file.
+    /// Keys that the API accepts already and that are not in their file yet.
     new_keys: Vec<(usize, String, Instant)>,
     /// By the export's number.
     ended_at: Vec<Option<Instant>>,
@@ -313,7 +313,7 @@ impl Soak {
 
     fn notice(&mut self, at: usize, folder: &Path) {
         let live = &self.live[at];
-        let text = fs::read_to_string(folder.join("failed.json")).unwrap_or_default();
+        let text = look::text(&folder.join("failed.json")).unwrap_or_default();
         let notice: Value = serde_json::from_str(&text).unwrap_or_default();
         if notice["export_id"] != live.member.id.as_str() || live.member.fate == Fate::Whole {
             self.fail(&format!("{:?} has the notice {text}", live.member));
@@ -426,8 +426,8 @@ impl Soak {
     }
 
     fn state_bytes(&self) -> u64 {
-        let folder = fs::read_dir(self.home.path().join("state")).into_iter().flatten().flatten();
-        folder.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+        let files = look::below(&self.home.path().join("state")).into_values();
+        files.map(|metadata| metadata.len()).sum()
     }
 
     fn sample(&mut self) {

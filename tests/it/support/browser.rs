@@ -15,7 +15,7 @@ use thirtyfour::{Capabilities, WebDriver};
 use tokio::process::Command;
 
 use super::process::Watcher;
-use super::{PATIENCE, http};
+use super::{PATIENCE, http, look};
 
 /// An empty profile, and nothing that asks anybody else than the page does.
 const ARGUMENTS: [&str; 12] = [
@@ -312,10 +312,10 @@ fn end_users_of(folder: &Path) {
     let began = Instant::now();
     let name = folder.as_os_str().as_encoded_bytes();
     loop {
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let ours = processes.filter_map(|entry| {
-            let id = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
-            let arguments = fs::read(entry.path().join("cmdline")).ok()?;
+        let ours = look::entries(Path::new("/proc")).into_iter().filter_map(|process| {
+            let id = process.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw)?;
+            // Those of other users may be closed to us.
+            let arguments = fs::read(process.join("cmdline")).ok()?;
             arguments.windows(name.len()).any(|window| window == name).then_some(id)
         });
         let ours: Vec<_> = ours.collect();

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use toml::{Table, Value};
 
+use super::look;
 use super::process::Watcher;
 
 /// Intervals at which a test does not wait for the clock.
@@ -167,27 +168,17 @@ impl Home {
     /// Every file and folder where the exports land, by its path from there, with the permission
     /// bits of its mode.
     pub(crate) fn tree(&self) -> BTreeMap<String, u32> {
-        let mut found = BTreeMap::new();
-        let mut folders = vec![self.downloads()];
-        while let Some(folder) = folders.pop() {
-            // Nothing there yet, or taken away while we looked: then there is nothing to list.
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let Ok(metadata) = entry.metadata() else { continue };
-                let path = entry.path();
-                let name =
-                    path.strip_prefix(self.downloads()).unwrap_or(&path).display().to_string();
-                found.insert(name, metadata.permissions().mode() & 0o7777);
-                if metadata.is_dir() {
-                    folders.push(path);
-                }
-            }
-        }
-        found
+        let downloads = self.downloads();
+        let found = look::below(&downloads).into_iter().map(|(path, metadata)| {
+            let name = path.strip_prefix(&downloads).unwrap_or(&path).display().to_string();
+            (name, metadata.permissions().mode() & 0o7777)
+        });
+        found.collect()
     }
 
     /// The manifest of an export, where it has one.
     pub(crate) fn try_manifest(&self, project: &str, export: &str) -> Option<Manifest> {
-        let bytes = fs::read(self.export(project, export).join(MANIFEST_FILE)).ok()?;
+        let bytes = look::read(&self.export(project, export).join(MANIFEST_FILE))?;
         Some(Manifest::parse(&bytes).expect("a manifest that is there is whole"))
     }
 
@@ -206,7 +197,7 @@ impl Home {
         Content::from(bytes).sha256()
     }
 
-    /// Holds a finished export against what the store had: the manifest, each file's bytes, and
+    /// Compares a finished export with what the store had: the manifest, each file's bytes, and
     /// nothing else beside them.
     pub(crate) fn assert_whole(&self, project: &str, export: &str, contents: &[&Content]) {
         let manifest = self.manifest(project, export);

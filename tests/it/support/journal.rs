@@ -73,7 +73,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// `None`, and a word about it, where no namespace can be made.
+    /// Prints why and gives `None` if no namespace can be made.
     pub(crate) async fn new(home: &Home) -> Option<Self> {
         std::fs::create_dir(folder(home)).expect("a folder for the socket");
         let mut refusals = Vec::new();

@@ -1,4 +1,4 @@
-//! What the integration tests stand on; no test of the program itself.
+//! What the integration tests are built on. It tests nothing of the program itself.
 
 pub(crate) mod browser;
 pub(crate) mod fault_proxy;
@@ -6,6 +6,8 @@ pub(crate) mod fuse;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod journal;
+pub(crate) mod look;
+pub(crate) mod machine;
 pub(crate) mod mount;
 pub(crate) mod observer;
 pub(crate) mod process;
@@ -21,14 +23,14 @@ pub(crate) mod turns;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a test waits for what has to happen: far more than it takes, so that only a fault gets
-/// there.
+/// How long a test waits for what has to happen: far longer than it takes, so that only a fault
+/// takes so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tells a debug build where to die or to fail: `src/failpoint/armed.rs`.
 pub(crate) const FAULTS: &str = "BATCH_EXPORT_WATCHER_FAULTS";
 
-/// Waits until `reached`, for what no line of a log and no request tells: a file that grows, a name
+/// Waits until `reached`, for what shows in no log line and no request: a file that grows, a name
 /// that appears.
 pub(crate) async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
     let looking = async {

@@ -11,7 +11,7 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// `None`, and a word about it, where mounting is not allowed.
+    /// Prints why and gives `None` if mounting is not allowed.
     pub(crate) fn new(place: PathBuf, arguments: &[&str]) -> Option<Self> {
         fs::create_dir_all(&place).expect("a folder to mount on");
         let mounted = Command::new("mount").args(arguments).arg(&place).output();

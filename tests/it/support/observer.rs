@@ -2,8 +2,8 @@
 //! moment has to be right.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
+use std::fs::DirBuilder;
+use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -14,6 +14,8 @@ use batch_export_watcher::simulator::Content;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
+
+use super::look;
 
 /// Room for some dozens of events.
 const EVENT_BYTES: usize = 4096;
@@ -28,8 +30,12 @@ pub(crate) struct Folder {
     /// is written to.
     inodes: BTreeMap<String, u64>,
     /// Whether a name that could not be made durable may go again: the manifest's, or a part's
-    /// while there is none.
+    /// while there is no manifest.
     may_withdraw: bool,
+    /// Names that were gone when the observer looked at what had appeared. The news that they were
+    /// withdrawn is still to come.
+    unseen: BTreeSet<String>,
+    withdrawn: BTreeSet<String>,
 }
 
 /// Watches folders through inotify. Every fault is a panic that names the file.
@@ -48,11 +54,19 @@ impl Folder {
             .mode(0o700)
             .create(&path)
             .expect("a folder in the test's own");
-        Self { path, parts, visible: BTreeSet::new(), inodes: BTreeMap::new(), may_withdraw: false }
+        Self {
+            path,
+            parts,
+            visible: BTreeSet::new(),
+            inodes: BTreeMap::new(),
+            may_withdraw: false,
+            unseen: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
+        }
     }
 
-    /// On a disk that fails, a name that could not be made durable is taken away, and may come
-    /// again.
+    /// On a disk that fails, the program takes away a name that could not be made durable, and may
+    /// give it again. Ask [`Observer::withdrawn`] whether it had to.
     pub(crate) fn with_withdrawals(mut self) -> Self {
         self.may_withdraw = true;
         self
@@ -62,22 +76,22 @@ impl Folder {
     fn appeared(&mut self, name: &str) {
         let path = self.path.join(name);
         assert!(self.visible.insert(name.to_owned()), "{} was published twice", path.display());
-        let inode = match fs::metadata(&path) {
-            // It was withdrawn already: the news of that is on its way.
-            Err(error) if self.may_withdraw && error.kind() == ErrorKind::NotFound => return,
-            inode => inode.map(|metadata| metadata.ino()),
+        // Opened once: a second look could meet another file, or none.
+        let Some(mut file) = look::open(&path) else {
+            assert!(self.may_withdraw, "{} appeared and is gone", path.display());
+            self.unseen.insert(name.to_owned());
+            return;
         };
-        let inode =
-            inode.unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
+        let inode = file.metadata().expect("an open file has metadata").ino();
+        let mut found = Vec::new();
+        file.read_to_end(&mut found).expect("an open file can be read");
         self.inodes.insert(name.to_owned(), inode);
         if name == MANIFEST_FILE {
-            self.check_manifest();
+            self.check_manifest(&found);
             return;
         }
         let expected =
             self.parts.get(name).unwrap_or_else(|| panic!("{} is not ours", path.display()));
-        let found = fs::read(&path)
-            .unwrap_or_else(|error| panic!("{} appeared and: {error}", path.display()));
         let (bytes, expected_bytes) = (found.len() as u64, expected.len_bytes());
         assert_eq!(bytes, expected_bytes, "the length of {} when it appeared", path.display());
         assert!(Content::from(found) == *expected, "{} appeared with other bytes", path.display());
@@ -89,6 +103,8 @@ impl Folder {
             self.may_withdraw && (name == MANIFEST_FILE || !self.visible.contains(MANIFEST_FILE));
         assert!(may_go, "{} was taken away", self.path.join(name).display());
         self.visible.remove(name);
+        self.unseen.remove(name);
+        self.withdrawn.insert(name.to_owned());
         // The number is free for another file.
         self.inodes.remove(name);
     }
@@ -105,12 +121,11 @@ impl Folder {
         );
     }
 
-    fn check_manifest(&self) {
+    fn check_manifest(&self, bytes: &[u8]) {
         let names: BTreeSet<_> =
             self.parts.keys().chain([&MANIFEST_FILE.to_owned()]).cloned().collect();
         assert_eq!(self.visible, names, "{} has a manifest", self.path.display());
-        let bytes = fs::read(self.path.join(MANIFEST_FILE)).expect("a manifest that has appeared");
-        let manifest = Manifest::parse(&bytes).expect("a manifest that has appeared is whole");
+        let manifest = Manifest::parse(bytes).expect("a manifest that has appeared is whole");
         for part in &manifest.parts {
             let sha256 = self.parts.get(&part.path).map(Content::sha256);
             assert_eq!(Some(part.sha256), sha256, "{} in the manifest", part.path);
@@ -155,6 +170,17 @@ impl Observer {
     /// The final names that have appeared, manifests included.
     pub(crate) fn visible(&self) -> BTreeSet<String> {
         self.folders.values().flat_map(|folder| folder.visible.iter().cloned()).collect()
+    }
+
+    /// The names that appeared and were taken away again. Call it when no name is about to go: then
+    /// a name that could not be opened when it appeared has to be among them.
+    pub(crate) fn withdrawn(&mut self) -> BTreeSet<String> {
+        self.look();
+        for folder in self.folders.values() {
+            let (path, unseen) = (folder.path.display(), &folder.unseen);
+            assert!(unseen.is_empty(), "{path}: nobody saw or withdrew {unseen:?}");
+        }
+        self.folders.values().flat_map(|folder| folder.withdrawn.iter().cloned()).collect()
     }
 
     /// Looks at every change so far.

@@ -1,7 +1,7 @@
 //! The real program as a child process: what it says while it says it, signals, and how it ended.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::{PATIENCE, look};
 
 /// What a process has written so far, line by line.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +24,7 @@ pub(crate) struct Output {
 }
 
 /// The same command in new namespaces, by `unshare` with these options, after a shell has done
-/// this. `None`, and a word about it, where that may not be.
+/// this. Prints why and gives `None` if that is not allowed.
 pub(crate) fn in_namespace(plain: &Command, options: &[&str], first: &str) -> Option<Command> {
     let unshared = |program: &str| {
         let mut command = Command::new("unshare");
@@ -90,16 +90,52 @@ impl Watcher {
 
     /// Bytes in the working files that it has open in this folder, those without a name included.
     pub(crate) fn partial_bytes(&self, folder: &Path) -> Vec<u64> {
-        let descriptors =
-            std::fs::read_dir(format!("/proc/{}/fd", self.id())).into_iter().flatten().flatten();
-        let open = descriptors.filter(|descriptor| {
-            let file = std::fs::read_link(descriptor.path()).unwrap_or_default();
+        let open = self.descriptors().into_iter().filter(|descriptor| {
+            let file = look::if_there(descriptor, std::fs::read_link(descriptor));
+            let file = file.unwrap_or_default();
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             // The kernel shows a file without a name as "#inode (deleted)".
             file.parent() == Some(folder) && (name.ends_with(".partial") || name.starts_with('#'))
         });
-        open.filter_map(|descriptor| Some(std::fs::metadata(descriptor.path()).ok()?.len()))
-            .collect()
+        // Through the descriptor: the file itself may have no name.
+        let length = |descriptor: PathBuf| {
+            Some(look::if_there(&descriptor, std::fs::metadata(&descriptor))?.len())
+        };
+        open.filter_map(length).collect()
+    }
+
+    /// Its open descriptors, as paths in `/proc`; each may be closed by now.
+    pub(crate) fn descriptors(&self) -> Vec<PathBuf> {
+        look::entries(&self.proc("fd"))
+    }
+
+    /// The most memory that it ever had.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let peak = process_status(self.id(), "VmHWM:");
+        let peak = peak.unwrap_or_else(|| self.fail("the process has ended already"));
+        peak.trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// CPU time that it has used, user and system.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = self.proc_text("stat");
+        let fields: Vec<_> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().expect("clock ticks");
+        // Fields 14 and 15, counted from the process ID; a tick is a hundredth of a second on every
+        // Linux.
+        Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    }
+
+    /// A file about it in `/proc`.
+    pub(crate) fn proc_text(&self, name: &str) -> String {
+        let text = look::text(&self.proc(name));
+        text.unwrap_or_else(|| self.fail("the process has ended already"))
+    }
+
+    /// The path of a file about it in `/proc`.
+    pub(crate) fn proc(&self, name: &str) -> PathBuf {
+        Path::new("/proc").join(self.id().to_string()).join(name)
     }
 
     /// Everything it has written so far.
@@ -216,6 +252,24 @@ impl Watcher {
             output.stderr.join("\n")
         );
     }
+}
+
+/// Copies the program, for a user to whom the folder of the build may be closed.
+pub(crate) fn copy_program(to: &Path) {
+    // By another process: a file that is open for writing in one that forks cannot be run for a
+    // moment.
+    let copied = std::process::Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_batch-export-watcher"))
+        .arg(to)
+        .status();
+    assert!(copied.expect("cp").success(), "the program cannot be copied to {}", to.display());
+}
+
+/// What the kernel says of a process under this name; `None` if it says nothing, or the process is
+/// gone.
+pub(crate) fn process_status(process: u32, name: &str) -> Option<String> {
+    let status = look::text(Path::new(&format!("/proc/{process}/status")))?;
+    status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
 }
 
 async fn read_lines(

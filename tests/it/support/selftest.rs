@@ -12,6 +12,7 @@ use tokio::process::Command;
 use super::fault_proxy::{Fault, FaultProxy};
 use super::home::Home;
 use super::http::{get, try_get};
+use super::look;
 use super::observer::{Folder, Observer};
 use super::process::Watcher;
 
@@ -77,10 +78,17 @@ async fn a_stalled_connection_stays_silent_until_the_client_leaves() {
 
 /// A folder where `part-a` and `part-b` are to appear, and an observer of it.
 fn observed(home: &Home) -> (Observer, impl Fn(&str, &str)) {
+    observed_as(home, |folder| folder)
+}
+
+fn observed_as(
+    home: &Home,
+    terms: impl FnOnce(Folder) -> Folder,
+) -> (Observer, impl Fn(&str, &str)) {
     let parts = [("part-a", "[1]"), ("part-b", "[2]")];
     let parts = parts.map(|(name, text)| (name.to_owned(), Content::from(text)));
     let folder = home.export("shop", "export_1");
-    let observer = Observer::new(vec![Folder::new(folder.clone(), parts.into())]);
+    let observer = Observer::new(vec![terms(Folder::new(folder.clone(), parts.into()))]);
     let publish = move |name: &str, text: &str| {
         let partial = folder.join(format!(".{name}.partial"));
         home.write(partial.to_str().expect("our own name"), text);
@@ -126,6 +134,50 @@ async fn an_observer_tells_every_fault() {
         let told = fault.downcast_ref::<String>().expect("words");
         assert!(told.contains(words), "{words}: {told}");
     }
+}
+
+#[tokio::test]
+async fn an_observer_may_come_late_to_a_name_that_was_withdrawn() {
+    let home = Home::new("http://127.0.0.1:1/2.11");
+    let (mut observer, publish) = observed_as(&home, Folder::with_withdrawals);
+    let withdraw = |name: &str| {
+        std::fs::remove_file(home.export("shop", "export_1").join(name)).expect("a file of ours");
+    };
+    publish("part-a", "[1]");
+    withdraw("part-a");
+    assert_eq!(observer.withdrawn(), ["part-a".to_owned()].into());
+    assert!(observer.visible().is_empty());
+    // It comes again, and has to be right again.
+    publish("part-a", "[2]");
+    let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| observer.look()));
+    let fault = looked.expect_err("other bytes");
+    let told = fault.downcast_ref::<String>().expect("words");
+    assert!(told.contains("appeared with other bytes"), "{told}");
+}
+
+#[tokio::test]
+#[should_panic(expected = "appeared and is gone")]
+async fn an_observer_allows_no_withdrawal_on_a_disk_that_works() {
+    let home = Home::new("http://127.0.0.1:1/2.11");
+    let (mut observer, publish) = observed(&home);
+    publish("part-a", "[1]");
+    std::fs::remove_file(home.export("shop", "export_1").join("part-a")).expect("a file of ours");
+    observer.look();
+}
+
+#[test]
+fn a_look_tells_what_is_gone_from_what_cannot_be_looked_at() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let gone = folder.path().join("gone");
+    assert!(look::read(&gone).is_none() && look::metadata(&gone).is_none());
+    assert!(look::entries(&gone).is_empty() && look::below(&gone).is_empty());
+    std::fs::create_dir(folder.path().join("inner")).expect("a folder of ours");
+    std::fs::write(folder.path().join("inner/file"), "1").expect("a file of ours");
+    assert_eq!(look::files_below(folder.path()), [folder.path().join("inner/file")]);
+    assert_eq!(look::below(folder.path()).len(), 2);
+    let fault = std::panic::catch_unwind(|| look::read(&folder.path().join("inner/file/below")));
+    let fault = fault.expect_err("a file has nothing below it");
+    assert!(fault.downcast_ref::<String>().expect("words").contains("inner/file/below"));
 }
 
 fn shell(script: &str) -> Watcher {

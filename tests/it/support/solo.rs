@@ -75,8 +75,8 @@ impl Solo {
         Watcher::spawn(command)
     }
 
-    /// Has the daemon, or the command itself, do what this subcommand asks for `export_1`, and
-    /// kills whoever does it at a point.
+    /// Lets the daemon, or the command itself, run this subcommand for `export_1`, and kills it at a
+    /// point.
     pub(crate) async fn kill_at(&self, point: &str, subcommand: &str, by_daemon: bool) {
         let asking = || self.home.command(subcommand, &["export_1"]);
         let mut killed = if by_daemon { self.home.command("run", &[]) } else { asking() };

@@ -38,7 +38,7 @@ impl Call {
     }
 }
 
-/// Whether programs can be traced here; a word about it where not.
+/// Whether a program can be traced here. If not, it says so.
 pub(crate) fn is_possible() -> bool {
     let output =
         std::process::Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();

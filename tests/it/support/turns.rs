@@ -1,13 +1,12 @@
-//! Who may have the machine: tests that start daemons by the dozen take turns with tests that hold
-//! the program to a time.
+//! Tests that start dozens of daemons take turns with tests that hold the program to a time.
 //!
 //! The tests run beside each other because most of them wait. A few would keep every processor busy
-//! for a minute, and what another test has to see within some hundred milliseconds comes late then,
-//! which is nobody's fault.
+//! for a minute. What another test has to see within some hundred milliseconds would then come late
+//! through nobody's fault.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The turns there are. Whoever waits for them longest is next.
+/// All turns. Those who wait get them in order.
 static TURNS: Semaphore = Semaphore::const_new(4);
 /// As many.
 const ALL: u32 = 4;
@@ -23,12 +22,12 @@ pub(crate) async fn in_a_crowd() -> Turn {
     TURNS.acquire().await.expect("turns are never closed")
 }
 
-/// For a test that fails where the program is late by a tenth of a second.
+/// For a test that fails if the program is a tenth of a second late.
 pub(crate) async fn alone() -> Turn {
     TURNS.acquire_many(ALL).await.expect("turns are never closed")
 }
 
-/// For a test that fails where the program is late.
+/// For a test that fails if the program is late.
 pub(crate) async fn punctual() -> Turn {
     TURNS.acquire_many(PUNCTUAL).await.expect("turns are never closed")
 }

@@ -52,7 +52,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Mounts an empty disk there; the folder is made. `None`, and a word about it, where FUSE is
+    /// Mounts an empty disk there; the folder is made. Prints why and gives `None` if FUSE is
     /// not to be had.
     pub(crate) fn mount(place: PathBuf) -> Option<Self> {
         Self::mount_with(place, Tree::new())

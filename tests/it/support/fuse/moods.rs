@@ -1,15 +1,16 @@
 //! How a disk is at the moment: how fast it writes, what hangs, and what fails.
 
-use std::fs;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
+use crate::support::process::process_status;
+
 /// Longest that anything hangs, whatever a test forgets.
 const LONGEST_HANG: Duration = Duration::from_secs(30);
-/// How often a hanging operation looks whether whoever asked for it is being killed.
+/// How often a hanging operation checks whether the thread that asked for it is being killed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// The bit of SIGKILL, signal 9, in a mask of `/proc/PID/status`.
 const SIGKILL_BIT: u64 = 1 << 8;
@@ -159,8 +160,7 @@ impl Moods {
 
 /// Whether a fatal signal waits for this thread: SIGKILL, or the end of its process.
 fn is_being_killed(thread: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-    let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
-    let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let pending = process_status(thread, "SigPnd:");
+    let pending = pending.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
     pending.is_some_and(|mask| mask & SIGKILL_BIT != 0)
 }
