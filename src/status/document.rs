@@ -1,4 +1,4 @@
-//! The status document, key by key as README.md promises it. New keys may come, none is renamed; a
+//! The status document, key by key as docs/operations.md has it. New keys may come, none is renamed; a
 //! reader puts up with keys that it does not know and with those that it misses.
 
 use std::path::Path;
