@@ -191,7 +191,7 @@ fn test(filters: &[&str], after: &[&str]) -> Verdict {
     list.args(options.iter().filter(|option| **option == "--ignored"));
     let output = list.output().map_err(|error| error.to_string())?;
     let tests = String::from_utf8_lossy(&output.stdout);
-    for filter in filters.iter().chain(more) {
+    for filter in filters.iter().copied().chain(more) {
         if !tests.lines().any(|test| test.contains(filter)) {
             return Err(format!("no test is called {filter}"));
         }
@@ -200,15 +200,11 @@ fn test(filters: &[&str], after: &[&str]) -> Verdict {
 }
 
 fn docker(arguments: &[&str]) -> Verdict {
-    let value_of = |option: &str| {
-        let pairs = arguments.windows(2).filter(move |pair| pair[0] == option);
-        pairs.map(|pair| pair[1])
-    };
     match *arguments {
         ["build", .., folder] => {
             exists(&format!("{folder}/Dockerfile"))?;
-            for argument in value_of("--build-arg") {
-                let name = argument.split('=').next().unwrap_or(argument);
+            for pair in arguments.windows(2).filter(|pair| pair[0] == "--build-arg") {
+                let name = pair[1].split('=').next().unwrap_or(pair[1]);
                 if !DOCKERFILE.contains(&format!("\nARG {name}=")) {
                     return Err(format!("the Dockerfile has no ARG {name}"));
                 }
