@@ -41,7 +41,7 @@ FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="batch-export-watcher" \
-      org.opencontainers.image.description="Watches export requests of the Batch.com API and brings the finished files home" \
+      org.opencontainers.image.description="Watches export requests of the Batch.com API and downloads the finished files" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -22,9 +22,6 @@ use super::support::scrape::{LISTEN, address};
 use super::support::solo::Solo;
 use markdown::{Block, Document};
 
-const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
-const OPERATIONS: &str = include_str!("../../docs/operations.md");
-const README: &str = include_str!("../../README.md");
 const SHIPPED: &str = include_str!("../../config/batch-export-watcher.toml");
 
 /// Where the status page listens if nothing else is configured.
@@ -34,6 +31,11 @@ const MOST_LINES: usize = 180;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Every Markdown file of the project, by its path from the root.
@@ -52,13 +54,12 @@ fn documents() -> BTreeMap<PathBuf, Document> {
     let mut found = Vec::new();
     walk(root(), &mut found);
     assert!(found.len() >= 10, "the documents were not found: {found:?}");
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path).expect("a document is UTF-8");
-        let path = path.strip_prefix(root()).expect("below the root").to_owned();
-        let document = Document::parse(&text).unwrap_or_else(|why| panic!("{path:?}: {why}"));
-        (path, document)
+    let parse = |path: PathBuf| {
+        let document = Document::parse(&read(&path));
+        let document = document.unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        (path.strip_prefix(root()).expect("below the root").to_owned(), document)
     };
-    found.into_iter().map(read).collect()
+    found.into_iter().map(parse).collect()
 }
 
 /// The fenced blocks of every document in this language.
@@ -216,7 +217,8 @@ fn the_table_of_keys_has_every_key_with_its_default() {
             shipped.insert(format!("{table}.{key}"), default.to_owned());
         }
     }
-    let documented: BTreeMap<_, _> = rows(CONFIGURATION)
+    let document = read("docs/configuration.md");
+    let documented: BTreeMap<_, _> = rows(&document)
         .iter()
         .map(|row| (row[0].split('`').nth(1).unwrap_or_default(), row[1].trim_matches('`')))
         .collect();
@@ -240,7 +242,8 @@ fn the_table_of_keys_has_every_key_with_its_default() {
 
 #[test]
 fn every_command_of_the_program_and_every_exit_code_has_its_row() {
-    let documented: BTreeSet<_> = rows(README)
+    let readme = read("README.md");
+    let documented: BTreeSet<_> = rows(&readme)
         .iter()
         .map(|row| row[0].trim_matches('`').split(' ').next().unwrap_or_default().to_owned())
         .collect();
@@ -249,7 +252,8 @@ fn every_command_of_the_program_and_every_exit_code_has_its_row() {
     let shown: BTreeSet<_> = shown.map(|command| command.get_name().to_owned()).collect();
     assert_eq!(documented, shown, "the table of commands in README.md");
 
-    let codes = OPERATIONS.split("\n## Exit codes\n").nth(1).expect("the chapter");
+    let operations = read("docs/operations.md");
+    let codes = operations.split("\n## Exit codes\n").nth(1).expect("the chapter");
     let codes = codes.split("\n## ").next().unwrap_or(codes).lines();
     let codes: BTreeSet<u8> =
         codes.filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok()).collect();
@@ -267,7 +271,7 @@ fn every_command_of_the_program_and_every_exit_code_has_its_row() {
 
 #[test]
 fn the_readme_is_short() {
-    let lines = README.lines().count();
+    let lines = read("README.md").lines().count();
     assert!(lines <= MOST_LINES, "README.md has {lines} lines");
 }
 

@@ -60,9 +60,9 @@ options='["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "-
 session=$(ask session "{\"capabilities\": {\"alwaysMatch\": {\"goog:chromeOptions\": {\"args\": $options}}}}" |
     jq -r .value.sessionId)
 ask "session/$session/url" "{\"url\": \"http://$page/\"}" >/dev/null
-# One export is whole, and the line of the throughput has a shape.
-whole() { [ "$(curl -fsS "http://$page/api/v1/status" | jq '[.projects[].exports[] | select(.state == "whole")] | length')" -ge 1 ]; }
-within 60 whole
-sleep 10
+# Two exports are whole, one downloads, one waits and one has failed.
+whole() { [ "$(curl -fsS "http://$page/api/v1/status" | jq '[.projects[].exports[] | select(.state == "whole")] | length')" = 2 ]; }
+within 90 whole
+sleep 5
 curl -fsS "http://$driver/session/$session/screenshot" | jq -r .value | base64 --decode >"$picture"
 curl -fsS -X DELETE "http://$driver/session/$session" >/dev/null
