@@ -1,5 +1,5 @@
 # The image holds the program, the C library it was linked against and the certificate authorities: no shell, no package
-# manager. README.md ("In a container") says how to build and run it.
+# manager. docs/deploy-container.md says how to build and run it.
 
 # Debian 12 with a Rust toolchain, a C compiler and CA certificates; the program's C library comes from it, too.
 ARG BASE_BUILD=rust:1.95-bookworm
@@ -41,7 +41,7 @@ FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="batch-export-watcher" \
-      org.opencontainers.image.description="Watches export requests of the Batch.com API and brings the finished files home" \
+      org.opencontainers.image.description="Watches export requests of the Batch.com API and downloads the finished files" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

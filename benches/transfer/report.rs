@@ -1,4 +1,4 @@
-//! A scenario's table, fit to be pasted into a README.
+//! A scenario's table, as docs/performance.md has it.
 
 use super::measure::Run;
 use super::peers::Tool;

@@ -1,5 +1,5 @@
-//! The status document, key by key as README.md promises it. New keys may come, none is renamed; a
-//! reader accepts keys that it does not know, and does without those that are missing.
+//! The status document, key by key as docs/operations.md promises it. New keys may come, none is
+//! renamed; a reader accepts keys that it does not know, and does without those that are missing.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -11,6 +11,7 @@ mod demo;
 mod deployment;
 mod disk;
 mod disk_faults;
+mod docs;
 mod faults;
 mod forget;
 mod happy;

@@ -1,5 +1,5 @@
-//! Prometheus' own tools take what the daemon serves, and the alerts, the dashboard and README.md
-//! speak of the metrics that there are.
+//! Prometheus' own tools take what the daemon serves, and the alerts, the dashboard and
+//! `docs/operations.md` speak of the metrics that there are.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ use super::support::solo::Solo;
 
 const ALERTS: &str = include_str!("../../config/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../config/grafana/dashboard.json");
-const README: &str = include_str!("../../README.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// Longest wait for Prometheus: it starts, and scrapes each second.
 const PROMETHEUS_PATIENCE: Duration = Duration::from_secs(30);
@@ -73,14 +73,15 @@ fn named(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn readme_alerts_and_dashboard_use_metrics_that_exist() {
+async fn documents_alerts_and_dashboard_use_metrics_that_exist() {
     let (_solo, _watcher, address) = with_everything().await;
     let scraped = scraped_names(address).await;
     assert!(scraped.len() > 15, "{scraped:?}");
-    let table = README.split("\n## Metrics\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let table = OPERATIONS.split("\n## Metrics\n").nth(1);
+    let table = table.and_then(|rest| rest.split("\n## ").next());
     let rows = table.expect("the chapter").lines().filter(|line| line.starts_with("| `"));
     let documented = named(&rows.collect::<Vec<_>>().join("\n"));
-    assert_eq!(documented, scraped, "the table of README.md");
+    assert_eq!(documented, scraped, "the table of docs/operations.md");
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("json");
     let panels = dashboard["panels"].as_array().expect("panels");
     let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();

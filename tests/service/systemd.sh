@@ -286,7 +286,7 @@ test_wrong_configuration() {
     check "the journal names file and key" within 10 journal_has "$config:[0-9]*: download.max_parts"
 }
 
-# The commands for administrators, as README.md has them.
+# The commands for administrators, as docs/deploy-systemd.md has them.
 test_check() {
     section "check"
     check "the configuration and the key can be tried beside the service" inside systemd-run --quiet --wait --pipe \
