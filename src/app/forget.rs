@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::StartError;
 use crate::config::ProjectConfig;
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
-use crate::ledgers::sqlite::{Change, Store};
+use crate::ledgers::sqlite::{Fact, SqliteLedger};
 use crate::sinks::local::LocalSink;
 
 /// What became of an export that was to be forgotten.
@@ -22,7 +22,7 @@ pub struct ForgetOutcome {
 
 /// Forgets those that the state has, and those of `more`. Nobody may be at work on them.
 pub(super) async fn forget_records(
-    store: &mut Store,
+    store: &mut SqliteLedger,
     sink: &LocalSink,
     projects: &[ProjectConfig],
     wanted: &BTreeSet<ExportId>,
@@ -49,7 +49,7 @@ pub(super) async fn forget_records(
             Err(error) => Some(error.to_string()),
         };
         if hindrance.is_none() {
-            store.apply(&[Change::Forgotten { export: key }]).await?;
+            store.apply(&[Fact::Forgotten { export: key }]).await?;
         }
         outcomes.push(ForgetOutcome { project, export, hindrance });
     }

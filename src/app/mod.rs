@@ -44,7 +44,7 @@ use crate::engine::recovery;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
 use crate::exit;
-use crate::ledgers::sqlite::{self, Change, Store, StoreError, run_writer};
+use crate::ledgers::sqlite::{self, Fact, SqliteLedger, StoreError, run_writer};
 use crate::meters::Meters;
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
@@ -104,7 +104,7 @@ pub enum StartError {
     Lock(#[from] LockError),
     /// The state cannot be opened.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Ledger(#[from] StoreError),
     /// The download directory cannot be used.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -150,7 +150,7 @@ impl StartError {
             | Self::Key { .. }
             | Self::Directory(_)
             | Self::Listen { .. } => exit::CONFIGURATION,
-            Self::Store(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
+            Self::Ledger(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
         }
     }
 }
@@ -181,7 +181,7 @@ impl App {
         let accesses = clients.accesses(&config, &environment)?;
         let state_lock = lock_state(&config).await?;
         let status_server = status_server(&config).await?;
-        let mut store = Store::open(&config.state_directory).await?;
+        let mut store = SqliteLedger::open(&config.state_directory).await?;
         let (sink, download_lock) = open_sink(&config, &mut store).await?;
         let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
         let stop_writer = CancellationToken::new();
@@ -307,7 +307,7 @@ pub async fn retry(
 ) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
-    let mut store = Store::open(&config.state_directory).await?;
+    let mut store = SqliteLedger::open(&config.state_directory).await?;
     let (sink, _download_lock) = open_sink(config, &mut store).await?;
     let names: HashMap<_, _> = config
         .projects
@@ -329,7 +329,7 @@ pub async fn retry(
             removed => removed?,
         }
         let key = ExportKey { project: digest, export: export.clone() };
-        store.apply(&[Change::Watching { export: key }]).await?;
+        store.apply(&[Fact::Watching { export: key }]).await?;
         retried.push((project.clone(), export));
     }
     store.close().await?;
@@ -347,7 +347,7 @@ pub async fn forget(
 ) -> Result<Vec<ForgetOutcome>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
-    let mut store = Store::open(&config.state_directory).await?;
+    let mut store = SqliteLedger::open(&config.state_directory).await?;
     let (sink, _download_lock) = open_sink(config, &mut store).await?;
     let outcomes =
         forget::forget_records(&mut store, &sink, &config.projects, wanted, Vec::new()).await?;
@@ -422,7 +422,7 @@ async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
 /// cannot be written now, is locked when it is found to be well.
 async fn open_sink(
     config: &Config,
-    store: &mut Store,
+    store: &mut SqliteLedger,
 ) -> Result<(LocalSink, Arc<LateLock>), StartError> {
     let directory = config.download.directory.clone();
     let place = directory.display().to_string();
@@ -436,7 +436,7 @@ async fn open_sink(
         return Ok((sink, lock));
     }
     if let Opened::Created(marker) | Opened::Adopted(marker) = opened {
-        store.apply(&[Change::Marker { directory: place, marker: marker.to_string() }]).await?;
+        store.apply(&[Fact::Marker { directory: place, marker: marker.to_string() }]).await?;
     }
     let taking = lock.clone();
     let taken = tokio::task::spawn_blocking(move || taking.ensure())

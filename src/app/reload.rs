@@ -25,7 +25,7 @@ use crate::engine::control::{Begun, Changes, Known, Reload, ReloadedProject};
 use crate::engine::recovery::recover_unknown;
 use crate::engine::{Access, Control};
 use crate::fetch::StoreClient;
-use crate::ledgers::sqlite::{Store, StoreError};
+use crate::ledgers::sqlite::{SqliteLedger, StoreError};
 use crate::process::signals::Hangups;
 use crate::process::{service, umask};
 use crate::sinks::local::LocalSink;
@@ -293,7 +293,7 @@ impl Reloader {
     }
 
     async fn look_up(&self, config: &Config, known: &Known) -> Result<LookedUp, StoreError> {
-        let mut store = Store::beside(&config.state_directory);
+        let mut store = SqliteLedger::beside(&config.state_directory);
         let unknown =
             recover_unknown(&mut store, &self.sink, &config.projects, &known.exports).await?;
         let pauses = store.pauses().await?;
@@ -313,7 +313,7 @@ impl Reloader {
                 Err("what is under way does not come to its end; nothing was forgotten".to_owned())
             }
         };
-        let mut store = Store::beside(&self.config.state_directory);
+        let mut store = SqliteLedger::beside(&self.config.state_directory);
         let outcomes = match released {
             Ok(more) => {
                 forget_records(&mut store, &self.sink, &self.config.projects, &wanted, more)
@@ -337,7 +337,7 @@ impl Reloader {
     }
 
     /// Those of the wanted exports that are configured, as state and disk have them.
-    async fn begun(&self, store: &mut Store, wanted: &BTreeSet<ExportId>) -> Vec<Begun> {
+    async fn begun(&self, store: &mut SqliteLedger, wanted: &BTreeSet<ExportId>) -> Vec<Begun> {
         let keys = self.config.projects.iter().flat_map(|project| {
             let digest = ProjectDigest::of(&project.project_key);
             project

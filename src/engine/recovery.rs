@@ -11,7 +11,7 @@ use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
-use crate::ledgers::sqlite::{Change, ExportRecord, RecordedState, Store, StoreError};
+use crate::ledgers::sqlite::{ExportRecord, Fact, RecordedState, SqliteLedger, StoreError};
 use crate::sinks::local::{LocalSink, OnDisk, SinkError};
 
 /// Longest look for the manifests of exports that the state does not know.
@@ -34,7 +34,7 @@ pub struct Recovered {
 /// # Errors
 /// When the state cannot be read or written.
 pub async fn recover(
-    store: &mut Store,
+    store: &mut SqliteLedger,
     sink: &LocalSink,
     projects: &[ProjectConfig],
 ) -> Result<Recovered, StoreError> {
@@ -87,7 +87,7 @@ pub async fn recover(
 /// # Errors
 /// When the state cannot be read or written.
 pub async fn recover_unknown(
-    store: &mut Store,
+    store: &mut SqliteLedger,
     sink: &LocalSink,
     projects: &[ProjectConfig],
     known: &HashSet<ExportKey>,
@@ -123,7 +123,7 @@ pub async fn recover_unknown(
 /// Exports without a record that have a manifest all the same are whole: they were forgotten, or
 /// come from elsewhere.
 async fn look_for(
-    store: &mut Store,
+    store: &mut SqliteLedger,
     sink: &LocalSink,
     project: &ProjectName,
     digest: ProjectDigest,
@@ -148,7 +148,7 @@ async fn look_for(
         tracing::warn!(event = "manifests_unread", %project, "the disk does not answer: finished exports were not looked for");
         return Ok(HashMap::new());
     };
-    let completed = |(export, totals, at): &(ExportId, Totals, Timestamp)| Change::Completed {
+    let completed = |(export, totals, at): &(ExportId, Totals, Timestamp)| Fact::Completed {
         export: ExportKey { project: digest, export: export.clone() },
         parts: totals.parts,
         bytes: totals.bytes,
@@ -236,7 +236,7 @@ fn totals(manifest: &Manifest) -> Totals {
 /// stays finished. The notices first: an export whose notice is still there is still failed, and
 /// the next start tries again.
 async fn forget_withdrawn_failures(
-    store: &mut Store,
+    store: &mut SqliteLedger,
     sink: &LocalSink,
     withdrawn: Vec<(ProjectName, ExportKey)>,
 ) -> Result<(), StoreError> {
@@ -251,7 +251,7 @@ async fn forget_withdrawn_failures(
         removed.map(forgotten).collect()
     };
     let forgotten = tokio::task::spawn_blocking(remove).await.unwrap_or_default();
-    let changes: Vec<_> = forgotten.into_iter().map(|export| Change::Watching { export }).collect();
+    let changes: Vec<_> = forgotten.into_iter().map(|export| Fact::Watching { export }).collect();
     store.apply(&changes).await
 }
 
@@ -276,7 +276,7 @@ fn notice_is_gone(sink: &LocalSink, project: &ProjectName, export: &ExportId) ->
 /// Every export with a manifest that can be believed is recorded as whole. Where the disk cannot be
 /// read to the end, the next start looks again.
 async fn rebuild(
-    store: &mut Store,
+    store: &mut SqliteLedger,
     sink: &LocalSink,
     project: &ProjectName,
     digest: ProjectDigest,
@@ -287,7 +287,7 @@ async fn rebuild(
     let exports = found.len();
     let mut changes: Vec<_> = found
         .into_iter()
-        .map(|(export, totals, at)| Change::Completed {
+        .map(|(export, totals, at)| Fact::Completed {
             export: ExportKey { project: digest, export },
             parts: totals.parts,
             bytes: totals.bytes,
@@ -295,7 +295,7 @@ async fn rebuild(
         })
         .collect();
     if to_its_end {
-        changes.push(Change::Recovered { project: digest, at: Timestamp::now() });
+        changes.push(Fact::Recovered { project: digest, at: Timestamp::now() });
     }
     for batch in changes.chunks(REBUILD_BATCH) {
         store.apply(batch).await?;

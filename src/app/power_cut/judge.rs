@@ -14,7 +14,7 @@ use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest};
 use crate::domain::part::{PartKey, Sha256};
 use crate::domain::resume::Plan;
 use crate::engine::recovery;
-use crate::ledgers::sqlite::{Change, ExportRecord, RecordedState, Store};
+use crate::ledgers::sqlite::{ExportRecord, Fact, RecordedState, SqliteLedger};
 use crate::sinks::local::{Armed, Digests, LocalSink, Opened, Recovered, SinkSettings};
 
 /// The download directory, below whatever is recorded.
@@ -92,12 +92,12 @@ impl Judge {
     }
 
     /// A state that has these batches on record, in the place of the one before.
-    pub(super) async fn record(&mut self, batches: &[Vec<Change>]) {
+    pub(super) async fn record(&mut self, batches: &[Vec<Fact>]) {
         let template = self.place.path().join(format!("state-{}", batches.len()));
         if !self.states.contains_key(&batches.len()) {
-            let mut store = Store::open(&template).await.unwrap();
+            let mut store = SqliteLedger::open(&template).await.unwrap();
             for batch in batches {
-                let moved: Vec<Change> = batch.iter().map(|change| self.moved(change)).collect();
+                let moved: Vec<Fact> = batch.iter().map(|change| self.moved(change)).collect();
                 store.apply(&moved).await.unwrap();
             }
             store.close().await.unwrap();
@@ -109,9 +109,9 @@ impl Judge {
     }
 
     /// The marker is on record for the directory's path, which is another one here.
-    fn moved(&self, change: &Change) -> Change {
+    fn moved(&self, change: &Fact) -> Fact {
         match change {
-            Change::Marker { marker, .. } => Change::Marker {
+            Fact::Marker { marker, .. } => Fact::Marker {
                 directory: self.downloads().display().to_string(),
                 marker: marker.clone(),
             },
@@ -122,13 +122,13 @@ impl Judge {
     /// Holds what is there against what is demanded, recovers twice, and holds the end against it
     /// again.
     pub(super) async fn judge(&self, demands: Demands) -> Verdict<()> {
-        let mut store = Store::beside(&self.place.path().join("state"));
+        let mut store = SqliteLedger::beside(&self.place.path().join("state"));
         let judged = self.judge_with(&mut store, demands).await;
         drop(store.close().await);
         judged
     }
 
-    async fn judge_with(&self, store: &mut Store, demands: Demands) -> Verdict<()> {
+    async fn judge_with(&self, store: &mut SqliteLedger, demands: Demands) -> Verdict<()> {
         self.look()?;
         self.hold_to_records(&load(store, &self.config).await?, demands)?;
         let first = self.recover(store, demands).await?;
@@ -240,7 +240,7 @@ impl Judge {
     }
 
     /// As a start of the program would; in words, what it decided.
-    async fn recover(&self, store: &mut Store, demands: Demands) -> Verdict<Vec<String>> {
+    async fn recover(&self, store: &mut SqliteLedger, demands: Demands) -> Verdict<Vec<String>> {
         let place = self.downloads().display().to_string();
         let known = store.marker(&place).await.unwrap().map(|marker| marker.parse().unwrap());
         let (sink, opened) = LocalSink::open(&self.downloads(), known, SinkSettings::default())
@@ -248,7 +248,7 @@ impl Judge {
         match opened {
             Opened::Away(cause) => return Err(format!("the directory is not believed: {cause}")),
             Opened::Created(marker) | Opened::Adopted(marker) => {
-                let change = Change::Marker { directory: place, marker: marker.to_string() };
+                let change = Fact::Marker { directory: place, marker: marker.to_string() };
                 store.apply(&[change]).await.unwrap();
             }
             Opened::Known => {}
@@ -345,7 +345,7 @@ impl Judge {
     }
 }
 
-async fn load(store: &mut Store, config: &Config) -> Verdict<Vec<ExportRecord>> {
+async fn load(store: &mut SqliteLedger, config: &Config) -> Verdict<Vec<ExportRecord>> {
     let digests: Vec<_> =
         config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
     store.load(&digests).await.map_err(faulty("the state"))

@@ -16,7 +16,7 @@ use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::downloader::DownloadNews;
 use crate::engine::narrator::{narrate, prepared};
 use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
-use crate::ledgers::sqlite::{Change, StoreEvent, Write};
+use crate::ledgers::sqlite::{Fact, LedgerEvent, Write};
 use crate::meters::{PauseCause, PollOutcome, RetryCause, Work};
 
 /// Shortest time between two snapshots.
@@ -219,9 +219,9 @@ impl Scheduler {
         }
     }
 
-    fn store_said(&mut self, event: StoreEvent) {
+    fn store_said(&mut self, event: LedgerEvent) {
         match event {
-            StoreEvent::Written(tickets) => {
+            LedgerEvent::Written(tickets) => {
                 self.unwritten = self.unwritten.saturating_sub(tickets.len());
                 for ticket in tickets {
                     self.written = self.written.max(ticket);
@@ -230,7 +230,7 @@ impl Scheduler {
                     }
                 }
             }
-            StoreEvent::Failing { cause } => {
+            LedgerEvent::Failing { cause } => {
                 if !std::mem::replace(&mut self.store_failing, true) {
                     self.meters.paused(None, PauseCause::State);
                 }
@@ -240,7 +240,7 @@ impl Scheduler {
                     "the state cannot be written, downloads wait: {cause}"
                 );
             }
-            StoreEvent::Healthy => {
+            LedgerEvent::Healthy => {
                 self.store_failing = false;
                 tracing::info!(
                     event = "state_recovered",
@@ -328,17 +328,17 @@ impl Scheduler {
     }
 
     /// Queues a write that nobody is told of.
-    pub(super) fn write(&mut self, change: Change) {
+    pub(super) fn write(&mut self, change: Fact) {
         self.queue_write(change, None, false);
     }
 
     /// Queues a write. The queue is bounded by the work under way: one record a part in flight, a
     /// few an export; while the state cannot be written, of what keeps changing only the last word
     /// waits.
-    fn queue_write(&mut self, change: Change, ticket: Option<Ticket>, may_wait: bool) {
+    fn queue_write(&mut self, change: Fact, ticket: Option<Ticket>, may_wait: bool) {
         if matches!(
             change,
-            Change::StatusSeen { .. } | Change::PartialSynced { .. } | Change::Paused { .. }
+            Fact::StatusSeen { .. } | Fact::PartialSynced { .. } | Fact::Paused { .. }
         ) {
             let Self { outbox, tickets, unwritten, .. } = self;
             outbox.retain(|waiting| {
@@ -410,33 +410,31 @@ impl Scheduler {
 }
 
 /// Whether nobody needs to know `earlier` once `later` is written.
-fn supersedes(later: &Change, earlier: &Change) -> bool {
+fn supersedes(later: &Fact, earlier: &Fact) -> bool {
     match (later, earlier) {
-        (Change::StatusSeen { export, .. }, Change::StatusSeen { export: earlier, .. }) => {
+        (Fact::StatusSeen { export, .. }, Fact::StatusSeen { export: earlier, .. }) => {
             export == earlier
         }
         (
-            Change::PartialSynced { export, part },
-            Change::PartialSynced { export: earlier, part: earlier_part },
+            Fact::PartialSynced { export, part },
+            Fact::PartialSynced { export: earlier, part: earlier_part },
         ) => export == earlier && part.key == earlier_part.key,
-        (Change::Paused { scope, .. }, Change::Paused { scope: earlier, .. }) => scope == earlier,
+        (Fact::Paused { scope, .. }, Fact::Paused { scope: earlier, .. }) => scope == earlier,
         _ => false,
     }
 }
 
 /// A watch's record as the state keeps it.
-fn change_of(export: ExportKey, change: RecordChange) -> Change {
+fn change_of(export: ExportKey, change: RecordChange) -> Fact {
     match change {
-        RecordChange::StatusSeen(status) => Change::StatusSeen { export, status },
-        RecordChange::PartCommitted(part) => Change::PartCommitted { export, part },
-        RecordChange::PartialSynced(part) => Change::PartialSynced { export, part },
-        RecordChange::Sealing(manifest) => {
-            Change::Sealing { export, manifest: manifest.to_string() }
-        }
+        RecordChange::StatusSeen(status) => Fact::StatusSeen { export, status },
+        RecordChange::PartCommitted(part) => Fact::PartCommitted { export, part },
+        RecordChange::PartialSynced(part) => Fact::PartialSynced { export, part },
+        RecordChange::Sealing(manifest) => Fact::Sealing { export, manifest: manifest.to_string() },
         RecordChange::Completed { totals, at } => {
-            Change::Completed { export, parts: totals.parts, bytes: totals.bytes, at }
+            Fact::Completed { export, parts: totals.parts, bytes: totals.bytes, at }
         }
-        RecordChange::Failed(failure) => Change::Failed { export, failure },
-        RecordChange::Watching => Change::Watching { export },
+        RecordChange::Failed(failure) => Fact::Failed { export, failure },
+        RecordChange::Watching => Fact::Watching { export },
     }
 }

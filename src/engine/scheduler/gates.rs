@@ -13,7 +13,7 @@ use crate::domain::gate::{Admission, Gate};
 use crate::domain::retry::RETRY_AFTER_CAP;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::WatchEvent;
-use crate::ledgers::sqlite::Change;
+use crate::ledgers::sqlite::Fact;
 use crate::meters::PauseCause;
 
 /// Why a call may not go out now.
@@ -255,7 +255,7 @@ impl Scheduler {
         let Some(until) = until else { return };
         let left = until.saturating_sub(self.now());
         let wall = Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX);
-        self.write(Change::Paused { scope, until: wall });
+        self.write(Fact::Paused { scope, until: wall });
     }
 
     /// Pauses of an earlier run hold on, cut to one hour.
@@ -264,7 +264,7 @@ impl Scheduler {
         for (scope, ends) in pauses {
             let left = Duration::try_from(ends.duration_since(wall)).unwrap_or_default();
             if left.is_zero() {
-                self.write(Change::PauseEnded { scope });
+                self.write(Fact::PauseEnded { scope });
                 continue;
             }
             let until = now + left.min(RETRY_AFTER_CAP);

@@ -62,7 +62,7 @@ use crate::domain::pace::Pace;
 use crate::domain::part::PartKey;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
-use crate::ledgers::sqlite::{StoreEvent, Write};
+use crate::ledgers::sqlite::{LedgerEvent, Write};
 use crate::meters::Meters;
 use crate::process::lock::LateLock;
 use crate::sinks::local::{FinishedPart, LocalSink};
@@ -98,7 +98,7 @@ pub struct EngineParts {
     /// The queue of the state's writer.
     pub writes: mpsc::Sender<Write>,
     /// What the state's writer says.
-    pub store_events: mpsc::Receiver<StoreEvent>,
+    pub store_events: mpsc::Receiver<LedgerEvent>,
     /// What is asked of it while it runs.
     pub control: mpsc::Receiver<Control>,
     /// Where it counts what happens.
@@ -182,7 +182,7 @@ pub struct Scheduler {
     unwritten: usize,
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
-    store_events: mpsc::Receiver<StoreEvent>,
+    store_events: mpsc::Receiver<LedgerEvent>,
     store_failing: bool,
     control: mpsc::Receiver<Control>,
     /// Exports that are configured no more, and still have something under way.
@@ -311,7 +311,7 @@ enum Event {
     Chore((usize, Chore), Result<ChoreEnd, Panicked>),
     DiskChecked(Result<Result<(), String>, Panicked>),
     News(DownloadNews),
-    Store(StoreEvent),
+    Store(LedgerEvent),
     Control(Control),
     WriteSent,
     Tick,

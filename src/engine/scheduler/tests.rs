@@ -26,7 +26,7 @@ use crate::transport::testing::tls;
 pub(super) struct Rig {
     pub(super) scheduler: Scheduler,
     writes: mpsc::Receiver<Write>,
-    _store_events: mpsc::Sender<StoreEvent>,
+    _store_events: mpsc::Sender<LedgerEvent>,
     folder: TempDir,
 }
 
@@ -273,7 +273,7 @@ async fn a_drain_waits_until_every_record_is_durable() {
     }
     assert_eq!(rig.scheduler.finished(), None, "handed over is not yet durable");
     let write = rig.writes.recv().await.unwrap();
-    rig.scheduler.apply(Event::Store(StoreEvent::Written(vec![write.ticket])));
+    rig.scheduler.apply(Event::Store(LedgerEvent::Written(vec![write.ticket])));
     assert_eq!(rig.scheduler.finished(), Some(Outcome::Drained { clean: true }));
 }
 

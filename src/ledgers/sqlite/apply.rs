@@ -2,8 +2,8 @@
 
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 
-use super::record::Change;
-use super::{Store, StoreError, to_sql};
+use super::record::Fact;
+use super::{SqliteLedger, StoreError, to_sql};
 use crate::domain::failure::Failure;
 use crate::domain::ids::ExportKey;
 use crate::domain::part::CommittedPart;
@@ -19,17 +19,17 @@ const MAX_ROWS: usize = 64;
 pub(crate) enum Applying {
     /// From now on it may be durable.
     #[cfg_attr(not(test), expect(dead_code, reason = "nobody records but tests"))]
-    Begun(Vec<Change>),
+    Begun(Vec<Fact>),
     /// From now on it is.
     Durable,
 }
 
-impl Store {
+impl SqliteLedger {
     /// Makes a batch of changes durable, all or none. Applying a change again changes nothing.
     ///
     /// # Errors
     /// When the database fails; nothing of the batch has happened then.
-    pub async fn apply(&mut self, batch: &[Change]) -> Result<(), StoreError> {
+    pub async fn apply(&mut self, batch: &[Fact]) -> Result<(), StoreError> {
         record::note(&self.path, || Applying::Begun(batch.to_vec()));
         let connection = self.connection().await?;
         let applied = apply_all(connection, batch).await;
@@ -42,14 +42,14 @@ impl Store {
     }
 }
 
-async fn apply_all(connection: &mut SqliteConnection, batch: &[Change]) -> Result<(), sqlx::Error> {
+async fn apply_all(connection: &mut SqliteConnection, batch: &[Fact]) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut left = batch;
     while let Some((change, rest)) = left.split_first() {
         left = rest;
-        if let Change::PartCommitted { export, part } = change {
+        if let Fact::PartCommitted { export, part } = change {
             let mut parts = vec![part];
-            while let Some((Change::PartCommitted { export: of, part }, rest)) = left.split_first()
+            while let Some((Fact::PartCommitted { export: of, part }, rest)) = left.split_first()
                 && of == export
                 // A statement cannot insert a row and then update it.
                 && parts.iter().all(|earlier| earlier.key != part.key)
@@ -74,48 +74,48 @@ async fn apply_all(connection: &mut SqliteConnection, batch: &[Change]) -> Resul
 }
 
 /// What a change is called where the tests interfere.
-fn point(change: &Change) -> &'static str {
+fn point(change: &Fact) -> &'static str {
     match change {
-        Change::StatusSeen { .. } => "record:status",
-        Change::PartCommitted { .. } => "record:part",
-        Change::Sealing { .. } => "record:sealing",
-        Change::Completed { .. } => "record:completed",
-        Change::Failed { .. } => "record:failed",
-        Change::Watching { .. } => "record:watching",
-        Change::PartialSynced { .. } => "record:partial",
-        Change::Paused { .. } | Change::PauseEnded { .. } => "record:pause",
-        Change::Marker { .. } => "record:marker",
-        Change::Recovered { .. } => "record:recovered",
-        Change::Forgotten { .. } => "record:forgotten",
+        Fact::StatusSeen { .. } => "record:status",
+        Fact::PartCommitted { .. } => "record:part",
+        Fact::Sealing { .. } => "record:sealing",
+        Fact::Completed { .. } => "record:completed",
+        Fact::Failed { .. } => "record:failed",
+        Fact::Watching { .. } => "record:watching",
+        Fact::PartialSynced { .. } => "record:partial",
+        Fact::Paused { .. } | Fact::PauseEnded { .. } => "record:pause",
+        Fact::Marker { .. } => "record:marker",
+        Fact::Recovered { .. } => "record:recovered",
+        Fact::Forgotten { .. } => "record:forgotten",
     }
 }
 
-async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
+async fn apply(on: &mut SqliteConnection, change: &Fact) -> Result<(), sqlx::Error> {
     match change {
-        Change::StatusSeen { export, status } => {
+        Fact::StatusSeen { export, status } => {
             ensure(on, export).await?;
             let update =
                 "UPDATE export SET remote_status = $3 WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[status.as_str()]).await
         }
-        Change::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
-        Change::Sealing { export, manifest } => {
+        Fact::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
+        Fact::Sealing { export, manifest } => {
             ensure(on, export).await?;
             let update = "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[manifest]).await
         }
-        Change::Completed { export, parts, bytes, at } => {
+        Fact::Completed { export, parts, bytes, at } => {
             complete(on, export, to_sql(*parts), to_sql(*bytes), &at.to_string()).await
         }
-        Change::Failed { export, failure } => fail(on, export, failure).await,
-        Change::Watching { export } => {
+        Fact::Failed { export, failure } => fail(on, export, failure).await,
+        Fact::Watching { export } => {
             ensure(on, export).await?;
             let update = "UPDATE export SET state = 'watching', manifest = NULL, failure_kind = NULL, \
                           failure_cause = NULL, failure_code = NULL, failed_at = NULL \
                           WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[]).await
         }
-        Change::Forgotten { export } => {
+        Fact::Forgotten { export } => {
             for delete in [
                 "DELETE FROM part WHERE project = $1 AND export_id = $2",
                 "DELETE FROM partial WHERE project = $1 AND export_id = $2",
@@ -125,8 +125,8 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             }
             Ok(())
         }
-        Change::PartialSynced { export, part } => keep_partial(on, export, part).await,
-        Change::Paused { scope, until } => {
+        Fact::PartialSynced { export, part } => keep_partial(on, export, part).await,
+        Fact::Paused { scope, until } => {
             let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) \
                           ON CONFLICT (scope) DO UPDATE SET until_at = excluded.until_at";
             done(
@@ -137,18 +137,18 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
                     .await,
             )
         }
-        Change::PauseEnded { scope } => done(
+        Fact::PauseEnded { scope } => done(
             sqlx::query("DELETE FROM pause WHERE scope = $1")
                 .bind(scope.to_string())
                 .execute(on)
                 .await,
         ),
-        Change::Marker { directory, marker } => {
+        Fact::Marker { directory, marker } => {
             let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) \
                           ON CONFLICT (directory) DO UPDATE SET marker = excluded.marker";
             done(sqlx::query(upsert).bind(directory).bind(marker).execute(on).await)
         }
-        Change::Recovered { project, at } => {
+        Fact::Recovered { project, at } => {
             let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) \
                           ON CONFLICT (project) DO NOTHING";
             done(

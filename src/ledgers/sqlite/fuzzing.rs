@@ -4,7 +4,7 @@
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, QueryBuilder, Sqlite, SqliteConnection};
 
-use super::{Store, StoreError};
+use super::{SqliteLedger, StoreError};
 
 /// A value of a row, of whatever type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(crate) enum Value {
 
 /// A state that is gone with its last connection, which is `writer`.
 pub(crate) struct Memory {
-    pub(crate) store: Store,
+    pub(crate) store: SqliteLedger,
     writer: SqliteConnection,
 }
 
@@ -26,7 +26,7 @@ impl Memory {
     pub(crate) async fn new() -> Result<Self, StoreError> {
         let options: SqliteConnectOptions = "sqlite::memory:".parse().expect("sqlx knows the word");
         let options = options.disable_statement_logging();
-        let mut store = Store {
+        let mut store = SqliteLedger {
             path: "memory".into(),
             options: options.clone().foreign_keys(true),
             connection: None,

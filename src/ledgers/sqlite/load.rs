@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::record::{ExportRecord, RecordedState};
-use super::{Store, StoreError};
+use super::{SqliteLedger, StoreError};
 use crate::domain::checksum::Check;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::ExportId;
@@ -22,7 +22,7 @@ use crate::domain::stage::PauseScope;
 /// IDs that one statement asks for at most.
 const MAX_IDS: usize = 64;
 
-impl Store {
+impl SqliteLedger {
     /// Everything known of these projects' exports.
     ///
     /// # Errors

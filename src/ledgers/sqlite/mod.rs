@@ -26,8 +26,8 @@ use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 pub(crate) use apply::Applying;
 pub use error::StoreError;
 pub use read_only::{Seen, look};
-pub use record::{Change, ExportRecord, RecordedState};
-pub use writer::{StoreEvent, Write, run_writer};
+pub use record::{ExportRecord, Fact, RecordedState};
+pub use writer::{LedgerEvent, Write, run_writer};
 
 use crate::domain::modes::DirectoryMode;
 use crate::durable::{Dir, Entry};
@@ -45,7 +45,7 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
 
 /// The open state.
 #[derive(Debug)]
-pub struct Store {
+pub struct SqliteLedger {
     path: PathBuf,
     options: SqliteConnectOptions,
     /// Absent after a failure: the next use connects anew, because a connection that met an I/O
@@ -53,7 +53,7 @@ pub struct Store {
     connection: Option<SqliteConnection>,
 }
 
-impl Store {
+impl SqliteLedger {
     /// Opens the state in `directory`, which is made (0700) where it is missing, and brings it to
     /// the latest schema. A database that is damaged or newer is refused as it is.
     ///

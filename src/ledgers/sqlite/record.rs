@@ -11,7 +11,7 @@ use crate::domain::stage::PauseScope;
 
 /// One fact to be made durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum Fact {
     /// The remote status moved.
     StatusSeen {
         /// Of which export.

@@ -51,12 +51,12 @@ fn failure() -> Failure {
     }
 }
 
-async fn reopen(directory: &Path, store: Store) -> Store {
+async fn reopen(directory: &Path, store: SqliteLedger) -> SqliteLedger {
     store.close().await.unwrap();
-    Store::open(directory).await.unwrap()
+    SqliteLedger::open(directory).await.unwrap()
 }
 
-async fn only(store: &mut Store) -> ExportRecord {
+async fn only(store: &mut SqliteLedger) -> ExportRecord {
     let mut records = store.load(&[project("project_one")]).await.unwrap();
     assert_eq!(records.len(), 1, "{records:?}");
     records.remove(0)
@@ -66,23 +66,23 @@ async fn only(store: &mut Store) -> ExportRecord {
 async fn every_change_survives_a_restart() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("state");
-    let mut store = Store::open(&directory).await.unwrap();
+    let mut store = SqliteLedger::open(&directory).await.unwrap();
     let at = "2026-05-06T07:08:09Z".parse().unwrap();
     let key = export("e1");
     store
         .apply(&[
-            Change::StatusSeen {
+            Fact::StatusSeen {
                 export: key.clone(),
                 status: RemoteStatus::Unrecognized("ODD".to_owned()),
             },
-            Change::PartCommitted { export: key.clone(), part: part(2) },
-            Change::PartCommitted { export: key.clone(), part: part(1) },
-            Change::Paused { scope: PauseScope::Origin, until: at },
-            Change::Paused { scope: PauseScope::Host("gone".to_owned()), until: at },
-            Change::PauseEnded { scope: PauseScope::Host("gone".to_owned()) },
-            Change::Marker { directory: "/srv".to_owned(), marker: "m1".to_owned() },
-            Change::Marker { directory: "/srv".to_owned(), marker: "m2".to_owned() },
-            Change::Recovered { project: project("project_one"), at },
+            Fact::PartCommitted { export: key.clone(), part: part(2) },
+            Fact::PartCommitted { export: key.clone(), part: part(1) },
+            Fact::Paused { scope: PauseScope::Origin, until: at },
+            Fact::Paused { scope: PauseScope::Host("gone".to_owned()), until: at },
+            Fact::PauseEnded { scope: PauseScope::Host("gone".to_owned()) },
+            Fact::Marker { directory: "/srv".to_owned(), marker: "m1".to_owned() },
+            Fact::Marker { directory: "/srv".to_owned(), marker: "m2".to_owned() },
+            Fact::Recovered { project: project("project_one"), at },
         ])
         .await
         .unwrap();
@@ -98,25 +98,19 @@ async fn every_change_survives_a_restart() {
 
     let manifest = "{\"é\": 1}\n".to_owned();
     store
-        .apply(&[Change::Sealing { export: key.clone(), manifest: manifest.clone() }])
+        .apply(&[Fact::Sealing { export: key.clone(), manifest: manifest.clone() }])
         .await
         .unwrap();
     let mut store = reopen(&directory, store).await;
     let record = only(&mut store).await;
     assert_eq!((record.state, record.parts.len()), (RecordedState::Sealing { manifest }, 2));
 
-    store
-        .apply(&[Change::Completed { export: key.clone(), parts: 2, bytes: 7, at }])
-        .await
-        .unwrap();
+    store.apply(&[Fact::Completed { export: key.clone(), parts: 2, bytes: 7, at }]).await.unwrap();
     let mut store = reopen(&directory, store).await;
     let record = only(&mut store).await;
     assert_eq!(record.state, RecordedState::Completed { parts: 2, bytes: 7, at });
     assert_eq!(record.parts, [], "the manifest has them now");
-    store
-        .apply(&[Change::StatusSeen { export: key, status: RemoteStatus::Running }])
-        .await
-        .unwrap();
+    store.apply(&[Fact::StatusSeen { export: key, status: RemoteStatus::Running }]).await.unwrap();
     assert!(
         matches!(only(&mut store).await.state, RecordedState::Completed { .. }),
         "whatever the API says"
@@ -126,15 +120,15 @@ async fn every_change_survives_a_restart() {
 #[tokio::test]
 async fn a_failure_stays_until_it_is_watched_again_or_forgotten() {
     let root = tempfile::tempdir().unwrap();
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     let key = export("e1");
-    let failed = Change::Failed { export: key.clone(), failure: failure() };
-    let committed = Change::PartCommitted { export: key.clone(), part: part(1) };
+    let failed = Fact::Failed { export: key.clone(), failure: failure() };
+    let committed = Fact::PartCommitted { export: key.clone(), part: part(1) };
     store.apply(&[committed, failed]).await.unwrap();
     let mut store = reopen(root.path(), store).await;
     let record = only(&mut store).await;
     assert_eq!((record.state, record.parts.len()), (RecordedState::Failed(failure()), 1));
-    store.apply(&[Change::Watching { export: key }]).await.unwrap();
+    store.apply(&[Fact::Watching { export: key }]).await.unwrap();
     let record = only(&mut store).await;
     assert_eq!((record.state, record.parts.len()), (RecordedState::Watching, 1));
 }
@@ -142,15 +136,11 @@ async fn a_failure_stays_until_it_is_watched_again_or_forgotten() {
 #[tokio::test]
 async fn a_resume_point_stays_until_its_part_is_committed() {
     let root = tempfile::tempdir().unwrap();
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     let key = export("e1");
-    let synced = |number| Change::PartialSynced { export: key.clone(), part: partial(number) };
+    let synced = |number| Fact::PartialSynced { export: key.clone(), part: partial(number) };
     store
-        .apply(&[
-            synced(1),
-            synced(2),
-            Change::PartCommitted { export: key.clone(), part: part(2) },
-        ])
+        .apply(&[synced(1), synced(2), Fact::PartCommitted { export: key.clone(), part: part(2) }])
         .await
         .unwrap();
     assert_eq!(only(&mut store).await.partials, [partial(1)], "a committed part has no partial");
@@ -158,25 +148,25 @@ async fn a_resume_point_stays_until_its_part_is_committed() {
     assert_eq!(only(&mut store).await.partials, [partial(1)], "a crash may come at any time");
     let theirs = ExportKey { project: project("project_two"), export: key.export.clone() };
     store
-        .apply(&[synced(1), Change::PartialSynced { export: theirs, part: partial(3) }])
+        .apply(&[synced(1), Fact::PartialSynced { export: theirs, part: partial(3) }])
         .await
         .unwrap();
     let loaded = store.load(&[project("project_two")]).await.unwrap();
     assert_eq!(loaded[0].partials, [partial(3)]);
-    store.apply(&[Change::PartCommitted { export: key.clone(), part: part(1) }]).await.unwrap();
+    store.apply(&[Fact::PartCommitted { export: key.clone(), part: part(1) }]).await.unwrap();
     assert_eq!(only(&mut store).await.partials, []);
 }
 
 #[tokio::test]
 async fn of_a_long_history_only_the_exports_that_are_asked_for_are_read() {
     let root = tempfile::tempdir().unwrap();
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     let id = |number: u32| format!("e{number}");
     let mut changes = Vec::new();
     for number in 0..200 {
-        changes.push(Change::PartCommitted { export: export(&id(number)), part: part(number) });
+        changes.push(Fact::PartCommitted { export: export(&id(number)), part: part(number) });
         changes
-            .push(Change::PartialSynced { export: export(&id(number)), part: partial(number + 1) });
+            .push(Fact::PartialSynced { export: export(&id(number)), part: partial(number + 1) });
     }
     store.apply(&changes).await.unwrap();
     let all = store.load(&[project("project_one")]).await.unwrap();
@@ -195,8 +185,8 @@ async fn of_a_long_history_only_the_exports_that_are_asked_for_are_read() {
 #[tokio::test]
 async fn parts_of_one_batch_are_recorded_whatever_their_order() {
     let root = tempfile::tempdir().unwrap();
-    let mut store = Store::open(root.path()).await.unwrap();
-    let committed = |export: &str, part: &CommittedPart| Change::PartCommitted {
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
+    let committed = |export: &str, part: &CommittedPart| Fact::PartCommitted {
         export: self::export(export),
         part: part.clone(),
     };
@@ -252,10 +242,10 @@ async fn an_older_schema_is_brought_up_to_date() {
         (1, 0),
         "a look migrates nothing"
     );
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     let record = only(&mut store).await;
     assert_eq!(record.partials, [], "what does not say what its bytes are is not believed");
-    store.apply(&[Change::PartialSynced { export: export("e1"), part: partial(1) }]).await.unwrap();
+    store.apply(&[Fact::PartialSynced { export: export("e1"), part: partial(1) }]).await.unwrap();
     assert_eq!(only(&mut store).await.partials, [partial(1)]);
 }
 
@@ -263,8 +253,8 @@ async fn an_older_schema_is_brought_up_to_date() {
 async fn neither_the_key_nor_anybody_else_gets_in() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("state");
-    let mut store = Store::open(&directory).await.unwrap();
-    store.apply(&[Change::Watching { export: export("e1") }]).await.unwrap();
+    let mut store = SqliteLedger::open(&directory).await.unwrap();
+    store.apply(&[Fact::Watching { export: export("e1") }]).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&directory), 0o700);
     let mut seen = Vec::new();
@@ -281,17 +271,14 @@ async fn neither_the_key_nor_anybody_else_gets_in() {
 #[tokio::test]
 async fn a_failed_batch_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     sqlx::query("ALTER TABLE pause RENAME TO hidden")
         .execute(store.connection().await.unwrap())
         .await
         .unwrap();
-    let paused = Change::Paused {
-        scope: PauseScope::Origin,
-        until: "2026-01-01T00:00:00Z".parse().unwrap(),
-    };
-    let error =
-        store.apply(&[Change::Watching { export: export("e1") }, paused]).await.unwrap_err();
+    let paused =
+        Fact::Paused { scope: PauseScope::Origin, until: "2026-01-01T00:00:00Z".parse().unwrap() };
+    let error = store.apply(&[Fact::Watching { export: export("e1") }, paused]).await.unwrap_err();
     assert!(error.to_string().contains("state.db"), "{error}");
     assert_eq!(store.load(&[project("project_one")]).await.unwrap(), []);
 }
@@ -312,14 +299,14 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
     ];
     for damage in damages {
         let root = tempfile::tempdir().unwrap();
-        let mut store = Store::open(root.path()).await.unwrap();
-        store.apply(&[Change::Watching { export: export("e1") }]).await.unwrap();
+        let mut store = SqliteLedger::open(root.path()).await.unwrap();
+        store.apply(&[Fact::Watching { export: export("e1") }]).await.unwrap();
         store.close().await.unwrap();
         let path = root.path().join(DATABASE_FILE);
         let mut bytes = std::fs::read(&path).unwrap();
         damage(&mut bytes);
         std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), &bytes).unwrap();
-        let error = Store::open(root.path()).await.unwrap_err();
+        let error = SqliteLedger::open(root.path()).await.unwrap_err();
         assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
         let message = error.to_string();
         assert!(
@@ -333,12 +320,12 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
 #[tokio::test]
 async fn a_newer_schema_is_refused() {
     let root = tempfile::tempdir().unwrap();
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     let insert = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                   VALUES (7, 'later', TRUE, x'00', 0)";
     sqlx::query(insert).execute(store.connection().await.unwrap()).await.unwrap();
     store.close().await.unwrap();
-    let error = Store::open(root.path()).await.unwrap_err();
+    let error = SqliteLedger::open(root.path()).await.unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 7, known: 2, .. }), "{error:?}");
     let error = look(root.path(), &[]).await.unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 7, known: 2, .. }), "{error:?}");
@@ -356,8 +343,8 @@ async fn a_look_sees_what_is_in_use_or_was_closed_and_leaves_nothing_behind() {
         names.sort();
         names
     };
-    let mut store = Store::open(&directory).await.unwrap();
-    store.apply(&[Change::Failed { export: export("e1"), failure: failure() }]).await.unwrap();
+    let mut store = SqliteLedger::open(&directory).await.unwrap();
+    store.apply(&[Fact::Failed { export: export("e1"), failure: failure() }]).await.unwrap();
     let in_use = files();
     assert_eq!(in_use.len(), 3, "{in_use:?}");
     let state = RecordedState::Failed(failure());
@@ -371,18 +358,18 @@ async fn a_look_sees_what_is_in_use_or_was_closed_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn what_is_forgotten_is_gone_with_its_parts_and_nothing_else_is() {
     let root = tempfile::tempdir().unwrap();
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     let (key, other) = (export("e1"), export("e2"));
     for export in [&key, &other] {
-        let committed = Change::PartCommitted { export: export.clone(), part: part(1) };
-        let synced = Change::PartialSynced { export: export.clone(), part: partial(2) };
+        let committed = Fact::PartCommitted { export: export.clone(), part: part(1) };
+        let synced = Fact::PartialSynced { export: export.clone(), part: partial(2) };
         store.apply(&[committed, synced]).await.unwrap();
     }
     let wanted = [key.export.clone(), "e3".parse().unwrap()].into();
     assert_eq!(store.recorded_exports(&wanted).await.unwrap(), std::slice::from_ref(&key));
-    store.apply(&[Change::Forgotten { export: key.clone() }]).await.unwrap();
+    store.apply(&[Fact::Forgotten { export: key.clone() }]).await.unwrap();
     assert_eq!(only(&mut store).await.key, other);
-    store.apply(&[Change::Watching { export: key.clone() }]).await.unwrap();
+    store.apply(&[Fact::Watching { export: key.clone() }]).await.unwrap();
     let records = store.load(&[project("project_one")]).await.unwrap();
     assert_eq!(records.iter().map(|record| record.parts.len()).collect::<Vec<_>>(), [0, 1]);
 }
@@ -391,16 +378,16 @@ async fn what_is_forgotten_is_gone_with_its_parts_and_nothing_else_is() {
 async fn an_empty_file_is_a_first_start_that_died_and_a_folder_is_not() {
     let root = tempfile::tempdir().unwrap();
     Dir::open(root.path()).unwrap().create_empty(DATABASE_FILE).unwrap();
-    let store = Store::open(root.path()).await.unwrap();
+    let store = SqliteLedger::open(root.path()).await.unwrap();
     store.close().await.unwrap();
     let other = tempfile::tempdir().unwrap();
     std::fs::create_dir(other.path().join(DATABASE_FILE)).unwrap();
-    assert!(matches!(Store::open(other.path()).await, Err(StoreError::NotAFile { .. })));
+    assert!(matches!(SqliteLedger::open(other.path()).await, Err(StoreError::NotAFile { .. })));
 }
 
 /// A store whose `pause` table can be hidden, so that every transaction about pauses fails.
 async fn rename_pause(directory: &Path, from: &'static str, to: &'static str) {
-    let mut other = Store::open(directory).await.unwrap();
+    let mut other = SqliteLedger::open(directory).await.unwrap();
     let statement = sqlx::AssertSqlSafe(format!("ALTER TABLE {from} RENAME TO {to}"));
     sqlx::query(statement).execute(other.connection().await.unwrap()).await.unwrap();
     other.close().await.unwrap();
@@ -409,7 +396,7 @@ async fn rename_pause(directory: &Path, from: &'static str, to: &'static str) {
 fn paused(ticket: u64) -> Write {
     let until = "2026-01-01T00:00:00Z".parse().unwrap();
     Write {
-        change: Change::Paused { scope: PauseScope::Host(format!("host-{ticket}")), until },
+        change: Fact::Paused { scope: PauseScope::Host(format!("host-{ticket}")), until },
         ticket,
         may_wait: false,
     }
@@ -418,7 +405,7 @@ fn paused(ticket: u64) -> Write {
 #[tokio::test]
 async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).await.unwrap();
+    let store = SqliteLedger::open(root.path()).await.unwrap();
     let (writes, queue) = mpsc::channel(8);
     let (events, mut heard) = mpsc::channel(8);
     let mut writer = tokio::task::JoinSet::new();
@@ -432,11 +419,11 @@ async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
             tokio::task::yield_now().await;
         }
     }
-    assert_eq!(heard.recv().await, Some(StoreEvent::Written(vec![0, 1, 2])));
+    assert_eq!(heard.recv().await, Some(LedgerEvent::Written(vec![0, 1, 2])));
     writes.send(patient(3)).await.unwrap();
     assert_eq!(
         heard.recv().await,
-        Some(StoreEvent::Written(vec![3])),
+        Some(LedgerEvent::Written(vec![3])),
         "it waits for a moment, not for ever"
     );
     drop(writes);
@@ -446,7 +433,7 @@ async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
 #[tokio::test]
 async fn the_writer_shares_transactions_and_reports_every_ticket() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).await.unwrap();
+    let store = SqliteLedger::open(root.path()).await.unwrap();
     let (writes, queue) = mpsc::channel(300);
     let (events, mut heard) = mpsc::channel(300);
     for ticket in 0..300 {
@@ -457,30 +444,30 @@ async fn the_writer_shares_transactions_and_reports_every_ticket() {
     assert_eq!(lost, [0; 0]);
     let mut batches = Vec::new();
     while let Some(event) = heard.recv().await {
-        let StoreEvent::Written(tickets) = event else { panic!("{event:?}") };
+        let LedgerEvent::Written(tickets) = event else { panic!("{event:?}") };
         batches.push(tickets);
     }
     assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [256, 44]);
     assert_eq!(batches.concat(), (0..300).collect::<Vec<_>>());
-    let mut store = Store::open(root.path()).await.unwrap();
+    let mut store = SqliteLedger::open(root.path()).await.unwrap();
     assert_eq!(store.pauses().await.unwrap().len(), 300);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_writer_waits_for_a_failing_database_and_goes_on_by_itself() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).await.unwrap();
+    let store = SqliteLedger::open(root.path()).await.unwrap();
     rename_pause(root.path(), "pause", "hidden").await;
     let (writes, queue) = mpsc::channel(8);
     let (events, mut heard) = mpsc::channel(8);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(run_writer(store, queue, events, CancellationToken::new()));
     writes.send(paused(1)).await.unwrap();
-    let Some(StoreEvent::Failing { cause }) = heard.recv().await else { panic!("not reported") };
+    let Some(LedgerEvent::Failing { cause }) = heard.recv().await else { panic!("not reported") };
     assert!(cause.contains("pause"), "{cause}");
     rename_pause(root.path(), "hidden", "pause").await;
-    assert_eq!(heard.recv().await, Some(StoreEvent::Healthy));
-    assert_eq!(heard.recv().await, Some(StoreEvent::Written(vec![1])));
+    assert_eq!(heard.recv().await, Some(LedgerEvent::Healthy));
+    assert_eq!(heard.recv().await, Some(LedgerEvent::Written(vec![1])));
     drop(writes);
     assert_eq!(tasks.join_next().await.unwrap().unwrap(), [0; 0]);
 }
@@ -488,7 +475,7 @@ async fn the_writer_waits_for_a_failing_database_and_goes_on_by_itself() {
 #[tokio::test]
 async fn told_to_stop_the_writer_tries_what_is_queued_and_owns_up_to_the_rest() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).await.unwrap();
+    let store = SqliteLedger::open(root.path()).await.unwrap();
     let (writes, queue) = mpsc::channel(8);
     let (events, _heard) = mpsc::channel(8);
     let stop = CancellationToken::new();
@@ -496,7 +483,7 @@ async fn told_to_stop_the_writer_tries_what_is_queued_and_owns_up_to_the_rest() 
     writes.try_send(paused(1)).unwrap();
     assert_eq!(run_writer(store, queue, events.clone(), stop.clone()).await, [0; 0]);
 
-    let store = Store::open(root.path()).await.unwrap();
+    let store = SqliteLedger::open(root.path()).await.unwrap();
     rename_pause(root.path(), "pause", "hidden").await;
     let (writes, queue) = mpsc::channel(8);
     writes.try_send(paused(2)).unwrap();

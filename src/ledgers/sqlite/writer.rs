@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Store;
-use super::record::Change;
+use super::SqliteLedger;
+use super::record::Fact;
 use crate::domain::moment::Unit;
 use crate::domain::retry::RetryPolicy;
 
@@ -27,8 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Write {
     /// The change.
-    pub change: Change,
-    /// Comes back in [`StoreEvent::Written`].
+    pub change: Fact,
+    /// Comes back in [`LedgerEvent::Written`].
     pub ticket: u64,
     /// Whether more changes are on their way, and nobody waits for this one: it may share their
     /// transaction.
@@ -37,7 +37,7 @@ pub struct Write {
 
 /// What the writer reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreEvent {
+pub enum LedgerEvent {
     /// These changes are durable.
     Written(Vec<u64>),
     /// A transaction failed and is tried again until it succeeds; said once.
@@ -53,9 +53,9 @@ pub enum StoreEvent {
 /// once more, and what fails then is given up. Returns the tickets of the changes that were not
 /// written.
 pub async fn run_writer(
-    mut store: Store,
+    mut store: SqliteLedger,
     mut queue: mpsc::Receiver<Write>,
-    events: mpsc::Sender<StoreEvent>,
+    events: mpsc::Sender<LedgerEvent>,
     stop: CancellationToken,
 ) -> Vec<u64> {
     let mut lost = Vec::new();
@@ -73,10 +73,10 @@ pub async fn run_writer(
             break;
         }
         gather(&mut queue, &mut taken).await;
-        let (batch, tickets): (Vec<Change>, Vec<u64>) =
+        let (batch, tickets): (Vec<Fact>, Vec<u64>) =
             taken.drain(..).map(|write| (write.change, write.ticket)).unzip();
         if write(&mut store, &batch, &events, &stop).await {
-            say(&events, &stop, StoreEvent::Written(tickets)).await;
+            say(&events, &stop, LedgerEvent::Written(tickets)).await;
         } else {
             lost.extend(tickets);
         }
@@ -100,22 +100,22 @@ async fn gather(queue: &mut mpsc::Receiver<Write>, taken: &mut Vec<Write>) {
 
 /// Tries until it works or `stop` ends it; whether it worked.
 async fn write(
-    store: &mut Store,
-    batch: &[Change],
-    events: &mpsc::Sender<StoreEvent>,
+    store: &mut SqliteLedger,
+    batch: &[Fact],
+    events: &mpsc::Sender<LedgerEvent>,
     stop: &CancellationToken,
 ) -> bool {
     let mut attempt = 0_u32;
     loop {
         let Err(error) = store.apply(batch).await else {
             if attempt > 0 {
-                say(events, stop, StoreEvent::Healthy).await;
+                say(events, stop, LedgerEvent::Healthy).await;
             }
             return true;
         };
         attempt = attempt.saturating_add(1);
         if attempt == 1 {
-            say(events, stop, StoreEvent::Failing { cause: error.to_string() }).await;
+            say(events, stop, LedgerEvent::Failing { cause: error.to_string() }).await;
         }
         tokio::select! {
             biased;
@@ -132,7 +132,7 @@ fn pause(attempt: u32) -> Duration {
 }
 
 /// A listener that has gone, or does not listen while we are told to stop, needs no news.
-async fn say(events: &mpsc::Sender<StoreEvent>, stop: &CancellationToken, event: StoreEvent) {
+async fn say(events: &mpsc::Sender<LedgerEvent>, stop: &CancellationToken, event: LedgerEvent) {
     tokio::select! {
         biased;
         sent = events.send(event) => drop(sent),
