@@ -5,9 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::StartError;
 use crate::config::ProjectConfig;
-use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
-use crate::ledgers::sqlite::{Fact, SqliteLedger};
-use crate::sinks::local::LocalSink;
+use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
+use crate::ports::{Epoch, Fact, Ledger, Sink, SinkFault};
 
 /// What became of an export that was to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +21,9 @@ pub struct ForgetOutcome {
 
 /// Forgets those that the state has, and those of `more`. Nobody may be at work on them.
 pub(super) async fn forget_records(
-    store: &mut SqliteLedger,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     projects: &[ProjectConfig],
     wanted: &BTreeSet<ExportId>,
     more: Vec<ExportKey>,
@@ -32,24 +32,23 @@ pub(super) async fn forget_records(
         .iter()
         .map(|project| (ProjectDigest::of(&project.project_key), project.name.clone()))
         .collect();
-    let mut keys = store.recorded_exports(wanted).await?;
+    let mut keys = ledger.find(wanted, false).await?;
     keys.extend(more.into_iter().filter(|key| !keys.contains(key)).collect::<Vec<_>>());
     let mut outcomes = Vec::new();
     for key in keys {
         let Some(project) = names.get(&key.project).cloned() else { continue };
         let export = key.export.clone();
-        let (sink, name, id) = (sink.clone(), project.clone(), export.clone());
-        let removed = tokio::task::spawn_blocking(move || sink.forget(&name, &id)).await;
-        let hindrance = match removed.map_err(|_| StartError::Worker)? {
+        let at = ExportPath { project: project.clone(), export: export.clone() };
+        let hindrance = match sink.forget(&at).await {
             Ok(()) => None,
-            Err(error) if error.is_conflict() => {
+            Err(error @ SinkFault::Conflict(_)) => {
                 tracing::warn!(event = "foreign_file_kept", %project, %export, cause = %error, "what is not ours stays: {error}");
                 None
             }
             Err(error) => Some(error.to_string()),
         };
         if hindrance.is_none() {
-            store.apply(&[Fact::Forgotten { export: key }]).await?;
+            ledger.commit(epoch, &[Fact::Forgotten { export: key }]).await?;
         }
         outcomes.push(ForgetOutcome { project, export, hindrance });
     }

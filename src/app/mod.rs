@@ -35,21 +35,23 @@ use reload::Reloader;
 use crate::config::{Config, Environment};
 use crate::control::ControlSocket;
 use crate::domain::capacity::Capacity;
-use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::modes::DirectoryMode;
 use crate::domain::pace::Pace;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
 use crate::engine::recovery;
 use crate::engine::snapshot::Snapshot;
-use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler};
+use crate::engine::{EngineParts, Lanes, Outcome, ProjectParts, Scheduler, run_writer};
 use crate::exit;
-use crate::ledgers::sqlite::{self, Fact, SqliteLedger, StoreError, run_writer};
+use crate::ledgers::sqlite::{self, SqliteLedger};
 use crate::meters::Meters;
+use crate::ports::{Epoch, Fact, Ledger, LedgerFault, Sink, SinkFault};
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
 use crate::process::{descriptors, service, umask};
+use crate::sinks::AnySink;
 use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::status::{self, Stamped};
 use crate::transport::{ClientError, TlsError};
@@ -104,10 +106,13 @@ pub enum StartError {
     Lock(#[from] LockError),
     /// The state cannot be opened.
     #[error(transparent)]
-    Ledger(#[from] StoreError),
+    Ledger(#[from] LedgerFault),
     /// The download directory cannot be used.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The sink did not take a notice away.
+    #[error("the notice of the failure cannot be removed: {0}")]
+    Removal(SinkFault),
     /// The certificates cannot be loaded.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -146,6 +151,7 @@ impl StartError {
             Self::Lock(LockError::Held { .. }) => exit::UNFINISHED,
             Self::Lock(_)
             | Self::Sink(_)
+            | Self::Removal(_)
             | Self::Tls(_)
             | Self::Key { .. }
             | Self::Directory(_)
@@ -181,14 +187,15 @@ impl App {
         let accesses = clients.accesses(&config, &environment)?;
         let state_lock = lock_state(&config).await?;
         let status_server = status_server(&config).await?;
-        let mut store = SqliteLedger::open(&config.state_directory).await?;
-        let (sink, download_lock) = open_sink(&config, &mut store).await?;
-        let recovered = recovery::recover(&mut store, &sink, &config.projects).await?;
+        let (mut ledger, epoch) = open_ledger(&config).await?;
+        let (sink, download_lock) = open_sink(&config, &mut ledger, epoch).await?;
+        let sink = sink.on(&transfer.first);
+        let recovered = recovery::recover(&mut ledger, epoch, &sink, &config.projects).await?;
         let stop_writer = CancellationToken::new();
         let (writes, write_queue) = mpsc::channel(WRITE_QUEUE);
         let (events, store_events) = mpsc::channel(STORE_EVENT_QUEUE);
         let mut writer = JoinSet::new();
-        writer.spawn(run_writer(store, write_queue, events, stop_writer.clone()));
+        writer.spawn(run_writer(ledger, epoch, write_queue, events, stop_writer.clone()));
         let (engine, control) = mpsc::channel(CONTROL_QUEUE);
         let pace = Pace::new(config.api.requests_per_second);
         let projects = config.projects.iter().zip(accesses).zip(recovered.watches);
@@ -199,7 +206,7 @@ impl App {
             pace,
             watches,
         });
-        let (meters, blocking) = (Meters::default(), transfer.first.clone());
+        let meters = Meters::default();
         let (scheduler, snapshots) = Scheduler::new(EngineParts {
             policies: policies(&config),
             capacity: capacity(&config),
@@ -207,7 +214,7 @@ impl App {
             deadline: options.deadline,
             projects: projects.collect(),
             pauses: recovered.pauses,
-            sink: sink.clone(),
+            sink: AnySink::Local(sink.clone()),
             download_lock: download_lock.clone(),
             lanes: Lanes::new(transfer, &clients.store),
             writes,
@@ -220,10 +227,12 @@ impl App {
         let desk = Desk { engine: engine.clone(), reloads, config_file: config.file.clone() };
         answer_questions(&mut services, &config.state_directory, desk);
         if let Some(server) = status_server {
-            let (engine, sink, config_file) = (engine.clone(), sink.clone(), config.file.clone());
-            services.spawn(server.serve(Sources { engine, config_file, meters, sink, blocking }));
+            let (engine, config_file) = (engine.clone(), config.file.clone());
+            let sink = AnySink::Local(sink.clone());
+            services.spawn(server.serve(Sources { engine, config_file, meters, sink }));
         }
-        let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
+        let reloader =
+            Reloader { config, clients, environment, sink, epoch, engine, requests, hangups };
         services.spawn(reloader.run());
         let _locks = (state_lock, download_lock);
         Ok(Self { scheduler, snapshots, writer, stop_writer, services, _locks })
@@ -307,32 +316,31 @@ pub async fn retry(
 ) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
-    let mut store = SqliteLedger::open(&config.state_directory).await?;
-    let (sink, _download_lock) = open_sink(config, &mut store).await?;
+    let (mut ledger, epoch) = open_ledger(config).await?;
+    let (sink, _download_lock) = open_sink(config, &mut ledger, epoch).await?;
     let names: HashMap<_, _> = config
         .projects
         .iter()
         .map(|project| (ProjectDigest::of(&project.project_key), project.name.clone()))
         .collect();
-    let failed = store.failed_exports(wanted).await?;
+    let failed = ledger.find(wanted, true).await?;
     let mut retried = Vec::new();
     for ExportKey { project: digest, export } in failed {
         let Some(project) = names.get(&digest) else { continue };
         // The notice first: should this stop half way, the export is still failed and can be
         // retried once more.
-        let (sink, name, id) = (sink.clone(), project.clone(), export.clone());
-        let removed = tokio::task::spawn_blocking(move || sink.remove_failed(&name, &id)).await;
-        match removed.map_err(|_| StartError::Worker)? {
-            Err(error) if error.is_conflict() => {
+        let at = ExportPath { project: project.clone(), export: export.clone() };
+        match sink.remove_notice(&at).await {
+            Err(error @ SinkFault::Conflict(_)) => {
                 tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the notice of the failure stays: {error}");
             }
-            removed => removed?,
+            removed => removed.map_err(StartError::Removal)?,
         }
         let key = ExportKey { project: digest, export: export.clone() };
-        store.apply(&[Fact::Watching { export: key }]).await?;
+        ledger.commit(epoch, &[Fact::Watching { export: key }]).await?;
         retried.push((project.clone(), export));
     }
-    store.close().await?;
+    ledger.close().await?;
     Ok(retried)
 }
 
@@ -347,11 +355,12 @@ pub async fn forget(
 ) -> Result<Vec<ForgetOutcome>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
-    let mut store = SqliteLedger::open(&config.state_directory).await?;
-    let (sink, _download_lock) = open_sink(config, &mut store).await?;
+    let (mut ledger, epoch) = open_ledger(config).await?;
+    let (sink, _download_lock) = open_sink(config, &mut ledger, epoch).await?;
     let outcomes =
-        forget::forget_records(&mut store, &sink, &config.projects, wanted, Vec::new()).await?;
-    store.close().await?;
+        forget::forget_records(&mut ledger, epoch, &sink, &config.projects, wanted, Vec::new())
+            .await?;
+    ledger.close().await?;
     Ok(outcomes)
 }
 
@@ -418,16 +427,27 @@ async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
     lock.await.map_err(|_| StartError::Worker)?
 }
 
+/// Opens the state and claims it: whatever had it open before cannot write from now on.
+async fn open_ledger(config: &Config) -> Result<(SqliteLedger, Epoch), StartError> {
+    let digests: Vec<_> =
+        config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
+    let mut ledger = SqliteLedger::open(&config.state_directory).await?;
+    let epoch = ledger.claim(&digests).await?;
+    Ok((ledger, epoch))
+}
+
 /// Opens the download directory as the state knows it, and locks it. One that is known and away, or
 /// cannot be written now, is locked when it is found to be well.
 async fn open_sink(
     config: &Config,
-    store: &mut SqliteLedger,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
 ) -> Result<(LocalSink, Arc<LateLock>), StartError> {
     let directory = config.download.directory.clone();
     let place = directory.display().to_string();
     // A marker on record that cannot be read is as good as none: the directory's own is adopted.
-    let known = store.marker(&place).await?.and_then(|marker| marker.parse::<MarkerId>().ok());
+    let known =
+        ledger.sink_identity(&place).await?.and_then(|marker| marker.parse::<MarkerId>().ok());
     let settings = sink_settings(config);
     let lock = Arc::new(LateLock::new(directory.join(DOWNLOAD_LOCK)));
     let opened = tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, settings));
@@ -436,7 +456,9 @@ async fn open_sink(
         return Ok((sink, lock));
     }
     if let Opened::Created(marker) | Opened::Adopted(marker) = opened {
-        store.apply(&[Fact::Marker { directory: place, marker: marker.to_string() }]).await?;
+        ledger
+            .commit(epoch, &[Fact::SinkIdentified { place, identity: marker.to_string() }])
+            .await?;
     }
     let taking = lock.clone();
     let taken = tokio::task::spawn_blocking(move || taking.ensure())

@@ -25,7 +25,8 @@ use crate::engine::control::{Begun, Changes, Known, Reload, ReloadedProject};
 use crate::engine::recovery::recover_unknown;
 use crate::engine::{Access, Control};
 use crate::fetch::StoreClient;
-use crate::ledgers::sqlite::{SqliteLedger, StoreError};
+use crate::ledgers::sqlite::SqliteLedger;
+use crate::ports::{Epoch, Ledger, LedgerFault};
 use crate::process::signals::Hangups;
 use crate::process::{service, umask};
 use crate::sinks::local::LocalSink;
@@ -103,6 +104,7 @@ pub(super) struct Reloader {
     pub(super) clients: Clients,
     pub(super) environment: Arc<Environment>,
     pub(super) sink: LocalSink,
+    pub(super) epoch: Epoch,
     pub(super) engine: mpsc::Sender<Control>,
     /// Who asks for a reload.
     pub(super) requests: mpsc::Receiver<Request>,
@@ -292,12 +294,13 @@ impl Reloader {
         })
     }
 
-    async fn look_up(&self, config: &Config, known: &Known) -> Result<LookedUp, StoreError> {
-        let mut store = SqliteLedger::beside(&config.state_directory);
+    async fn look_up(&self, config: &Config, known: &Known) -> Result<LookedUp, LedgerFault> {
+        let mut ledger = SqliteLedger::beside(&config.state_directory);
         let unknown =
-            recover_unknown(&mut store, &self.sink, &config.projects, &known.exports).await?;
-        let pauses = store.pauses().await?;
-        store.close().await?;
+            recover_unknown(&mut ledger, self.epoch, &self.sink, &config.projects, &known.exports)
+                .await?;
+        let pauses = ledger.pauses().await?;
+        ledger.close().await?;
         Ok((unknown, pauses))
     }
 
@@ -313,13 +316,18 @@ impl Reloader {
                 Err("what is under way does not come to its end; nothing was forgotten".to_owned())
             }
         };
-        let mut store = SqliteLedger::beside(&self.config.state_directory);
+        let mut ledger = SqliteLedger::beside(&self.config.state_directory);
         let outcomes = match released {
-            Ok(more) => {
-                forget_records(&mut store, &self.sink, &self.config.projects, &wanted, more)
-                    .await
-                    .map_err(|error| error.to_string())
-            }
+            Ok(more) => forget_records(
+                &mut ledger,
+                self.epoch,
+                &self.sink,
+                &self.config.projects,
+                &wanted,
+                more,
+            )
+            .await
+            .map_err(|error| error.to_string()),
             Err(cause) => Err(cause),
         };
         for ForgetOutcome { project, export, .. } in
@@ -327,8 +335,8 @@ impl Reloader {
         {
             tracing::info!(event = "record_dropped", %project, %export, "what was known of the export is dropped, as somebody asked");
         }
-        let projects = self.begun(&mut store, &wanted).await;
-        if let Err(error) = store.close().await {
+        let projects = self.begun(&mut ledger, &wanted).await;
+        if let Err(error) = ledger.close().await {
             tracing::warn!(event = "state_close_failed", cause = %error, "the state was not closed cleanly: {error}");
         }
         // A scheduler that is gone drops what it is told.
@@ -337,7 +345,7 @@ impl Reloader {
     }
 
     /// Those of the wanted exports that are configured, as state and disk have them.
-    async fn begun(&self, store: &mut SqliteLedger, wanted: &BTreeSet<ExportId>) -> Vec<Begun> {
+    async fn begun(&self, ledger: &mut SqliteLedger, wanted: &BTreeSet<ExportId>) -> Vec<Begun> {
         let keys = self.config.projects.iter().flat_map(|project| {
             let digest = ProjectDigest::of(&project.project_key);
             project
@@ -346,7 +354,8 @@ impl Reloader {
                 .map(move |export| ExportKey { project: digest, export: export.clone() })
         });
         let others: HashSet<ExportKey> = keys.filter(|key| !wanted.contains(&key.export)).collect();
-        let found = recover_unknown(store, &self.sink, &self.config.projects, &others).await;
+        let found =
+            recover_unknown(ledger, self.epoch, &self.sink, &self.config.projects, &others).await;
         let mut found = found.unwrap_or_else(|error| {
             tracing::error!(event = "forgotten_unrecovered", cause = %error, "forgotten exports begin as new ones: {error}");
             HashMap::new()

@@ -1,14 +1,13 @@
 //! A large part's bytes become durable while more of them come, so that neither a crash nor a power
 //! cut costs much.
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::downloader::DownloadNews;
 use crate::domain::part::PartKey;
 use crate::domain::resume::{CHECKPOINT_BYTES, Prefix, ResumablePart, ResumePoint, StrongEtag};
-use crate::sinks::local::{PartWriter, SinkError};
+use crate::ports::{SinkFault, Upload};
 
 /// Bytes from the start of one checkpoint to the next. One is under way at most, and the next one
 /// waits for it: so what is not durable is never more than [`CHECKPOINT_BYTES`], in the page cache
@@ -38,7 +37,7 @@ pub(super) struct Checkpoints {
     origin: Option<BodyOrigin>,
     news: mpsc::Sender<DownloadNews>,
     next_at_bytes: u64,
-    under_way: Option<JoinHandle<Result<(), SinkError>>>,
+    under_way: Option<JoinHandle<Result<(), SinkFault>>>,
 }
 
 impl Checkpoints {
@@ -57,7 +56,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When that one failed: the writer has to be discarded.
-    pub(super) async fn written(&mut self, writer: &mut PartWriter) -> Result<(), SinkError> {
+    pub(super) async fn written(&mut self, writer: &mut impl Upload) -> Result<(), SinkFault> {
         let Some(origin) = self.origin.as_ref().filter(|_| writer.bytes() >= self.next_at_bytes)
         else {
             return Ok(());
@@ -67,13 +66,11 @@ impl Checkpoints {
         self.next_at_bytes = writer.bytes().saturating_add(INTERVAL_BYTES);
         let Some(checkpoint) = writer.checkpoint() else { return Ok(()) };
         let (entry, key, news) = (self.entry, self.key.clone(), self.news.clone());
-        self.under_way = Some(Handle::current().spawn_blocking(move || {
-            let point = origin.resume_after(checkpoint.run()?);
-            // Only an engine that has ended does not listen any more.
-            drop(news.blocking_send(DownloadNews::Checkpointed {
-                entry,
-                partial: ResumablePart { key, point },
-            }));
+        self.under_way = Some(tokio::spawn(async move {
+            let point = origin.resume_after(checkpoint.await?);
+            let partial = ResumablePart { key, point };
+            // Only an engine that has ended no longer listens.
+            drop(news.send(DownloadNews::Checkpointed { entry, partial }).await);
             Ok(())
         }));
         Ok(())
@@ -83,7 +80,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When it failed: the writer has to be discarded.
-    pub(super) async fn settle(&mut self) -> Result<(), SinkError> {
+    pub(super) async fn settle(&mut self) -> Result<(), SinkFault> {
         match self.under_way.take() {
             // One that panicked or was never begun has proven nothing, and recorded nothing.
             Some(under_way) => under_way.await.unwrap_or(Ok(())),

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::future::Future;
 
-use tokio::runtime::Handle;
 use tokio::task::{Id, JoinSet};
 
 /// A set of child tasks named by `K`; dropping it aborts them.
@@ -39,17 +38,6 @@ impl<K, T: Send + 'static> Children<K, T> {
     pub(crate) fn spawn(&mut self, name: K, task: impl Future<Output = T> + Send + 'static) {
         // A runtime moves a task's future more than once, and those of this program are large.
         let id = self.tasks.spawn(Box::pin(task)).id();
-        self.names.insert(id, name);
-    }
-
-    /// Runs blocking work on the pool of another runtime.
-    pub(crate) fn spawn_blocking_on(
-        &mut self,
-        name: K,
-        runtime: &Handle,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) {
-        let id = self.tasks.spawn_blocking_on(work, runtime).id();
         self.names.insert(id, name);
     }
 

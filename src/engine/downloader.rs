@@ -20,12 +20,13 @@ use super::lanes::Lane;
 use super::stream::{Progress, Stream, Transfer, continued, disk, transient};
 use crate::api::LinkOutcome;
 use crate::domain::failure::{Hold, PartFailure};
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, ProjectName};
 use crate::domain::resume::{Plan, ResumablePart, ResumePoint, is_small, plan_resume};
 use crate::domain::watch::PartOrder;
 use crate::engine::access::{Access, KeyUse};
 use crate::meters::Meters;
-use crate::sinks::local::{FinishedPart, LocalSink, PartWriter};
+use crate::ports::{Sink, Upload};
+use crate::sinks::{AnyFinished, AnySink, AnyUpload};
 use crate::transport::Link;
 
 /// Links asked for in one attempt: the first, and a fresh one twice at once when the store refuses
@@ -58,7 +59,7 @@ pub(crate) struct Download {
     pub(crate) order: PartOrder,
     pub(crate) key: KeyUse,
     pub(crate) access: Arc<Access>,
-    pub(crate) sink: LocalSink,
+    pub(crate) sink: AnySink,
     pub(crate) lane: Lane,
     pub(crate) stop: CancellationToken,
     /// Hosts of stores that wait. Which one the part lies on is known once it has its link.
@@ -72,7 +73,7 @@ pub(crate) struct Download {
 
 impl Download {
     /// Works on the part until all its bytes are there and checked, or this attempt has failed.
-    pub(crate) async fn run(self) -> Result<FinishedPart, PartFailure> {
+    pub(crate) async fn run(self) -> Result<AnyFinished, PartFailure> {
         let mut plan = plan_resume(self.order.resume.clone(), self.order.declared_bytes);
         let first_byte = match &plan {
             Plan::Continue(point) => point.bytes,
@@ -108,7 +109,7 @@ impl Download {
                 }
                 Transfer::StartOver { writer: back, reason } => {
                     tracing::debug!(event = "partial_dropped", project = %self.project, export = %self.export, part = self.order.key.number, file = %self.order.key.file_id, cause = reason, "partial dropped: {reason}");
-                    (writer, plan) = (Some(self.restart(back).await?), Plan::FromStart);
+                    (writer, plan) = (Some(back.restart().await.map_err(disk)?), Plan::FromStart);
                     refusal = reason;
                 }
                 Transfer::Stopped { writer, origin } => {
@@ -123,17 +124,15 @@ impl Download {
         Err(PartFailure::LinkRefused { cause: refusal })
     }
 
-    async fn begin(&self, plan: &Plan) -> Result<PartWriter, PartFailure> {
-        let (sink, project, export) =
-            (self.sink.clone(), self.project.clone(), self.export.clone());
-        let (order, plan) = (self.order.clone(), plan.clone());
-        let begun = self.blocking(move || {
-            let begun = sink.begin_part(&project, &export, &order.key, &plan, order.declared_bytes);
-            begun.map_err(|error| disk(&error))
-        });
-        tokio::time::timeout(BEGIN_TIMEOUT, begun).await.unwrap_or_else(|_| {
-            Err(PartFailure::Held(Hold::Disk { cause: "the disk does not answer".to_owned() }))
-        })
+    async fn begin(&self, plan: &Plan) -> Result<AnyUpload, PartFailure> {
+        let at = ExportPath { project: self.project.clone(), export: self.export.clone() };
+        let begun = self.sink.begin(&at, &self.order, plan);
+        match tokio::time::timeout(BEGIN_TIMEOUT, begun).await {
+            Ok(begun) => begun.map_err(disk),
+            Err(_) => {
+                Err(PartFailure::Held(Hold::Disk { cause: "the disk does not answer".to_owned() }))
+            }
+        }
     }
 
     async fn link(&self) -> Result<Link, PartFailure> {
@@ -159,7 +158,7 @@ impl Download {
     /// One request to the store, on the part's lane.
     async fn transfer(
         &self,
-        writer: Option<PartWriter>,
+        writer: Option<AnyUpload>,
         link: Link,
         plan: Plan,
     ) -> Result<Transfer, PartFailure> {
@@ -183,23 +182,15 @@ impl Download {
         task.await.map_err(|error| died(&error))
     }
 
-    async fn restart(&self, mut writer: PartWriter) -> Result<PartWriter, PartFailure> {
-        self.blocking(move || match writer.restart() {
-            Ok(()) => Ok(writer),
-            Err(error) => Err(disk(&error)),
-        })
-        .await
-    }
-
     /// A clean stop: the bytes become trustworthy for the next run.
-    async fn stopped(&self, writer: Option<PartWriter>, origin: Option<BodyOrigin>) -> PartFailure {
+    async fn stopped(&self, writer: Option<AnyUpload>, origin: Option<BodyOrigin>) -> PartFailure {
         PartFailure::Stopped { resume: self.keep(writer, origin).await }
     }
 
     /// Adds to a passing failure from where the next attempt of this run may go on.
     async fn failed(
         &self,
-        writer: Option<PartWriter>,
+        writer: Option<AnyUpload>,
         origin: Option<BodyOrigin>,
         failure: PartFailure,
         first_byte: u64,
@@ -219,34 +210,20 @@ impl Download {
     /// unnoticed once the file is closed.
     async fn keep(
         &self,
-        writer: Option<PartWriter>,
+        writer: Option<AnyUpload>,
         origin: Option<BodyOrigin>,
     ) -> Option<ResumePoint> {
         let writer = writer?;
         let Some(origin) = origin else {
-            let discard = move || {
-                writer.discard();
-                Ok(())
-            };
-            return self.blocking(discard).await.err().and(None);
+            writer.discard().await;
+            return None;
         };
-        let kept = self
-            .blocking(move || writer.sync_and_keep().map_err(|error| disk(&error)))
-            .await
-            .ok()?;
-        kept.map(|prefix| origin.resume_after(prefix))
+        writer.keep().await.ok()?.map(|prefix| origin.resume_after(prefix))
     }
 
     async fn tell(&self, news: DownloadNews) {
         // The receiver is gone only when the engine is: nobody is left to tell.
         let _ = self.news.send(news).await;
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, PartFailure> + Send + 'static,
-    ) -> Result<T, PartFailure> {
-        self.lane.runtime.spawn_blocking(work).await.map_err(|error| died(&error))?
     }
 }
 

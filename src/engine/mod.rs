@@ -19,8 +19,10 @@ pub mod snapshot;
 pub mod standing;
 mod stream;
 mod timers;
+mod writer;
 
 pub(crate) use access::Access;
 pub use control::Control;
 pub use lanes::Lanes;
 pub use scheduler::{EngineParts, Outcome, ProjectParts, Scheduler};
+pub use writer::{LedgerEvent, Write, run_writer};

@@ -6,13 +6,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::ProjectConfig;
-use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
-use crate::ledgers::sqlite::{ExportRecord, Fact, RecordedState, SqliteLedger, StoreError};
-use crate::sinks::local::{LocalSink, OnDisk, SinkError};
+use crate::ports::{
+    Epoch, ExportRecord, Fact, Found, Ledger, LedgerFault, RecordedState, Sink, SinkFault,
+};
 
 /// Longest look for the manifests of exports that the state does not know.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,20 +35,21 @@ pub struct Recovered {
 /// # Errors
 /// When the state cannot be read or written.
 pub async fn recover(
-    store: &mut SqliteLedger,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     projects: &[ProjectConfig],
-) -> Result<Recovered, StoreError> {
+) -> Result<Recovered, LedgerFault> {
     let digests: Vec<_> =
         projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
-    let unrecovered = store.unrecovered(&digests).await?;
+    let unrecovered = ledger.unrecovered(&digests).await?;
     for (project, digest) in
         projects.iter().zip(&digests).filter(|(_, digest)| unrecovered.contains(digest))
     {
-        rebuild(store, sink, &project.name, *digest).await?;
+        rebuild(ledger, epoch, sink, &project.name, *digest).await?;
     }
-    let pauses = store.pauses().await?;
-    let mut records: HashMap<ExportKey, ExportRecord> = store
+    let pauses = ledger.pauses().await?;
+    let mut records: HashMap<ExportKey, ExportRecord> = ledger
         .load(&digests)
         .await?
         .into_iter()
@@ -58,7 +60,7 @@ pub async fn recover(
         let key = |export: &ExportId| ExportKey { project: digest, export: export.clone() };
         let is_new = |export: &&ExportId| !records.contains_key(&key(export));
         let new: Vec<ExportId> = project.exports.iter().filter(is_new).cloned().collect();
-        let mut found = look_for(store, sink, &project.name, digest, new).await?;
+        let mut found = look_for(ledger, epoch, sink, &project.name, digest, new).await?;
         let mut of_project = Vec::with_capacity(project.exports.len());
         for export in &project.exports {
             let record = records.remove(&key(export));
@@ -77,7 +79,7 @@ pub async fn recover(
         let name = names.get(&record.key.project).filter(|_| failed)?;
         Some((ProjectName::clone(name), record.key))
     });
-    forget_withdrawn_failures(store, sink, withdrawn.collect()).await?;
+    forget_withdrawn_failures(ledger, epoch, sink, withdrawn.collect()).await?;
     Ok(Recovered { watches, pauses })
 }
 
@@ -87,11 +89,12 @@ pub async fn recover(
 /// # Errors
 /// When the state cannot be read or written.
 pub async fn recover_unknown(
-    store: &mut SqliteLedger,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     projects: &[ProjectConfig],
     known: &HashSet<ExportKey>,
-) -> Result<HashMap<ProjectDigest, HashMap<ExportId, Watch>>, StoreError> {
+) -> Result<HashMap<ProjectDigest, HashMap<ExportId, Watch>>, LedgerFault> {
     let mut recovered = HashMap::new();
     for project in projects {
         let digest = ProjectDigest::of(&project.project_key);
@@ -103,18 +106,18 @@ pub async fn recover_unknown(
         if unknown.is_empty() {
             continue;
         }
-        if !store.unrecovered(&[digest]).await?.is_empty() {
-            rebuild(store, sink, &project.name, digest).await?;
+        if !ledger.unrecovered(&[digest]).await?.is_empty() {
+            rebuild(ledger, epoch, sink, &project.name, digest).await?;
         }
         let mut watches = HashMap::with_capacity(unknown.len());
         // Not all that was ever finished: a reload must not take the longer the more that is.
-        for record in store.load_exports(digest, &unknown).await? {
+        for record in ledger.load_exports(digest, &unknown).await? {
             let export = record.key.export.clone();
             let watch = watch(&project.name, &export, Some(record));
             watches.insert(export, watch);
         }
         let new = unknown.into_iter().cloned().collect();
-        watches.extend(look_for(store, sink, &project.name, digest, new).await?);
+        watches.extend(look_for(ledger, epoch, sink, &project.name, digest, new).await?);
         recovered.insert(digest, watches);
     }
     Ok(recovered)
@@ -123,31 +126,27 @@ pub async fn recover_unknown(
 /// Exports without a record that have a manifest all the same are whole: they were forgotten, or
 /// come from elsewhere.
 async fn look_for(
-    store: &mut SqliteLedger,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     project: &ProjectName,
     digest: ProjectDigest,
     exports: Vec<ExportId>,
-) -> Result<HashMap<ExportId, Watch>, StoreError> {
+) -> Result<HashMap<ExportId, Watch>, LedgerFault> {
     if exports.is_empty() {
         return Ok(HashMap::new());
     }
-    let (sink, name) = (sink.clone(), project.clone());
-    let looking = tokio::task::spawn_blocking(move || {
-        let read = |export: ExportId| match sink.read_manifest(&name, &export) {
-            Ok(OnDisk::Whole { manifest, .. }) => {
-                let totals = totals(&manifest);
-                Some((export, totals, manifest.sealed_at))
-            }
-            // Whatever is wrong there, it is met again when the export is fetched.
-            Ok(OnDisk::Absent | OnDisk::Rejected(_)) | Err(_) => None,
-        };
-        exports.into_iter().filter_map(read).collect::<Vec<_>>()
-    });
-    let Ok(Ok(found)) = tokio::time::timeout(LOOK_TIMEOUT, looking).await else {
+    let looking = sink.manifests(project, Some(exports));
+    let Ok(Ok(manifests)) = tokio::time::timeout(LOOK_TIMEOUT, looking).await else {
         tracing::warn!(event = "manifests_unread", %project, "the disk does not answer: finished exports were not looked for");
         return Ok(HashMap::new());
     };
+    let whole = |found| match found {
+        Ok((export, Found::Whole { totals, sealed_at })) => Some((export, totals, sealed_at)),
+        // Whatever is wrong there, it is met again when the export is fetched.
+        Ok((_, Found::Rejected(_))) | Err(_) => None,
+    };
+    let found: Vec<_> = manifests.into_iter().filter_map(whole).collect();
     let completed = |(export, totals, at): &(ExportId, Totals, Timestamp)| Fact::Completed {
         export: ExportKey { project: digest, export: export.clone() },
         parts: totals.parts,
@@ -156,7 +155,7 @@ async fn look_for(
     };
     let changes: Vec<_> = found.iter().map(completed).collect();
     for batch in changes.chunks(REBUILD_BATCH) {
-        store.apply(batch).await?;
+        ledger.commit(epoch, batch).await?;
     }
     let whole = |(export, totals, at): (ExportId, Totals, Timestamp)| {
         let state = WatchState::Completed { totals, at };
@@ -222,68 +221,50 @@ fn recorded_manifest(text: &str, export: &ExportId, kept: &Kept) -> Result<Total
     };
     match kept.committed.values().find(|part| !is_listed(part)) {
         Some(part) => Err(format!("part {} is on record, and not in it", part.key.number)),
-        None => Ok(totals(&manifest)),
+        None => Ok(Totals::of_manifest(&manifest)),
     }
-}
-
-fn totals(manifest: &Manifest) -> Totals {
-    // A manifest on disk may say anything of files that are not there any more.
-    let bytes = manifest.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add);
-    Totals { parts: manifest.parts.len() as u64, bytes }
 }
 
 /// An ID that was taken out of the configuration and put back is watched again; what was finished
 /// stays finished. The notices first: an export whose notice is still there is still failed, and
 /// the next start tries again.
 async fn forget_withdrawn_failures(
-    store: &mut SqliteLedger,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     withdrawn: Vec<(ProjectName, ExportKey)>,
-) -> Result<(), StoreError> {
-    if withdrawn.is_empty() {
-        return Ok(());
-    }
-    let sink = sink.clone();
-    let remove = move || -> Vec<ExportKey> {
-        let removed = withdrawn
-            .into_iter()
-            .filter(|(project, key)| notice_is_gone(&sink, project, &key.export));
-        removed.map(forgotten).collect()
-    };
-    let forgotten = tokio::task::spawn_blocking(remove).await.unwrap_or_default();
-    let changes: Vec<_> = forgotten.into_iter().map(|export| Fact::Watching { export }).collect();
-    store.apply(&changes).await
-}
-
-fn forgotten((project, key): (ProjectName, ExportKey)) -> ExportKey {
-    let export = &key.export;
-    tracing::info!(event = "failure_forgotten", %project, %export, "the failure is forgotten, the export is configured no more");
-    key
-}
-
-/// Blocks.
-fn notice_is_gone(sink: &LocalSink, project: &ProjectName, export: &ExportId) -> bool {
-    match sink.remove_failed(project, export) {
-        // A stranger's file at that name says nothing about this export.
-        Ok(()) | Err(SinkError::Conflict { .. }) => true,
-        Err(error) => {
-            tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the notice of a failure that is configured no more cannot be removed: {error}");
-            false
+) -> Result<(), LedgerFault> {
+    let mut facts = Vec::new();
+    for (project, key) in withdrawn {
+        let at = ExportPath { project, export: key.export.clone() };
+        let ExportPath { project, export } = &at;
+        match sink.remove_notice(&at).await {
+            // A stranger's file at that name says nothing about this export.
+            Ok(()) | Err(SinkFault::Conflict(_)) => {
+                tracing::info!(event = "failure_forgotten", %project, %export, "the failure is forgotten, the export is no longer configured");
+                facts.push(Fact::Watching { export: key });
+            }
+            Err(error) => {
+                tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the export is no longer configured, and the notice of its failure cannot be removed: {error}");
+            }
         }
+    }
+    match facts.is_empty() {
+        true => Ok(()),
+        false => ledger.commit(epoch, &facts).await,
     }
 }
 
 /// Every export with a manifest that can be believed is recorded as whole. Where the disk cannot be
 /// read to the end, the next start looks again.
 async fn rebuild(
-    store: &mut SqliteLedger,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     project: &ProjectName,
     digest: ProjectDigest,
-) -> Result<(), StoreError> {
-    let (scanned, name) = (sink.clone(), project.clone());
-    let scan = tokio::task::spawn_blocking(move || whole_exports(&scanned, &name)).await;
-    let (found, to_its_end) = scan.unwrap_or_default();
+) -> Result<(), LedgerFault> {
+    let (found, to_its_end) = whole_exports(sink, project).await;
     let exports = found.len();
     let mut changes: Vec<_> = found
         .into_iter()
@@ -298,7 +279,7 @@ async fn rebuild(
         changes.push(Fact::Recovered { project: digest, at: Timestamp::now() });
     }
     for batch in changes.chunks(REBUILD_BATCH) {
-        store.apply(batch).await?;
+        ledger.commit(epoch, batch).await?;
     }
     if exports > 0 {
         tracing::info!(event = "state_rebuilt", %project, exports, "the state did not know the project; finished exports were found on disk");
@@ -306,28 +287,27 @@ async fn rebuild(
     Ok(())
 }
 
-/// Blocks. The exports that are whole, and whether everything could be looked at.
-fn whole_exports(
-    sink: &LocalSink,
+/// The exports that are whole, and whether everything could be looked at.
+async fn whole_exports(
+    sink: &impl Sink,
     project: &ProjectName,
 ) -> (Vec<(ExportId, Totals, Timestamp)>, bool) {
-    let scan = match sink.scan_manifests(project) {
-        Ok(scan) => scan,
+    let manifests = match sink.manifests(project, None).await {
+        Ok(manifests) => manifests,
         Err(error) => {
             tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "finished exports cannot be looked for: {error}");
             return (Vec::new(), false);
         }
     };
     let (mut found, mut to_its_end) = (Vec::new(), true);
-    for entry in scan {
-        match entry {
-            Ok((export, OnDisk::Whole { manifest, .. })) => {
-                found.push((export, totals(&manifest), manifest.sealed_at));
+    for manifest in manifests {
+        match manifest {
+            Ok((export, Found::Whole { totals, sealed_at })) => {
+                found.push((export, totals, sealed_at));
             }
-            Ok((export, OnDisk::Rejected(cause))) => {
+            Ok((export, Found::Rejected(cause))) => {
                 tracing::warn!(event = "manifest_rejected", %project, %export, %cause, "a manifest on disk is not believed: {cause}");
             }
-            Ok((_, OnDisk::Absent)) => {}
             Err(error) => {
                 to_its_end = false;
                 tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "a finished export cannot be read: {error}");
@@ -386,7 +366,7 @@ mod tests {
     #[test]
     fn a_manifest_whose_sum_is_beyond_all_numbers_is_no_reason_to_panic() {
         let huge = manifest("export_1", vec![part(1, "a", u64::MAX), part(2, "b", 1)]);
-        assert_eq!(totals(&huge), Totals { parts: 2, bytes: u64::MAX });
+        assert_eq!(Totals::of_manifest(&huge), Totals { parts: 2, bytes: u64::MAX });
     }
 
     #[test]

@@ -10,13 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::{BodyOrigin, Checkpoints};
 use super::downloader::DownloadNews;
+use crate::domain::checksum::PromisedChecksum;
 use crate::domain::failure::{Hold, PartFailure};
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, ProjectName};
 use crate::domain::resume::Plan;
 use crate::domain::watch::PartOrder;
 use crate::fetch::{Body, BodyError, FetchRefusal, Opening, StoreClient};
 use crate::meters::ByteCounter;
-use crate::sinks::local::{Armed, CommitError, FinishedPart, LocalSink, PartWriter, SinkError};
+use crate::ports::{Armed, Sink, SinkFault, Upload};
+use crate::sinks::{AnyFinished, AnySink, AnyUpload};
 use crate::transport::Link;
 
 /// How far a download has come, for whoever watches.
@@ -51,7 +53,7 @@ impl Progress {
         self.allocated_bytes.load(Ordering::Relaxed)
     }
 
-    fn show(&self, writer: &PartWriter) {
+    fn show(&self, writer: &AnyUpload) {
         self.bytes.store(writer.bytes(), Ordering::Relaxed);
         self.allocated_bytes.store(writer.allocated_bytes(), Ordering::Relaxed);
     }
@@ -60,15 +62,15 @@ impl Progress {
 /// How one request to the store ended; the writer comes back where the partial is still of use.
 pub(super) enum Transfer {
     /// Every byte is in the partial, and agrees with all that was promised.
-    Complete(FinishedPart),
+    Complete(AnyFinished),
     /// The store refuses the link.
-    LinkRefused { writer: Option<PartWriter>, cause: String },
+    LinkRefused { writer: Option<AnyUpload>, cause: String },
     /// The partial cannot be continued; the next request asks for the whole file.
-    StartOver { writer: PartWriter, reason: String },
+    StartOver { writer: AnyUpload, reason: String },
     /// The program drains.
-    Stopped { writer: Option<PartWriter>, origin: Option<BodyOrigin> },
+    Stopped { writer: Option<AnyUpload>, origin: Option<BodyOrigin> },
     /// The attempt is over.
-    Failed { writer: Option<PartWriter>, origin: Option<BodyOrigin>, failure: PartFailure },
+    Failed { writer: Option<AnyUpload>, origin: Option<BodyOrigin>, failure: PartFailure },
 }
 
 impl Transfer {
@@ -85,7 +87,7 @@ pub(super) struct Stream {
     pub(super) export: ExportId,
     pub(super) order: PartOrder,
     pub(super) store: StoreClient,
-    pub(super) sink: LocalSink,
+    pub(super) sink: AnySink,
     pub(super) stop: CancellationToken,
     pub(super) progress: Arc<Progress>,
     pub(super) news: mpsc::Sender<DownloadNews>,
@@ -95,7 +97,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Brings what the partial lacks. Without a writer one is begun as soon as there is a body.
-    pub(super) async fn run(self, writer: Option<PartWriter>, link: Link, plan: Plan) -> Transfer {
+    pub(super) async fn run(self, writer: Option<AnyUpload>, link: Link, plan: Plan) -> Transfer {
         let opened = tokio::select! {
             () = self.stop.cancelled() => return Transfer::Stopped { writer, origin: continued(&plan) },
             opened = self.store.open(link, &plan, self.order.declared_bytes) => opened,
@@ -111,9 +113,13 @@ impl Stream {
         }
         let begun = match writer {
             Some(writer) => Ok(writer),
-            None => self.begin(),
+            None => self.begin().await,
         };
-        match begun.and_then(|writer| ready(writer, &body)) {
+        let begun = match begun {
+            Ok(writer) => ready(writer, is_whole(&body), &body.promised).await,
+            Err(fault) => Err(fault),
+        };
+        match begun {
             Ok((writer, Armed::Ready)) => {
                 if writer.bytes() > 0 {
                     tracing::debug!(event = "part_resumed", project = %self.project, export = %self.export, part = self.order.key.number, file = %self.order.key.file_id, bytes = writer.bytes(), "part goes on behind the bytes that are here");
@@ -124,18 +130,18 @@ impl Stream {
                 let reason = "the partial is not what its record says".to_owned();
                 Transfer::StartOver { writer, reason }
             }
-            Err(error) => Transfer::failed(disk(&error)),
+            Err(fault) => Transfer::failed(disk(fault)),
         }
     }
 
-    fn begin(&self) -> Result<PartWriter, SinkError> {
-        let Self { project, export, order, .. } = self;
-        self.sink.begin_part(project, export, &order.key, &Plan::FromStart, order.declared_bytes)
+    async fn begin(&self) -> Result<AnyUpload, SinkFault> {
+        let at = ExportPath { project: self.project.clone(), export: self.export.clone() };
+        self.sink.begin(&at, &self.order, &Plan::FromStart).await
     }
 
     /// Hash and write each chunk where it was received: no hand-over, and memory stays at one read
     /// buffer.
-    async fn copy(self, mut writer: PartWriter, mut body: Body) -> Transfer {
+    async fn copy(self, mut writer: AnyUpload, mut body: Body) -> Transfer {
         let origin = origin(&body);
         let key = self.order.key.clone();
         let news = self.news.clone();
@@ -150,7 +156,7 @@ impl Stream {
             let written = match chunk {
                 Ok(Some(chunk)) => {
                     self.progress.received.add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-                    writer.write(&chunk)
+                    writer.write(&chunk).await
                 }
                 Ok(None) => break Ended::Complete,
                 Err(error) => break Ended::Cut(error),
@@ -168,14 +174,14 @@ impl Stream {
         let settled = checkpoints.settle().await;
         match (ended, settled) {
             (Ended::Disk(error), _) | (_, Err(error)) => {
-                writer.discard();
-                Transfer::failed(disk(&error))
+                writer.discard().await;
+                Transfer::failed(disk(error))
             }
             (Ended::Stopped, Ok(())) => Transfer::Stopped { writer: Some(writer), origin },
             (Ended::Complete, Ok(())) => {
-                match writer.finish(self.order.declared_bytes, &body.promised) {
+                match writer.finish(self.order.declared_bytes, &body.promised).await {
                     Ok(finished) => Transfer::Complete(finished),
-                    Err(error) => Transfer::failed(commit_failure(&error)),
+                    Err(fault) => Transfer::failed(disk(fault)),
                 }
             }
             (Ended::Cut(error), Ok(())) => Transfer::Failed {
@@ -191,17 +197,25 @@ enum Ended {
     Complete,
     Stopped,
     Cut(BodyError),
-    Disk(SinkError),
+    Disk(SinkFault),
 }
 
 /// Makes the writer ready for the body's first byte.
-fn ready(mut writer: PartWriter, body: &Body) -> Result<(PartWriter, Armed), SinkError> {
-    if matches!(body.opening, Opening::Whole { .. }) && writer.bytes() > 0 {
-        writer.restart()?;
+async fn ready(
+    mut writer: AnyUpload,
+    is_whole: bool,
+    promised: &[PromisedChecksum],
+) -> Result<(AnyUpload, Armed), SinkFault> {
+    if is_whole && writer.bytes() > 0 {
+        writer = writer.restart().await?;
     }
-    let algorithms: Vec<_> = body.promised.iter().map(|promised| promised.algorithm).collect();
-    let armed = writer.arm(&algorithms)?;
+    let algorithms: Vec<_> = promised.iter().map(|promised| promised.algorithm).collect();
+    let armed = writer.arm(&algorithms).await?;
     Ok((writer, armed))
+}
+
+fn is_whole(body: &Body) -> bool {
+    matches!(body.opening, Opening::Whole { .. })
 }
 
 fn origin(body: &Body) -> Option<BodyOrigin> {
@@ -222,7 +236,7 @@ pub(super) fn continued(plan: &Plan) -> Option<BodyOrigin> {
     }
 }
 
-fn refused(refusal: FetchRefusal, writer: Option<PartWriter>, plan: &Plan) -> Transfer {
+fn refused(refusal: FetchRefusal, writer: Option<AnyUpload>, plan: &Plan) -> Transfer {
     match (refusal, writer) {
         (FetchRefusal::LinkRefused { cause }, writer) => Transfer::LinkRefused { writer, cause },
         (FetchRefusal::StartOver { reason }, Some(writer)) => {
@@ -273,23 +287,12 @@ pub(super) fn transient(cause: String) -> PartFailure {
     PartFailure::Transient { cause, resume: None, progressed: false, listing_in_doubt: false }
 }
 
-/// A conflict is the export's own; everything else is the disk's.
-pub(super) fn disk(error: &SinkError) -> PartFailure {
-    let cause = error.to_string();
-    if error.is_conflict() {
-        PartFailure::Conflict { cause }
-    } else if error.is_busy() {
-        transient(cause)
-    } else {
-        PartFailure::Held(Hold::Disk { cause })
-    }
-}
-
-/// Why a part whose bytes are all there was not committed.
-pub(super) fn commit_failure(error: &CommitError) -> PartFailure {
-    match error {
-        CommitError::Mismatch(cause) => transient(cause.clone()),
-        CommitError::Conflict(cause) => PartFailure::Conflict { cause: cause.clone() },
-        CommitError::Disk(error) => disk(error),
+/// A conflict is the export's own, and what is wrong with this upload alone passes; everything else
+/// is the disk's.
+pub(super) fn disk(fault: SinkFault) -> PartFailure {
+    match fault {
+        SinkFault::Conflict(cause) => PartFailure::Conflict { cause },
+        SinkFault::Busy(cause) | SinkFault::Mismatch(cause) => transient(cause),
+        SinkFault::Unavailable(cause) => PartFailure::Held(Hold::Disk { cause }),
     }
 }

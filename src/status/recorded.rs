@@ -12,7 +12,7 @@ use crate::domain::ids::{ExportId, ExportKey, ProjectDigest};
 use crate::domain::report::RemoteStatus;
 use crate::domain::stage::PauseScope;
 use crate::engine::overview::{Pause, PauseReason};
-use crate::ledgers::sqlite::{ExportRecord, RecordedState, Seen};
+use crate::ports::{ExportRecord, RecordedState, Seen};
 
 /// The document of what was seen of the state; `None` where there is none yet.
 #[must_use]

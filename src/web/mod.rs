@@ -36,7 +36,6 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use hosts::Hosts;
@@ -45,7 +44,7 @@ use space::Space;
 
 use crate::engine::Control;
 use crate::meters::Meters;
-use crate::sinks::local::LocalSink;
+use crate::sinks::AnySink;
 
 /// Streams of events at a time.
 const MAX_STREAMS: usize = 16;
@@ -74,9 +73,7 @@ pub struct Sources {
     /// What was counted.
     pub meters: Meters,
     /// Where the exports land.
-    pub sink: LocalSink,
-    /// Where work goes that blocks.
-    pub blocking: Handle,
+    pub sink: AnySink,
 }
 
 /// What the routes share.
@@ -111,7 +108,7 @@ impl StatusServer {
         let shared = Shared {
             source: Arc::new(Source::new(sources.engine, sources.config_file)),
             meters: sources.meters,
-            space: Arc::new(Space::new(sources.sink, sources.blocking)),
+            space: Arc::new(Space::new(sources.sink)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         };
         server::serve(self.listener, guard::guarded(routes(shared), self.hosts)).await;

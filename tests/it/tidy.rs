@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("transport", 1),
     ("durable", 1),
     ("meters", 1),
+    ("ports", 1),
     ("api", 2),
     ("config", 2),
     ("control", 2),
@@ -183,5 +184,5 @@ fn a_release_cannot_be_told_to_fail() {
 #[test]
 fn the_reader_of_arrows_sees_groups_and_ignores_comments() {
     let text = "// crate::cli\nuse crate::{api::{A, B}, exit};\nlet x = crate::sinks::local::y();";
-    assert_eq!(rooms_used(text), ["api", "exit", "sink"]);
+    assert_eq!(rooms_used(text), ["api", "exit", "sinks"]);
 }

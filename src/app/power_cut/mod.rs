@@ -13,7 +13,8 @@ use fastrand::Rng;
 
 use crate::domain::ids::ExportId;
 use crate::durable::record::{Log, Operation};
-use crate::ledgers::sqlite::{Applying, Fact};
+use crate::ledgers::sqlite::Applying;
+use crate::ports::Fact;
 
 use disk::{Data, Disk, Names};
 use judge::{DOWNLOADS, Demands, Judge, TruePart};

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::gates::{Closed, pass};
 use super::{Call, Probes, Scheduler};
 use crate::domain::gate::Admission;
+use crate::domain::ids::ExportPath;
 use crate::domain::part::PartKey;
 use crate::domain::watch::{WatchEvent, WatchState};
 use crate::engine::access::KeyUse;
@@ -16,6 +17,7 @@ use crate::engine::chores::ChoreOrder;
 use crate::engine::downloader::Download;
 use crate::engine::narrator::part_started;
 use crate::engine::stream::Progress;
+use crate::ports::Sink;
 
 /// View calls under way at once, all projects together: bounds sockets and answers in memory. Each
 /// project that is still at work gets an equal share, so that one whose calls hang cannot hold up
@@ -90,16 +92,11 @@ impl Scheduler {
             };
             let order = ChoreOrder {
                 sink: self.sink.clone(),
-                project: watch.project().clone(),
-                export: watch.export().clone(),
+                at: ExportPath { project: watch.project().clone(), export: watch.export().clone() },
                 chore: chore.clone(),
                 unrecorded,
             };
-            self.chores_running.spawn_blocking_on(
-                (entry, chore),
-                self.lanes.for_blocking_work(),
-                move || order.run(),
-            );
+            self.chores_running.spawn((entry, chore), order.run());
         }
     }
 
@@ -164,6 +161,7 @@ impl Scheduler {
         self.progress.insert((entry, key.clone()), progress.clone());
         let stop = self.stop_downloads.child_token();
         self.stops.insert((entry, key.clone()), stop.clone());
+        let lane = self.lanes.least_busy();
         let download = Download {
             entry,
             project_index: project,
@@ -172,8 +170,8 @@ impl Scheduler {
             order,
             key: key_use,
             access: self.projects[project].access.clone(),
-            sink: self.sink.clone(),
-            lane: self.lanes.least_busy(),
+            sink: self.sink.on(&lane.runtime),
+            lane,
             stop,
             waiting_hosts,
             open_host,

@@ -16,8 +16,9 @@ use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::downloader::DownloadNews;
 use crate::engine::narrator::{narrate, prepared};
 use crate::engine::snapshot::{ExportView, FetchProgress, Phase, Snapshot};
-use crate::ledgers::sqlite::{Fact, LedgerEvent, Write};
+use crate::engine::writer::{LedgerEvent, Write};
 use crate::meters::{PauseCause, PollOutcome, RetryCause, Work};
+use crate::ports::Fact;
 
 /// Shortest time between two snapshots.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -342,7 +343,7 @@ impl Scheduler {
         ) {
             let Self { outbox, tickets, unwritten, .. } = self;
             outbox.retain(|waiting| {
-                let superseded = supersedes(&change, &waiting.change);
+                let superseded = supersedes(&change, &waiting.fact);
                 if superseded {
                     tickets.remove(&waiting.ticket);
                     *unwritten -= 1;
@@ -356,7 +357,7 @@ impl Scheduler {
         if let Some(ticket) = ticket {
             self.tickets.insert(number, ticket);
         }
-        self.outbox.push_back(Write { change, ticket: number, may_wait });
+        self.outbox.push_back(Write { fact: change, ticket: number, may_wait });
     }
 
     /// Publishes the read model where somebody looks, at most every 100 ms.

@@ -12,9 +12,10 @@ use crate::domain::failure::{Hold, PartFailure};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::watch::{Command, PartState, WatchEvent, WatchState};
 use crate::engine::children::Panicked;
-use crate::engine::stream::{commit_failure, transient};
+use crate::engine::stream::{disk, transient};
 use crate::meters::{RetryCause, Work};
-use crate::sinks::local::{CommitError, FinishedPart};
+use crate::ports::{Finished, Sink, SinkFault};
+use crate::sinks::AnyFinished;
 
 /// A group of so many is not waited for. 2,000 parts of 50 KB in groups of 16, 32, 64 and 128 took
 /// this program 0.56, 0.54, 0.54 and 0.53 s, and the CPU 0.61, 0.60, 0.58 and 0.56 s.
@@ -27,7 +28,7 @@ const GATHER: Duration = Duration::from_millis(10);
 #[derive(Debug, Default)]
 pub(super) struct Commits {
     /// Parts that are ready for the next group.
-    ready: Vec<((usize, PartKey), FinishedPart)>,
+    ready: Vec<((usize, PartKey), AnyFinished)>,
     /// Parts whose bytes are being synced, and parts of the group under way.
     under_way: usize,
     /// Whether the group before had more than one part.
@@ -49,7 +50,7 @@ impl Commits {
 }
 
 /// How the parts of a group came out, in its order.
-pub(super) type GroupEnd = Vec<Result<CommittedPart, CommitError>>;
+pub(super) type GroupEnd = Vec<Result<CommittedPart, SinkFault>>;
 
 impl Scheduler {
     /// A download came back.
@@ -77,8 +78,7 @@ impl Scheduler {
             }
             Ok(finished) => {
                 self.commits.under_way += 1;
-                let sync = move || finished.sync().map_err(|error| commit_failure(&error));
-                self.syncs.spawn_blocking_on(part, self.lanes.for_blocking_work(), sync);
+                self.syncs.spawn(part, async move { finished.sync().await.map_err(disk) });
             }
             Err(failure) => self.part_ended(part, Err(failure)),
         }
@@ -113,7 +113,7 @@ impl Scheduler {
     pub(super) fn part_synced(
         &mut self,
         part: (usize, PartKey),
-        synced: Result<Result<FinishedPart, PartFailure>, Panicked>,
+        synced: Result<Result<AnyFinished, PartFailure>, Panicked>,
     ) {
         self.commits.under_way -= 1;
         match synced {
@@ -143,8 +143,7 @@ impl Scheduler {
         self.commits.under_way += self.commits.ready.len();
         let (names, group): (Vec<_>, Vec<_>) = self.commits.ready.drain(..).unzip();
         let sink = self.sink.clone();
-        self.groups
-            .spawn_blocking_on(names, self.lanes.for_blocking_work(), move || sink.commit(group));
+        self.groups.spawn(names, async move { sink.publish(group).await });
     }
 
     /// A group came back.
@@ -166,7 +165,7 @@ impl Scheduler {
         for (part, outcome) in names.into_iter().zip(outcomes) {
             match outcome {
                 Ok(committed) => self.part_ended(part, Ok(committed)),
-                Err(error) => self.failed_to_commit(part, commit_failure(&error)),
+                Err(error) => self.failed_to_commit(part, disk(error)),
             }
         }
     }
@@ -221,32 +220,36 @@ mod tests {
     use super::super::Event;
     use super::super::tests::{Rig, rig};
     use super::*;
+    use crate::domain::ids::ExportPath;
     use crate::domain::resume::Plan;
+    use crate::domain::watch::PartOrder;
+    use crate::ports::Upload;
 
     impl Rig {
         /// A part of the export that has all its bytes.
-        fn finished(
+        async fn finished(
             &self,
             entry: usize,
             number: u32,
             bytes: &[u8],
-        ) -> ((usize, PartKey), FinishedPart) {
+        ) -> ((usize, PartKey), AnyFinished) {
             let key =
                 PartKey { number, file_id: format!("file_{entry}_{number}").parse().unwrap() };
             let watch = &self.scheduler.entries[entry].watch;
             let length = Some(bytes.len().try_into().unwrap());
             let sink = &self.scheduler.sink;
-            let mut writer = sink
-                .begin_part(watch.project(), watch.export(), &key, &Plan::FromStart, length)
-                .unwrap();
-            writer.write(bytes).unwrap();
-            ((entry, key), writer.finish(length, &[]).unwrap())
+            let at =
+                ExportPath { project: watch.project().clone(), export: watch.export().clone() };
+            let order = PartOrder { key: key.clone(), declared_bytes: length, resume: None };
+            let mut writer = sink.begin(&at, &order, &Plan::FromStart).await.unwrap();
+            writer.write(bytes).await.unwrap();
+            ((entry, key), writer.finish(length, &[]).await.unwrap())
         }
 
         /// Ends the downloads of an export's parts with all their bytes.
-        fn downloaded(&mut self, entry: usize, numbers: std::ops::RangeInclusive<u32>) {
+        async fn downloaded(&mut self, entry: usize, numbers: std::ops::RangeInclusive<u32>) {
             for number in numbers {
-                let (part, finished) = self.finished(entry, number, b"[123456789");
+                let (part, finished) = self.finished(entry, number, b"[123456789").await;
                 self.scheduler.step(entry, WatchEvent::PartStarted(part.1.clone()));
                 self.scheduler.apply(Event::Downloaded(part, Ok(Ok(finished))));
             }
@@ -277,11 +280,11 @@ mod tests {
         let mut rig = rig(&[1, 1], 8);
         rig.fetching(0, 4);
         rig.fetching(1, 2);
-        rig.downloaded(0, 1..=1);
+        rig.downloaded(0, 1..=1).await;
         rig.scheduler.admit_commits();
         assert_eq!(rig.scheduler.groups.len(), 1);
-        rig.downloaded(0, 2..=4);
-        rig.downloaded(1, 1..=2);
+        rig.downloaded(0, 2..=4).await;
+        rig.downloaded(1, 1..=2).await;
         rig.scheduler.admit_commits();
         assert_eq!((rig.scheduler.groups.len(), rig.scheduler.commits.len()), (1, 6));
         rig.end_of_group().await;
@@ -299,10 +302,10 @@ mod tests {
         let mut rig = rig(&[1], 8);
         rig.fetching(0, 9);
         rig.scheduler.admit();
-        rig.downloaded(0, 1..=2);
+        rig.downloaded(0, 1..=2).await;
         rig.scheduler.admit_commits();
         rig.end_of_group().await;
-        rig.downloaded(0, 3..=3);
+        rig.downloaded(0, 3..=3).await;
         rig.scheduler.admit_commits();
         assert!(rig.scheduler.groups.is_empty(), "more parts are on their way");
         let due = rig.scheduler.timers.due_at(&Timer::Commits).unwrap();
@@ -316,7 +319,7 @@ mod tests {
     async fn a_group_that_panics_costs_its_parts_an_attempt() {
         let mut rig = rig(&[1], 8);
         rig.fetching(0, 2);
-        rig.downloaded(0, 1..=2);
+        rig.downloaded(0, 1..=2).await;
         rig.scheduler.admit_commits();
         let (names, _) = rig.scheduler.groups.next().await;
         rig.scheduler.apply(Event::Group(names, Err(Panicked)));

@@ -11,6 +11,7 @@ use crate::domain::resume::CHECKPOINT_BYTES;
 use crate::engine::children::Panicked;
 use crate::engine::scheduler::gates::Closed;
 use crate::meters::PauseCause;
+use crate::ports::Sink;
 
 impl Scheduler {
     /// Some work could not use the disk: nothing new is written until it has been looked at.
@@ -40,9 +41,12 @@ impl Scheduler {
                 self.disk.probe_started();
                 let (sink, lock, room_bytes) =
                     (self.sink.clone(), self.download_lock.clone(), self.disk_room_bytes);
-                self.disk_checks.spawn_blocking_on((), self.lanes.for_blocking_work(), move || {
-                    sink.disk_check(room_bytes).map_err(|error| error.to_string())?;
-                    lock.ensure().map_err(|error| error.to_string())
+                let blocking = self.lanes.for_blocking_work().clone();
+                self.disk_checks.spawn((), async move {
+                    sink.health(room_bytes).await.map_err(|fault| fault.to_string())?;
+                    let locked = blocking.spawn_blocking(move || lock.ensure()).await;
+                    let locked = locked.map_err(|error| error.to_string())?;
+                    locked.map_err(|error| error.to_string())
                 });
             }
         }

@@ -13,8 +13,8 @@ use crate::domain::gate::{Admission, Gate};
 use crate::domain::retry::RETRY_AFTER_CAP;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::WatchEvent;
-use crate::ledgers::sqlite::Fact;
 use crate::meters::PauseCause;
+use crate::ports::Fact;
 
 /// Why a call may not go out now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,10 +62,10 @@ use crate::domain::pace::Pace;
 use crate::domain::part::PartKey;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Policies, Recorded, Watch, WatchState};
-use crate::ledgers::sqlite::{LedgerEvent, Write};
+use crate::engine::writer::{LedgerEvent, Write};
 use crate::meters::Meters;
 use crate::process::lock::LateLock;
-use crate::sinks::local::{FinishedPart, LocalSink};
+use crate::sinks::{AnyFinished, AnySink};
 
 /// Longest time a drain takes before what is left is given up; leaves a second of the promised ten
 /// to the rest.
@@ -90,7 +90,7 @@ pub struct EngineParts {
     /// Pauses that an earlier run recorded.
     pub pauses: HashMap<PauseScope, Timestamp>,
     /// Where bytes go.
-    pub sink: LocalSink,
+    pub sink: AnySink,
     /// Keeps other instances out of there; nothing is written before it is held.
     pub download_lock: Arc<LateLock>,
     /// Where bytes move.
@@ -200,7 +200,7 @@ pub struct Scheduler {
     reloads: Reloads,
     meters: Meters,
     service: status::Service,
-    sink: LocalSink,
+    sink: AnySink,
     download_lock: Arc<LateLock>,
     lanes: Lanes,
     stop_downloads: CancellationToken,
@@ -300,7 +300,7 @@ enum Draining {
 }
 
 /// How a download ended: with all its bytes, or not.
-type DownloadEnd = Result<FinishedPart, PartFailure>;
+type DownloadEnd = Result<AnyFinished, PartFailure>;
 
 enum Event {
     Stop,

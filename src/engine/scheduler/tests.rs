@@ -19,7 +19,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::WatchEvent;
 use crate::fetch::{StoreClient, StorePolicy};
 use crate::process::runtimes::TransferRuntimes;
-use crate::sinks::local::SinkSettings;
+use crate::sinks::local::{LocalSink, SinkSettings};
 use crate::transport::testing::tls;
 
 /// A scheduler whose API answers nothing: the tests bring the answers.
@@ -72,7 +72,7 @@ pub(super) fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
         deadline: None,
         projects: exports_of_projects.iter().enumerate().map(project).collect(),
         pauses: HashMap::new(),
-        sink,
+        sink: AnySink::Local(sink),
         download_lock,
         lanes: Lanes::new(
             TransferRuntimes { first: Handle::current(), others: Vec::new() },

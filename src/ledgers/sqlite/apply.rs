@@ -1,18 +1,19 @@
-//! Changes as statements.
+//! Facts as statements.
 
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 
-use super::record::Fact;
-use super::{SqliteLedger, StoreError, to_sql};
+use super::to_sql;
 use crate::domain::failure::Failure;
 use crate::domain::ids::ExportKey;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumablePart;
-use crate::durable::record;
 use crate::failpoint;
+use crate::ports::{Epoch, Fact};
 
 /// Rows that one statement inserts at most.
 const MAX_ROWS: usize = 64;
+/// Takes the lock before the epoch is read: it cannot fact until the transaction ends.
+const IMMEDIATE: &str = "BEGIN IMMEDIATE";
 
 /// What a recording of the state's folder is told of a batch.
 #[derive(Debug)]
@@ -24,30 +25,41 @@ pub(crate) enum Applying {
     Durable,
 }
 
-impl SqliteLedger {
-    /// Makes a batch of changes durable, all or none. Applying a change again changes nothing.
-    ///
-    /// # Errors
-    /// When the database fails; nothing of the batch has happened then.
-    pub async fn apply(&mut self, batch: &[Fact]) -> Result<(), StoreError> {
-        record::note(&self.path, || Applying::Begun(batch.to_vec()));
-        let connection = self.connection().await?;
-        let applied = apply_all(connection, batch).await;
-        if let Err(error) = applied {
-            self.disconnect().await;
-            return Err(self.failed("write", &error));
-        }
-        record::note(&self.path, || Applying::Durable);
-        Ok(())
-    }
+/// The epoch that may write.
+async fn holder(on: &mut SqliteConnection) -> Result<Epoch, sqlx::Error> {
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(on).await?;
+    let version = u64::try_from(version).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(Epoch(version))
 }
 
-async fn apply_all(connection: &mut SqliteConnection, batch: &[Fact]) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+pub(super) async fn claim(connection: &mut SqliteConnection) -> Result<Epoch, sqlx::Error> {
+    let mut transaction = connection.begin_with(IMMEDIATE).await?;
+    let Epoch(earlier) = holder(&mut transaction).await?;
+    // The number has 31 bits. Beyond them SQLite would begin anew without a word.
+    let next = i32::try_from(earlier + 1).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let claim = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {next}"));
+    sqlx::query(claim).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(Epoch(earlier + 1))
+}
+
+/// Makes a batch durable, all or none; nothing of it if the epoch is not the one that may write,
+/// which is returned.
+pub(super) async fn apply_all(
+    connection: &mut SqliteConnection,
+    epoch: Epoch,
+    batch: &[Fact],
+) -> Result<Epoch, sqlx::Error> {
+    let mut transaction = connection.begin_with(IMMEDIATE).await?;
+    let holder = holder(&mut transaction).await?;
+    if holder != epoch {
+        transaction.rollback().await?;
+        return Ok(holder);
+    }
     let mut left = batch;
-    while let Some((change, rest)) = left.split_first() {
+    while let Some((fact, rest)) = left.split_first() {
         left = rest;
-        if let Fact::PartCommitted { export, part } = change {
+        if let Fact::PartCommitted { export, part } = fact {
             let mut parts = vec![part];
             while let Some((Fact::PartCommitted { export: of, part }, rest)) = left.split_first()
                 && of == export
@@ -59,23 +71,22 @@ async fn apply_all(connection: &mut SqliteConnection, batch: &[Fact]) -> Result<
             }
             commit_parts(&mut transaction, export, &parts).await?;
         } else {
-            apply(&mut transaction, change).await?;
+            apply(&mut transaction, fact).await?;
         }
     }
-    for change in batch {
-        failpoint::before("record", point(change))
-            .map_err(|errno| sqlx::Error::Io(errno.into()))?;
+    for fact in batch {
+        failpoint::before("record", point(fact)).map_err(|errno| sqlx::Error::Io(errno.into()))?;
     }
     transaction.commit().await?;
-    for change in batch {
-        failpoint::after("record", point(change));
+    for fact in batch {
+        failpoint::after("record", point(fact));
     }
-    Ok(())
+    Ok(holder)
 }
 
-/// What a change is called where the tests interfere.
-fn point(change: &Fact) -> &'static str {
-    match change {
+/// What a fact is called where the tests interfere.
+fn point(fact: &Fact) -> &'static str {
+    match fact {
         Fact::StatusSeen { .. } => "record:status",
         Fact::PartCommitted { .. } => "record:part",
         Fact::Sealing { .. } => "record:sealing",
@@ -84,14 +95,14 @@ fn point(change: &Fact) -> &'static str {
         Fact::Watching { .. } => "record:watching",
         Fact::PartialSynced { .. } => "record:partial",
         Fact::Paused { .. } | Fact::PauseEnded { .. } => "record:pause",
-        Fact::Marker { .. } => "record:marker",
+        Fact::SinkIdentified { .. } => "record:marker",
         Fact::Recovered { .. } => "record:recovered",
         Fact::Forgotten { .. } => "record:forgotten",
     }
 }
 
-async fn apply(on: &mut SqliteConnection, change: &Fact) -> Result<(), sqlx::Error> {
-    match change {
+async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error> {
+    match fact {
         Fact::StatusSeen { export, status } => {
             ensure(on, export).await?;
             let update =
@@ -143,10 +154,10 @@ async fn apply(on: &mut SqliteConnection, change: &Fact) -> Result<(), sqlx::Err
                 .execute(on)
                 .await,
         ),
-        Fact::Marker { directory, marker } => {
+        Fact::SinkIdentified { place, identity } => {
             let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) \
                           ON CONFLICT (directory) DO UPDATE SET marker = excluded.marker";
-            done(sqlx::query(upsert).bind(directory).bind(marker).execute(on).await)
+            done(sqlx::query(upsert).bind(place).bind(identity).execute(on).await)
         }
         Fact::Recovered { project, at } => {
             let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) \

@@ -1,50 +1,49 @@
-//! The download directory: finding it, telling it from an empty mount point, and the folders of
+//! The download directory: opening it, telling it from an empty mount point, and the folders of
 //! exports in it.
 //!
 //! # Durable order of one part
-//! 0. Make the folders of project and export, with the modes of the settings whatever the umask,
+//! 0. Make the folders of project and export with the configured modes, whatever the umask, and
 //!    fsync each parent.
-//! 1. Create the partial beside its final place, with the mode that it keeps: a small part without
-//!    a name (`O_TMPFILE`), where the file system can; else `O_EXCL`, `O_NOFOLLOW`, with room
-//!    reserved for all of it.
-//! 2. Append, counting and hashing. Of a large part the bytes so far are synced now and then, the
-//!    first time with the folder, and a record then says how many they are and what their SHA-256
-//!    is.
-//! 3. Length is what was declared, the framing was complete (the caller's part), every promised
-//!    checksum agrees.
-//! 4. fsync the file. Should that fail, the partial is thrown away; it is never synced again and
-//!    believed.
+//! 1. Create the partial in that folder, with its final mode. A small part gets no name
+//!    (`O_TMPFILE`) if the file system allows it. Any other is created with `O_EXCL` and
+//!    `O_NOFOLLOW`, and its whole room is reserved.
+//! 2. Append, counting and hashing. Sync a large part now and then, the first time with the folder;
+//!    a record then says how many bytes are durable and what their SHA-256 is.
+//! 3. Check: the length is the declared one, the framing was complete (the caller's part), and
+//!    every promised checksum agrees.
+//! 4. fsync the file. If that fails, throw the partial away; never sync it again and believe it.
 //! 5. Give it its final name, never over an existing file: `linkat` for a file without a name,
-//!    `renameat2(NOREPLACE)` for the others, else `linkat` and `unlinkat`; which of them works is
-//!    probed once, and where neither does the directory is refused.
-//! 6. fsync the directory, once for all parts that have come as far as this at the same time.
-//!    Should that fail, their names are unlinked and the disk is reported.
-//! 7. Record the part in the store (the engine's part).
+//!    `renameat2(NOREPLACE)` for the others, else `linkat` and `unlinkat`. Which of them works is
+//!    probed once. If neither does, the directory is refused.
+//! 6. fsync the directory, once for all parts that have come this far. If that fails, unlink their
+//!    names and report the disk.
+//! 7. Record the part in the ledger (the engine's part).
 //!
-//! After the last part's step 6 the engine records the manifest's exact bytes as `sealing`, then
+//! After step 6 of the last part the engine records the manifest's exact bytes as `sealing`, then
 //! `manifest.json` goes through steps 1 to 6, then the export is recorded as completed.
 //! **`manifest.json` present <=> the export is whole.**
 //!
 //! # On open
-//! - Died in 0 to 4: nothing is left of a small part. Of a large one a partial is there: it is cut
-//!   to its recorded length where a record speaks of it, else removed:
-//!   [`LocalSink::prepare_export`]. Before anything is appended its bytes are hashed, and where
-//!   they are not those of the record it is started over:
-//!   [`PartWriter::arm`](super::PartWriter::arm).
+//! - Died in 0 to 4: nothing is left of a small part. The partial of a large one is cut to its
+//!   recorded length, or removed if no record speaks of it: `prepare_export`. Its bytes are hashed
+//!   before anything is appended, and if they differ from the record it is started over:
+//!   `hash_from_start`.
 //! - Died in 5 to 7: the final name is there without a record. A regular file of the declared
 //!   length is hashed and adopted; anything else is a conflict and stays untouched:
-//!   [`LocalSink::prepare_export`].
-//! - Died while sealing: [`LocalSink::recover_sealing`] finds the manifest, finds nothing because a
-//!   consumer took it all, or writes it again.
-//! - State lost: [`LocalSink::scan_manifests`].
+//!   `prepare_export`.
+//! - Died while sealing: `recover_sealing` finds the manifest, or writes it again, or finds nothing
+//!   because a consumer took everything.
+//! - State lost: `find_manifests`.
 
 use std::collections::{HashMap, HashSet, hash_map};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
+use tokio::runtime::Handle;
+
 use super::SinkError;
 use super::marker::{MARKER_FILE, MAX_MARKER_BYTES, MarkerId};
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::ExportPath;
 use crate::domain::modes::{FileMode, Modes};
 use crate::domain::part::PartKey;
 use crate::durable::{
@@ -53,63 +52,65 @@ use crate::durable::{
 
 /// Exists for a moment while the disk is checked.
 const CHECK_FILE: &str = ".batch-export-watcher.check";
-/// Written to find out whether the disk takes bytes: one block of most file systems.
+/// Written to find out whether the disk accepts bytes: one block of most file systems.
 const CHECK_BYTES: [u8; 4096] = [b' '; 4096];
 
-/// What a running sink can be told to do otherwise.
+/// What can change while the sink is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SinkSettings {
     /// Free space that is never used.
     pub reserve_bytes: u64,
-    /// Modes of the files and folders of exports. What is there already keeps its own.
+    /// Modes of new files and folders of exports.
     pub modes: Modes,
 }
 
-/// The download directory. Cheap to clone; every operation blocks, and begins by looking for the
-/// marker.
+/// The download directory. Cheap to clone. Every operation first looks for the marker.
 #[derive(Debug, Clone)]
-pub struct LocalSink(Arc<Inner>);
+pub struct LocalSink {
+    pub(super) inner: Arc<Inner>,
+    /// Blocking work runs on its threads; on those of the calling runtime if there is none.
+    pub(super) blocking: Option<Handle>,
+}
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     directory: PathBuf,
     marker: MarkerId,
     settings: RwLock<SinkSettings>,
     no_overwrite: OnceLock<NoOverwrite>,
-    /// Whether working files can do without a name, once that is found out.
+    /// Whether working files can do without a name, once that is known.
     unnamed: Mutex<Option<bool>>,
-    /// By what [`folded`] makes of them.
+    /// The keys are made by [`folded`].
     in_flight: Mutex<HashMap<String, InFlight>>,
-    /// Folders of exports whose names this run has made durable: they need not be synced again for
-    /// every part, nor looked up again while a part of theirs is being written.
-    folders: Mutex<HashMap<Folder, Weak<Dir>>>,
+    /// Folders of exports whose names this run has made durable. They are not synced again for every
+    /// part, nor looked up again while one of their parts is being written.
+    folders: Mutex<HashMap<ExportPath, Weak<Dir>>>,
 }
 
-type Folder = (ProjectName, ExportId);
-type InFlight = (ProjectName, ExportId, PartKey);
+type InFlight = (ExportPath, PartKey);
 
 /// How the download directory was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
-    /// It got a new marker. Record it before the first download.
+    /// It got a new marker, to be recorded before the first download.
     Created(MarkerId),
-    /// The state did not know it, but it has a marker. Record that before the first download.
+    /// The state did not know it, but it has a marker, to be recorded before the first download.
     Adopted(MarkerId),
     /// It is the one that the state knows.
     Known,
-    /// It is not there, or it is another one. Every operation fails until the right one is back;
-    /// the text says why.
+    /// It is missing, or it is another one; why, in words. Every operation fails until the right one
+    /// is back.
     Away(String),
 }
 
-/// What became of a small file that was to be written whole.
+/// The outcome of writing a small file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
     Written,
     Occupied,
 }
 
-/// While it lives, the partial of this part is being written and must not be tidied away.
+/// While it lives, the partial of this part is being written and must not be removed.
 #[derive(Debug)]
 pub(super) struct Reservation {
     sink: LocalSink,
@@ -117,20 +118,20 @@ pub(super) struct Reservation {
 }
 
 impl LocalSink {
-    /// Opens the download directory. `known` is the marker that the state has for it: where there
-    /// is none, the directory is made and marked, or its marker adopted; a known one is never made
-    /// again. What is missing of its path gets its mode, too: who may enter it has to get there.
+    /// Opens the download directory. `known` is the marker that the state has for it. If there is
+    /// none, the directory is made and marked, or its marker adopted; a known directory is never
+    /// made again. Missing parent folders get the same mode, so that its readers can reach it.
     ///
     /// # Errors
-    /// When a new directory cannot be made or marked, or its file system cannot do what step 5
-    /// needs. That a known directory is missing is not an error but [`Opened::Away`].
+    /// When a new directory cannot be made or marked, or its file system cannot do step 5. A known
+    /// directory that is missing is [`Opened::Away`] and no error.
     pub fn open(
         directory: &Path,
         known: Option<MarkerId>,
         settings: SinkSettings,
     ) -> Result<(Self, Opened), SinkError> {
         let sink = |marker| {
-            Self(Arc::new(Inner {
+            let inner = Arc::new(Inner {
                 directory: directory.to_owned(),
                 marker,
                 settings: RwLock::new(settings),
@@ -138,7 +139,8 @@ impl LocalSink {
                 unnamed: Mutex::default(),
                 in_flight: Mutex::default(),
                 folders: Mutex::default(),
-            }))
+            });
+            Self { inner, blocking: None }
         };
         let Some(marker) = known else {
             let mode = settings.modes.directory;
@@ -146,7 +148,7 @@ impl LocalSink {
             let no_overwrite = probe(&root)?;
             let (marker, written) = mark(&root, no_overwrite)?;
             let sink = sink(marker);
-            sink.0.no_overwrite.get_or_init(|| no_overwrite);
+            sink.inner.no_overwrite.get_or_init(|| no_overwrite);
             let opened = match written {
                 Named::Written => Opened::Created(marker),
                 Named::Occupied => Opened::Adopted(marker),
@@ -157,51 +159,31 @@ impl LocalSink {
         match sink.root().and_then(|root| sink.no_overwrite(&root)) {
             Err(error @ SinkError::Unsupported { .. }) => Err(error),
             Err(error @ SinkError::Away { .. }) => Ok((sink, Opened::Away(error.to_string()))),
-            // A full or read-only disk is no reason not to start: it is found again by the first
-            // operation.
+            // A full or read-only disk is no reason not to start: the first operation finds it.
             Ok(_) | Err(_) => Ok((sink, Opened::Known)),
         }
     }
 
-    /// The download directory's path.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.0.directory
-    }
-
-    /// Other settings for this sink and all its clones, for what is begun from now on. The
-    /// process's umask has to let the modes through, or folders may lose the setgid bit that they
-    /// inherit.
+    /// Changes the settings of this sink and all its clones, for what begins from now on. The
+    /// process's umask has to allow the modes, or folders may lose the setgid bit that they inherit.
     pub fn reconfigure(&self, settings: SinkSettings) {
-        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
-    /// A copy, so that nobody who works on the disk holds up [`LocalSink::reconfigure`].
+    /// A copy, so that slow work on the disk does not hold up [`LocalSink::reconfigure`].
     pub(super) fn settings(&self) -> SinkSettings {
-        *self.0.settings.read().unwrap_or_else(PoisonError::into_inner)
+        *self.inner.settings.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Free space that is never used.
-    #[must_use]
-    pub fn reserve_bytes(&self) -> u64 {
-        self.settings().reserve_bytes
-    }
-
-    /// Bytes that this process may still use, the reserve included.
-    ///
-    /// # Errors
-    /// When the directory is away or its file system does not say.
-    pub fn free_bytes(&self) -> Result<u64, SinkError> {
+    /// Free bytes of the disk, the reserve included.
+    pub(super) fn room(&self) -> Result<u64, SinkError> {
         Ok(self.root()?.free_bytes()?)
     }
 
-    /// Whether the disk is fit for downloads: marker, `room_bytes` of free space above the reserve,
-    /// and a small file that can go all the way of a part: who finds less is sent back here by
-    /// every part that was fetched in vain.
-    ///
-    /// # Errors
-    /// The first of these that is not so.
-    pub fn disk_check(&self, room_bytes: u64) -> Result<(), SinkError> {
+    /// Whether the disk is fit for downloads: the marker is there, `room_bytes` are free above the
+    /// reserve, and a small file can go through all steps of a part. A smaller check would let parts
+    /// be fetched in vain.
+    pub(super) fn disk_check(&self, room_bytes: u64) -> Result<(), SinkError> {
         let root = Arc::new(self.root()?);
         self.check_reserve(&root, room_bytes)?;
         let no_overwrite = self.no_overwrite(&root)?;
@@ -214,8 +196,8 @@ impl LocalSink {
 
     /// The open download directory, after a look at its marker.
     pub(super) fn root(&self) -> Result<Dir, SinkError> {
-        let away = |found| SinkError::Away { directory: self.0.directory.clone(), found };
-        let root = match Dir::open(&self.0.directory) {
+        let away = |found| SinkError::Away { directory: self.inner.directory.clone(), found };
+        let root = match Dir::open(&self.inner.directory) {
             Ok(root) => root,
             Err(error) if error.class() == ErrorClass::Missing => {
                 return Err(away("the folder is missing"));
@@ -223,90 +205,80 @@ impl LocalSink {
             Err(error) => return Err(error.into()),
         };
         match read_marker(&root)? {
-            Found::Marker(marker) if marker == self.0.marker => Ok(root),
+            Found::Marker(marker) if marker == self.inner.marker => Ok(root),
             Found::Marker(_) => Err(away("its marker is not the one on record")),
             Found::Nothing => Err(away("it has no marker .batch-export-watcher")),
             Found::Damaged => Err(away("its marker is damaged")),
         }
     }
 
-    /// How to rename in here; probed where that could not be done yet.
+    /// How to rename in here; probed if that was not possible before.
     pub(super) fn no_overwrite(&self, root: &Dir) -> Result<NoOverwrite, SinkError> {
-        match self.0.no_overwrite.get() {
+        match self.inner.no_overwrite.get() {
             Some(way) => Ok(*way),
-            None => probe(root).map(|way| *self.0.no_overwrite.get_or_init(|| way)),
+            None => probe(root).map(|way| *self.inner.no_overwrite.get_or_init(|| way)),
         }
     }
 
-    /// Whether working files can do without a name here; where that cannot be found out now, they
-    /// have one.
+    /// Whether working files can do without a name here; no, if that cannot be found out now.
     pub(super) fn takes_unnamed(&self, dir: &Dir) -> bool {
-        // Parts that begin at the same time would find each other's probe in the way: one looks,
-        // the others wait for it.
-        let mut unnamed = self.0.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Parts that begin at the same time would meet each other's probe: one looks, the others
+        // wait for it.
+        let mut unnamed = self.inner.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
         if unnamed.is_none() {
             *unnamed = probe_unnamed(dir).ok();
         }
         unnamed.unwrap_or(false)
     }
 
-    /// Whether the free space is above the reserve, also when these bytes are written.
+    /// Whether the free space stays above the reserve when these bytes are written.
     pub(super) fn check_reserve(&self, dir: &Dir, needed_bytes: u64) -> Result<(), SinkError> {
-        let (free_bytes, reserve_bytes) = (dir.free_bytes()?, self.reserve_bytes());
+        let (free_bytes, reserve_bytes) = (dir.free_bytes()?, self.settings().reserve_bytes);
         if free_bytes > reserve_bytes.saturating_add(needed_bytes) {
             return Ok(());
         }
-        let directory = self.0.directory.clone();
+        let directory = self.inner.directory.clone();
         Err(SinkError::Reserve { directory, free_bytes, needed_bytes, reserve_bytes })
     }
 
     /// The folder of an export, if there is one.
-    pub(super) fn export_dir(
-        root: &Dir,
-        project: &ProjectName,
-        export: &ExportId,
-    ) -> Result<Option<Arc<Dir>>, SinkError> {
-        let Some(project) = root.child(project.as_str()).map_err(SinkError::below)? else {
+    pub(super) fn export_dir(root: &Dir, at: &ExportPath) -> Result<Option<Arc<Dir>>, SinkError> {
+        let Some(project) = root.child(at.project.as_str()).map_err(SinkError::below)? else {
             return Ok(None);
         };
-        Ok(project.child(export.as_str()).map_err(SinkError::below)?.map(Arc::new))
+        Ok(project.child(at.export.as_str()).map_err(SinkError::below)?.map(Arc::new))
     }
 
-    /// The folder of an export, made where it is missing; its name is durable on return.
+    /// The folder of an export, made if it is missing; its name is durable on return.
     pub(super) fn make_export_dir(
         &self,
         root: &Dir,
-        project: &ProjectName,
-        export: &ExportId,
+        at: &ExportPath,
     ) -> Result<Arc<Dir>, SinkError> {
-        let folder = (project.clone(), export.clone());
-        if self.folders().contains_key(&folder)
-            && let Some(dir) = Self::export_dir(root, project, export)?
+        if self.folders().contains_key(at)
+            && let Some(dir) = Self::export_dir(root, at)?
         {
-            self.folders().insert(folder, Arc::downgrade(&dir));
+            self.folders().insert(at.clone(), Arc::downgrade(&dir));
             return Ok(dir);
         }
         let mode = self.settings().modes.directory;
-        let made = root.make_child(project.as_str(), mode).map_err(SinkError::below)?;
-        let dir = made.make_child(export.as_str(), mode).map(Arc::new).map_err(SinkError::below)?;
-        self.folders().insert(folder, Arc::downgrade(&dir));
+        let made = root.make_child(at.project.as_str(), mode).map_err(SinkError::below)?;
+        let dir = made.make_child(at.export.as_str(), mode);
+        let dir = dir.map(Arc::new).map_err(SinkError::below)?;
+        self.folders().insert(at.clone(), Arc::downgrade(&dir));
         Ok(dir)
     }
 
-    /// The folder of an export as a part that is being written has it open. Whether its path still
-    /// leads there is asked before anything gets its final name.
-    pub(super) fn open_export_dir(
-        &self,
-        project: &ProjectName,
-        export: &ExportId,
-    ) -> Option<Arc<Dir>> {
-        self.folders().get(&(project.clone(), export.clone())).and_then(Weak::upgrade)
+    /// The folder of an export, if a part that is being written has it open. Whether its path still
+    /// leads there is checked before anything gets its final name.
+    pub(super) fn open_export_dir(&self, at: &ExportPath) -> Option<Arc<Dir>> {
+        self.folders().get(at).and_then(Weak::upgrade)
     }
 
-    /// Forgets an open folder that its path no longer leads to, or that nothing more will be
-    /// written to.
-    pub(super) fn forget_export_dir(&self, project: &ProjectName, export: &ExportId) {
-        self.folders().remove(&(project.clone(), export.clone()));
+    /// Forgets an open folder when its path no longer leads to it, or nothing more will be written
+    /// to it.
+    pub(super) fn forget_export_dir(&self, at: &ExportPath) {
+        self.folders().remove(at);
     }
 
     /// How many folders are remembered.
@@ -315,21 +287,16 @@ impl LocalSink {
         self.folders().len()
     }
 
-    fn folders(&self) -> MutexGuard<'_, HashMap<Folder, Weak<Dir>>> {
+    fn folders(&self) -> MutexGuard<'_, HashMap<ExportPath, Weak<Dir>>> {
         // A map is whole after any panic: an insertion happened or it did not.
-        self.0.folders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks a part as being written; `None` where it already is, or one whose name differs in case
-    /// alone: where case is nothing both have the same working file, and one would get its final
-    /// name with the bytes of the other.
-    pub(super) fn reserve(
-        &self,
-        project: &ProjectName,
-        export: &ExportId,
-        key: &PartKey,
-    ) -> Option<Reservation> {
-        let part = (project.clone(), export.clone(), key.clone());
+    /// Marks a part as being written; `None` if it already is, or another one whose name differs
+    /// only in case. A disk that ignores case has one working file for both, and one part would get
+    /// its final name with the bytes of the other.
+    pub(super) fn reserve(&self, at: &ExportPath, key: &PartKey) -> Option<Reservation> {
+        let part = (at.clone(), key.clone());
         match self.in_flight().entry(folded(&part)) {
             hash_map::Entry::Occupied(_) => None,
             hash_map::Entry::Vacant(place) => {
@@ -340,21 +307,17 @@ impl LocalSink {
     }
 
     /// The names of the partials of an export that are being written.
-    pub(super) fn partials_in_flight(
-        &self,
-        project: &ProjectName,
-        export: &ExportId,
-    ) -> HashSet<String> {
+    pub(super) fn partials_in_flight(&self, at: &ExportPath) -> HashSet<String> {
         self.in_flight()
             .values()
-            .filter(|(of, in_export, _)| of == project && in_export == export)
-            .map(|(_, _, key)| working_name(&key.file_name()))
+            .filter(|(of, _)| of == at)
+            .map(|(_, key)| working_name(&key.file_name()))
             .collect()
     }
 
     fn in_flight(&self) -> MutexGuard<'_, HashMap<String, InFlight>> {
         // A map is whole after any panic: an insertion happened or it did not.
-        self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -364,9 +327,9 @@ impl Drop for Reservation {
     }
 }
 
-/// The path of a part's file as a disk sees it to which upper and lower case are the same.
-fn folded((project, export, key): &InFlight) -> String {
-    format!("{project}/{export}/{}", key.file_name()).to_ascii_lowercase()
+/// The path of a part's file as a disk that ignores case sees it.
+fn folded((at, key): &InFlight) -> String {
+    format!("{at}/{}", key.file_name()).to_ascii_lowercase()
 }
 
 /// The name of the working file of `final_name`.
