@@ -252,7 +252,10 @@ pub struct Epoch(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerFault {
     /// Somebody else has claimed it since. No write of this epoch will ever succeed again.
-    #[error("another process has claimed the state (claim {}, this one has {})", .holder.0, .epoch.0)]
+    #[error(
+        "another process has claimed the state (its claim is {}, the one of this process {})",
+        .holder.0, .epoch.0
+    )]
     Refused { epoch: Epoch, holder: Epoch },
     #[error("{0}")]
     Unavailable(String),

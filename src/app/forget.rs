@@ -42,7 +42,13 @@ pub(super) async fn forget_records(
         let hindrance = match sink.forget(&at).await {
             Ok(()) => None,
             Err(error @ SinkFault::Conflict(_)) => {
-                tracing::warn!(event = "foreign_file_kept", %project, %export, cause = %error, "what is not ours stays: {error}");
+                tracing::warn!(
+                    event = "foreign_file_kept",
+                    %project,
+                    %export,
+                    cause = %error,
+                    "what is not ours stays: {error}"
+                );
                 None
             }
             Err(error) => Some(error.to_string()),

@@ -299,7 +299,8 @@ fn capacity(config: &Config) -> Capacity {
         tracing::warn!(
             event = "file_limit_low",
             cause,
-            "{cause}; parts at once: {}; raise LimitNOFILE of the service (ulimit -n in a shell), or lower download.max_parts",
+            "{cause}; parts at once: {}; raise LimitNOFILE of the service \
+             (ulimit -n in a shell), or lower download.max_parts",
             capacity.parts
         );
     }
@@ -332,7 +333,13 @@ pub async fn retry(
         let at = ExportPath { project: project.clone(), export: export.clone() };
         match sink.remove_notice(&at).await {
             Err(error @ SinkFault::Conflict(_)) => {
-                tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the notice of the failure stays: {error}");
+                tracing::warn!(
+                    event = "notice_kept",
+                    %project,
+                    %export,
+                    cause = %error,
+                    "the notice of the failure stays: {error}"
+                );
             }
             removed => removed.map_err(StartError::Removal)?,
         }
@@ -387,7 +394,8 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
             tracing::warn!(
                 event = "control_socket_missing",
                 cause = %error,
-                "there is no control socket, `status`, `reload`, `retry` and `forget` will not reach this process: {error}"
+                "there is no control socket, `status`, `reload`, `retry` and `forget` will not reach \
+                 this process: {error}"
             );
         }
     }

@@ -91,7 +91,13 @@ impl ChoreOrder {
             Chore::Seal { .. } => ChoreEnd::SealConflict { cause },
             Chore::WriteNotice(_) => {
                 let ExportPath { project, export } = &self.at;
-                tracing::warn!(event = "notice_unwritable", %project, %export, cause, "failed.json cannot be written: {cause}");
+                tracing::warn!(
+                    event = "notice_unwritable",
+                    %project,
+                    %export,
+                    cause,
+                    "failed.json cannot be written: {cause}"
+                );
                 ChoreEnd::NoticeWritten
             }
             Chore::RemoveNotice => ChoreEnd::NoticeRemoved,
@@ -119,7 +125,12 @@ impl ChoreOrder {
         };
         if self.sink.put(&self.at, document).await? == Put::Taken {
             let ExportPath { project, export } = &self.at;
-            tracing::info!(event = "export_taken", %project, %export, "sealed by an earlier run, and taken by its consumer since");
+            tracing::info!(
+                event = "export_taken",
+                %project,
+                %export,
+                "sealed by an earlier run, and taken by its consumer since"
+            );
         }
         Ok(ChoreEnd::Sealed)
     }

@@ -138,7 +138,11 @@ async fn look_for(
     }
     let looking = sink.manifests(project, Some(exports));
     let Ok(Ok(manifests)) = tokio::time::timeout(LOOK_TIMEOUT, looking).await else {
-        tracing::warn!(event = "manifests_unread", %project, "the disk does not answer: finished exports were not looked for");
+        tracing::warn!(
+            event = "manifests_unread",
+            %project,
+            "the disk does not answer: finished exports were not looked for"
+        );
         return Ok(HashMap::new());
     };
     let whole = |found| match found {
@@ -190,7 +194,14 @@ pub(crate) fn watch(
                 // Its parts are on record one by one: the listing is asked for again, and the
                 // manifest made anew.
                 Err(error) => {
-                    tracing::error!(event = "manifest_unreadable", %project, %export, cause = %error, "the manifest on record cannot be believed, the export is asked for again: {error}");
+                    tracing::error!(
+                        event = "manifest_unreadable",
+                        %project,
+                        %export,
+                        cause = %error,
+                        "the manifest on record cannot be believed, the export is asked for \
+                         again: {error}"
+                    );
                     WatchState::Polling(Polling::resumed(record.remote_status, kept))
                 }
             }
@@ -241,11 +252,23 @@ async fn forget_withdrawn_failures(
         match sink.remove_notice(&at).await {
             // A stranger's file at that name says nothing about this export.
             Ok(()) | Err(SinkFault::Conflict(_)) => {
-                tracing::info!(event = "failure_forgotten", %project, %export, "the failure is forgotten, the export is no longer configured");
+                tracing::info!(
+                    event = "failure_forgotten",
+                    %project,
+                    %export,
+                    "the failure is forgotten, the export is no longer configured"
+                );
                 facts.push(Fact::Watching { export: key });
             }
             Err(error) => {
-                tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the export is no longer configured, and the notice of its failure cannot be removed: {error}");
+                tracing::warn!(
+                    event = "notice_kept",
+                    %project,
+                    %export,
+                    cause = %error,
+                    "the export is no longer configured, and the notice of its failure cannot be \
+                     removed: {error}"
+                );
             }
         }
     }
@@ -282,7 +305,12 @@ async fn rebuild(
         ledger.commit(epoch, batch).await?;
     }
     if exports > 0 {
-        tracing::info!(event = "state_rebuilt", %project, exports, "the state did not know the project; finished exports were found on disk");
+        tracing::info!(
+            event = "state_rebuilt",
+            %project,
+            exports,
+            "the state did not know the project; finished exports were found on disk"
+        );
     }
     Ok(())
 }
@@ -295,7 +323,12 @@ async fn whole_exports(
     let manifests = match sink.manifests(project, None).await {
         Ok(manifests) => manifests,
         Err(error) => {
-            tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "finished exports cannot be looked for: {error}");
+            tracing::warn!(
+                event = "rebuild_incomplete",
+                %project,
+                cause = %error,
+                "finished exports cannot be looked for: {error}"
+            );
             return (Vec::new(), false);
         }
     };
@@ -306,11 +339,22 @@ async fn whole_exports(
                 found.push((export, totals, sealed_at));
             }
             Ok((export, Found::Rejected(cause))) => {
-                tracing::warn!(event = "manifest_rejected", %project, %export, %cause, "a manifest on disk is not believed: {cause}");
+                tracing::warn!(
+                    event = "manifest_rejected",
+                    %project,
+                    %export,
+                    %cause,
+                    "a manifest on disk is not believed: {cause}"
+                );
             }
             Err(error) => {
                 to_its_end = false;
-                tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "a finished export cannot be read: {error}");
+                tracing::warn!(
+                    event = "rebuild_incomplete",
+                    %project,
+                    cause = %error,
+                    "a finished export cannot be read: {error}"
+                );
             }
         }
     }

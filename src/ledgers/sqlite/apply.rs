@@ -112,7 +112,8 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
         Fact::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
         Fact::Sealing { export, manifest } => {
             ensure(on, export).await?;
-            let update = "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 AND export_id = $2";
+            let update = "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 \
+                          AND export_id = $2";
             one(on, update, export, &[manifest]).await
         }
         Fact::Completed { export, parts, bytes, at } => {
@@ -121,9 +122,9 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
         Fact::Failed { export, failure } => fail(on, export, failure).await,
         Fact::Watching { export } => {
             ensure(on, export).await?;
-            let update = "UPDATE export SET state = 'watching', manifest = NULL, failure_kind = NULL, \
-                          failure_cause = NULL, failure_code = NULL, failed_at = NULL \
-                          WHERE project = $1 AND export_id = $2";
+            let update = "UPDATE export SET state = 'watching', manifest = NULL, failure_kind = \
+                          NULL, failure_cause = NULL, failure_code = NULL, failed_at = NULL WHERE \
+                          project = $1 AND export_id = $2";
             one(on, update, export, &[]).await
         }
         Fact::Forgotten { export } => {
@@ -138,8 +139,8 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
         }
         Fact::PartialSynced { export, part } => keep_partial(on, export, part).await,
         Fact::Paused { scope, until } => {
-            let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) \
-                          ON CONFLICT (scope) DO UPDATE SET until_at = excluded.until_at";
+            let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) ON CONFLICT (scope) \
+                          DO UPDATE SET until_at = excluded.until_at";
             done(
                 sqlx::query(upsert)
                     .bind(scope.to_string())
@@ -155,13 +156,13 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
                 .await,
         ),
         Fact::SinkIdentified { place, identity } => {
-            let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) \
-                          ON CONFLICT (directory) DO UPDATE SET marker = excluded.marker";
+            let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) ON CONFLICT \
+                          (directory) DO UPDATE SET marker = excluded.marker";
             done(sqlx::query(upsert).bind(place).bind(identity).execute(on).await)
         }
         Fact::Recovered { project, at } => {
-            let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) \
-                          ON CONFLICT (project) DO NOTHING";
+            let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) ON CONFLICT \
+                          (project) DO NOTHING";
             done(
                 sqlx::query(insert)
                     .bind(project.to_string())
@@ -174,8 +175,8 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
 }
 
 async fn ensure(on: &mut SqliteConnection, export: &ExportKey) -> Result<(), sqlx::Error> {
-    let insert = "INSERT INTO export (project, export_id, state) VALUES ($1, $2, 'watching') \
-                  ON CONFLICT (project, export_id) DO NOTHING";
+    let insert = "INSERT INTO export (project, export_id, state) VALUES ($1, $2, 'watching') ON \
+                  CONFLICT (project, export_id) DO NOTHING";
     one(on, insert, export, &[]).await
 }
 
@@ -194,9 +195,10 @@ async fn commit_parts(
         insert_parts(on, export, rows).await?;
         left = rest;
     }
-    let delete = "DELETE FROM partial WHERE project = $1 AND export_id = $2 AND EXISTS (SELECT 1 FROM part \
-                  WHERE part.project = partial.project AND part.export_id = partial.export_id \
-                  AND part.number = partial.number AND part.file_id = partial.file_id)";
+    let delete = "DELETE FROM partial WHERE project = $1 AND export_id = $2 AND EXISTS (SELECT 1 \
+                  FROM part WHERE part.project = partial.project AND part.export_id = \
+                  partial.export_id AND part.number = partial.number AND part.file_id = \
+                  partial.file_id)";
     one(on, delete, export, &[]).await
 }
 
@@ -212,7 +214,8 @@ async fn insert_parts(
         checks.push(words.map_err(|error| sqlx::Error::Encode(error.into()))?);
     }
     let mut upsert = QueryBuilder::<Sqlite>::new(
-        "INSERT INTO part (project, export_id, number, file_id, bytes, declared_bytes, sha256, verified_by) ",
+        "INSERT INTO part (project, export_id, number, file_id, bytes, declared_bytes, sha256, \
+         verified_by) ",
     );
     upsert.push_values(parts.iter().zip(checks), |mut row, (part, verified_by)| {
         row.push_bind(project.as_str())
@@ -226,7 +229,8 @@ async fn insert_parts(
     });
     upsert.push(
         " ON CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, \
-         declared_bytes = excluded.declared_bytes, sha256 = excluded.sha256, verified_by = excluded.verified_by",
+         declared_bytes = excluded.declared_bytes, sha256 = excluded.sha256, verified_by = \
+         excluded.verified_by",
     );
     done(upsert.build().execute(on).await)
 }
@@ -240,8 +244,8 @@ async fn complete(
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
     let update = "UPDATE export SET state = 'completed', manifest = NULL, parts = $3, bytes = $4, \
-                  completed_at = $5, failure_kind = NULL, failure_cause = NULL, failure_code = NULL, \
-                  failed_at = NULL WHERE project = $1 AND export_id = $2";
+                  completed_at = $5, failure_kind = NULL, failure_cause = NULL, failure_code = \
+                  NULL, failed_at = NULL WHERE project = $1 AND export_id = $2";
     let updated = sqlx::query(update)
         .bind(export.project.to_string())
         .bind(export.export.as_str())
@@ -259,8 +263,9 @@ async fn fail(
     failure: &Failure,
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
-    let update = "UPDATE export SET state = 'failed', manifest = NULL, failure_kind = $3, failure_cause = $4, \
-                  failure_code = $5, failed_at = $6 WHERE project = $1 AND export_id = $2";
+    let update = "UPDATE export SET state = 'failed', manifest = NULL, failure_kind = $3, \
+                  failure_cause = $4, failure_code = $5, failed_at = $6 WHERE project = $1 AND \
+                  export_id = $2";
     let updated = sqlx::query(update)
         .bind(export.project.to_string())
         .bind(export.export.as_str())
@@ -277,10 +282,10 @@ async fn keep_partial(
     part: &ResumablePart,
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
-    let upsert = "INSERT INTO partial (project, export_id, number, file_id, bytes, sha256, total_bytes, etag) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-                  ON CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, \
-                  sha256 = excluded.sha256, total_bytes = excluded.total_bytes, etag = excluded.etag";
+    let upsert = "INSERT INTO partial (project, export_id, number, file_id, bytes, sha256, \
+                  total_bytes, etag) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (project, \
+                  export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, sha256 = \
+                  excluded.sha256, total_bytes = excluded.total_bytes, etag = excluded.etag";
     let inserted = sqlx::query(upsert)
         .bind(export.project.to_string())
         .bind(export.export.as_str())

@@ -151,7 +151,8 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
 async fn a_newer_schema_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let mut ledger = SqliteLedger::open(root.path()).await.unwrap();
-    let insert = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+    let insert = "INSERT INTO _sqlx_migrations \
+                  (version, description, success, checksum, execution_time) \
                   VALUES (7, 'later', TRUE, x'00', 0)";
     sqlx::query(insert).execute(ledger.connection().await.unwrap()).await.unwrap();
     ledger.close().await.unwrap();

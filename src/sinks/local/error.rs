@@ -19,8 +19,8 @@ pub enum SinkError {
     Away { directory: PathBuf, found: &'static str },
     /// Going on would use space that the operator reserved.
     #[error(
-        "{} has {free_bytes} bytes free; {needed_bytes} are needed besides the {reserve_bytes} that \
-         download.reserve keeps free",
+        "{} has {free_bytes} bytes free; {needed_bytes} are needed besides the {reserve_bytes} \
+         that download.reserve keeps free",
         .directory.display()
     )]
     Reserve { directory: PathBuf, free_bytes: u64, needed_bytes: u64, reserve_bytes: u64 },

@@ -82,8 +82,8 @@ pub(super) struct Inner {
     unnamed: Mutex<Option<bool>>,
     /// The keys are made by [`folded`].
     in_flight: Mutex<HashMap<String, InFlight>>,
-    /// Folders of exports whose names this run has made durable. They are not synced again for every
-    /// part, nor looked up again while one of their parts is being written.
+    /// Folders of exports whose names this run has made durable. They are not synced again for
+    /// every part, nor looked up again while one of their parts is being written.
     folders: Mutex<HashMap<ExportPath, Weak<Dir>>>,
 }
 
@@ -98,8 +98,8 @@ pub enum Opened {
     Adopted(MarkerId),
     /// It is the one that the state knows.
     Known,
-    /// It is missing, or it is another one; why, in words. Every operation fails until the right one
-    /// is back.
+    /// It is missing, or it is another one; why, in words. Every operation fails until the right
+    /// one is back.
     Away(String),
 }
 
@@ -165,7 +165,8 @@ impl LocalSink {
     }
 
     /// Changes the settings of this sink and all its clones, for what begins from now on. The
-    /// process's umask has to allow the modes, or folders may lose the setgid bit that they inherit.
+    /// process's umask has to allow the modes, or folders may lose the setgid bit that they
+    /// inherit.
     pub fn reconfigure(&self, settings: SinkSettings) {
         *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
@@ -181,8 +182,8 @@ impl LocalSink {
     }
 
     /// Whether the disk is fit for downloads: the marker is there, `room_bytes` are free above the
-    /// reserve, and a small file can go through all steps of a part. A smaller check would let parts
-    /// be fetched in vain.
+    /// reserve, and a small file can go through all steps of a part. A smaller check would let
+    /// parts be fetched in vain.
     pub(super) fn disk_check(&self, room_bytes: u64) -> Result<(), SinkError> {
         let root = Arc::new(self.root()?);
         self.check_reserve(&root, room_bytes)?;

@@ -156,7 +156,7 @@ impl PartWriter {
         Ok(Armed::Ready)
     }
 
-    /// Appends. After an error [`PartWriter::sync_and_keep`] may still save what was written before.
+    /// Appends. After an error `sync_and_keep` may still save what was written before.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let beyond = self.bytes.saturating_add(length) > self.allocated_bytes;
