@@ -2,7 +2,7 @@
 //! cut costs much.
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::downloader::DownloadNews;
 use crate::domain::part::PartKey;
@@ -37,7 +37,8 @@ pub(super) struct Checkpoints {
     origin: Option<BodyOrigin>,
     news: mpsc::Sender<DownloadNews>,
     next_at_bytes: u64,
-    under_way: Option<JoinHandle<Result<(), SinkFault>>>,
+    /// One at most.
+    under_way: JoinSet<Result<(), SinkFault>>,
 }
 
 impl Checkpoints {
@@ -49,7 +50,7 @@ impl Checkpoints {
         news: mpsc::Sender<DownloadNews>,
     ) -> Self {
         let next_at_bytes = first_byte.saturating_add(INTERVAL_BYTES);
-        Self { entry, key, origin, news, next_at_bytes, under_way: None }
+        Self { entry, key, origin, news, next_at_bytes, under_way: JoinSet::new() }
     }
 
     /// Begins a checkpoint where one is due; first waits for the one before.
@@ -66,13 +67,13 @@ impl Checkpoints {
         self.next_at_bytes = writer.bytes().saturating_add(INTERVAL_BYTES);
         let Some(checkpoint) = writer.checkpoint() else { return Ok(()) };
         let (entry, key, news) = (self.entry, self.key.clone(), self.news.clone());
-        self.under_way = Some(tokio::spawn(async move {
+        self.under_way.spawn(async move {
             let point = origin.resume_after(checkpoint.await?);
             let partial = ResumablePart { key, point };
             // Only an engine that has ended no longer listens.
             drop(news.send(DownloadNews::Checkpointed { entry, partial }).await);
             Ok(())
-        }));
+        });
         Ok(())
     }
 
@@ -81,9 +82,9 @@ impl Checkpoints {
     /// # Errors
     /// When it failed: the writer has to be discarded.
     pub(super) async fn settle(&mut self) -> Result<(), SinkFault> {
-        match self.under_way.take() {
-            // One that panicked or was never begun has proven nothing, and recorded nothing.
-            Some(under_way) => under_way.await.unwrap_or(Ok(())),
+        match self.under_way.join_next().await {
+            // One that panicked has proven nothing, and recorded nothing.
+            Some(ended) => ended.unwrap_or(Ok(())),
             None => Ok(()),
         }
     }

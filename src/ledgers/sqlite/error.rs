@@ -1,5 +1,6 @@
 //! What SQLite says, as faults of the port that name the file and say what to do about it.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use sqlx::migrate::MigrateError;
@@ -26,8 +27,7 @@ pub(super) fn newer(path: &Path, found: i64, known: i64) -> LedgerFault {
     ))
 }
 
-pub(super) fn unavailable(operation: &str, path: &Path, cause: impl ToString) -> LedgerFault {
-    let cause = cause.to_string();
+pub(super) fn unavailable(operation: &str, path: &Path, cause: &dyn Display) -> LedgerFault {
     LedgerFault::Unavailable(format!("cannot {operation} the state {}: {cause}", path.display()))
 }
 

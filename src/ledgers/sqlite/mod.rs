@@ -64,7 +64,7 @@ impl SqliteLedger {
         let path = directory.join(DATABASE_FILE);
         let place = directory.to_owned();
         let placed = tokio::task::spawn_blocking(move || make_place(&place));
-        placed.await.map_err(|panic| error::unavailable("look for", &path, panic))??;
+        placed.await.map_err(|panic| error::unavailable("look for", &path, &panic))??;
         let mut ledger = Self::beside(directory);
         ledger.check().await?;
         ledger.migrate().await?;

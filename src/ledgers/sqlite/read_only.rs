@@ -24,7 +24,7 @@ pub async fn look(
     let bytes_of = |path: &Path| match std::fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error::unavailable("look for", path, error)),
+        Err(error) => Err(error::unavailable("look for", path, &error)),
     };
     let wal = bytes_of(&directory.join(format!("{DATABASE_FILE}-wal")))?.unwrap_or(0);
     // A start that was cut short leaves an empty file.

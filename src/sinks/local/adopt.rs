@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::digest::Digests;
-use super::local::{LocalSink, working_name};
+use super::directory::{LocalSink, working_name};
 use super::{Mismatch, SinkError};
 use crate::domain::checksum::Check;
 use crate::domain::ids::ExportPath;

@@ -1,4 +1,4 @@
-//! Complete and checked parts get their final names: steps 4 to 6 of the order in `local`. A group
+//! Complete and checked parts get their final names: steps 4 to 6 of the order in `directory`. A group
 //! of parts shares one check of each folder and one sync of it.
 
 use std::fmt;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::SinkError;
 use super::adopt::hash;
-use super::local::{LocalSink, Reservation};
+use super::directory::{LocalSink, Reservation};
 use crate::domain::ids::ExportPath;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::is_small;
@@ -131,7 +131,7 @@ impl LocalSink {
         for (place, finished) in folder {
             match finished.file.sync() {
                 Ok(file) => {
-                    synced.push((place, finished.dir, file, finished.part, finished._reservation))
+                    synced.push((place, finished.dir, file, finished.part, finished._reservation));
                 }
                 Err(error) => outcomes[place] = Some(Err(error.into())),
             }

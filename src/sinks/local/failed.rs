@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::SinkError;
-use super::local::{LocalSink, Named, write_named};
+use super::directory::{LocalSink, Named, write_named};
 use crate::domain::ids::{ExportId, ExportPath};
 use crate::domain::manifest::FAILED_FILE;
 use crate::durable::{Dir, Entry};

@@ -3,11 +3,11 @@
 mod adopt;
 mod commit;
 mod digest;
+mod directory;
 mod error;
 mod failed;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod local;
 mod marker;
 mod part_writer;
 mod port;
@@ -17,7 +17,7 @@ mod tests;
 
 pub use commit::FinishedPart;
 pub use digest::{Digests, Mismatch};
+pub use directory::{LocalSink, Opened, SinkSettings};
 pub use error::SinkError;
-pub use local::{LocalSink, Opened, SinkSettings};
 pub use marker::{MARKER_FILE, MarkerId, MarkerIdError};
 pub use part_writer::PartWriter;

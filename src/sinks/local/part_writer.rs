@@ -1,4 +1,4 @@
-//! One part being written: steps 1 to 3 of the order in `local`.
+//! One part being written: steps 1 to 3 of the order in `directory`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::SinkError;
 use super::commit::FinishedPart;
 use super::digest::Digests;
-use super::local::{LocalSink, Reservation, working_name};
+use super::directory::{LocalSink, Reservation, working_name};
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
 use crate::domain::ids::ExportPath;
 use crate::domain::part::{CommittedPart, PartKey, Sha256};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::SinkError;
-use super::local::{LocalSink, Named, write_named};
+use super::directory::{LocalSink, Named, write_named};
 use crate::domain::ids::{ExportId, ExportPath, ProjectName};
 use crate::domain::manifest::{MANIFEST_FILE, Manifest};
 use crate::domain::watch::Totals;

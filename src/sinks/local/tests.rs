@@ -83,7 +83,6 @@ fn put(path: &Path, bytes: &[u8]) {
     std::io::Write::write_all(&mut fs::File::create(path).unwrap(), bytes).unwrap();
 }
 
-/// Behind these bytes of ten.
 fn point(before: &[u8]) -> ResumePoint {
     let mut digests = Digests::new(&[]);
     digests.update(before);
@@ -466,7 +465,7 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     assert_eq!(opened, Opened::Known);
     let at = at("export_1");
     let mv = |from: &Path, to: &Path| {
-        assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success())
+        assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success());
     };
 
     mv(&path, &aside);

@@ -1,19 +1,25 @@
 //! What every sink has to do, written against the port alone. [`conforms!`] makes a test of each
 //! function here for one implementation.
 
-use std::collections::BTreeSet;
+mod documents;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
-use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::ExportPath;
-use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest, failure_notice};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
-use crate::domain::report::ReportFacts;
 use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, ResumePoint, StrongEtag};
-use crate::domain::watch::{PartOrder, Totals};
-use crate::ports::{Armed, Document, Finished, Found, Put, Sink, SinkFault, Upload};
+use crate::domain::watch::PartOrder;
+use crate::ports::{Armed, Finished, Sink, SinkFault, Upload};
+
+pub(crate) use documents::{
+    a_manifest_is_written_once_and_never_over_another,
+    a_notice_is_ours_to_replace_and_to_remove_and_nobody_elses,
+    a_sink_that_is_well_says_so_and_has_no_room_for_everything,
+    manifests_are_found_again_and_believed_only_if_the_files_agree,
+    sealing_is_finished_after_a_crash_whatever_a_consumer_took,
+    what_is_forgotten_leaves_what_is_finished,
+};
 
 /// One place for bytes, empty at first, as a consumer sees it: what is still being written has no
 /// name there.
@@ -67,8 +73,6 @@ macro_rules! conforms {
 pub(crate) use conforms;
 
 const DIGITS: &[u8] = b"0123456789";
-/// A part of this length is worth a checkpoint.
-const LARGE: usize = CHECKPOINT_BYTES as usize + 10;
 
 fn at(export: &str) -> ExportPath {
     ExportPath { project: "shop".parse().unwrap(), export: export.parse().unwrap() }
@@ -123,17 +127,6 @@ async fn published<S: Sink>(
 ) -> Result<CommittedPart, SinkFault> {
     let finished = finished(sink, number, bytes).await;
     sink.publish(vec![finished]).await.remove(0)
-}
-
-fn manifest(export: &str, parts: Vec<CommittedPart>) -> Manifest {
-    let ExportPath { project, export } = at(export);
-    let sealed_at = "2026-01-02T03:04:05Z".parse().unwrap();
-    Manifest::seal(project, export, ReportFacts::default(), parts, sealed_at)
-}
-
-async fn seal(sink: &impl Sink, manifest: &Manifest) -> Result<Put, SinkFault> {
-    let at = at(manifest.export_id.as_str());
-    sink.put(&at, Document::Manifest(manifest.to_text().into())).await
 }
 
 pub(crate) async fn a_part_appears_whole_and_checked_or_not_at_all(shelf: &impl Shelf) {
@@ -316,29 +309,30 @@ pub(crate) async fn what_is_kept_is_continued_or_fetched_again(shelf: &impl Shel
 
 pub(crate) async fn a_checkpoint_outlives_a_crash_or_is_never_promised(shelf: &impl Shelf) {
     let sink = shelf.open().await;
-    let bytes: Vec<u8> = (0..LARGE).map(|at| b'a' + u8::try_from(at % 23).unwrap()).collect();
-    let mut upload = begin(&sink, 1, LARGE, &Plan::FromStart).await;
+    let large = usize::try_from(CHECKPOINT_BYTES).unwrap() + 10;
+    let bytes: Vec<u8> = (0..large).map(|at| b'a' + u8::try_from(at % 23).unwrap()).collect();
+    let mut upload = begin(&sink, 1, large, &Plan::FromStart).await;
     upload.arm(&[]).await.unwrap();
-    upload.write(&bytes[..LARGE / 2]).await.unwrap();
+    upload.write(&bytes[..large / 2]).await.unwrap();
     let checkpoint = upload.checkpoint();
-    upload.write(&bytes[LARGE / 2..LARGE / 2 + 5]).await.unwrap();
+    upload.write(&bytes[large / 2..large / 2 + 5]).await.unwrap();
     let plan = match checkpoint {
         Some(checkpoint) => {
             let prefix = checkpoint.await.unwrap();
-            assert!(usize::try_from(prefix.bytes).unwrap() <= LARGE / 2 + 5);
-            behind(prefix, LARGE)
+            assert!(usize::try_from(prefix.bytes).unwrap() <= large / 2 + 5);
+            behind(prefix, large)
         }
         None => Plan::FromStart,
     };
     // As a crash would: nobody keeps it.
     drop(upload);
     let sink = shelf.open().await;
-    let mut upload = begin(&sink, 1, LARGE, &plan).await;
+    let mut upload = begin(&sink, 1, large, &plan).await;
     assert_eq!(upload.plan(), &plan);
     assert_eq!(upload.arm(&[]).await.unwrap(), Armed::Ready);
     let already = usize::try_from(upload.bytes()).unwrap();
     upload.write(&bytes[already..]).await.unwrap();
-    let finished = upload.finish(Some(LARGE as u64), &[]).await.unwrap();
+    let finished = upload.finish(Some(large as u64), &[]).await.unwrap();
     let part = sink.publish(vec![finished.sync().await.unwrap()]).await.remove(0).unwrap();
     assert_eq!(part.sha256, sha256(&bytes));
     assert!(shelf.read(&at("e1"), &name(1)).unwrap() == bytes);
@@ -400,157 +394,4 @@ pub(crate) async fn parts_without_a_record_are_adopted_or_a_conflict(shelf: &imp
     assert_eq!((again.adopted, again.conflicts), (prepared.adopted, prepared.conflicts));
     let has_room = sink.free_bytes().await.unwrap().is_some();
     assert_eq!(prepared.room_bytes.is_some(), has_room);
-}
-
-pub(crate) async fn a_manifest_is_written_once_and_never_over_another(shelf: &impl Shelf) {
-    let (sink, at) = (shelf.open().await, at("e1"));
-    let part = published(&sink, 1, b"1234").await.unwrap();
-    let sealed = manifest("e1", vec![part.clone()]);
-    assert_eq!(seal(&sink, &sealed).await.unwrap(), Put::Written);
-    assert_eq!(seal(&sink, &sealed).await.unwrap(), Put::AlreadyThere);
-    let mut later = sealed.clone();
-    later.sealed_at = "2027-01-01T00:00:00Z".parse().unwrap();
-    assert_eq!(seal(&sink, &later).await.unwrap(), Put::AlreadyThere, "of the same files");
-    let fault = seal(&sink, &manifest("e1", vec![])).await.unwrap_err();
-    assert!(matches!(fault, SinkFault::Conflict(_)), "{fault:?}");
-    assert_eq!(shelf.read(&at, MANIFEST_FILE).unwrap(), sealed.to_text().as_bytes());
-    assert_eq!(shelf.names(&at), [MANIFEST_FILE.to_owned(), name(1)]);
-    let empty = manifest("e2", vec![]);
-    assert_eq!(seal(&sink, &empty).await.unwrap(), Put::Written, "an export without parts");
-}
-
-pub(crate) async fn sealing_is_finished_after_a_crash_whatever_a_consumer_took(shelf: &impl Shelf) {
-    let (sink, at) = (shelf.open().await, at("e1"));
-    let parts = [published(&sink, 1, b"1234").await, published(&sink, 2, b"5").await];
-    let text: std::sync::Arc<str> =
-        manifest("e1", parts.map(Result::unwrap).into()).to_text().into();
-    let recover = || sink.put(&at, Document::RecordedManifest(text.clone()));
-    assert_eq!(recover().await.unwrap(), Put::Written, "died before the manifest");
-    assert_eq!(recover().await.unwrap(), Put::AlreadyThere, "died after it");
-    shelf.take(&at, MANIFEST_FILE);
-    shelf.take(&at, &name(1));
-    assert_eq!(recover().await.unwrap(), Put::Written, "one part is left");
-    shelf.take(&at, MANIFEST_FILE);
-    shelf.take(&at, &name(2));
-    assert_eq!(recover().await.unwrap(), Put::Taken);
-    assert_eq!(shelf.names(&at), [""; 0], "not written again");
-    let broken = Document::RecordedManifest("{".into());
-    let fault = sink.put(&at, broken).await.unwrap_err();
-    assert!(matches!(fault, SinkFault::Conflict(_)), "{fault:?}");
-}
-
-pub(crate) async fn manifests_are_found_again_and_believed_only_if_the_files_agree(
-    shelf: &impl Shelf,
-) {
-    let sink = shelf.open().await;
-    let exports = ["cut", "none", "other", "short", "taken", "whole"];
-    for export in exports {
-        let at = at(export);
-        let mut upload = sink.begin(&at, &order(1, Some(4)), &Plan::FromStart).await.unwrap();
-        upload.write(b"1234").await.unwrap();
-        let finished = upload.finish(Some(4), &[]).await.unwrap();
-        let part = sink.publish(vec![finished]).await.remove(0).unwrap();
-        match export {
-            "none" => {}
-            "cut" => shelf.put(&at, MANIFEST_FILE, b"{\"version\": 1,"),
-            "other" => {
-                let text = manifest("another", vec![part]).to_text();
-                shelf.put(&at, MANIFEST_FILE, text.as_bytes());
-            }
-            _ => assert_eq!(seal(&sink, &manifest(export, vec![part])).await, Ok(Put::Written)),
-        }
-    }
-    shelf.take(&at("taken"), &name(1));
-    shelf.take(&at("short"), &name(1));
-    shelf.put(&at("short"), &name(1), b"123");
-    let sink = shelf.open().await;
-    let project = at("any").project;
-    let named = exports.iter().chain(&["unknown"]).map(|export| export.parse().unwrap());
-    for only in [None, Some(named.collect())] {
-        let found = sink.manifests(&project, only).await.unwrap();
-        let found: BTreeSet<_> = found
-            .into_iter()
-            .map(|found| match found.unwrap() {
-                (export, Found::Whole { totals, sealed_at }) => {
-                    assert_eq!(totals, Totals { parts: 1, bytes: 4 });
-                    assert_eq!(sealed_at.to_string(), "2026-01-02T03:04:05Z");
-                    (export.to_string(), true)
-                }
-                (export, Found::Rejected(_)) => (export.to_string(), false),
-            })
-            .collect();
-        let expected =
-            [("cut", false), ("other", false), ("short", false), ("taken", true), ("whole", true)];
-        assert_eq!(found, expected.map(|(export, whole)| (export.to_owned(), whole)).into());
-    }
-    let found = sink.manifests(&project, Some(vec!["whole".parse().unwrap()])).await.unwrap();
-    assert_eq!(found.len(), 1, "no other is looked for");
-    assert_eq!(sink.manifests(&"other".parse().unwrap(), None).await.unwrap(), []);
-}
-
-pub(crate) async fn a_notice_is_ours_to_replace_and_to_remove_and_nobody_elses(shelf: &impl Shelf) {
-    let (sink, at) = (shelf.open().await, at("e1"));
-    let notice = |cause: &str| {
-        let failure = Failure {
-            kind: FailureKind::Expired,
-            cause: cause.to_owned(),
-            error_code: None,
-            at: "2026-01-02T03:04:05Z".parse().unwrap(),
-        };
-        failure_notice(&at.project, &at.export, &failure)
-    };
-    let write = |cause: &str| sink.put(&at, Document::Notice(notice(cause)));
-    sink.remove_notice(&at).await.unwrap();
-    for cause in ["one", "one", "two"] {
-        write(cause).await.unwrap();
-        assert_eq!(shelf.read(&at, FAILED_FILE).unwrap(), notice(cause).as_bytes());
-    }
-    sink.remove_notice(&at).await.unwrap();
-    assert_eq!(shelf.names(&at), [""; 0]);
-    for theirs in ["{\"export_id\": \"e2\", \"kind\": \"x\"}", "hello"] {
-        shelf.put(&at, FAILED_FILE, theirs.as_bytes());
-        for fault in [write("three").await.err(), sink.remove_notice(&at).await.err()] {
-            assert!(matches!(fault, Some(SinkFault::Conflict(_))), "{fault:?}");
-        }
-        assert_eq!(shelf.read(&at, FAILED_FILE).unwrap(), theirs.as_bytes());
-        shelf.take(&at, FAILED_FILE);
-    }
-}
-
-pub(crate) async fn what_is_forgotten_leaves_what_is_finished(shelf: &impl Shelf) {
-    let (sink, at) = (shelf.open().await, at("e1"));
-    sink.forget(&at).await.unwrap();
-    let part = published(&sink, 1, DIGITS).await.unwrap();
-    let mut upload = begin(&sink, 2, 10, &Plan::FromStart).await;
-    upload.write(&DIGITS[..7]).await.unwrap();
-    let kept = upload.keep().await.unwrap();
-    sink.put(&at, Document::Notice("{\"export_id\": \"e1\", \"kind\": \"x\"}".to_owned()))
-        .await
-        .unwrap();
-    sink.forget(&at).await.unwrap();
-    sink.forget(&at).await.unwrap();
-    assert_eq!(shelf.names(&at), [name(1)]);
-    if let Some(prefix) = kept {
-        let upload = begin(&sink, 2, 10, &behind(prefix, 10)).await;
-        assert_eq!(upload.bytes(), 0, "what was unfinished is gone");
-    }
-    seal(&sink, &manifest("e1", vec![part])).await.unwrap();
-    shelf.put(&at, FAILED_FILE, b"hello");
-    let fault = sink.forget(&at).await.unwrap_err();
-    assert!(matches!(fault, SinkFault::Conflict(_)), "{fault:?}");
-    assert_eq!(shelf.names(&at), [FAILED_FILE.to_owned(), MANIFEST_FILE.to_owned(), name(1)]);
-}
-
-pub(crate) async fn a_sink_that_is_well_says_so_and_has_no_room_for_everything(shelf: &impl Shelf) {
-    let sink = shelf.open().await;
-    sink.health(0).await.unwrap();
-    sink.health(1024).await.unwrap();
-    if let Some(free_bytes) = sink.free_bytes().await.unwrap() {
-        assert!(free_bytes > 0);
-        let fault = sink.health(u64::MAX).await.unwrap_err();
-        assert!(matches!(fault, SinkFault::Unavailable(_)), "{fault:?}");
-    }
-    let elsewhere = sink.on(&tokio::runtime::Handle::current());
-    assert_eq!(elsewhere.reserve_bytes(), sink.reserve_bytes());
-    published(&elsewhere, 1, b"").await.unwrap();
 }
