@@ -21,6 +21,7 @@
 //! | 2 | [`config`] | TOML in, types out, every fault with file, line and key |
 //! | 2 | [`control`] | the control socket: how the command line talks to the running daemon |
 //! | 2 | [`process`] | locks, signals, service manager, logs, runtimes, umask, core dumps |
+//! | 1 | [`ports`] | what the engine needs of the outside: a sink for bytes, a ledger for facts |
 //! | 1 | [`transport`] | what both HTTP clients share; the one place that sends |
 //! | 1 | [`durable`] | the one place that makes working files, renames and syncs |
 //! | 1 | [`exit`] | exit codes |
@@ -35,6 +36,7 @@ pub mod domain;
 pub mod durable;
 pub mod exit;
 pub mod meters;
+pub mod ports;
 pub mod transport;
 
 pub mod api;

@@ -33,23 +33,25 @@ use reload::Reloader;
 use crate::config::{Config, Environment, ProjectConfig, command};
 use crate::control::ControlSocket;
 use crate::domain::capacity::Capacity;
-use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::modes::DirectoryMode;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
 use crate::engine::archive::{Archive, Found};
 use crate::engine::control::{Desired, DesiredProject};
 use crate::engine::overview::Overview;
-use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler};
+use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler, run_writer};
 use crate::engine::{archive, recovery};
 use crate::exit;
 use crate::fetch::StoreClient;
-use crate::ledgers::sqlite::{self, Change, Store, StoreError, run_writer};
+use crate::ledgers::sqlite::{self, SqliteLedger};
 use crate::meters::Meters;
+use crate::ports::{Epoch, Fact, Ledger, LedgerFault, Sink, SinkFault};
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
 use crate::process::{limits, service, umask};
+use crate::sinks::AnySink;
 use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::status::{self, Stamped};
 use crate::transport::{ClientError, TlsError};
@@ -62,7 +64,7 @@ pub use clients::api_clients;
 /// at once.
 const WRITE_QUEUE: usize = 256;
 /// Answers of the state's writer that may wait; each speaks of a whole transaction.
-const STORE_EVENT_QUEUE: usize = 64;
+const LEDGER_EVENT_QUEUE: usize = 64;
 /// Questions to the scheduler that may wait.
 const CONTROL_QUEUE: usize = 16;
 /// Longest wait for the state to be closed at the end.
@@ -104,7 +106,7 @@ pub enum StartError {
     Lock(#[from] LockError),
     /// The state cannot be opened.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Ledger(#[from] LedgerFault),
     /// The download directory cannot be used.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -117,6 +119,9 @@ pub enum StartError {
     /// The state directory cannot be made.
     #[error(transparent)]
     Directory(#[from] DurableError),
+    /// The sink did not take a notice away.
+    #[error("the notice of the failure cannot be removed: {0}")]
+    Removal(SinkFault),
     /// A REST API key cannot be used.
     #[error("project {project}: the rest api key cannot be used: {cause}")]
     Key {
@@ -149,8 +154,9 @@ impl StartError {
             | Self::Tls(_)
             | Self::Key { .. }
             | Self::Directory(_)
+            | Self::Removal(_)
             | Self::Listen { .. } => exit::CONFIGURATION,
-            Self::Store(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
+            Self::Ledger(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
         }
     }
 }
@@ -184,31 +190,35 @@ impl App {
         let accesses = clients.accesses(&config, &environment)?;
         let state_lock = lock_state(&config).await?;
         let status_server = status_server(&config).await?;
-        let mut store = Store::open(&config.state_directory).await?;
-        let (sink, download_lock) = open_sink(&config, &mut store).await?;
-        let found = recovery::recover(&mut store, &sink, &config.projects).await?;
+        let (mut ledger, epoch) = open_ledger(&config).await?;
+        let (sink, download_lock) = open_sink(&config, &mut ledger, epoch).await?;
+        let sink = sink.on(&transfer.first);
+        let found = recovery::recover(&mut ledger, epoch, &sink, &config.projects).await?;
         let stop_writer = CancellationToken::new();
         let (writes, write_queue) = mpsc::channel(WRITE_QUEUE);
-        let (events, store_events) = mpsc::channel(STORE_EVENT_QUEUE);
+        let (events, ledger_events) = mpsc::channel(LEDGER_EVENT_QUEUE);
         let mut writer = JoinSet::new();
-        writer.spawn(run_writer(store, write_queue, events, stop_writer.clone()));
+        writer.spawn(run_writer(ledger, epoch, write_queue, events, stop_writer.clone()));
         let (engine, control) = mpsc::channel(CONTROL_QUEUE);
         let first = desired(&config, accesses, None, false);
-        let archive =
-            Archive { state_directory: config.state_directory.clone(), sink: sink.clone() };
-        let (meters, blocking) = (Meters::default(), transfer.first.clone());
+        let archive = Archive {
+            state_directory: config.state_directory.clone(),
+            sink: AnySink::Local(sink.clone()),
+            epoch,
+        };
+        let meters = Meters::default();
         let (scheduler, overviews) = Scheduler::new(EngineParts {
             policies: first.policies,
             capacity: first.capacity,
             retry_command: command("retry", &config.file),
             exit_when_settled: options.exit_when_settled,
             deadline: options.deadline,
-            sink: sink.clone(),
+            sink: AnySink::Local(sink.clone()),
             download_lock: download_lock.clone(),
             lanes: Lanes::new(transfer, &clients.store),
             archive,
             writes,
-            store_events,
+            ledger_events,
             control,
             meters: meters.clone(),
         });
@@ -217,8 +227,9 @@ impl App {
         let desk = Desk { engine: engine.clone(), reloads, config_file: config.file.clone() };
         answer_questions(&mut services, &config.state_directory, desk);
         if let Some(server) = status_server {
-            let (engine, sink, config_file) = (engine.clone(), sink.clone(), config.file.clone());
-            services.spawn(server.serve(Sources { engine, config_file, meters, sink, blocking }));
+            let (engine, config_file) = (engine.clone(), config.file.clone());
+            let sink = AnySink::Local(sink.clone());
+            services.spawn(server.serve(Sources { engine, config_file, meters, sink }));
         }
         let reloader = Reloader { config, clients, environment, sink, engine, requests, hangups };
         services.spawn(reloader.run());
@@ -336,28 +347,33 @@ pub async fn retry(
 ) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
-    let mut store = Store::open(&config.state_directory).await?;
-    let (sink, _download_lock) = open_sink(config, &mut store).await?;
+    let (mut ledger, epoch) = open_ledger(config).await?;
+    let (sink, _download_lock) = open_sink(config, &mut ledger, epoch).await?;
     let names = names(config);
-    let failed = store.failed_exports(wanted).await?;
+    let failed = ledger.find(wanted, true).await?;
     let mut retried = Vec::new();
     for ExportKey { project: digest, export } in failed {
         let Some(project) = names.get(&digest) else { continue };
         // The notice first: should this stop half way, the export is still failed and can be
         // retried once more.
-        let (sink, name, id) = (sink.clone(), project.clone(), export.clone());
-        let removed = tokio::task::spawn_blocking(move || sink.remove_failed(&name, &id)).await;
-        match removed.map_err(|_| StartError::Worker)? {
-            Err(error) if error.is_conflict() => {
-                tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the notice of the failure stays: {error}");
+        let at = ExportPath { project: project.clone(), export: export.clone() };
+        match sink.remove_notice(&at).await {
+            Err(fault @ SinkFault::Conflict(_)) => {
+                tracing::warn!(
+                    event = "notice_kept",
+                    %project,
+                    %export,
+                    cause = %fault,
+                    "the notice of the failure stays: {fault}"
+                );
             }
-            removed => removed?,
+            removed => removed.map_err(StartError::Removal)?,
         }
         let key = ExportKey { project: digest, export: export.clone() };
-        store.apply(&[Change::Watching { export: key }]).await?;
+        ledger.commit(epoch, &[Fact::Watching { export: key }]).await?;
         retried.push((project.clone(), export));
     }
-    store.close().await?;
+    ledger.close().await?;
     Ok(retried)
 }
 
@@ -379,10 +395,11 @@ pub async fn forget(
 ) -> Result<Vec<Forgotten>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
-    let mut store = Store::open(&config.state_directory).await?;
-    let (sink, _download_lock) = open_sink(config, &mut store).await?;
-    let outcomes = archive::forget(&mut store, &sink, &names(config), wanted, Vec::new()).await?;
-    store.close().await?;
+    let (mut ledger, epoch) = open_ledger(config).await?;
+    let (sink, _download_lock) = open_sink(config, &mut ledger, epoch).await?;
+    let outcomes =
+        archive::forget(&mut ledger, epoch, &sink, &names(config), wanted, Vec::new()).await?;
+    ledger.close().await?;
     Ok(outcomes)
 }
 
@@ -449,16 +466,27 @@ async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
     lock.await.map_err(|_| StartError::Worker)?
 }
 
+/// Opens the state and claims it: whatever had it open before cannot write from now on.
+async fn open_ledger(config: &Config) -> Result<(SqliteLedger, Epoch), StartError> {
+    let digests: Vec<_> =
+        config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
+    let mut ledger = SqliteLedger::open(&config.state_directory).await?;
+    let epoch = ledger.claim(&digests).await?;
+    Ok((ledger, epoch))
+}
+
 /// Opens the download directory as the state knows it, and locks it. One that is known and away, or
 /// cannot be written now, is locked when it is found to be well.
 async fn open_sink(
     config: &Config,
-    store: &mut Store,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
 ) -> Result<(LocalSink, Arc<LateLock>), StartError> {
     let directory = config.download.directory.clone();
     let place = directory.display().to_string();
     // A marker on record that cannot be read is as good as none: the directory's own is adopted.
-    let known = store.marker(&place).await?.and_then(|marker| marker.parse::<MarkerId>().ok());
+    let known =
+        ledger.sink_identity(&place).await?.and_then(|marker| marker.parse::<MarkerId>().ok());
     let settings = sink_settings(config);
     let lock = Arc::new(LateLock::new(directory.join(DOWNLOAD_LOCK)));
     let opened = tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, settings));
@@ -467,7 +495,9 @@ async fn open_sink(
         return Ok((sink, lock));
     }
     if let Opened::Created(marker) | Opened::Adopted(marker) = opened {
-        store.apply(&[Change::Marker { directory: place, marker: marker.to_string() }]).await?;
+        ledger
+            .commit(epoch, &[Fact::SinkIdentified { place, identity: marker.to_string() }])
+            .await?;
     }
     let taking = lock.clone();
     let taken = tokio::task::spawn_blocking(move || taking.ensure())

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::recovery::recover_unknown;
-use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::Watch;
-use crate::ledgers::sqlite::{Change, Store, StoreError};
-use crate::sinks::local::LocalSink;
+use crate::ledgers::sqlite::SqliteLedger;
+use crate::ports::{Epoch, Fact, Ledger, LedgerFault, Sink, SinkFault};
+use crate::sinks::AnySink;
 
 /// Some exports of one project.
 #[derive(Debug, Clone)]
@@ -54,7 +55,8 @@ pub struct Forgotten {
 #[derive(Debug, Clone)]
 pub struct Archive {
     pub state_directory: PathBuf,
-    pub sink: LocalSink,
+    pub sink: AnySink,
+    pub epoch: Epoch,
 }
 
 impl Archive {
@@ -62,11 +64,11 @@ impl Archive {
     ///
     /// # Errors
     /// When the state cannot be read or written.
-    pub(crate) async fn look_up(&self, wanted: &[Wanted]) -> Result<Found, StoreError> {
-        let mut store = Store::beside(&self.state_directory);
-        let watches = recover_unknown(&mut store, &self.sink, wanted).await?;
-        let pauses = store.pauses().await?;
-        store.close().await?;
+    pub(crate) async fn look_up(&self, wanted: &[Wanted]) -> Result<Found, LedgerFault> {
+        let mut ledger = SqliteLedger::beside(&self.state_directory);
+        let watches = recover_unknown(&mut ledger, self.epoch, &self.sink, wanted).await?;
+        let pauses = ledger.pauses().await?;
+        ledger.close().await?;
         let keys = wanted.iter().flat_map(|Wanted { project, exports, .. }| {
             exports.iter().map(|export| ExportKey { project: *project, export: export.clone() })
         });
@@ -82,10 +84,10 @@ impl Archive {
         names: &HashMap<ProjectDigest, ProjectName>,
         wanted: &BTreeSet<ExportId>,
         more: Vec<ExportKey>,
-    ) -> Result<Vec<Forgotten>, StoreError> {
-        let mut store = Store::beside(&self.state_directory);
-        let forgotten = forget(&mut store, &self.sink, names, wanted, more).await;
-        if let Err(error) = store.close().await {
+    ) -> Result<Vec<Forgotten>, LedgerFault> {
+        let mut ledger = SqliteLedger::beside(&self.state_directory);
+        let forgotten = forget(&mut ledger, self.epoch, &self.sink, names, wanted, more).await;
+        if let Err(error) = ledger.close().await {
             tracing::warn!(event = "state_close_failed", cause = %error, "the state was not closed cleanly: {error}");
         }
         forgotten
@@ -99,31 +101,36 @@ impl Archive {
 /// # Errors
 /// When the state cannot be read or written.
 pub async fn forget(
-    store: &mut Store,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     names: &HashMap<ProjectDigest, ProjectName>,
     wanted: &BTreeSet<ExportId>,
     more: Vec<ExportKey>,
-) -> Result<Vec<Forgotten>, StoreError> {
-    let mut keys = store.recorded_exports(wanted).await?;
+) -> Result<Vec<Forgotten>, LedgerFault> {
+    let mut keys = ledger.find(wanted, false).await?;
     keys.extend(more.into_iter().filter(|key| !keys.contains(key)).collect::<Vec<_>>());
     let mut outcomes = Vec::new();
     for key in keys {
         let Some(project) = names.get(&key.project).cloned() else { continue };
         let export = key.export.clone();
-        let (sink, name, id) = (sink.clone(), project.clone(), export.clone());
-        let removed = tokio::task::spawn_blocking(move || sink.forget(&name, &id)).await;
-        let hindrance = match removed {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) if error.is_conflict() => {
-                tracing::warn!(event = "foreign_file_kept", %project, %export, cause = %error, "what is not ours stays: {error}");
+        let at = ExportPath { project: project.clone(), export: export.clone() };
+        let hindrance = match sink.forget(&at).await {
+            Ok(()) => None,
+            Err(fault @ SinkFault::Conflict(_)) => {
+                tracing::warn!(
+                    event = "foreign_file_kept",
+                    %project,
+                    %export,
+                    cause = %fault,
+                    "a file that is not ours stays: {fault}"
+                );
                 None
             }
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("the removal of its files panicked".to_owned()),
+            Err(fault) => Some(fault.to_string()),
         };
         if hindrance.is_none() {
-            store.apply(&[Change::Forgotten { export: key }]).await?;
+            ledger.commit(epoch, &[Fact::Forgotten { export: key }]).await?;
         }
         outcomes.push(Forgotten { project, export, hindrance });
     }

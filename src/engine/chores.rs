@@ -1,20 +1,19 @@
-//! Blocking work on an export's folder: prepare it, seal it, leave or take away the notice of a
-//! failure.
+//! Work on an export as a whole: prepare it, seal it, leave or take away the notice of a failure.
 
 use std::sync::Arc;
 
 use crate::domain::failure::Failure;
 use crate::domain::ids::ExportPath;
-use crate::domain::manifest::{Manifest, failure_notice};
+use crate::domain::manifest::failure_notice;
 use crate::domain::part::{CommittedPart, PartKey};
-use crate::domain::resume::ResumablePart;
 use crate::domain::watch::PartOrder;
-use crate::sinks::local::{LocalSink, Recovered, SinkError};
+use crate::ports::{Document, Put, Sink, SinkFault};
+use crate::sinks::AnySink;
 
-/// One piece of work on one export's folder.
+/// One piece of work on one export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chore {
-    /// Make the folder, see what lies in it, and how much room there is.
+    /// Make a place for the parts, see what is there, and how much room there is.
     Prepare,
     /// Write `manifest.json`.
     Seal { manifest: Arc<str>, boot: bool },
@@ -47,8 +46,8 @@ impl Chore {
 /// What a chore is done with.
 #[derive(Debug)]
 pub(crate) struct ChoreOrder {
-    pub(crate) sink: LocalSink,
-    pub(crate) path: ExportPath,
+    pub(crate) sink: AnySink,
+    pub(crate) at: ExportPath,
     pub(crate) chore: Chore,
     /// Parts without a record, for [`Chore::Prepare`].
     pub(crate) unrecorded: Vec<PartOrder>,
@@ -57,7 +56,7 @@ pub(crate) struct ChoreOrder {
 /// How a chore ended.
 #[derive(Debug)]
 pub(crate) enum ChoreEnd {
-    /// The folder is ready; whether the export fits beside the others is for the scheduler to say.
+    /// The place is ready; whether the export fits beside the others is for the scheduler to say.
     Prepared {
         adopted: Vec<CommittedPart>,
         conflicts: Vec<(PartKey, String)>,
@@ -79,97 +78,79 @@ pub(crate) enum ChoreEnd {
 }
 
 impl ChoreOrder {
-    /// Does the work. Blocks.
-    pub(crate) fn run(self) -> ChoreEnd {
+    pub(crate) async fn run(self) -> ChoreEnd {
+        let Self { sink, at, .. } = &self;
         let done = match &self.chore {
-            Chore::Prepare => self.prepare(),
-            Chore::Seal { manifest, boot } => self.seal(manifest, *boot),
+            Chore::Prepare => self.prepare().await,
+            Chore::Seal { manifest, boot } => self.seal(manifest.clone(), *boot).await,
             Chore::WriteNotice(failure) => {
-                let notice = failure_notice(&self.path.project, &self.path.export, failure);
-                self.sink
-                    .write_failed(&self.path.project, &self.path.export, notice.as_bytes())
-                    .map(|()| ChoreEnd::NoticeWritten)
+                let notice = failure_notice(&at.project, &at.export, failure);
+                sink.put(at, Document::Notice(notice)).await.map(|_| ChoreEnd::NoticeWritten)
             }
-            Chore::RemoveNotice => self
-                .sink
-                .remove_failed(&self.path.project, &self.path.export)
-                .map(|()| ChoreEnd::NoticeRemoved),
+            Chore::RemoveNotice => sink.remove_notice(at).await.map(|()| ChoreEnd::NoticeRemoved),
         };
-        done.unwrap_or_else(|error| self.hindered(&error))
+        done.unwrap_or_else(|fault| self.hindered(fault))
     }
 
     /// A conflict concerns this export alone; everything else is the disk, and is tried again.
-    fn hindered(&self, error: &SinkError) -> ChoreEnd {
-        let cause = error.to_string();
-        if !error.is_conflict() {
-            return ChoreEnd::Disk { cause };
-        }
+    fn hindered(&self, fault: SinkFault) -> ChoreEnd {
+        let SinkFault::Conflict(cause) = fault else {
+            return ChoreEnd::Disk { cause: fault.to_string() };
+        };
         match &self.chore {
-            Chore::Prepare => {
-                let conflicts =
-                    self.unrecorded.iter().map(|part| (part.key.clone(), cause.clone())).collect();
-                ChoreEnd::Prepared {
-                    adopted: Vec::new(),
-                    conflicts,
-                    needed_bytes: 0,
-                    free_bytes: 0,
-                }
-            }
+            Chore::Prepare => ChoreEnd::Prepared {
+                adopted: Vec::new(),
+                conflicts: self
+                    .unrecorded
+                    .iter()
+                    .map(|part| (part.key.clone(), cause.clone()))
+                    .collect(),
+                needed_bytes: 0,
+                free_bytes: 0,
+            },
             Chore::Seal { .. } => ChoreEnd::SealConflict { cause },
             Chore::WriteNotice(_) => {
-                let (project, export) = (&self.path.project, &self.path.export);
-                tracing::warn!(event = "notice_unwritable", %project, %export, cause, "failed.json cannot be written: {cause}");
+                let ExportPath { project, export } = &self.at;
+                tracing::warn!(
+                    event = "notice_unwritable",
+                    %project,
+                    %export,
+                    cause,
+                    "failed.json cannot be written: {cause}"
+                );
                 ChoreEnd::NoticeWritten
             }
             Chore::RemoveNotice => ChoreEnd::NoticeRemoved,
         }
     }
 
-    fn prepare(&self) -> Result<ChoreEnd, SinkError> {
-        let listed: Vec<_> =
-            self.unrecorded.iter().map(|part| (part.key.clone(), part.declared_bytes)).collect();
-        let partials: Vec<_> = self
-            .unrecorded
-            .iter()
-            .filter_map(|part| {
-                let point = part.resume.clone()?;
-                Some(ResumablePart { key: part.key.clone(), point })
-            })
-            .collect();
-        let prepared =
-            self.sink.prepare_export(&self.path.project, &self.path.export, &listed, &partials)?;
+    async fn prepare(&self) -> Result<ChoreEnd, SinkFault> {
+        let prepared = self.sink.prepare(&self.at, &self.unrecorded).await?;
         let adopted_bytes: u64 = prepared.adopted.iter().map(|part| part.bytes).sum();
         let kept_bytes: u64 = prepared.resumable.iter().map(|part| part.point.bytes).sum();
-        let declared: u64 =
-            listed.iter().filter_map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
-        let needed_bytes = declared.saturating_sub(adopted_bytes).saturating_sub(kept_bytes);
-        let free_bytes = self.sink.free_bytes()?.saturating_sub(self.sink.reserve_bytes());
+        let declared = self.unrecorded.iter().filter_map(|part| part.declared_bytes);
+        let needed_bytes = declared
+            .fold(0, u64::saturating_add)
+            .saturating_sub(adopted_bytes)
+            .saturating_sub(kept_bytes);
+        let free_bytes = prepared.room_bytes.unwrap_or(u64::MAX);
         let (adopted, conflicts) = (prepared.adopted, prepared.conflicts);
         Ok(ChoreEnd::Prepared { adopted, conflicts, needed_bytes, free_bytes })
     }
 
-    fn seal(&self, manifest: &str, boot: bool) -> Result<ChoreEnd, SinkError> {
-        if !boot {
-            self.sink.seal(&self.path.project, &self.path.export, manifest.as_bytes())?;
-            return Ok(ChoreEnd::Sealed);
-        }
-        let parsed = match Manifest::parse(manifest.as_bytes()) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                return Ok(ChoreEnd::SealConflict {
-                    cause: format!("the recorded manifest: {error}"),
-                });
-            }
+    async fn seal(&self, manifest: Arc<str>, boot: bool) -> Result<ChoreEnd, SinkFault> {
+        let document = match boot {
+            true => Document::RecordedManifest(manifest),
+            false => Document::Manifest(manifest),
         };
-        if self.sink.recover_sealing(
-            &self.path.project,
-            &self.path.export,
-            &parsed,
-            manifest.as_bytes(),
-        )? == Recovered::Taken
-        {
-            let (project, export) = (&self.path.project, &self.path.export);
-            tracing::info!(event = "export_taken", %project, %export, "sealed by an earlier run, and taken by its consumer since");
+        if self.sink.put(&self.at, document).await? == Put::Taken {
+            let ExportPath { project, export } = &self.at;
+            tracing::info!(
+                event = "export_taken",
+                %project,
+                %export,
+                "sealed by an earlier run, and taken by its consumer since"
+            );
         }
         Ok(ChoreEnd::Sealed)
     }
@@ -180,10 +161,10 @@ mod tests {
     use super::*;
     use crate::domain::part::Sha256;
     use crate::domain::resume::{ResumePoint, StrongEtag};
-    use crate::sinks::local::SinkSettings;
+    use crate::sinks::local::{LocalSink, SinkSettings};
 
-    #[test]
-    fn a_resume_point_whose_bytes_are_gone_saves_no_room() {
+    #[tokio::test]
+    async fn a_resume_point_whose_bytes_are_gone_saves_no_room() {
         let root = tempfile::tempdir().unwrap();
         let (sink, _) =
             LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
@@ -199,15 +180,15 @@ mod tests {
             }),
         };
         let order = ChoreOrder {
-            sink,
-            path: ExportPath {
+            sink: AnySink::Local(sink),
+            at: ExportPath {
                 project: "shop".parse().unwrap(),
                 export: "export_1".parse().unwrap(),
             },
             chore: Chore::Prepare,
             unrecorded: vec![part],
         };
-        let end = order.run();
+        let end = order.run().await;
         assert!(matches!(end, ChoreEnd::Prepared { needed_bytes: 100, .. }), "{end:?}");
     }
 }

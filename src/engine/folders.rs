@@ -20,8 +20,9 @@ use crate::domain::resume::CHECKPOINT_BYTES;
 use crate::domain::stage::Cause;
 use crate::domain::watch::PartOrder;
 use crate::meters::Meters;
+use crate::ports::Sink;
 use crate::process::lock::LateLock;
-use crate::sinks::local::LocalSink;
+use crate::sinks::AnySink;
 
 /// Chores under way at once: they block, and a disk that hangs must not collect threads.
 const MAX_CHORES: usize = 4;
@@ -43,7 +44,7 @@ pub(crate) struct Folders {
     running: JoinMap<ChoreId, ChoreEnd>,
     disk: Disk,
     checks: JoinMap<(), Result<(), String>>,
-    sink: LocalSink,
+    sink: AnySink,
     download_lock: Arc<LateLock>,
     blocking: Handle,
     meters: Meters,
@@ -75,7 +76,7 @@ pub(crate) enum FolderEvent {
 
 impl Folders {
     pub(crate) fn new(
-        sink: LocalSink,
+        sink: AnySink,
         download_lock: Arc<LateLock>,
         blocking: Handle,
         meters: Meters,
@@ -140,10 +141,10 @@ impl Folders {
         while self.disk.gate.is_open() && self.running.len() < MAX_CHORES {
             let Some(id) = self.queue.pop_front() else { return };
             let Some(Work { chore, .. }) = self.chores.get(&id) else { continue };
-            let Some((path, unrecorded)) = needs(id.0) else { continue };
+            let Some((at, unrecorded)) = needs(id.0) else { continue };
             let (sink, chore) = (self.sink.clone(), chore.clone());
-            let order = ChoreOrder { sink, path, chore, unrecorded };
-            self.running.spawn_blocking_on(id, move || order.run(), &self.blocking);
+            let order = ChoreOrder { sink, at, chore, unrecorded };
+            self.running.spawn(id, Box::pin(order.run()));
         }
     }
 
@@ -193,11 +194,12 @@ impl Folders {
         self.disk.probe = Some(probe);
         let (sink, lock, room_bytes) =
             (self.sink.clone(), self.download_lock.clone(), self.disk.room_bytes);
-        let check = move || {
-            sink.disk_check(room_bytes).map_err(|error| error.to_string())?;
-            lock.ensure().map_err(|error| error.to_string())
-        };
-        self.checks.spawn_blocking_on((), check, &self.blocking);
+        let blocking = self.blocking.clone();
+        self.checks.spawn((), async move {
+            sink.health(room_bytes).await.map_err(|fault| fault.to_string())?;
+            let locked = blocking.spawn_blocking(move || lock.ensure()).await;
+            locked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        });
     }
 
     /// A look at the disk is over.

@@ -6,18 +6,19 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::sync::mpsc;
 
 use super::ids::EntryId;
+use super::writer::{LedgerEvent, Write};
 use crate::domain::ids::ExportKey;
 use crate::domain::part::PartKey;
 use crate::domain::stage::{Cause, PauseScope};
 use crate::domain::watch::Recorded;
-use crate::ledgers::sqlite::{Change, StoreEvent, Write};
 use crate::meters::Meters;
+use crate::ports::Fact;
 
 /// The writes under way.
 #[derive(Debug)]
 pub(crate) struct Journal {
     writes: mpsc::Sender<Write>,
-    events: mpsc::Receiver<StoreEvent>,
+    events: mpsc::Receiver<LedgerEvent>,
     /// Writes that the writer's queue has not taken yet, by their tickets. Bounded by the work
     /// under way: one record a part in flight and a few an export. Of what keeps changing only the
     /// last word waits.
@@ -47,13 +48,13 @@ enum Replaceable {
 }
 
 impl Replaceable {
-    fn of(change: &Change) -> Option<Self> {
-        match change {
-            Change::StatusSeen { export, .. } => Some(Self::Status(export.clone())),
-            Change::PartialSynced { export, part } => {
+    fn of(fact: &Fact) -> Option<Self> {
+        match fact {
+            Fact::StatusSeen { export, .. } => Some(Self::Status(export.clone())),
+            Fact::PartialSynced { export, part } => {
                 Some(Self::Partial(export.clone(), part.key.clone()))
             }
-            Change::Paused { scope, .. } => Some(Self::Pause(scope.clone())),
+            Fact::Paused { scope, .. } => Some(Self::Pause(scope.clone())),
             _ => None,
         }
     }
@@ -62,7 +63,7 @@ impl Replaceable {
 impl Journal {
     pub(crate) fn new(
         writes: mpsc::Sender<Write>,
-        events: mpsc::Receiver<StoreEvent>,
+        events: mpsc::Receiver<LedgerEvent>,
         meters: Meters,
     ) -> Self {
         Self {
@@ -80,29 +81,24 @@ impl Journal {
     /// Queues a write. Returns the ticket of an older one that it replaces. A write that
     /// `may_wait` shares a transaction with others that are on their way.
     #[must_use]
-    pub(crate) fn record(
-        &mut self,
-        change: Change,
-        ticket: Ticket,
-        may_wait: bool,
-    ) -> Option<Ticket> {
+    pub(crate) fn record(&mut self, fact: Fact, ticket: Ticket, may_wait: bool) -> Option<Ticket> {
         let number = self.next_ticket;
         self.next_ticket += 1;
-        let replaced = Replaceable::of(&change)
+        let replaced = Replaceable::of(&fact)
             .and_then(|what| self.replaceable.insert(what, number))
             .and_then(|older| {
                 self.outbox.remove(&older)?;
                 self.tickets.remove(&older)
             });
         self.tickets.insert(number, ticket);
-        self.outbox.insert(number, Write { change, ticket: number, may_wait });
+        self.outbox.insert(number, Write { fact, ticket: number, may_wait });
         replaced
     }
 
     /// Queues a write that concerns no export.
-    pub(crate) fn note(&mut self, change: Change) {
+    pub(crate) fn note(&mut self, fact: Fact) {
         // What it replaces concerned no export either.
-        drop(self.record(change, Ticket::default(), false));
+        drop(self.record(fact, Ticket::default(), false));
     }
 
     /// Hands over what the writer's queue takes, all at once: the writer makes one transaction of
@@ -112,7 +108,7 @@ impl Journal {
             && let Ok(permit) = self.writes.try_reserve()
         {
             let write = first.remove();
-            if let Some(what) = Replaceable::of(&write.change) {
+            if let Some(what) = Replaceable::of(&write.fact) {
                 self.replaceable.remove(&what);
             }
             permit.send(write);
@@ -120,7 +116,7 @@ impl Journal {
     }
 
     /// Waits for news: of the writer, or that its queue has room for what waits. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<StoreEvent> {
+    pub(crate) async fn next(&mut self) -> Option<LedgerEvent> {
         tokio::select! {
             Some(event) = self.events.recv() => Some(event),
             Ok(permit) = self.writes.reserve(), if !self.outbox.is_empty() => {
@@ -132,12 +128,12 @@ impl Journal {
     }
 
     /// Takes the news in. Returns the writes that have become durable.
-    pub(crate) fn apply(&mut self, event: StoreEvent) -> Vec<Ticket> {
+    pub(crate) fn apply(&mut self, event: LedgerEvent) -> Vec<Ticket> {
         match event {
-            StoreEvent::Written(tickets) => {
+            LedgerEvent::Written(tickets) => {
                 return tickets.iter().filter_map(|ticket| self.tickets.remove(ticket)).collect();
             }
-            StoreEvent::Failing { cause } => {
+            LedgerEvent::Failing { cause } => {
                 if !std::mem::replace(&mut self.failing, true) {
                     self.meters.paused(None, Cause::State);
                 }
@@ -147,7 +143,7 @@ impl Journal {
                     "the state cannot be written; downloads wait: {cause}"
                 );
             }
-            StoreEvent::Healthy => {
+            LedgerEvent::Healthy => {
                 self.failing = false;
                 tracing::info!(
                     event = "state_recovered",
@@ -175,10 +171,10 @@ mod tests {
     use crate::domain::ids::ProjectDigest;
     use crate::domain::report::RemoteStatus;
 
-    fn status(status: &str) -> Change {
+    fn status(status: &str) -> Fact {
         let project = ProjectDigest::of(&"project_1".parse().unwrap());
         let export = ExportKey { project, export: "export_1".parse().unwrap() };
-        Change::StatusSeen { export, status: RemoteStatus::parse(status) }
+        Fact::StatusSeen { export, status: RemoteStatus::parse(status) }
     }
 
     #[tokio::test]
@@ -193,11 +189,11 @@ mod tests {
         journal.flush();
         assert!(!journal.is_idle(), "the queue is full");
         let first = queue.recv().await.unwrap();
-        assert_eq!((first.change, journal.next().await), (status("CREATED"), None));
+        assert_eq!((first.fact, journal.next().await), (status("CREATED"), None));
         journal.flush();
         let second = queue.recv().await.unwrap();
-        assert_eq!(second.change, status("RUNNING"));
-        news.send(StoreEvent::Written(vec![first.ticket, second.ticket])).await.unwrap();
+        assert_eq!(second.fact, status("RUNNING"));
+        news.send(LedgerEvent::Written(vec![first.ticket, second.ticket])).await.unwrap();
         assert!(!journal.is_idle(), "handed over is not durable yet");
         let event = journal.next().await.unwrap();
         assert_eq!(journal.apply(event).len(), 2);

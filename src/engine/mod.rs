@@ -19,8 +19,10 @@ mod scheduler;
 mod timers;
 mod transfers;
 mod turns;
+mod writer;
 
 pub(crate) use access::Access;
 pub use control::Control;
 pub use scheduler::{EngineParts, Outcome, Scheduler};
 pub use transfers::Lanes;
+pub use writer::{LedgerEvent, Write, run_writer};

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::archive::{Found, Wanted};
+use super::archive::{self, Wanted};
 use crate::config::ProjectConfig;
-use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
-use crate::ledgers::sqlite::{Change, ExportRecord, RecordedState, Store, StoreError};
-use crate::sinks::local::{LocalSink, OnDisk, SinkError};
+use crate::ports::{
+    Epoch, ExportRecord, Fact, Found, Ledger, LedgerFault, RecordedState, Sink, SinkFault,
+};
 
 /// Longest look for the manifests of exports that the state does not know.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,31 +26,32 @@ const REBUILD_BATCH: usize = 256;
 /// # Errors
 /// When the state cannot be read or written.
 pub async fn recover(
-    store: &mut Store,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     projects: &[ProjectConfig],
-) -> Result<Found, StoreError> {
+) -> Result<archive::Found, LedgerFault> {
     let digests: Vec<_> =
         projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
-    let unrecovered = store.unrecovered(&digests).await?;
+    let unrecovered = ledger.unrecovered(&digests).await?;
     for (project, digest) in
         projects.iter().zip(&digests).filter(|(_, digest)| unrecovered.contains(digest))
     {
-        rebuild(store, sink, &project.name, *digest).await?;
+        rebuild(ledger, epoch, sink, &project.name, *digest).await?;
     }
-    let pauses = store.pauses().await?;
-    let mut records: HashMap<ExportKey, ExportRecord> = store
+    let pauses = ledger.pauses().await?;
+    let mut records: HashMap<ExportKey, ExportRecord> = ledger
         .load(&digests)
         .await?
         .into_iter()
         .map(|record| (record.key.clone(), record))
         .collect();
-    let mut found = Found { pauses, ..Found::default() };
+    let mut found = archive::Found { pauses, ..archive::Found::default() };
     for (project, digest) in projects.iter().zip(&digests) {
         let key = |export: &ExportId| ExportKey { project: *digest, export: export.clone() };
         let is_new = |export: &&ExportId| !records.contains_key(&key(export));
         let new: Vec<ExportId> = project.exports.iter().filter(is_new).cloned().collect();
-        found.watches.extend(look_for(store, sink, &project.name, *digest, new).await?);
+        found.watches.extend(look_for(ledger, epoch, sink, &project.name, *digest, new).await?);
         for export in &project.exports {
             if let Some(record) = records.remove(&key(export)) {
                 let watch = watch(&project.name, export, Some(record));
@@ -64,7 +66,7 @@ pub async fn recover(
         let name = names.get(&record.key.project).filter(|_| failed)?;
         Some((ProjectName::clone(name), record.key))
     });
-    forget_withdrawn_failures(store, sink, withdrawn.collect()).await?;
+    forget_withdrawn_failures(ledger, epoch, sink, withdrawn.collect()).await?;
     Ok(found)
 }
 
@@ -73,17 +75,18 @@ pub async fn recover(
 /// # Errors
 /// When the state cannot be read or written.
 pub(crate) async fn recover_unknown(
-    store: &mut Store,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     wanted: &[Wanted],
-) -> Result<HashMap<ExportKey, Watch>, StoreError> {
+) -> Result<HashMap<ExportKey, Watch>, LedgerFault> {
     let mut watches = HashMap::new();
     for Wanted { project, name, exports } in wanted {
-        if !store.unrecovered(&[*project]).await?.is_empty() {
-            rebuild(store, sink, name, *project).await?;
+        if !ledger.unrecovered(&[*project]).await?.is_empty() {
+            rebuild(ledger, epoch, sink, name, *project).await?;
         }
         // Not all that was ever finished: a reload must not take the longer the more that is.
-        for record in store.load_exports(*project, &exports.iter().collect::<Vec<_>>()).await? {
+        for record in ledger.load_exports(*project, &exports.iter().collect::<Vec<_>>()).await? {
             let key = record.key.clone();
             let watch = watch(name, &key.export, Some(record));
             watches.insert(key, watch);
@@ -91,7 +94,7 @@ pub(crate) async fn recover_unknown(
         let key = |export: &ExportId| ExportKey { project: *project, export: export.clone() };
         let new = exports.iter().filter(|export| !watches.contains_key(&key(export)));
         let new = new.cloned().collect();
-        watches.extend(look_for(store, sink, name, *project, new).await?);
+        watches.extend(look_for(ledger, epoch, sink, name, *project, new).await?);
     }
     Ok(watches)
 }
@@ -99,32 +102,32 @@ pub(crate) async fn recover_unknown(
 /// Exports without a record that have a manifest all the same are whole: they were forgotten, or
 /// come from elsewhere.
 async fn look_for(
-    store: &mut Store,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     project: &ProjectName,
     digest: ProjectDigest,
     exports: Vec<ExportId>,
-) -> Result<HashMap<ExportKey, Watch>, StoreError> {
+) -> Result<HashMap<ExportKey, Watch>, LedgerFault> {
     if exports.is_empty() {
         return Ok(HashMap::new());
     }
-    let (sink, name) = (sink.clone(), project.clone());
-    let looking = tokio::task::spawn_blocking(move || {
-        let read = |export: ExportId| match sink.read_manifest(&name, &export) {
-            Ok(OnDisk::Whole { manifest, .. }) => {
-                let totals = totals(&manifest);
-                Some((export, totals, manifest.sealed_at))
-            }
-            // Whatever is wrong there, it is met again when the export is fetched.
-            Ok(OnDisk::Absent | OnDisk::Rejected(_)) | Err(_) => None,
-        };
-        exports.into_iter().filter_map(read).collect::<Vec<_>>()
-    });
-    let Ok(Ok(found)) = tokio::time::timeout(LOOK_TIMEOUT, looking).await else {
-        tracing::warn!(event = "manifests_unread", %project, "the disk does not answer: finished exports were not looked for");
+    let looking = sink.manifests(project, Some(exports));
+    let Ok(Ok(manifests)) = tokio::time::timeout(LOOK_TIMEOUT, looking).await else {
+        tracing::warn!(
+            event = "manifests_unread",
+            %project,
+            "the disk does not answer: finished exports were not looked for"
+        );
         return Ok(HashMap::new());
     };
-    let completed = |(export, totals, at): &(ExportId, Totals, Timestamp)| Change::Completed {
+    let whole = |found| match found {
+        Ok((export, Found::Whole { totals, sealed_at })) => Some((export, totals, sealed_at)),
+        // Whatever is wrong there, it is met again when the export is fetched.
+        Ok((_, Found::Rejected(_))) | Err(_) => None,
+    };
+    let found: Vec<_> = manifests.into_iter().filter_map(whole).collect();
+    let completed = |(export, totals, at): &(ExportId, Totals, Timestamp)| Fact::Completed {
         export: ExportKey { project: digest, export: export.clone() },
         parts: totals.parts,
         bytes: totals.bytes,
@@ -132,7 +135,7 @@ async fn look_for(
     };
     let changes: Vec<_> = found.iter().map(completed).collect();
     for batch in changes.chunks(REBUILD_BATCH) {
-        store.apply(batch).await?;
+        ledger.commit(epoch, batch).await?;
     }
     let whole = |(export, totals, at): (ExportId, Totals, Timestamp)| {
         let state = WatchState::Completed { totals, at };
@@ -168,7 +171,14 @@ pub(crate) fn watch(
                 // Its parts are on record one by one: the listing is asked for again, and the
                 // manifest made anew.
                 Err(error) => {
-                    tracing::error!(event = "manifest_unreadable", %project, %export, cause = %error, "the manifest on record cannot be believed, the export is asked for again: {error}");
+                    tracing::error!(
+                        event = "manifest_unreadable",
+                        %project,
+                        %export,
+                        cause = %error,
+                        "the manifest on record cannot be believed, the export is asked for \
+                         again: {error}"
+                    );
                     WatchState::Polling(Polling::resumed(record.remote_status, kept))
                 }
             }
@@ -199,72 +209,66 @@ fn recorded_manifest(text: &str, export: &ExportId, kept: &Kept) -> Result<Total
     };
     match kept.committed.values().find(|part| !is_listed(part)) {
         Some(part) => Err(format!("part {} is on record, and not in it", part.key.number)),
-        None => Ok(totals(&manifest)),
+        None => Ok(Totals::of_manifest(&manifest)),
     }
-}
-
-fn totals(manifest: &Manifest) -> Totals {
-    // A manifest on disk may say anything of files that are not there any more.
-    let bytes = manifest.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add);
-    Totals { parts: manifest.parts.len() as u64, bytes }
 }
 
 /// An ID that was taken out of the configuration and put back is watched again; what was finished
 /// stays finished. The notices first: an export whose notice is still there is still failed, and
 /// the next start tries again.
 async fn forget_withdrawn_failures(
-    store: &mut Store,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     withdrawn: Vec<(ProjectName, ExportKey)>,
-) -> Result<(), StoreError> {
-    if withdrawn.is_empty() {
-        return Ok(());
-    }
-    let sink = sink.clone();
-    let remove = move || -> Vec<ExportKey> {
-        let removed = withdrawn
-            .into_iter()
-            .filter(|(project, key)| notice_is_gone(&sink, project, &key.export));
-        removed.map(forgotten).collect()
-    };
-    let forgotten = tokio::task::spawn_blocking(remove).await.unwrap_or_default();
-    let changes: Vec<_> = forgotten.into_iter().map(|export| Change::Watching { export }).collect();
-    store.apply(&changes).await
-}
-
-fn forgotten((project, key): (ProjectName, ExportKey)) -> ExportKey {
-    let export = &key.export;
-    tracing::info!(event = "failure_forgotten", %project, %export, "the failure is forgotten, the export is configured no more");
-    key
-}
-
-/// Blocks.
-fn notice_is_gone(sink: &LocalSink, project: &ProjectName, export: &ExportId) -> bool {
-    match sink.remove_failed(project, export) {
-        // A stranger's file at that name says nothing about this export.
-        Ok(()) | Err(SinkError::Conflict { .. }) => true,
-        Err(error) => {
-            tracing::warn!(event = "notice_kept", %project, %export, cause = %error, "the notice of a failure that is configured no more cannot be removed: {error}");
-            false
+) -> Result<(), LedgerFault> {
+    let mut facts = Vec::new();
+    for (project, key) in withdrawn {
+        let at = ExportPath { project, export: key.export.clone() };
+        let ExportPath { project, export } = &at;
+        match sink.remove_notice(&at).await {
+            // A stranger's file at that name says nothing about this export.
+            Ok(()) | Err(SinkFault::Conflict(_)) => {
+                tracing::info!(
+                    event = "failure_forgotten",
+                    %project,
+                    %export,
+                    "the failure is forgotten, the export is no longer configured"
+                );
+                facts.push(Fact::Watching { export: key });
+            }
+            Err(error) => {
+                tracing::warn!(
+                    event = "notice_kept",
+                    %project,
+                    %export,
+                    cause = %error,
+                    "the export is no longer configured, and the notice of its failure cannot be \
+                     removed: {error}"
+                );
+            }
         }
+    }
+    match facts.is_empty() {
+        true => Ok(()),
+        false => ledger.commit(epoch, &facts).await,
     }
 }
 
 /// Every export with a manifest that can be believed is recorded as whole. Where the disk cannot be
 /// read to the end, the next start looks again.
 async fn rebuild(
-    store: &mut Store,
-    sink: &LocalSink,
+    ledger: &mut impl Ledger,
+    epoch: Epoch,
+    sink: &impl Sink,
     project: &ProjectName,
     digest: ProjectDigest,
-) -> Result<(), StoreError> {
-    let (scanned, name) = (sink.clone(), project.clone());
-    let scan = tokio::task::spawn_blocking(move || whole_exports(&scanned, &name)).await;
-    let (found, to_its_end) = scan.unwrap_or_default();
+) -> Result<(), LedgerFault> {
+    let (found, to_its_end) = whole_exports(sink, project).await;
     let exports = found.len();
     let mut changes: Vec<_> = found
         .into_iter()
-        .map(|(export, totals, at)| Change::Completed {
+        .map(|(export, totals, at)| Fact::Completed {
             export: ExportKey { project: digest, export },
             parts: totals.parts,
             bytes: totals.bytes,
@@ -272,42 +276,62 @@ async fn rebuild(
         })
         .collect();
     if to_its_end {
-        changes.push(Change::Recovered { project: digest, at: Timestamp::now() });
+        changes.push(Fact::Recovered { project: digest, at: Timestamp::now() });
     }
     for batch in changes.chunks(REBUILD_BATCH) {
-        store.apply(batch).await?;
+        ledger.commit(epoch, batch).await?;
     }
     if exports > 0 {
-        tracing::info!(event = "state_rebuilt", %project, exports, "the state did not know the project; finished exports were found on disk");
+        tracing::info!(
+            event = "state_rebuilt",
+            %project,
+            exports,
+            "the state did not know the project; finished exports were found on disk"
+        );
     }
     Ok(())
 }
 
-/// Blocks. The exports that are whole, and whether everything could be looked at.
-fn whole_exports(
-    sink: &LocalSink,
+/// The exports that are whole, and whether everything could be looked at.
+async fn whole_exports(
+    sink: &impl Sink,
     project: &ProjectName,
 ) -> (Vec<(ExportId, Totals, Timestamp)>, bool) {
-    let scan = match sink.scan_manifests(project) {
-        Ok(scan) => scan,
+    let manifests = match sink.manifests(project, None).await {
+        Ok(manifests) => manifests,
         Err(error) => {
-            tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "finished exports cannot be looked for: {error}");
+            tracing::warn!(
+                event = "rebuild_incomplete",
+                %project,
+                cause = %error,
+                "finished exports cannot be looked for: {error}"
+            );
             return (Vec::new(), false);
         }
     };
     let (mut found, mut to_its_end) = (Vec::new(), true);
-    for entry in scan {
-        match entry {
-            Ok((export, OnDisk::Whole { manifest, .. })) => {
-                found.push((export, totals(&manifest), manifest.sealed_at));
+    for manifest in manifests {
+        match manifest {
+            Ok((export, Found::Whole { totals, sealed_at })) => {
+                found.push((export, totals, sealed_at));
             }
-            Ok((export, OnDisk::Rejected(cause))) => {
-                tracing::warn!(event = "manifest_rejected", %project, %export, %cause, "a manifest on disk is not believed: {cause}");
+            Ok((export, Found::Rejected(cause))) => {
+                tracing::warn!(
+                    event = "manifest_rejected",
+                    %project,
+                    %export,
+                    %cause,
+                    "a manifest on disk is not believed: {cause}"
+                );
             }
-            Ok((_, OnDisk::Absent)) => {}
             Err(error) => {
                 to_its_end = false;
-                tracing::warn!(event = "rebuild_incomplete", %project, cause = %error, "a finished export cannot be read: {error}");
+                tracing::warn!(
+                    event = "rebuild_incomplete",
+                    %project,
+                    cause = %error,
+                    "a finished export cannot be read: {error}"
+                );
             }
         }
     }
@@ -363,7 +387,7 @@ mod tests {
     #[test]
     fn a_manifest_whose_sum_is_beyond_all_numbers_is_no_reason_to_panic() {
         let huge = manifest("export_1", vec![part(1, "a", u64::MAX), part(2, "b", 1)]);
-        assert_eq!(totals(&huge), Totals { parts: 2, bytes: u64::MAX });
+        assert_eq!(Totals::of_manifest(&huge), Totals { parts: 2, bytes: u64::MAX });
     }
 
     #[test]

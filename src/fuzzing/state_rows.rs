@@ -13,7 +13,7 @@ use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::watch::{Command, WatchEvent, WatchState};
 use crate::engine::recovery;
 use crate::ledgers::sqlite::fuzzing::{Memory, Value};
-use crate::ledgers::sqlite::{ExportRecord, RecordedState, StoreError};
+use crate::ports::{ExportRecord, Ledger, LedgerFault, RecordedState};
 
 const PROJECT_KEY: &str = "project_1";
 /// Rows that are inserted from one input; more would show nothing new.
@@ -42,7 +42,7 @@ pub fn state_rows(data: &[u8]) {
                     check(record);
                 }
             }
-            Err(StoreError::Corrupt { cause, .. }) => assert!(cause.contains("column"), "{cause}"),
+            Err(LedgerFault::Corrupt(cause)) => assert!(cause.contains("column"), "{cause}"),
             Err(error) => panic!("{error}"),
         }
     });
@@ -52,7 +52,7 @@ pub fn state_rows(data: &[u8]) {
 async fn load(
     memory: &mut Memory,
     data: &[u8],
-) -> (Result<Vec<ExportRecord>, StoreError>, BTreeMap<String, usize>) {
+) -> (Result<Vec<ExportRecord>, LedgerFault>, BTreeMap<String, usize>) {
     memory.clear().await.expect("the rows can be removed");
     let project = ProjectDigest::of(&PROJECT_KEY.parse::<ProjectKey>().expect("a key"));
     let mut parts = BTreeMap::new();
@@ -77,9 +77,9 @@ async fn load(
             *parts.entry(export).or_insert(0) += 1;
         }
     }
-    let pauses = memory.store.pauses().await;
-    assert!(matches!(pauses, Ok(_) | Err(StoreError::Corrupt { .. })), "{pauses:?}");
-    (memory.store.load(&[project]).await, parts)
+    let pauses = memory.ledger.pauses().await;
+    assert!(matches!(pauses, Ok(_) | Err(LedgerFault::Corrupt(_))), "{pauses:?}");
+    (memory.ledger.load(&[project]).await, parts)
 }
 
 fn value(field: &[u8]) -> Value {

@@ -1,3 +1,6 @@
-//! What is known across restarts: SQLite.
+//! What is known across restarts: implementations of [`Ledger`](crate::ports::Ledger), and the
+//! suite that each has to pass.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod sqlite;

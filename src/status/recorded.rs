@@ -12,7 +12,7 @@ use crate::domain::ids::{ExportKey, ProjectDigest};
 use crate::domain::report::RemoteStatus;
 use crate::domain::stage::{Cause, PauseScope, Stage, Wait};
 use crate::engine::overview::exports;
-use crate::ledgers::sqlite::{ExportRecord, RecordedState, Seen};
+use crate::ports::{ExportRecord, RecordedState, Seen};
 
 /// The document of what was seen of the state; `None` if there is none yet.
 #[must_use]

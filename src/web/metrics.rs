@@ -53,13 +53,13 @@ fn moment(overview: &Overview, free_bytes: Option<u64>, reserve_bytes: u64) -> M
 mod tests {
     use std::sync::Arc;
 
-    use tokio::runtime::Handle;
     use tokio::sync::{Semaphore, mpsc};
 
     use super::super::source::Source;
     use super::super::space::Space;
     use super::*;
     use crate::meters::Meters;
+    use crate::sinks::AnySink;
     use crate::sinks::local::{LocalSink, SinkSettings};
 
     #[tokio::test(start_paused = true)]
@@ -70,7 +70,7 @@ mod tests {
         let shared = Shared {
             source: Arc::new(Source::new(engine, "c.toml".into())),
             meters: Meters::default(),
-            space: Arc::new(Space::new(sink, Handle::current())),
+            space: Arc::new(Space::new(AnySink::Local(sink))),
             streams: Arc::new(Semaphore::new(1)),
         };
         let answer = metrics(State(shared), HeaderMap::new()).await;

@@ -36,7 +36,6 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use hosts::Hosts;
@@ -45,7 +44,7 @@ use space::Space;
 
 use crate::engine::Control;
 use crate::meters::Meters;
-use crate::sinks::local::LocalSink;
+use crate::sinks::AnySink;
 
 /// Open streams of events.
 const MAX_STREAMS: usize = 16;
@@ -69,9 +68,7 @@ pub struct Sources {
     pub engine: mpsc::Sender<Control>,
     pub config_file: PathBuf,
     pub meters: Meters,
-    pub sink: LocalSink,
-    /// For work that blocks.
-    pub blocking: Handle,
+    pub sink: AnySink,
 }
 
 #[derive(Debug, Clone)]
@@ -103,7 +100,7 @@ impl StatusServer {
         let shared = Shared {
             source: Arc::new(Source::new(sources.engine, sources.config_file)),
             meters: sources.meters,
-            space: Arc::new(Space::new(sources.sink, sources.blocking)),
+            space: Arc::new(Space::new(sources.sink)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         };
         server::serve(self.listener, guard::guarded(routes(shared), self.hosts)).await;

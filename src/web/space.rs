@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::sinks::local::LocalSink;
+use crate::ports::Sink;
+use crate::sinks::AnySink;
 
 /// How long an answer counts as new.
 const FRESH: Duration = Duration::from_millis(250);
@@ -16,9 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Space {
-    sink: LocalSink,
-    /// For work that blocks.
-    blocking: Handle,
+    sink: AnySink,
     /// Held while the disk is asked, so that others wait for the same answer.
     look: Mutex<Look>,
 }
@@ -32,8 +30,8 @@ struct Look {
 }
 
 impl Space {
-    pub(super) fn new(sink: LocalSink, blocking: Handle) -> Self {
-        Self { sink, blocking, look: Mutex::default() }
+    pub(super) fn new(sink: AnySink) -> Self {
+        Self { sink, look: Mutex::default() }
     }
 
     pub(super) fn reserve_bytes(&self) -> u64 {
@@ -43,10 +41,10 @@ impl Space {
     /// The reserve included. `None` if the disk does not answer in time.
     pub(super) async fn free_bytes(&self) -> Option<u64> {
         let sink = self.sink.clone();
-        self.ask(move || sink.free_bytes().ok()).await
+        self.ask(async move { sink.free_bytes().await.ok().flatten() }).await
     }
 
-    async fn ask(&self, disk: impl FnOnce() -> Option<u64> + Send + 'static) -> Option<u64> {
+    async fn ask(&self, disk: impl Future<Output = Option<u64>> + Send + 'static) -> Option<u64> {
         let mut look = self.look.lock().await;
         if let Some((at, free)) = look.last
             && at.elapsed() < FRESH
@@ -59,7 +57,7 @@ impl Space {
             timeout_at(until, async { while look.under_way.join_next().await.is_some() {} }).await;
         let mut free = None;
         if is_free.is_ok() {
-            look.under_way.spawn_blocking_on(disk, &self.blocking);
+            look.under_way.spawn(disk);
             if let Ok(Some(Ok(answer))) = timeout_at(until, look.under_way.join_next()).await {
                 free = answer;
             }
@@ -71,15 +69,17 @@ impl Space {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::sync::{Arc, mpsc};
+
+    use tokio::sync::oneshot;
 
     use super::*;
-    use crate::sinks::local::SinkSettings;
+    use crate::sinks::local::{LocalSink, SinkSettings};
 
     fn space(folder: &std::path::Path) -> Space {
         let (sink, _) = LocalSink::open(folder, None, SinkSettings::default()).unwrap();
-        Space::new(sink, Handle::current())
+        Space::new(AnySink::Local(sink))
     }
 
     #[tokio::test]
@@ -92,13 +92,13 @@ mod tests {
     async fn a_disk_that_hangs_is_waited_for_once_by_one_thread_and_believed_again_later() {
         let folder = tempfile::tempdir().unwrap();
         let space = space(folder.path());
-        let (release, hangs) = mpsc::sync_channel::<()>(0);
+        let (release, hangs) = oneshot::channel::<()>();
         let began = Instant::now();
-        let hanging = move || hangs.recv().ok().map(|()| 1);
+        let hanging = async move { hangs.await.ok().map(|()| 1) };
         let looks = Arc::new(AtomicU64::new(0));
         let look = || {
             let looks = looks.clone();
-            move || Some(looks.fetch_add(1, Ordering::Relaxed))
+            async move { Some(looks.fetch_add(1, Ordering::Relaxed)) }
         };
         let (first, second) = tokio::join!(space.ask(hanging), space.ask(look()));
         assert_eq!((first, second), (None, None));
@@ -109,6 +109,6 @@ mod tests {
         assert_eq!(looks.load(Ordering::Relaxed), 0, "a second look was begun");
         release.send(()).unwrap();
         tokio::time::sleep(FRESH).await;
-        assert_eq!(space.ask(|| Some(2)).await, Some(2), "not the old answer");
+        assert_eq!(space.ask(async { Some(2) }).await, Some(2), "not the old answer");
     }
 }

@@ -84,7 +84,7 @@ impl Disk {
                 self.file(*file).pending.push((position, Change::Write(*offset, bytes.clone())));
             }
             Operation::Cut { file, bytes } => {
-                self.file(*file).pending.push((position, Change::Cut(*bytes)))
+                self.file(*file).pending.push((position, Change::Cut(*bytes)));
             }
             Operation::Sync { file, covers } => self.file(*file).sync(*covers),
             Operation::SyncFolder { folder, covers } => {

@@ -9,13 +9,17 @@ use hyper::body::Bytes;
 use tempfile::TempDir;
 
 use crate::config::Config;
-use crate::domain::ids::{ExportId, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest};
 use crate::domain::part::{PartKey, Sha256};
 use crate::domain::resume::Plan;
+use crate::domain::watch::PartOrder;
 use crate::engine::recovery;
-use crate::ledgers::sqlite::{Change, ExportRecord, RecordedState, Store};
-use crate::sinks::local::{Armed, Digests, LocalSink, Opened, Recovered, SinkSettings};
+use crate::ledgers::sqlite::SqliteLedger;
+use crate::ports::{
+    Armed, Document, Epoch, ExportRecord, Fact, Ledger, Put, RecordedState, Sink, Upload,
+};
+use crate::sinks::local::{Digests, LocalSink, Opened, SinkSettings};
 
 /// The download directory, below whatever is recorded.
 pub(super) const DOWNLOADS: &str = "exports";
@@ -91,16 +95,21 @@ impl Judge {
         &self.config.projects[0].name
     }
 
+    fn at(&self, export: &ExportId) -> ExportPath {
+        ExportPath { project: self.project().clone(), export: export.clone() }
+    }
+
     /// A state that has these batches on record, in the place of the one before.
-    pub(super) async fn record(&mut self, batches: &[Vec<Change>]) {
+    pub(super) async fn record(&mut self, batches: &[Vec<Fact>]) {
         let template = self.place.path().join(format!("state-{}", batches.len()));
         if !self.states.contains_key(&batches.len()) {
-            let mut store = Store::open(&template).await.unwrap();
+            let mut ledger = SqliteLedger::open(&template).await.unwrap();
+            let epoch = ledger.claim(&[]).await.unwrap();
             for batch in batches {
-                let moved: Vec<Change> = batch.iter().map(|change| self.moved(change)).collect();
-                store.apply(&moved).await.unwrap();
+                let moved: Vec<Fact> = batch.iter().map(|change| self.moved(change)).collect();
+                ledger.commit(epoch, &moved).await.unwrap();
             }
-            store.close().await.unwrap();
+            ledger.close().await.unwrap();
             self.states.insert(batches.len(), template.clone());
         }
         let state = self.place.path().join("state");
@@ -109,11 +118,11 @@ impl Judge {
     }
 
     /// The marker is on record for the directory's path, which is another one here.
-    fn moved(&self, change: &Change) -> Change {
+    fn moved(&self, change: &Fact) -> Fact {
         match change {
-            Change::Marker { marker, .. } => Change::Marker {
-                directory: self.downloads().display().to_string(),
-                marker: marker.clone(),
+            Fact::SinkIdentified { identity, .. } => Fact::SinkIdentified {
+                place: self.downloads().display().to_string(),
+                identity: identity.clone(),
             },
             other => other.clone(),
         }
@@ -122,19 +131,25 @@ impl Judge {
     /// Holds what is there against what is demanded, recovers twice, and holds the end against it
     /// again.
     pub(super) async fn judge(&self, demands: Demands) -> Verdict<()> {
-        let mut store = Store::beside(&self.place.path().join("state"));
-        let judged = self.judge_with(&mut store, demands).await;
-        drop(store.close().await);
+        let mut ledger = SqliteLedger::beside(&self.place.path().join("state"));
+        let epoch = ledger.claim(&[]).await.map_err(faulty("the state"))?;
+        let judged = self.judge_with(&mut ledger, epoch, demands).await;
+        drop(ledger.close().await);
         judged
     }
 
-    async fn judge_with(&self, store: &mut Store, demands: Demands) -> Verdict<()> {
+    async fn judge_with(
+        &self,
+        ledger: &mut SqliteLedger,
+        epoch: Epoch,
+        demands: Demands,
+    ) -> Verdict<()> {
         self.look()?;
-        self.hold_to_records(&load(store, &self.config).await?, demands)?;
-        let first = self.recover(store, demands).await?;
+        self.hold_to_records(&load(ledger, &self.config).await?, demands)?;
+        let first = self.recover(ledger, epoch, demands).await?;
         self.look()?;
         let tree = tree(&self.downloads());
-        let second = self.recover(store, demands).await?;
+        let second = self.recover(ledger, epoch, demands).await?;
         if first != second {
             return Err(format!(
                 "the second recovery is another one: {first:#?}, then {second:#?}"
@@ -240,23 +255,29 @@ impl Judge {
     }
 
     /// As a start of the program would; in words, what it decided.
-    async fn recover(&self, store: &mut Store, demands: Demands) -> Verdict<Vec<String>> {
+    async fn recover(
+        &self,
+        ledger: &mut SqliteLedger,
+        epoch: Epoch,
+        demands: Demands,
+    ) -> Verdict<Vec<String>> {
         let place = self.downloads().display().to_string();
-        let known = store.marker(&place).await.unwrap().map(|marker| marker.parse().unwrap());
+        let known =
+            ledger.sink_identity(&place).await.unwrap().map(|marker| marker.parse().unwrap());
         let (sink, opened) = LocalSink::open(&self.downloads(), known, SinkSettings::default())
             .map_err(faulty("the directory"))?;
         match opened {
             Opened::Away(cause) => return Err(format!("the directory is not believed: {cause}")),
             Opened::Created(marker) | Opened::Adopted(marker) => {
-                let change = Change::Marker { directory: place, marker: marker.to_string() };
-                store.apply(&[change]).await.unwrap();
+                let change = Fact::SinkIdentified { place, identity: marker.to_string() };
+                ledger.commit(epoch, &[change]).await.unwrap();
             }
             Opened::Known => {}
         }
-        let recovered = recovery::recover(store, &sink, &self.config.projects).await;
+        let recovered = recovery::recover(ledger, epoch, &sink, &self.config.projects).await;
         recovered.map_err(faulty("the recovery"))?;
         let mut decisions = Vec::new();
-        let mut records: HashMap<_, _> = load(store, &self.config)
+        let mut records: HashMap<_, _> = load(ledger, &self.config)
             .await?
             .into_iter()
             .map(|record| (record.key.export.clone(), record))
@@ -264,11 +285,9 @@ impl Judge {
         for export in self.truth.keys() {
             match records.remove(export) {
                 Some(ExportRecord { state: RecordedState::Sealing { manifest }, .. }) => {
-                    let parsed =
-                        Manifest::parse(manifest.as_bytes()).map_err(faulty("on record"))?;
-                    match sink.recover_sealing(self.project(), export, &parsed, manifest.as_bytes())
-                    {
-                        Ok(Recovered::Sealed(_)) => self.look_at_manifest(export)?,
+                    let manifest = Document::RecordedManifest(manifest.into());
+                    match sink.put(&self.at(export), manifest).await {
+                        Ok(Put::Written | Put::AlreadyThere) => self.look_at_manifest(export)?,
                         other => return Err(format!("{export} is not sealed: {other:?}")),
                     }
                     decisions.push(format!("{export} is sealed"));
@@ -280,30 +299,38 @@ impl Judge {
                 Some(record) if matches!(record.state, RecordedState::Failed(_)) => {
                     decisions.push(format!("{export} has failed"));
                 }
-                record => decisions.push(self.prepare(&sink, export, record, demands)?),
+                record => decisions.push(self.prepare(&sink, export, record, demands).await?),
             }
         }
         Ok(decisions)
     }
 
     /// An export that is still to be fetched, or to be fetched to its end.
-    fn prepare(
+    async fn prepare(
         &self,
-        sink: &LocalSink,
+        sink: &impl Sink,
         export: &ExportId,
         record: Option<ExportRecord>,
         demands: Demands,
     ) -> Verdict<String> {
         let (committed, partials) =
             record.map(|record| (record.parts, record.partials)).unwrap_or_default();
-        let listed: Vec<_> = self.truth[export]
+        let order = |part: &TruePart| {
+            let partial = partials.iter().find(|partial| partial.key == part.key);
+            PartOrder {
+                key: part.key.clone(),
+                declared_bytes: Some(part.content.len() as u64),
+                resume: partial.map(|partial| partial.point.clone()),
+            }
+        };
+        let unrecorded: Vec<_> = self.truth[export]
             .iter()
             .filter(|part| committed.iter().all(|committed| committed.key != part.key))
-            .map(|part| (part.key.clone(), Some(part.content.len() as u64)))
+            .map(order)
             .collect();
-        let prepared = sink
-            .prepare_export(self.project(), export, &listed, &partials)
-            .map_err(faulty("the export's folder"))?;
+        let at = self.at(export);
+        let prepared =
+            sink.prepare(&at, &unrecorded).await.map_err(faulty("the export's folder"))?;
         if !prepared.conflicts.is_empty() {
             return Err(format!("our own files are taken for foreign: {:?}", prepared.conflicts));
         }
@@ -319,10 +346,10 @@ impl Judge {
         for partial in prepared.resumable {
             let plan = Plan::Continue(partial.point.clone());
             let truth = self.true_part(export, &partial.key)?;
-            let declared = Some(truth.content.len() as u64);
-            let begun = sink.begin_part(self.project(), export, &partial.key, &plan, declared);
+            let begun = sink.begin(&at, &order(truth), &plan).await;
             let mut writer = begun.map_err(faulty("a partial"))?;
-            if writer.arm(&[]).map_err(faulty("a partial"))? == Armed::Ready && writer.bytes() > 0 {
+            let armed = writer.arm(&[]).await.map_err(faulty("a partial"))?;
+            if armed == Armed::Ready && writer.bytes() > 0 {
                 let bytes = usize::try_from(partial.point.bytes).unwrap();
                 let name = format!(".{}.partial", partial.key.file_name());
                 let found = self.file(export, &name).unwrap_or_default();
@@ -345,10 +372,10 @@ impl Judge {
     }
 }
 
-async fn load(store: &mut Store, config: &Config) -> Verdict<Vec<ExportRecord>> {
+async fn load(ledger: &mut SqliteLedger, config: &Config) -> Verdict<Vec<ExportRecord>> {
     let digests: Vec<_> =
         config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
-    store.load(&digests).await.map_err(faulty("the state"))
+    ledger.load(&digests).await.map_err(faulty("the state"))
 }
 
 /// Every name below a folder, with what it holds.

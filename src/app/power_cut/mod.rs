@@ -13,7 +13,8 @@ use fastrand::Rng;
 
 use crate::domain::ids::ExportId;
 use crate::durable::record::{Log, Operation};
-use crate::ledgers::sqlite::{Applying, Change};
+use crate::ledgers::sqlite::Applying;
+use crate::ports::Fact;
 
 use disk::{Data, Disk, Names};
 use judge::{DOWNLOADS, Demands, Judge, TruePart};
@@ -64,7 +65,7 @@ async fn replay(played: Played, effort: Effort) -> Result<Account, String> {
     let Played { log, config, truth, first_is_failure } = played;
     let mut judge = Judge::new(config, truth);
     let mut random = Rng::with_seed(effort.seed);
-    let (mut disk, mut batches, mut durable) = (Disk::default(), Vec::<Vec<Change>>::new(), 0);
+    let (mut disk, mut batches, mut durable) = (Disk::default(), Vec::<Vec<Fact>>::new(), 0);
     let mut account = Account { operations: log.len(), ..Account::default() };
     for (at, (position, operation)) in log.iter().enumerate() {
         disk.apply(*position, operation);

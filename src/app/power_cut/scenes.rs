@@ -11,7 +11,7 @@ use fastrand::Rng;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{Change, ExportId, Log, Operation, TruePart};
+use super::{ExportId, Fact, Log, Operation, TruePart};
 use crate::app::{App, RunOptions, Setup, retry};
 use crate::config::{self, Config, Environment};
 use crate::domain::part::PartKey;
@@ -235,7 +235,7 @@ impl Stage {
         self.recording.log().iter().any(|(_, operation)| {
             let Operation::Note(note) = operation else { return false };
             let Some(Applying::Begun(batch)) = note.downcast_ref() else { return false };
-            batch.iter().any(|change| matches!(change, Change::PartialSynced { .. }))
+            batch.iter().any(|change| matches!(change, Fact::PartialSynced { .. }))
         })
     }
 }

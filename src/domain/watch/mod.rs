@@ -109,6 +109,13 @@ impl Totals {
             bytes: sum.bytes.saturating_add(part.bytes),
         })
     }
+
+    #[must_use]
+    pub fn of_manifest(manifest: &Manifest) -> Self {
+        // A manifest that was found may say anything of files that are no longer there.
+        let bytes = manifest.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add);
+        Self { parts: manifest.parts.len() as u64, bytes }
+    }
 }
 
 /// What must not be downloaded again, by file.

@@ -35,13 +35,13 @@ use super::overview::{Overview, Reloads};
 use super::polls::{CallId, Polls};
 use super::timers::{Clock, Timers};
 use super::transfers::{Lanes, TransferEvent, Transfers};
+use super::writer::{LedgerEvent, Write};
 use crate::domain::capacity::Capacity;
 use crate::domain::failure::Observation;
 use crate::domain::watch::{Policies, WatchState};
-use crate::ledgers::sqlite::{StoreEvent, Write};
 use crate::meters::Meters;
 use crate::process::lock::LateLock;
-use crate::sinks::local::LocalSink;
+use crate::sinks::AnySink;
 use reconcile::Reconciler;
 
 /// Longest time a drain takes before what is left is given up; leaves a second of the promised ten
@@ -60,7 +60,7 @@ pub struct EngineParts {
     pub deadline: Option<Duration>,
     pub policies: Policies,
     pub capacity: Capacity,
-    pub sink: LocalSink,
+    pub sink: AnySink,
     /// Keeps other instances out of there; nothing is written before it is held.
     pub download_lock: Arc<LateLock>,
     pub lanes: Lanes,
@@ -69,7 +69,7 @@ pub struct EngineParts {
     /// The queue of the state's writer.
     pub writes: mpsc::Sender<Write>,
     /// What the state's writer says.
-    pub store_events: mpsc::Receiver<StoreEvent>,
+    pub ledger_events: mpsc::Receiver<LedgerEvent>,
     pub control: mpsc::Receiver<Control>,
     pub meters: Meters,
 }
@@ -151,7 +151,7 @@ enum Event {
     Transfer(TransferEvent),
     Folder(FolderEvent),
     /// News of the state's writer, if there are any.
-    Journal(Option<StoreEvent>),
+    Journal(Option<LedgerEvent>),
     Reconciler(reconcile::JobEnd),
     Control(Control),
     Tick,
@@ -172,7 +172,7 @@ impl Scheduler {
             polls: Polls::new(meters.clone()),
             transfers: Transfers::new(capacity, lanes, sink.clone(), meters.clone()),
             folders: Folders::new(sink, download_lock, blocking, meters.clone()),
-            journal: Journal::new(parts.writes, parts.store_events, meters.clone()),
+            journal: Journal::new(parts.writes, parts.ledger_events, meters.clone()),
             reconciler: Reconciler::new(parts.archive),
             timers: Timers::default(),
             control: parts.control,

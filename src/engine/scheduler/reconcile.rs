@@ -25,8 +25,8 @@ use crate::engine::fleet::Presence;
 use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::engine::narrator;
 use crate::engine::timers::Clock;
-use crate::ledgers::sqlite::Change;
 use crate::meters::Verdict;
+use crate::ports::Fact;
 
 /// Longest wait until nothing is under way for exports that are to be forgotten.
 const FORGET_GRACE: Duration = Duration::from_secs(8);
@@ -527,7 +527,7 @@ impl Scheduler {
         for (scope, ends) in pauses {
             let left = Duration::try_from(ends.duration_since(wall)).unwrap_or_default();
             if left.is_zero() {
-                self.journal.note(Change::PauseEnded { scope });
+                self.journal.note(Fact::PauseEnded { scope });
                 continue;
             }
             let until = now + left.min(RETRY_AFTER_CAP);

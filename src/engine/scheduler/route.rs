@@ -24,8 +24,8 @@ use crate::engine::narrator::{narrate, part_started, prepared};
 use crate::engine::polls::{Call, CallId};
 use crate::engine::timers::Clock;
 use crate::engine::transfers::{DownloadEnd, News, TransferEvent, Turn};
-use crate::ledgers::sqlite::Change;
 use crate::meters::{PollOutcome, Work};
+use crate::ports::Fact;
 
 const NO_ROOM: &str = "not enough room beside the reserve; the export waits before its first byte";
 
@@ -159,7 +159,7 @@ impl Scheduler {
         };
         let left = until.saturating_sub(now);
         let until = Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX);
-        self.journal.note(Change::Paused { scope, until });
+        self.journal.note(Fact::Paused { scope, until });
     }
 
     pub(super) fn begin_part(&mut self, turn: Turn, now: Duration) {
@@ -383,7 +383,7 @@ impl Scheduler {
         };
         let ticket = Ticket { entry: Some(entry), recorded: recorded_by(&change) };
         self.fleet.begin_work(entry);
-        if self.journal.record(change_of(key, change), ticket, may_wait).is_some() {
+        if self.journal.record(fact_of(key, change), ticket, may_wait).is_some() {
             // Of the same export: what it replaces will not come back.
             self.fleet.end_work(entry);
         }
@@ -406,18 +406,16 @@ fn recorded_by(change: &RecordChange) -> Option<Recorded> {
 }
 
 /// A watch's record as the state keeps it.
-fn change_of(export: ExportKey, change: RecordChange) -> Change {
+fn fact_of(export: ExportKey, change: RecordChange) -> Fact {
     match change {
-        RecordChange::StatusSeen(status) => Change::StatusSeen { export, status },
-        RecordChange::PartCommitted(part) => Change::PartCommitted { export, part },
-        RecordChange::PartialSynced(part) => Change::PartialSynced { export, part },
-        RecordChange::Sealing(manifest) => {
-            Change::Sealing { export, manifest: manifest.to_string() }
-        }
+        RecordChange::StatusSeen(status) => Fact::StatusSeen { export, status },
+        RecordChange::PartCommitted(part) => Fact::PartCommitted { export, part },
+        RecordChange::PartialSynced(part) => Fact::PartialSynced { export, part },
+        RecordChange::Sealing(manifest) => Fact::Sealing { export, manifest: manifest.to_string() },
         RecordChange::Completed { totals, at } => {
-            Change::Completed { export, parts: totals.parts, bytes: totals.bytes, at }
+            Fact::Completed { export, parts: totals.parts, bytes: totals.bytes, at }
         }
-        RecordChange::Failed(failure) => Change::Failed { export, failure },
-        RecordChange::Watching => Change::Watching { export },
+        RecordChange::Failed(failure) => Fact::Failed { export, failure },
+        RecordChange::Watching => Fact::Watching { export },
     }
 }

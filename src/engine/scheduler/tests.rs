@@ -28,8 +28,9 @@ use crate::engine::control::DesiredProject;
 use crate::engine::folders::{ChoreId, DISK_INTERVAL};
 use crate::engine::ids::ProjectId;
 use crate::fetch::{StoreClient, StorePolicy};
+use crate::ports::Epoch;
 use crate::process::runtimes::TransferRuntimes;
-use crate::sinks::local::SinkSettings;
+use crate::sinks::local::{LocalSink, SinkSettings};
 use crate::transport::testing::tls;
 
 /// A scheduler whose API answers nothing: the tests bring the answers. Exports are numbered over
@@ -37,7 +38,7 @@ use crate::transport::testing::tls;
 struct Rig {
     scheduler: Scheduler,
     writes: mpsc::Receiver<Write>,
-    _store_events: mpsc::Sender<StoreEvent>,
+    _ledger_events: mpsc::Sender<LedgerEvent>,
     folder: TempDir,
     projects: Vec<ProjectId>,
     exports: Vec<EntryId>,
@@ -80,8 +81,13 @@ fn locked_rig(
     let source = KeySource::Env("NO_SUCH_KEY".to_owned());
     let access = Access::new("p0".parse().unwrap(), client, source, environment);
     let (write_sender, writes) = mpsc::channel(256);
-    let (_store_events, store_events) = mpsc::channel(64);
-    let archive = Archive { state_directory: folder.path().join("state"), sink: sink.clone() };
+    let (_ledger_events, ledger_events) = mpsc::channel(64);
+    let sink = AnySink::Local(sink);
+    let archive = Archive {
+        state_directory: folder.path().join("state"),
+        sink: sink.clone(),
+        epoch: Epoch(1),
+    };
     let (scheduler, _) = Scheduler::new(EngineParts {
         policies: policies(),
         capacity: Capacity::new(NonZeroUsize::new(max_parts).unwrap(), None),
@@ -96,12 +102,12 @@ fn locked_rig(
         ),
         archive,
         writes: write_sender,
-        store_events,
+        ledger_events,
         control: mpsc::channel(1).1,
         meters: Meters::default(),
     });
     let (projects, exports) = (Vec::new(), Vec::new());
-    let mut rig = Rig { scheduler, writes, _store_events, folder, projects, exports, access };
+    let mut rig = Rig { scheduler, writes, _ledger_events, folder, projects, exports, access };
     let desired = rig.desired(exports_of_projects);
     rig.reconcile(desired);
     rig
@@ -216,7 +222,7 @@ impl Rig {
     fn all_written(&mut self) {
         self.scheduler.journal.flush();
         while let Ok(write) = self.writes.try_recv() {
-            let written = StoreEvent::Written(vec![write.ticket]);
+            let written = LedgerEvent::Written(vec![write.ticket]);
             self.scheduler.apply(Event::Journal(Some(written)));
             self.scheduler.journal.flush();
         }
@@ -372,7 +378,7 @@ async fn a_drain_waits_until_every_record_is_durable() {
     assert_eq!(rig.scheduler.finished(), None, "handed over is not yet durable");
     let write = rig.writes.try_recv().unwrap();
     assert!(rig.writes.try_recv().is_err(), "only the last word of a status waits");
-    let written = StoreEvent::Written(vec![write.ticket]);
+    let written = LedgerEvent::Written(vec![write.ticket]);
     rig.scheduler.apply(Event::Journal(Some(written)));
     assert_eq!(rig.scheduler.finished(), Some(Outcome::Drained { clean: true }));
 }

@@ -17,7 +17,8 @@ use super::faults::{link_of, sink_fault, task_fault};
 use super::stream::{self, Ended, Transfer, Why};
 use crate::domain::failure::{Hold, PartFailure, PartFault};
 use crate::domain::resume::{Plan, ResumePoint, is_small, plan_resume};
-use crate::sinks::local::{FinishedPart, PartWriter};
+use crate::ports::Upload as _;
+use crate::sinks::{AnyFinished, AnyUpload};
 use crate::transport::Link;
 
 /// Links asked for in one attempt: the first, and at once two fresh ones if the store refuses it.
@@ -28,22 +29,22 @@ const LINKS_PER_ATTEMPT: u32 = 3;
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Works on the part until all its bytes are here and checked, or the attempt has failed.
-pub(crate) async fn fetch_part(cx: Arc<AttemptContext>) -> Result<FinishedPart, PartFailure> {
-    let plan = plan_resume(cx.resume.clone(), cx.declared_bytes);
+pub(crate) async fn fetch_part(cx: Arc<AttemptContext>) -> Result<AnyFinished, PartFailure> {
+    let plan = plan_resume(cx.order.resume.clone(), cx.order.declared_bytes);
     let first_byte = match &plan {
         Plan::Continue(point) => point.bytes,
         Plan::FromStart => 0,
     };
     match download(&cx, plan).await {
         Ok(finished) => Ok(finished),
-        Err(ended) => Err(conclude(&cx, ended, first_byte).await),
+        Err(ended) => Err(conclude(ended, first_byte).await),
     }
 }
 
-async fn download(cx: &Arc<AttemptContext>, mut plan: Plan) -> Result<FinishedPart, Ended> {
+async fn download(cx: &Arc<AttemptContext>, mut plan: Plan) -> Result<AnyFinished, Ended> {
     let mut writer = None;
-    if plan != Plan::FromStart || !is_small(cx.declared_bytes) {
-        let begun = begin(cx, plan).await?;
+    if plan != Plan::FromStart || !is_small(cx.order.declared_bytes) {
+        let begun = begin(cx, &plan).await?;
         // If the bytes are no longer there, the sink has started the file over.
         plan = begun.plan().clone();
         writer = Some(begun);
@@ -76,7 +77,8 @@ async fn download(cx: &Arc<AttemptContext>, mut plan: Plan) -> Result<FinishedPa
                     file = %cx.part.key.file_id, cause = reason,
                     "partial file dropped: {reason}"
                 );
-                (writer, plan) = (Some(restart(cx, back).await?), Plan::FromStart);
+                writer = Some(back.restart().await.map_err(sink_fault)?);
+                plan = Plan::FromStart;
                 refusal = reason;
             }
             Transfer::Ended(ended) => return Err(ended),
@@ -87,12 +89,12 @@ async fn download(cx: &Arc<AttemptContext>, mut plan: Plan) -> Result<FinishedPa
 }
 
 /// The only way from an attempt without a file to what its part does next.
-async fn conclude(cx: &AttemptContext, ended: Ended, first_byte: u64) -> PartFailure {
+async fn conclude(ended: Ended, first_byte: u64) -> PartFailure {
     let Ended { why, writer, origin } = ended;
     match why {
-        Why::Stopped => PartFailure::Stopped { kept: keep(cx, writer, origin).await },
+        Why::Stopped => PartFailure::Stopped { kept: keep(writer, origin).await },
         Why::Fault(fault) if fault.spares_bytes() => {
-            let kept = keep(cx, writer, origin).await;
+            let kept = keep(writer, origin).await;
             let progressed = kept.as_ref().is_some_and(|point| point.bytes > first_byte);
             PartFailure::Failed { fault, kept, progressed }
         }
@@ -103,30 +105,18 @@ async fn conclude(cx: &AttemptContext, ended: Ended, first_byte: u64) -> PartFai
 /// Syncs the bytes if the store gave a validator to resume them by. Otherwise they go, and give
 /// their room back. They are synced within a run too: once the file is closed, nobody would notice
 /// a page that the kernel could not write.
-async fn keep(
-    cx: &AttemptContext,
-    writer: Option<PartWriter>,
-    origin: Option<BodyOrigin>,
-) -> Option<ResumePoint> {
+async fn keep(writer: Option<AnyUpload>, origin: Option<BodyOrigin>) -> Option<ResumePoint> {
     let writer = writer?;
-    let kept = blocking(cx, move || {
-        let Some(origin) = origin else {
-            writer.discard();
-            return Ok(None);
-        };
-        let prefix = writer.sync_and_keep().map_err(|error| sink_fault(&error))?;
-        Ok(prefix.map(|prefix| origin.resume_after(prefix)))
-    });
+    let Some(origin) = origin else {
+        writer.discard().await;
+        return None;
+    };
     // A failed sync has thrown the file away.
-    kept.await.ok().flatten()
+    writer.keep().await.ok()?.map(|prefix| origin.resume_after(prefix))
 }
 
-async fn begin(cx: &Arc<AttemptContext>, plan: Plan) -> Result<PartWriter, PartFault> {
-    let begun = blocking(cx, {
-        let cx = Arc::clone(cx);
-        move || cx.begin(&plan)
-    });
-    tokio::time::timeout(BEGIN_TIMEOUT, begun).await.unwrap_or_else(|_| {
+async fn begin(cx: &AttemptContext, plan: &Plan) -> Result<AnyUpload, PartFault> {
+    tokio::time::timeout(BEGIN_TIMEOUT, cx.begin(plan)).await.unwrap_or_else(|_| {
         Err(PartFault::Held(Hold::Disk { cause: "the disk does not answer".to_owned() }))
     })
 }
@@ -148,7 +138,7 @@ async fn link(cx: &AttemptContext) -> Result<Link, Why> {
 /// One request to the store, on the part's lane.
 async fn transfer(
     cx: &Arc<AttemptContext>,
-    writer: Option<PartWriter>,
+    writer: Option<AnyUpload>,
     link: Link,
     plan: Plan,
 ) -> Result<Transfer, PartFault> {
@@ -156,21 +146,6 @@ async fn transfer(
     let request = Box::pin(stream::run(Arc::clone(cx), writer, link, plan));
     let task = AbortOnDropHandle::new(cx.lane.runtime.spawn(request));
     task.await.map_err(|error| task_fault(&error))
-}
-
-async fn restart(cx: &AttemptContext, mut writer: PartWriter) -> Result<PartWriter, PartFault> {
-    blocking(cx, move || match writer.restart() {
-        Ok(()) => Ok(writer),
-        Err(error) => Err(sink_fault(&error)),
-    })
-    .await
-}
-
-async fn blocking<T: Send + 'static>(
-    cx: &AttemptContext,
-    work: impl FnOnce() -> Result<T, PartFault> + Send + 'static,
-) -> Result<T, PartFault> {
-    cx.lane.runtime.spawn_blocking(work).await.map_err(|error| task_fault(&error))?
 }
 
 #[cfg(test)]
@@ -187,11 +162,13 @@ mod tests {
     use crate::domain::ids::ExportPath;
     use crate::domain::part::PartKey;
     use crate::domain::resume::StrongEtag;
+    use crate::domain::watch::PartOrder;
     use crate::engine::access::{Access, KeyUse};
     use crate::engine::ids::{EntryId, PartId, ProjectId};
     use crate::engine::scheduler::tests::store_client;
     use crate::meters::Meters;
     use crate::process::runtimes::TransferRuntimes;
+    use crate::sinks::AnySink;
     use crate::sinks::local::{LocalSink, SinkSettings};
     use crate::transport::testing::tls;
 
@@ -216,17 +193,14 @@ mod tests {
         let access = Access::new(path.project.clone(), client, source, Arc::new(environment));
         let runtimes = TransferRuntimes { first: Handle::current(), others: Vec::new() };
         let meters = Meters::default();
+        let key = PartKey { number: 1, file_id: "file_1".parse().unwrap() };
         let cx = AttemptContext {
-            part: PartId {
-                entry: EntryId::default(),
-                key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },
-            },
+            part: PartId { entry: EntryId::default(), key: key.clone() },
             project: ProjectId::default(),
-            declared_bytes: Some(10),
-            resume: None,
+            order: PartOrder { key, declared_bytes: Some(10), resume: None },
             access: Arc::new(access),
             key_use: KeyUse::AtHand,
-            sink,
+            sink: AnySink::Local(sink),
             lane: Lanes::new(runtimes, &store_client()).least_busy(),
             stop: CancellationToken::new(),
             waiting_hosts: Vec::new(),
@@ -261,13 +235,15 @@ mod tests {
     ) -> (PartFailure, bool) {
         let partial = folder.path().join("shop/export_1/.part-00001-file_1.json.partial");
         drop(std::fs::remove_file(&partial));
-        let writer = written.then(|| {
-            let mut writer = cx.begin(&Plan::FromStart).unwrap();
-            writer.write(WRITTEN).unwrap();
-            writer
-        });
+        let writer = if written {
+            let mut writer = cx.begin(&Plan::FromStart).await.unwrap();
+            writer.write(WRITTEN).await.unwrap();
+            Some(writer)
+        } else {
+            None
+        };
         let ended = Ended { why, writer, origin: resumable.then(origin) };
-        let failure = conclude(cx, ended, first_byte).await;
+        let failure = conclude(ended, first_byte).await;
         (failure, std::fs::metadata(partial).is_ok_and(|file| file.len() == 5))
     }
 

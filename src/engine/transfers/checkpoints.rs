@@ -1,13 +1,12 @@
 //! The bytes of a large part become durable while more of them arrive, so that neither a crash nor
 //! a power cut costs much.
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::context::{AttemptContext, News};
 use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, ResumePoint, StrongEtag};
 use crate::fetch::{Body, Opening};
-use crate::sinks::local::{PartWriter, SinkError};
+use crate::ports::{SinkFault, Upload};
 
 /// Bytes from the start of one checkpoint to the next. At most one is under way, and the next one
 /// waits for it. So no more than [`CHECKPOINT_BYTES`] are ever not durable, and no more than that
@@ -50,20 +49,21 @@ pub(super) struct Checkpoints<'a> {
     /// Without a validator nothing could be continued, so that nothing is worth a checkpoint.
     origin: Option<BodyOrigin>,
     next_at_bytes: u64,
-    under_way: Option<JoinHandle<Result<(), SinkError>>>,
+    /// One at most.
+    under_way: JoinSet<Result<(), SinkFault>>,
 }
 
 impl<'a> Checkpoints<'a> {
     pub(super) fn new(cx: &'a AttemptContext, origin: Option<BodyOrigin>, first_byte: u64) -> Self {
         let next_at_bytes = first_byte.saturating_add(INTERVAL_BYTES);
-        Self { cx, origin, next_at_bytes, under_way: None }
+        Self { cx, origin, next_at_bytes, under_way: JoinSet::new() }
     }
 
     /// Begins a checkpoint if one is due; first waits for the one before.
     ///
     /// # Errors
     /// If that one failed: the writer has to be discarded.
-    pub(super) async fn written(&mut self, writer: &mut PartWriter) -> Result<(), SinkError> {
+    pub(super) async fn written(&mut self, writer: &mut impl Upload) -> Result<(), SinkFault> {
         let Some(origin) = self.origin.as_ref().filter(|_| writer.bytes() >= self.next_at_bytes)
         else {
             return Ok(());
@@ -73,12 +73,12 @@ impl<'a> Checkpoints<'a> {
         self.next_at_bytes = writer.bytes().saturating_add(INTERVAL_BYTES);
         let Some(checkpoint) = writer.checkpoint() else { return Ok(()) };
         let (part, news) = (self.cx.part.clone(), self.cx.news.clone());
-        self.under_way = Some(Handle::current().spawn_blocking(move || {
-            let point = origin.resume_after(checkpoint.run()?);
+        self.under_way.spawn(async move {
+            let point = origin.resume_after(checkpoint.await?);
             // The receiver is gone only if the engine is, and then nobody listens.
-            drop(news.blocking_send(News::Checkpointed { part, point }));
+            drop(news.send(News::Checkpointed { part, point }).await);
             Ok(())
-        }));
+        });
         Ok(())
     }
 
@@ -86,10 +86,10 @@ impl<'a> Checkpoints<'a> {
     ///
     /// # Errors
     /// If it failed: the writer has to be discarded.
-    pub(super) async fn settle(&mut self) -> Result<(), SinkError> {
-        match self.under_way.take() {
-            // One that panicked or never began has proven nothing, and recorded nothing.
-            Some(under_way) => under_way.await.unwrap_or(Ok(())),
+    pub(super) async fn settle(&mut self) -> Result<(), SinkFault> {
+        match self.under_way.join_next().await {
+            // One that panicked has proven nothing, and recorded nothing.
+            Some(ended) => ended.unwrap_or(Ok(())),
             None => Ok(()),
         }
     }

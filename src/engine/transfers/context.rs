@@ -12,10 +12,12 @@ use super::lanes::Lane;
 use crate::domain::failure::PartFault;
 use crate::domain::ids::ExportPath;
 use crate::domain::resume::{Plan, ResumePoint};
+use crate::domain::watch::PartOrder;
 use crate::engine::access::{Access, KeyUse};
 use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::meters::{ByteCounter, Meters};
-use crate::sinks::local::{LocalSink, PartWriter};
+use crate::ports::{Sink as _, Upload as _};
+use crate::sinks::{AnySink, AnyUpload};
 
 /// Everything that one attempt needs. It stays the same from start to end.
 #[derive(Debug)]
@@ -23,12 +25,10 @@ pub(crate) struct AttemptContext {
     pub(crate) part: PartId,
     pub(crate) project: ProjectId,
     pub(crate) path: ExportPath,
-    pub(crate) declared_bytes: Option<u64>,
-    /// Where the attempt resumes, if it can.
-    pub(crate) resume: Option<ResumePoint>,
+    pub(crate) order: PartOrder,
     pub(crate) access: Arc<Access>,
     pub(crate) key_use: KeyUse,
-    pub(crate) sink: LocalSink,
+    pub(crate) sink: AnySink,
     pub(crate) lane: Lane,
     pub(crate) stop: CancellationToken,
     /// Store hosts that take no requests now. A part's host is known once it has its link.
@@ -62,12 +62,9 @@ pub(crate) struct Progress {
 }
 
 impl AttemptContext {
-    /// Opens the part's local file. Blocks.
-    pub(super) fn begin(&self, plan: &Plan) -> Result<PartWriter, PartFault> {
-        let ExportPath { project, export } = &self.path;
-        self.sink
-            .begin_part(project, export, &self.part.key, plan, self.declared_bytes)
-            .map_err(|error| sink_fault(&error))
+    /// Begins the part. For a small one from its start this may wait for a disk.
+    pub(super) async fn begin(&self, plan: &Plan) -> Result<AnyUpload, PartFault> {
+        self.sink.begin(&self.path, &self.order, plan).await.map_err(sink_fault)
     }
 
     pub(super) async fn tell(&self, news: News) {
@@ -102,7 +99,7 @@ impl Progress {
         self.received.add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
-    pub(super) fn show(&self, writer: &PartWriter) {
+    pub(super) fn show(&self, writer: &AnyUpload) {
         self.bytes.store(writer.bytes(), Ordering::Relaxed);
         self.allocated_bytes.store(writer.allocated_bytes(), Ordering::Relaxed);
     }

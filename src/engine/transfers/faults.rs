@@ -5,7 +5,7 @@ use tokio::task::JoinError;
 use crate::api::LinkOutcome;
 use crate::domain::failure::{Hold, PartFault};
 use crate::fetch::{BodyError, FetchRefusal};
-use crate::sinks::local::{CommitError, SinkError};
+use crate::ports::SinkFault;
 use crate::transport::Link;
 
 pub(super) fn link_of(outcome: LinkOutcome) -> Result<Link, PartFault> {
@@ -51,24 +51,13 @@ pub(super) fn is_sound(error: &BodyError) -> bool {
     }
 }
 
-/// A conflict concerns one export. Every other error of the sink concerns the disk.
-pub(super) fn sink_fault(error: &SinkError) -> PartFault {
-    let cause = error.to_string();
-    if error.is_conflict() {
-        PartFault::Conflict { cause }
-    } else if error.is_busy() {
-        PartFault::transient(cause)
-    } else {
-        PartFault::Held(Hold::Disk { cause })
-    }
-}
-
-/// Why a part that has all its bytes was not committed.
-pub(crate) fn commit_fault(error: &CommitError) -> PartFault {
-    match error {
-        CommitError::Mismatch(cause) => PartFault::transient(cause),
-        CommitError::Conflict(cause) => PartFault::Conflict { cause: cause.clone() },
-        CommitError::Disk(error) => sink_fault(error),
+/// A conflict concerns one export, and what is wrong with this upload alone passes. Every other
+/// fault of the sink concerns the disk.
+pub(crate) fn sink_fault(fault: SinkFault) -> PartFault {
+    match fault {
+        SinkFault::Conflict(cause) => PartFault::Conflict { cause },
+        SinkFault::Busy(cause) | SinkFault::Mismatch(cause) => PartFault::transient(cause),
+        SinkFault::Unavailable(cause) => PartFault::Held(Hold::Disk { cause }),
     }
 }
 
@@ -112,38 +101,28 @@ mod tests {
             ),
             (refusal_fault(FetchRefusal::Fault { cause: cause() }), transient(false)),
             (refusal_fault(FetchRefusal::StartOver { reason: "why" }), transient(false)),
-            (commit_fault(&CommitError::Mismatch(cause())), transient(false)),
-            (commit_fault(&CommitError::Conflict(cause())), conflict()),
+            (sink_fault(SinkFault::Mismatch(cause())), transient(false)),
+            (sink_fault(SinkFault::Conflict(cause())), conflict()),
         ] {
             assert_eq!(fault, expected);
         }
     }
 
     #[test]
-    fn of_the_sinks_errors_only_a_conflict_and_a_busy_name_spare_the_disk() {
-        let path = || "/exports/shop".into();
+    fn of_the_faults_of_a_sink_only_one_concerns_the_disk() {
         let words = |fault| match fault {
             PartFault::Conflict { .. } => "conflict",
             PartFault::Transient { listing_in_doubt: false, .. } => "transient",
             PartFault::Held(Hold::Disk { .. }) => "disk",
             other => panic!("{other:?}"),
         };
-        for (error, expected) in [
-            (SinkError::Conflict { path: path(), found: "a folder".to_owned() }, "conflict"),
-            (SinkError::Busy { path: path() }, "transient"),
-            (SinkError::Away { directory: path(), found: "nothing" }, "disk"),
-            (
-                SinkError::Reserve {
-                    directory: path(),
-                    free_bytes: 1,
-                    needed_bytes: 2,
-                    reserve_bytes: 3,
-                },
-                "disk",
-            ),
+        for (fault, expected) in [
+            (SinkFault::Conflict("a folder is there".to_owned()), "conflict"),
+            (SinkFault::Busy("it is being written".to_owned()), "transient"),
+            (SinkFault::Mismatch("other bytes".to_owned()), "transient"),
+            (SinkFault::Unavailable("no room".to_owned()), "disk"),
         ] {
-            assert_eq!(words(commit_fault(&CommitError::Disk(error.clone()))), expected);
-            assert_eq!(words(sink_fault(&error)), expected);
+            assert_eq!(words(sink_fault(fault)), expected);
         }
     }
 

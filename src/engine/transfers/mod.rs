@@ -42,10 +42,11 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::PartOrder;
 use crate::fetch::StoreClient;
 use crate::meters::{ByteCounter, Meters};
-use crate::sinks::local::{FinishedPart, LocalSink};
+use crate::ports::{Finished, Sink};
+use crate::sinks::{AnyFinished, AnySink};
 use attempt::fetch_part;
 use context::{AttemptContext, Progress};
-use faults::commit_fault;
+use faults::sink_fault;
 use publish::{GroupEnd, Publisher};
 use queue::{PartQueue, Refusal};
 
@@ -56,9 +57,9 @@ pub use lanes::Lanes;
 const SPARING_SLOTS: usize = 4;
 
 /// How a download ended: with all its bytes, or not.
-pub(crate) type DownloadEnd = Result<FinishedPart, PartFailure>;
+pub(crate) type DownloadEnd = Result<AnyFinished, PartFailure>;
 /// Whether the bytes of a large part are durable.
-type SyncEnd = Result<FinishedPart, PartFault>;
+type SyncEnd = Result<AnyFinished, PartFault>;
 
 /// Parts on their way from the queue to their names.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ pub(crate) struct Transfers {
     news: (mpsc::Sender<News>, mpsc::Receiver<News>),
     stop: CancellationToken,
     lanes: Lanes,
-    sink: LocalSink,
+    sink: AnySink,
     meters: Meters,
 }
 
@@ -124,7 +125,7 @@ pub(crate) struct Freed {
 }
 
 impl Transfers {
-    pub(crate) fn new(capacity: Capacity, lanes: Lanes, sink: LocalSink, meters: Meters) -> Self {
+    pub(crate) fn new(capacity: Capacity, lanes: Lanes, sink: AnySink, meters: Meters) -> Self {
         Self {
             capacity,
             queue: PartQueue::default(),
@@ -263,16 +264,16 @@ impl Transfers {
         let stop = self.stop.child_token();
         let progress = Arc::new(Progress::new(self.received(&path)));
         let declared_bytes = order.declared_bytes;
+        let lane = self.lanes.least_busy();
         let attempt = AttemptContext {
             part: part.clone(),
             project,
             path: path.clone(),
-            declared_bytes,
-            resume: order.resume,
+            order,
             access,
             key_use: KeyUse::of(&pass),
-            sink: self.sink.clone(),
-            lane: self.lanes.least_busy(),
+            sink: self.sink.on(&lane.runtime),
+            lane,
             stop: stop.clone(),
             waiting_hosts: gates.waiting_hosts(&pass),
             open_host: gates.open_host(project).filter(|_| !is_awaited),
@@ -367,13 +368,12 @@ impl Transfers {
 
     /// Every byte of the part is here. A large part is synced by itself, then it waits for its
     /// name with the others that are as far.
-    pub(crate) fn publish(&mut self, part: PartId, finished: FinishedPart) {
+    pub(crate) fn publish(&mut self, part: PartId, finished: AnyFinished) {
         if finished.syncs_with_group() {
             self.publisher.push(part, finished);
             return;
         }
-        let sync = move || finished.sync().map_err(|error| commit_fault(&error));
-        self.syncs.spawn_blocking_on(part, sync, self.lanes.for_blocking_work());
+        self.syncs.spawn(part, async move { finished.sync().await.map_err(sink_fault) });
     }
 
     /// The bytes of a large part are durable, or not.
@@ -395,7 +395,7 @@ impl Transfers {
     /// Begins a group of final names if there is one to begin.
     pub(crate) fn admit_group(&mut self, now: Duration) {
         let more_may_come = !self.downloads.is_empty();
-        self.publisher.admit(more_may_come, now, &self.sink, self.lanes.for_blocking_work());
+        self.publisher.admit(more_may_come, now, &self.sink);
     }
 
     /// A group of final names is back.

@@ -6,15 +6,15 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio_util::task::JoinMap;
 
-use super::faults::commit_fault;
+use super::faults::sink_fault;
 use crate::domain::failure::PartFault;
 use crate::domain::part::CommittedPart;
 use crate::engine::children::{self, Panicked};
 use crate::engine::ids::PartId;
-use crate::sinks::local::{CommitError, FinishedPart, LocalSink};
+use crate::ports::{Sink, SinkFault};
+use crate::sinks::{AnyFinished, AnySink};
 
 /// A group of so many is not waited for. 2,000 parts of 50 KB in groups of 16, 32, 64 and 128 took
 /// this program 0.56, 0.54, 0.54 and 0.53 s, and the CPU 0.61, 0.60, 0.58 and 0.56 s.
@@ -23,7 +23,7 @@ const GROUP_PARTS: usize = 64;
 const GATHER: Duration = Duration::from_millis(10);
 
 /// How the parts of a group came out, in its order.
-pub(crate) type GroupEnd = Vec<Result<CommittedPart, CommitError>>;
+pub(crate) type GroupEnd = Vec<Result<CommittedPart, SinkFault>>;
 
 /// The same with their names.
 pub(crate) type Outcomes = Vec<(PartId, Result<CommittedPart, PartFault>)>;
@@ -32,7 +32,7 @@ pub(crate) type Outcomes = Vec<(PartId, Result<CommittedPart, PartFault>)>;
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
     /// Parts that are ready for the next group.
-    ready: Vec<(PartId, FinishedPart)>,
+    ready: Vec<(PartId, AnyFinished)>,
     /// The parts of the group under way.
     group: Vec<PartId>,
     running: JoinMap<(), GroupEnd>,
@@ -43,7 +43,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn push(&mut self, part: PartId, finished: FinishedPart) {
+    pub(super) fn push(&mut self, part: PartId, finished: AnyFinished) {
         self.ready.push((part, finished));
     }
 
@@ -61,13 +61,7 @@ impl Publisher {
     }
 
     /// Begins a group if there is one to begin.
-    pub(super) fn admit(
-        &mut self,
-        more_may_come: bool,
-        now: Duration,
-        sink: &LocalSink,
-        blocking: &Handle,
-    ) {
+    pub(super) fn admit(&mut self, more_may_come: bool, now: Duration, sink: &AnySink) {
         if self.ready.is_empty() || !self.group.is_empty() {
             return;
         }
@@ -82,7 +76,7 @@ impl Publisher {
         let (names, group): (Vec<_>, Vec<_>) = self.ready.drain(..).unzip();
         self.group = names;
         let sink = sink.clone();
-        self.running.spawn_blocking_on((), move || sink.commit(group), blocking);
+        self.running.spawn((), Box::pin(async move { sink.publish(group).await }));
     }
 
     pub(super) async fn next(&mut self) -> Result<GroupEnd, Panicked> {
@@ -94,8 +88,7 @@ impl Publisher {
         let group = std::mem::take(&mut self.group);
         match end {
             Ok(outcomes) => {
-                let outcome =
-                    |outcome: Result<_, CommitError>| outcome.map_err(|error| commit_fault(&error));
+                let outcome = |outcome: Result<_, SinkFault>| outcome.map_err(sink_fault);
                 group.into_iter().zip(outcomes.into_iter().map(outcome)).collect()
             }
             Err(Panicked) => {

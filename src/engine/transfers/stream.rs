@@ -5,24 +5,26 @@ use std::sync::Arc;
 
 use super::checkpoints::{BodyOrigin, Checkpoints};
 use super::context::{AttemptContext, News};
-use super::faults::{body_fault, commit_fault, is_sound, refusal_fault, sink_fault};
+use super::faults::{body_fault, is_sound, refusal_fault, sink_fault};
+use crate::domain::checksum::PromisedChecksum;
 use crate::domain::failure::PartFault;
 use crate::domain::resume::Plan;
 use crate::fetch::{Body, BodyError, FetchRefusal, Opening};
-use crate::sinks::local::{Armed, FinishedPart, PartWriter, SinkError};
+use crate::ports::{Armed, SinkFault, Upload as _};
+use crate::sinks::{AnyFinished, AnyUpload};
 use crate::transport::Link;
 
 /// How one request to the store ended.
 pub(super) enum Transfer {
     /// Every byte is in the file and agrees with all that was promised.
-    Complete(FinishedPart),
+    Complete(AnyFinished),
     LinkRefused {
-        writer: Option<PartWriter>,
+        writer: Option<AnyUpload>,
         cause: String,
     },
     /// The bytes on disk cannot be continued; the next request asks for the whole file.
     StartOver {
-        writer: PartWriter,
+        writer: AnyUpload,
         reason: String,
     },
     /// No further request will help this attempt.
@@ -33,7 +35,7 @@ pub(super) enum Transfer {
 pub(super) struct Ended {
     pub(super) why: Why,
     /// The file, if it may still be of use.
-    pub(super) writer: Option<PartWriter>,
+    pub(super) writer: Option<AnyUpload>,
     /// The answer that its bytes came from, if they can be continued.
     pub(super) origin: Option<BodyOrigin>,
 }
@@ -54,7 +56,7 @@ impl From<PartFault> for Ended {
 /// Fetches what the file lacks. Without a writer one is begun as soon as there is a body.
 pub(super) async fn run(
     cx: Arc<AttemptContext>,
-    writer: Option<PartWriter>,
+    writer: Option<AnyUpload>,
     link: Link,
     plan: Plan,
 ) -> Transfer {
@@ -63,7 +65,7 @@ pub(super) async fn run(
             let origin = BodyOrigin::of_plan(&plan);
             return Transfer::Ended(Ended { why: Why::Stopped, writer, origin });
         }
-        opened = cx.lane.store.open(link, &plan, cx.declared_bytes) => opened,
+        opened = cx.lane.store.open(link, &plan, cx.order.declared_bytes) => opened,
     };
     let body = match opened {
         Ok(body) => body,
@@ -75,9 +77,12 @@ pub(super) async fn run(
     }
     let begun = match writer {
         Some(writer) => Ok(writer),
-        None => cx.begin(&Plan::FromStart),
+        None => cx.begin(&Plan::FromStart).await,
     };
-    let armed = begun.and_then(|writer| ready(writer, &body).map_err(|error| sink_fault(&error)));
+    let armed = match begun {
+        Ok(writer) => ready(writer, is_whole(&body), &body.promised).await.map_err(sink_fault),
+        Err(fault) => Err(fault),
+    };
     match armed {
         Ok((writer, Armed::Ready)) => {
             if writer.bytes() > 0 {
@@ -99,7 +104,7 @@ pub(super) async fn run(
 
 /// Hashes and writes each chunk where it was received: nothing is handed over, and memory stays at
 /// one read buffer.
-async fn copy(cx: &AttemptContext, mut writer: PartWriter, mut body: Body) -> Transfer {
+async fn copy(cx: &AttemptContext, mut writer: AnyUpload, mut body: Body) -> Transfer {
     let origin = BodyOrigin::of(&body);
     let mut checkpoints = Checkpoints::new(cx, origin.clone(), writer.bytes());
     let end = loop {
@@ -111,7 +116,7 @@ async fn copy(cx: &AttemptContext, mut writer: PartWriter, mut body: Body) -> Tr
         let written = match chunk {
             Ok(Some(chunk)) => {
                 cx.progress.received(chunk.len());
-                writer.write(&chunk)
+                writer.write(&chunk).await
             }
             Ok(None) => break End::Complete,
             Err(error) => break End::Cut(error),
@@ -128,13 +133,15 @@ async fn copy(cx: &AttemptContext, mut writer: PartWriter, mut body: Body) -> Tr
     let settled = checkpoints.settle().await;
     let ended = match (end, settled) {
         (End::Disk(error), _) | (_, Err(error)) => {
-            writer.discard();
-            sink_fault(&error).into()
+            writer.discard().await;
+            sink_fault(error).into()
         }
-        (End::Complete, Ok(())) => match writer.finish(cx.declared_bytes, &body.promised) {
-            Ok(finished) => return Transfer::Complete(finished),
-            Err(error) => commit_fault(&error).into(),
-        },
+        (End::Complete, Ok(())) => {
+            match writer.finish(cx.order.declared_bytes, &body.promised).await {
+                Ok(finished) => return Transfer::Complete(finished),
+                Err(fault) => sink_fault(fault).into(),
+            }
+        }
         (End::Stopped, Ok(())) => Ended { why: Why::Stopped, writer: Some(writer), origin },
         (End::Cut(error), Ok(())) => Ended {
             why: Why::Fault(body_fault(&body.host, &error)),
@@ -149,20 +156,28 @@ enum End {
     Complete,
     Stopped,
     Cut(BodyError),
-    Disk(SinkError),
+    Disk(SinkFault),
+}
+
+fn is_whole(body: &Body) -> bool {
+    matches!(body.opening, Opening::Whole { .. })
 }
 
 /// Makes the writer ready for the body's first byte.
-fn ready(mut writer: PartWriter, body: &Body) -> Result<(PartWriter, Armed), SinkError> {
-    if matches!(body.opening, Opening::Whole { .. }) && writer.bytes() > 0 {
-        writer.restart()?;
+async fn ready(
+    mut writer: AnyUpload,
+    is_whole: bool,
+    promised: &[PromisedChecksum],
+) -> Result<(AnyUpload, Armed), SinkFault> {
+    if is_whole && writer.bytes() > 0 {
+        writer = writer.restart().await?;
     }
-    let algorithms: Vec<_> = body.promised.iter().map(|promised| promised.algorithm).collect();
-    let armed = writer.arm(&algorithms)?;
+    let algorithms: Vec<_> = promised.iter().map(|promised| promised.algorithm).collect();
+    let armed = writer.arm(&algorithms).await?;
     Ok((writer, armed))
 }
 
-fn refused(refusal: FetchRefusal, writer: Option<PartWriter>, plan: &Plan) -> Transfer {
+fn refused(refusal: FetchRefusal, writer: Option<AnyUpload>, plan: &Plan) -> Transfer {
     match (refusal, writer) {
         (FetchRefusal::LinkRefused { cause }, writer) => Transfer::LinkRefused { writer, cause },
         (FetchRefusal::StartOver { reason }, Some(writer)) => {

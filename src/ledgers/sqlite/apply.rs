@@ -1,55 +1,67 @@
-//! Changes as statements.
+//! Facts as statements.
 
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 
-use super::record::Change;
-use super::{Store, StoreError, to_sql};
+use super::to_sql;
 use crate::domain::failure::Failure;
 use crate::domain::ids::ExportKey;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumablePart;
-use crate::durable::record;
 use crate::failpoint;
+use crate::ports::{Epoch, Fact};
 
 /// Rows that one statement inserts at most.
 const MAX_ROWS: usize = 64;
+/// Takes the lock before the epoch is read: it cannot fact until the transaction ends.
+const IMMEDIATE: &str = "BEGIN IMMEDIATE";
 
 /// What a recording of the state's folder is told of a batch.
 #[derive(Debug)]
 pub(crate) enum Applying {
     /// From now on it may be durable.
     #[cfg_attr(not(test), expect(dead_code, reason = "nobody records but tests"))]
-    Begun(Vec<Change>),
+    Begun(Vec<Fact>),
     /// From now on it is.
     Durable,
 }
 
-impl Store {
-    /// Makes a batch of changes durable, all or none. Applying a change again changes nothing.
-    ///
-    /// # Errors
-    /// When the database fails; nothing of the batch has happened then.
-    pub async fn apply(&mut self, batch: &[Change]) -> Result<(), StoreError> {
-        record::note(&self.path, || Applying::Begun(batch.to_vec()));
-        let connection = self.connection().await?;
-        let applied = apply_all(connection, batch).await;
-        if let Err(error) = applied {
-            self.disconnect().await;
-            return Err(self.failed("write", &error));
-        }
-        record::note(&self.path, || Applying::Durable);
-        Ok(())
-    }
+/// The epoch that may write.
+async fn holder(on: &mut SqliteConnection) -> Result<Epoch, sqlx::Error> {
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(on).await?;
+    let version = u64::try_from(version).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(Epoch(version))
 }
 
-async fn apply_all(connection: &mut SqliteConnection, batch: &[Change]) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+pub(super) async fn claim(connection: &mut SqliteConnection) -> Result<Epoch, sqlx::Error> {
+    let mut transaction = connection.begin_with(IMMEDIATE).await?;
+    let Epoch(earlier) = holder(&mut transaction).await?;
+    // The number has 31 bits. Beyond them SQLite would begin anew without a word.
+    let next = i32::try_from(earlier + 1).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let claim = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {next}"));
+    sqlx::query(claim).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(Epoch(earlier + 1))
+}
+
+/// Makes a batch durable, all or none; nothing of it if the epoch is not the one that may write,
+/// which is returned.
+pub(super) async fn apply_all(
+    connection: &mut SqliteConnection,
+    epoch: Epoch,
+    batch: &[Fact],
+) -> Result<Epoch, sqlx::Error> {
+    let mut transaction = connection.begin_with(IMMEDIATE).await?;
+    let holder = holder(&mut transaction).await?;
+    if holder != epoch {
+        transaction.rollback().await?;
+        return Ok(holder);
+    }
     let mut left = batch;
-    while let Some((change, rest)) = left.split_first() {
+    while let Some((fact, rest)) = left.split_first() {
         left = rest;
-        if let Change::PartCommitted { export, part } = change {
+        if let Fact::PartCommitted { export, part } = fact {
             let mut parts = vec![part];
-            while let Some((Change::PartCommitted { export: of, part }, rest)) = left.split_first()
+            while let Some((Fact::PartCommitted { export: of, part }, rest)) = left.split_first()
                 && of == export
                 // A statement cannot insert a row and then update it.
                 && parts.iter().all(|earlier| earlier.key != part.key)
@@ -59,63 +71,63 @@ async fn apply_all(connection: &mut SqliteConnection, batch: &[Change]) -> Resul
             }
             commit_parts(&mut transaction, export, &parts).await?;
         } else {
-            apply(&mut transaction, change).await?;
+            apply(&mut transaction, fact).await?;
         }
     }
-    for change in batch {
-        failpoint::before("record", point(change))
-            .map_err(|errno| sqlx::Error::Io(errno.into()))?;
+    for fact in batch {
+        failpoint::before("record", point(fact)).map_err(|errno| sqlx::Error::Io(errno.into()))?;
     }
     transaction.commit().await?;
-    for change in batch {
-        failpoint::after("record", point(change));
+    for fact in batch {
+        failpoint::after("record", point(fact));
     }
-    Ok(())
+    Ok(holder)
 }
 
-/// What a change is called where the tests interfere.
-fn point(change: &Change) -> &'static str {
-    match change {
-        Change::StatusSeen { .. } => "record:status",
-        Change::PartCommitted { .. } => "record:part",
-        Change::Sealing { .. } => "record:sealing",
-        Change::Completed { .. } => "record:completed",
-        Change::Failed { .. } => "record:failed",
-        Change::Watching { .. } => "record:watching",
-        Change::PartialSynced { .. } => "record:partial",
-        Change::Paused { .. } | Change::PauseEnded { .. } => "record:pause",
-        Change::Marker { .. } => "record:marker",
-        Change::Recovered { .. } => "record:recovered",
-        Change::Forgotten { .. } => "record:forgotten",
+/// What a fact is called where the tests interfere.
+fn point(fact: &Fact) -> &'static str {
+    match fact {
+        Fact::StatusSeen { .. } => "record:status",
+        Fact::PartCommitted { .. } => "record:part",
+        Fact::Sealing { .. } => "record:sealing",
+        Fact::Completed { .. } => "record:completed",
+        Fact::Failed { .. } => "record:failed",
+        Fact::Watching { .. } => "record:watching",
+        Fact::PartialSynced { .. } => "record:partial",
+        Fact::Paused { .. } | Fact::PauseEnded { .. } => "record:pause",
+        Fact::SinkIdentified { .. } => "record:marker",
+        Fact::Recovered { .. } => "record:recovered",
+        Fact::Forgotten { .. } => "record:forgotten",
     }
 }
 
-async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
-    match change {
-        Change::StatusSeen { export, status } => {
+async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error> {
+    match fact {
+        Fact::StatusSeen { export, status } => {
             ensure(on, export).await?;
             let update =
                 "UPDATE export SET remote_status = $3 WHERE project = $1 AND export_id = $2";
             one(on, update, export, &[status.as_str()]).await
         }
-        Change::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
-        Change::Sealing { export, manifest } => {
+        Fact::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
+        Fact::Sealing { export, manifest } => {
             ensure(on, export).await?;
-            let update = "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 AND export_id = $2";
+            let update = "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 \
+                          AND export_id = $2";
             one(on, update, export, &[manifest]).await
         }
-        Change::Completed { export, parts, bytes, at } => {
+        Fact::Completed { export, parts, bytes, at } => {
             complete(on, export, to_sql(*parts), to_sql(*bytes), &at.to_string()).await
         }
-        Change::Failed { export, failure } => fail(on, export, failure).await,
-        Change::Watching { export } => {
+        Fact::Failed { export, failure } => fail(on, export, failure).await,
+        Fact::Watching { export } => {
             ensure(on, export).await?;
-            let update = "UPDATE export SET state = 'watching', manifest = NULL, failure_kind = NULL, \
-                          failure_cause = NULL, failure_code = NULL, failed_at = NULL \
-                          WHERE project = $1 AND export_id = $2";
+            let update = "UPDATE export SET state = 'watching', manifest = NULL, failure_kind = \
+                          NULL, failure_cause = NULL, failure_code = NULL, failed_at = NULL WHERE \
+                          project = $1 AND export_id = $2";
             one(on, update, export, &[]).await
         }
-        Change::Forgotten { export } => {
+        Fact::Forgotten { export } => {
             for delete in [
                 "DELETE FROM part WHERE project = $1 AND export_id = $2",
                 "DELETE FROM partial WHERE project = $1 AND export_id = $2",
@@ -125,10 +137,10 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             }
             Ok(())
         }
-        Change::PartialSynced { export, part } => keep_partial(on, export, part).await,
-        Change::Paused { scope, until } => {
-            let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) \
-                          ON CONFLICT (scope) DO UPDATE SET until_at = excluded.until_at";
+        Fact::PartialSynced { export, part } => keep_partial(on, export, part).await,
+        Fact::Paused { scope, until } => {
+            let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) ON CONFLICT (scope) \
+                          DO UPDATE SET until_at = excluded.until_at";
             done(
                 sqlx::query(upsert)
                     .bind(scope.to_string())
@@ -137,20 +149,20 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
                     .await,
             )
         }
-        Change::PauseEnded { scope } => done(
+        Fact::PauseEnded { scope } => done(
             sqlx::query("DELETE FROM pause WHERE scope = $1")
                 .bind(scope.to_string())
                 .execute(on)
                 .await,
         ),
-        Change::Marker { directory, marker } => {
-            let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) \
-                          ON CONFLICT (directory) DO UPDATE SET marker = excluded.marker";
-            done(sqlx::query(upsert).bind(directory).bind(marker).execute(on).await)
+        Fact::SinkIdentified { place, identity } => {
+            let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) ON CONFLICT \
+                          (directory) DO UPDATE SET marker = excluded.marker";
+            done(sqlx::query(upsert).bind(place).bind(identity).execute(on).await)
         }
-        Change::Recovered { project, at } => {
-            let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) \
-                          ON CONFLICT (project) DO NOTHING";
+        Fact::Recovered { project, at } => {
+            let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) ON CONFLICT \
+                          (project) DO NOTHING";
             done(
                 sqlx::query(insert)
                     .bind(project.to_string())
@@ -163,8 +175,8 @@ async fn apply(on: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
 }
 
 async fn ensure(on: &mut SqliteConnection, export: &ExportKey) -> Result<(), sqlx::Error> {
-    let insert = "INSERT INTO export (project, export_id, state) VALUES ($1, $2, 'watching') \
-                  ON CONFLICT (project, export_id) DO NOTHING";
+    let insert = "INSERT INTO export (project, export_id, state) VALUES ($1, $2, 'watching') ON \
+                  CONFLICT (project, export_id) DO NOTHING";
     one(on, insert, export, &[]).await
 }
 
@@ -183,9 +195,10 @@ async fn commit_parts(
         insert_parts(on, export, rows).await?;
         left = rest;
     }
-    let delete = "DELETE FROM partial WHERE project = $1 AND export_id = $2 AND EXISTS (SELECT 1 FROM part \
-                  WHERE part.project = partial.project AND part.export_id = partial.export_id \
-                  AND part.number = partial.number AND part.file_id = partial.file_id)";
+    let delete = "DELETE FROM partial WHERE project = $1 AND export_id = $2 AND EXISTS (SELECT 1 \
+                  FROM part WHERE part.project = partial.project AND part.export_id = \
+                  partial.export_id AND part.number = partial.number AND part.file_id = \
+                  partial.file_id)";
     one(on, delete, export, &[]).await
 }
 
@@ -201,7 +214,8 @@ async fn insert_parts(
         checks.push(words.map_err(|error| sqlx::Error::Encode(error.into()))?);
     }
     let mut upsert = QueryBuilder::<Sqlite>::new(
-        "INSERT INTO part (project, export_id, number, file_id, bytes, declared_bytes, sha256, verified_by) ",
+        "INSERT INTO part (project, export_id, number, file_id, bytes, declared_bytes, sha256, \
+         verified_by) ",
     );
     upsert.push_values(parts.iter().zip(checks), |mut row, (part, verified_by)| {
         row.push_bind(project.as_str())
@@ -215,7 +229,8 @@ async fn insert_parts(
     });
     upsert.push(
         " ON CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, \
-         declared_bytes = excluded.declared_bytes, sha256 = excluded.sha256, verified_by = excluded.verified_by",
+         declared_bytes = excluded.declared_bytes, sha256 = excluded.sha256, verified_by = \
+         excluded.verified_by",
     );
     done(upsert.build().execute(on).await)
 }
@@ -229,8 +244,8 @@ async fn complete(
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
     let update = "UPDATE export SET state = 'completed', manifest = NULL, parts = $3, bytes = $4, \
-                  completed_at = $5, failure_kind = NULL, failure_cause = NULL, failure_code = NULL, \
-                  failed_at = NULL WHERE project = $1 AND export_id = $2";
+                  completed_at = $5, failure_kind = NULL, failure_cause = NULL, failure_code = \
+                  NULL, failed_at = NULL WHERE project = $1 AND export_id = $2";
     let updated = sqlx::query(update)
         .bind(export.project.to_string())
         .bind(export.export.as_str())
@@ -248,8 +263,9 @@ async fn fail(
     failure: &Failure,
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
-    let update = "UPDATE export SET state = 'failed', manifest = NULL, failure_kind = $3, failure_cause = $4, \
-                  failure_code = $5, failed_at = $6 WHERE project = $1 AND export_id = $2";
+    let update = "UPDATE export SET state = 'failed', manifest = NULL, failure_kind = $3, \
+                  failure_cause = $4, failure_code = $5, failed_at = $6 WHERE project = $1 AND \
+                  export_id = $2";
     let updated = sqlx::query(update)
         .bind(export.project.to_string())
         .bind(export.export.as_str())
@@ -266,10 +282,10 @@ async fn keep_partial(
     part: &ResumablePart,
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
-    let upsert = "INSERT INTO partial (project, export_id, number, file_id, bytes, sha256, total_bytes, etag) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-                  ON CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, \
-                  sha256 = excluded.sha256, total_bytes = excluded.total_bytes, etag = excluded.etag";
+    let upsert = "INSERT INTO partial (project, export_id, number, file_id, bytes, sha256, \
+                  total_bytes, etag) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (project, \
+                  export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, sha256 = \
+                  excluded.sha256, total_bytes = excluded.total_bytes, etag = excluded.etag";
     let inserted = sqlx::query(upsert)
         .bind(export.project.to_string())
         .bind(export.export.as_str())

@@ -4,7 +4,17 @@
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, QueryBuilder, Sqlite, SqliteConnection};
 
-use super::{Store, StoreError};
+use super::SqliteLedger;
+use crate::ports::LedgerFault;
+
+/// Renames a table: a transaction that needs it fails from then on.
+#[cfg(test)]
+pub(crate) async fn rename_table(directory: &std::path::Path, from: &str, to: &str) {
+    let mut ledger = SqliteLedger::beside(directory);
+    let statement = sqlx::AssertSqlSafe(format!("ALTER TABLE {from} RENAME TO {to}"));
+    sqlx::query(statement).execute(ledger.connection().await.unwrap()).await.unwrap();
+    ledger.disconnect().await;
+}
 
 /// A value of a row, of whatever type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,25 +27,25 @@ pub(crate) enum Value {
 
 /// A state that is gone with its last connection, which is `writer`.
 pub(crate) struct Memory {
-    pub(crate) store: Store,
+    pub(crate) ledger: SqliteLedger,
     writer: SqliteConnection,
 }
 
 impl Memory {
     /// An empty state of the latest schema.
-    pub(crate) async fn new() -> Result<Self, StoreError> {
+    pub(crate) async fn new() -> Result<Self, LedgerFault> {
         let options: SqliteConnectOptions = "sqlite::memory:".parse().expect("sqlx knows the word");
         let options = options.disable_statement_logging();
-        let mut store = Store {
+        let mut ledger = SqliteLedger {
             path: "memory".into(),
             options: options.clone().foreign_keys(true),
             connection: None,
         };
         let connected =
             options.foreign_keys(false).pragma("ignore_check_constraints", "1").connect().await;
-        let writer = connected.map_err(|error| store.failed("open", &error))?;
-        store.migrate().await?;
-        Ok(Self { store, writer })
+        let writer = connected.map_err(|error| ledger.failed("open", &error))?;
+        ledger.migrate().await?;
+        Ok(Self { ledger, writer })
     }
 
     /// Takes every row away.

@@ -1,4 +1,4 @@
-//! Reading the state back at start.
+//! Rows as records.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
@@ -8,149 +8,20 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use super::record::{ExportRecord, RecordedState};
-use super::{Store, StoreError};
 use crate::domain::checksum::Check;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::ExportId;
-use crate::domain::ids::{ExportKey, ProjectDigest};
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::RemoteStatus;
 use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
 use crate::domain::stage::PauseScope;
+use crate::ports::{ExportRecord, RecordedState};
 
 /// IDs that one statement asks for at most.
 const MAX_IDS: usize = 64;
 
-impl Store {
-    /// Everything known of these projects' exports.
-    ///
-    /// # Errors
-    /// When the database fails, or holds what this program never writes.
-    pub async fn load(
-        &mut self,
-        projects: &[ProjectDigest],
-    ) -> Result<Vec<ExportRecord>, StoreError> {
-        let connection = self.connection().await?;
-        let loaded = load_all(connection, projects).await;
-        self.settled("read", loaded).await
-    }
-
-    /// What is known of these exports of a project; nothing else is read, however much there is.
-    ///
-    /// # Errors
-    /// When the database fails, or holds what this program never writes.
-    pub async fn load_exports(
-        &mut self,
-        project: ProjectDigest,
-        exports: &[&ExportId],
-    ) -> Result<Vec<ExportRecord>, StoreError> {
-        let connection = self.connection().await?;
-        let loaded = load_some(connection, project, exports).await;
-        self.settled("read", loaded).await
-    }
-
-    /// Those of these projects whose manifests on disk have not been read yet, to its end.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn unrecovered(
-        &mut self,
-        projects: &[ProjectDigest],
-    ) -> Result<Vec<ProjectDigest>, StoreError> {
-        let connection = self.connection().await?;
-        let known = sqlx::query_scalar("SELECT project FROM project").fetch_all(connection).await;
-        let known: Vec<String> = self.settled("read", known).await?;
-        Ok(projects
-            .iter()
-            .filter(|project| !known.contains(&project.to_string()))
-            .copied()
-            .collect())
-    }
-
-    /// Those of these exports that have failed, in whatever project.
-    ///
-    /// # Errors
-    /// When the database fails, or holds what this program never writes.
-    pub async fn failed_exports(
-        &mut self,
-        exports: &BTreeSet<ExportId>,
-    ) -> Result<Vec<ExportKey>, StoreError> {
-        let failed =
-            "SELECT project, export_id FROM export WHERE state = 'failed' ORDER BY export_id";
-        self.keys(failed, exports).await
-    }
-
-    /// Those of these exports that are on record, in whatever project.
-    ///
-    /// # Errors
-    /// When the database fails, or holds what this program never writes.
-    pub async fn recorded_exports(
-        &mut self,
-        exports: &BTreeSet<ExportId>,
-    ) -> Result<Vec<ExportKey>, StoreError> {
-        self.keys("SELECT project, export_id FROM export ORDER BY export_id", exports).await
-    }
-
-    /// Those keys that this query finds and that are among these exports.
-    async fn keys(
-        &mut self,
-        query: &'static str,
-        exports: &BTreeSet<ExportId>,
-    ) -> Result<Vec<ExportKey>, StoreError> {
-        let connection = self.connection().await?;
-        let rows = sqlx::query(query).fetch_all(connection).await;
-        let keys = rows.and_then(|rows| {
-            let key = |row| {
-                Ok(ExportKey {
-                    project: parsed(row, "project")?,
-                    export: parsed(row, "export_id")?,
-                })
-            };
-            rows.iter().map(key).collect::<Result<Vec<_>, sqlx::Error>>()
-        });
-        let keys = self.settled("read", keys).await?;
-        Ok(keys.into_iter().filter(|key| exports.contains(&key.export)).collect())
-    }
-
-    /// The pauses on record, with their ends; they may be over.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn pauses(&mut self) -> Result<HashMap<PauseScope, Timestamp>, StoreError> {
-        let connection = self.connection().await?;
-        let pauses = pauses(connection).await;
-        self.settled("read", pauses).await
-    }
-
-    /// The marker on record for a download directory.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn marker(&mut self, directory: &str) -> Result<Option<String>, StoreError> {
-        let connection = self.connection().await?;
-        let marker = sqlx::query_scalar("SELECT marker FROM marker WHERE directory = $1")
-            .bind(directory)
-            .fetch_optional(connection)
-            .await;
-        self.settled("read", marker).await
-    }
-
-    async fn settled<T>(
-        &mut self,
-        operation: &'static str,
-        result: Result<T, sqlx::Error>,
-    ) -> Result<T, StoreError> {
-        if let Err(error) = &result {
-            let failed = self.failed(operation, error);
-            self.disconnect().await;
-            return Err(failed);
-        }
-        result.map_err(|error| self.failed(operation, &error))
-    }
-}
-
-async fn load_all(
+/// Everything known of the exports of these projects.
+pub(super) async fn all(
     connection: &mut SqliteConnection,
     projects: &[ProjectDigest],
 ) -> Result<Vec<ExportRecord>, sqlx::Error> {
@@ -163,7 +34,43 @@ async fn load_all(
     Ok(records)
 }
 
-/// The pauses on record.
+pub(super) async fn find(
+    on: &mut SqliteConnection,
+    exports: &BTreeSet<ExportId>,
+    only_failed: bool,
+) -> Result<Vec<ExportKey>, sqlx::Error> {
+    let query = match only_failed {
+        true => "SELECT project, export_id FROM export WHERE state = 'failed' ORDER BY export_id",
+        false => "SELECT project, export_id FROM export ORDER BY export_id",
+    };
+    let mut keys = Vec::new();
+    for row in sqlx::query(query).fetch_all(on).await? {
+        let export = parsed(&row, "export_id")?;
+        if exports.contains(&export) {
+            keys.push(ExportKey { project: parsed(&row, "project")?, export });
+        }
+    }
+    Ok(keys)
+}
+
+pub(super) async fn unrecovered(
+    on: &mut SqliteConnection,
+    projects: &[ProjectDigest],
+) -> Result<Vec<ProjectDigest>, sqlx::Error> {
+    let known: Vec<String> =
+        sqlx::query_scalar("SELECT project FROM project").fetch_all(on).await?;
+    let is_unknown = |project: &&ProjectDigest| !known.contains(&project.to_string());
+    Ok(projects.iter().filter(is_unknown).copied().collect())
+}
+
+pub(super) async fn sink_identity(
+    on: &mut SqliteConnection,
+    place: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let query = sqlx::query_scalar("SELECT marker FROM marker WHERE directory = $1");
+    query.bind(place).fetch_optional(on).await
+}
+
 pub(super) async fn pauses(
     on: &mut SqliteConnection,
 ) -> Result<HashMap<PauseScope, Timestamp>, sqlx::Error> {
@@ -173,7 +80,7 @@ pub(super) async fn pauses(
 }
 
 /// By a few statements with 1, 2, 4 … 64 IDs each.
-async fn load_some(
+pub(super) async fn some(
     connection: &mut SqliteConnection,
     project: ProjectDigest,
     exports: &[&ExportId],
@@ -190,7 +97,7 @@ async fn load_some(
     Ok(records)
 }
 
-/// The rows of a table that belong to these exports of a project, or to all of them where none is
+/// The rows of a table that belong to these exports of a project, or to all of them if none is
 /// named.
 async fn rows_of(
     on: &mut SqliteConnection,
@@ -212,7 +119,7 @@ async fn rows_of(
     query.push(order).build().fetch_all(on).await
 }
 
-/// What is known of these exports of one project, or of all of them where none is named, with or
+/// What is known of these exports of one project, or of all of them if none is named, with or
 /// without the partials.
 pub(super) async fn load_project(
     on: &mut SqliteConnection,

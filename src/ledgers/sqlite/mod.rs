@@ -1,8 +1,10 @@
-//! What is known across restarts, in an embedded SQLite database with one connection.
+//! The ledger in an embedded SQLite database, with one connection for each [`SqliteLedger`].
 //!
-//! The store may lag the bytes on disk, never lead them: a change is sent here after what it speaks
-//! of is durable. A batch of changes is one transaction, and a transaction is synced before it
-//! counts (WAL, `synchronous=FULL`). The SQL keeps to what PostgreSQL understands too.
+//! A batch of facts is one transaction, and a transaction is synced before it counts (WAL,
+//! `synchronous=FULL`). The SQL keeps to what PostgreSQL understands too.
+//!
+//! One epoch at a time may write. Its number is the `user_version` in the database's header, which
+//! versions of this program from before it neither read nor change.
 
 mod apply;
 mod error;
@@ -10,27 +12,26 @@ mod error;
 pub(crate) mod fuzzing;
 mod load;
 mod read_only;
-mod record;
 #[cfg(test)]
 mod tests;
-mod writer;
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
-#[cfg(test)]
 pub(crate) use apply::Applying;
-pub use error::StoreError;
-pub use read_only::{Seen, look};
-pub use record::{Change, ExportRecord, RecordedState};
-pub use writer::{StoreEvent, Write, run_writer};
+pub use read_only::look;
 
+use crate::domain::ids::{ExportId, ExportKey, ProjectDigest};
 use crate::domain::modes::DirectoryMode;
-use crate::durable::{Dir, Entry};
+use crate::domain::stage::PauseScope;
+use crate::durable::{Dir, DurableError, Entry, record};
+use crate::ports::{Epoch, ExportRecord, Fact, Ledger, LedgerFault};
 
 /// File name of the database in the state directory.
 const DATABASE_FILE: &str = "state.db";
@@ -43,9 +44,9 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
     (2, "checkpoints", include_str!("migrations/0002_checkpoints.sql")),
 ];
 
-/// The open state.
+/// A way into the state.
 #[derive(Debug)]
-pub struct Store {
+pub struct SqliteLedger {
     path: PathBuf,
     options: SqliteConnectOptions,
     /// Absent after a failure: the next use connects anew, because a connection that met an I/O
@@ -53,25 +54,21 @@ pub struct Store {
     connection: Option<SqliteConnection>,
 }
 
-impl Store {
-    /// Opens the state in `directory`, which is made (0700) where it is missing, and brings it to
-    /// the latest schema. A database that is damaged or newer is refused as it is.
+impl SqliteLedger {
+    /// Opens the state in `directory`, which is made (0700) if it is missing, and brings it to the
+    /// latest schema. A database that is damaged or newer is refused as it is.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// When it cannot be made, read or migrated.
+    pub async fn open(directory: &Path) -> Result<Self, LedgerFault> {
         let path = directory.join(DATABASE_FILE);
         let place = directory.to_owned();
         let placed = tokio::task::spawn_blocking(move || make_place(&place));
-        placed.await.map_err(|panic| StoreError::Database {
-            operation: "look for",
-            path: path.clone(),
-            cause: panic.to_string(),
-        })??;
-        let mut store = Self::beside(directory);
-        store.check().await?;
-        store.migrate().await?;
-        Ok(store)
+        placed.await.map_err(|panic| error::unavailable("look for", &path, &panic))??;
+        let mut ledger = Self::beside(directory);
+        ledger.check().await?;
+        ledger.migrate().await?;
+        Ok(ledger)
     }
 
     /// Another way into a state that this process has open already: it is neither checked nor
@@ -90,30 +87,17 @@ impl Store {
         Self { path, options, connection: None }
     }
 
-    /// Ends the connection; what was applied is durable already.
-    ///
-    /// # Errors
-    /// When the database cannot be closed cleanly.
-    pub async fn close(mut self) -> Result<(), StoreError> {
-        match self.connection.take() {
-            Some(connection) => {
-                connection.close().await.map_err(|error| self.failed("close", &error))
-            }
-            None => Ok(()),
-        }
-    }
-
-    async fn check(&mut self) -> Result<(), StoreError> {
+    async fn check(&mut self) -> Result<(), LedgerFault> {
         let answer: Result<String, _> =
             sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(self.connection().await?).await;
         match answer {
             Ok(answer) if answer == "ok" => Ok(()),
-            Ok(cause) => Err(StoreError::Corrupt { path: self.path.clone(), cause }),
+            Ok(cause) => Err(error::corrupt(&self.path, &cause)),
             Err(error) => Err(self.failed("check", &error)),
         }
     }
 
-    async fn migrate(&mut self) -> Result<(), StoreError> {
+    async fn migrate(&mut self) -> Result<(), LedgerFault> {
         let migrations = MIGRATIONS.map(|(version, name, statements)| {
             Migration::new(
                 version,
@@ -126,10 +110,10 @@ impl Store {
         let known = MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default();
         let migrator = Migrator::with_migrations(migrations.into());
         let migrated = migrator.run(self.connection().await?).await;
-        migrated.map_err(|error| StoreError::migration(&self.path, known, &error))
+        migrated.map_err(|error| error::migration(&self.path, known, &error))
     }
 
-    async fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+    async fn connection(&mut self) -> Result<&mut SqliteConnection, LedgerFault> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.options.connect().await.map_err(|error| self.failed("open", &error))?,
@@ -145,19 +129,107 @@ impl Store {
         }
     }
 
-    fn failed(&self, operation: &'static str, error: &sqlx::Error) -> StoreError {
-        StoreError::database(operation, &self.path, error)
+    /// Answers an error by closing the connection.
+    async fn settled<T>(
+        &mut self,
+        operation: &'static str,
+        result: Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerFault> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                self.disconnect().await;
+                Err(self.failed(operation, &error))
+            }
+        }
+    }
+
+    fn failed(&self, operation: &'static str, error: &sqlx::Error) -> LedgerFault {
+        error::database(operation, &self.path, error)
+    }
+}
+
+impl Ledger for SqliteLedger {
+    async fn claim(&mut self, _projects: &[ProjectDigest]) -> Result<Epoch, LedgerFault> {
+        let claimed = apply::claim(self.connection().await?).await;
+        self.settled("claim", claimed).await
+    }
+
+    async fn commit(&mut self, epoch: Epoch, facts: &[Fact]) -> Result<(), LedgerFault> {
+        record::note(&self.path, || Applying::Begun(facts.to_vec()));
+        let applied = apply::apply_all(self.connection().await?, epoch, facts).await;
+        let holder = self.settled("write", applied).await?;
+        if holder != epoch {
+            return Err(LedgerFault::Refused { epoch, holder });
+        }
+        record::note(&self.path, || Applying::Durable);
+        Ok(())
+    }
+
+    async fn load(&mut self, projects: &[ProjectDigest]) -> Result<Vec<ExportRecord>, LedgerFault> {
+        let loaded = load::all(self.connection().await?, projects).await;
+        self.settled("read", loaded).await
+    }
+
+    async fn load_exports(
+        &mut self,
+        project: ProjectDigest,
+        exports: &[&ExportId],
+    ) -> Result<Vec<ExportRecord>, LedgerFault> {
+        let loaded = load::some(self.connection().await?, project, exports).await;
+        self.settled("read", loaded).await
+    }
+
+    async fn find(
+        &mut self,
+        exports: &BTreeSet<ExportId>,
+        only_failed: bool,
+    ) -> Result<Vec<ExportKey>, LedgerFault> {
+        let found = load::find(self.connection().await?, exports, only_failed).await;
+        self.settled("read", found).await
+    }
+
+    async fn unrecovered(
+        &mut self,
+        projects: &[ProjectDigest],
+    ) -> Result<Vec<ProjectDigest>, LedgerFault> {
+        let unrecovered = load::unrecovered(self.connection().await?, projects).await;
+        self.settled("read", unrecovered).await
+    }
+
+    async fn pauses(&mut self) -> Result<HashMap<PauseScope, Timestamp>, LedgerFault> {
+        let pauses = load::pauses(self.connection().await?).await;
+        self.settled("read", pauses).await
+    }
+
+    async fn sink_identity(&mut self, place: &str) -> Result<Option<String>, LedgerFault> {
+        let identity = load::sink_identity(self.connection().await?, place).await;
+        self.settled("read", identity).await
+    }
+
+    async fn close(mut self) -> Result<(), LedgerFault> {
+        match self.connection.take() {
+            Some(connection) => {
+                connection.close().await.map_err(|error| self.failed("close", &error))
+            }
+            None => Ok(()),
+        }
     }
 }
 
 /// Makes the state's folder, and the database as an empty file: SQLite itself would not make it
 /// 0600.
-fn make_place(directory: &Path) -> Result<(), StoreError> {
-    let dir = Dir::create_all(directory, DirectoryMode::PRIVATE, DirectoryMode::PRIVATE)?;
-    match dir.entry(DATABASE_FILE)? {
+fn make_place(directory: &Path) -> Result<(), LedgerFault> {
+    let disk = |error: DurableError| LedgerFault::Unavailable(error.to_string());
+    let dir = Dir::create_all(directory, DirectoryMode::PRIVATE, DirectoryMode::PRIVATE);
+    let dir = dir.map_err(disk)?;
+    match dir.entry(DATABASE_FILE).map_err(disk)? {
         Entry::Regular(..) => Ok(()),
-        Entry::Other => Err(StoreError::NotAFile { path: directory.join(DATABASE_FILE) }),
-        Entry::Absent => Ok(dir.create_empty(DATABASE_FILE)?),
+        Entry::Other => Err(LedgerFault::Unavailable(format!(
+            "{} is not a regular file: move it away, or choose another state directory",
+            directory.join(DATABASE_FILE).display()
+        ))),
+        Entry::Absent => dir.create_empty(DATABASE_FILE).map_err(disk),
     }
 }
 

@@ -1,46 +1,30 @@
-//! A look at the state of which nothing is left: no folder or file is made, nothing is migrated,
-//! nobody is held up.
+//! A look at the state that leaves no trace: it makes no folder or file, migrates nothing, and
+//! holds up nobody.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use super::load::{load_project, pauses};
-use super::record::ExportRecord;
-use super::{BUSY_TIMEOUT, DATABASE_FILE, MIGRATIONS, StoreError};
+use super::{BUSY_TIMEOUT, DATABASE_FILE, MIGRATIONS, error};
 use crate::domain::ids::ProjectDigest;
-use crate::domain::stage::PauseScope;
+use crate::ports::{LedgerFault, Seen};
 
-/// What was seen.
-#[derive(Debug, Clone, Default)]
-pub struct Seen {
-    /// Everything known of the exports; partials only where the state has the latest schema.
-    pub exports: Vec<ExportRecord>,
-    /// The pauses on record, with their ends; they may be over.
-    pub pauses: HashMap<PauseScope, Timestamp>,
-}
-
-/// Reads the state in `directory`; `None` where there is none yet.
+/// Reads the state in `directory`; `None` if there is none yet.
 ///
 /// # Errors
 /// When it cannot be read, is damaged, or was written by a newer version.
 pub async fn look(
     directory: &Path,
     projects: &[ProjectDigest],
-) -> Result<Option<Seen>, StoreError> {
+) -> Result<Option<Seen>, LedgerFault> {
     let path = directory.join(DATABASE_FILE);
     let failed = |operation| move |error: sqlx::Error| (operation, error);
     let bytes_of = |path: &Path| match std::fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::Database {
-            operation: "look for",
-            path: path.to_owned(),
-            cause: error.to_string(),
-        }),
+        Err(error) => Err(error::unavailable("look for", path, &error)),
     };
     let wal = bytes_of(&directory.join(format!("{DATABASE_FILE}-wal")))?.unwrap_or(0);
     // A start that was cut short leaves an empty file.
@@ -61,12 +45,11 @@ pub async fn look(
         drop(connection.close().await);
         seen
     };
-    let (version, seen) = looked
-        .await
-        .map_err(|(operation, error)| StoreError::database(operation, &path, &error))?;
+    let (version, seen) =
+        looked.await.map_err(|(operation, error)| error::database(operation, &path, &error))?;
     let known = latest();
     if version > known {
-        return Err(StoreError::Newer { path, found: version, known });
+        return Err(error::newer(&path, version, known));
     }
     Ok((version > 0).then_some(seen))
 }
@@ -75,8 +58,7 @@ fn latest() -> i64 {
     MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default()
 }
 
-/// The version of the schema, 0 where there is none, and what is in it where that can be
-/// understood.
+/// The version of the schema, 0 if there is none, and what is in it if that can be understood.
 async fn seen(
     on: &mut SqliteConnection,
     projects: &[ProjectDigest],

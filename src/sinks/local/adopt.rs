@@ -8,60 +8,45 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::digest::Digests;
-use super::local::{LocalSink, working_name};
+use super::directory::{LocalSink, working_name};
 use super::{Mismatch, SinkError};
 use crate::domain::checksum::Check;
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::ExportPath;
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE};
 use crate::domain::modes::FileMode;
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::resume::ResumablePart;
+use crate::domain::watch::PartOrder;
 use crate::durable::{Dir, DurableError, Entry, ErrorClass, is_probe_name};
 use crate::failpoint;
-
-/// What was found in an export's folder.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Prepared {
-    /// Finished files that no record spoke of: record them, do not fetch them.
-    pub adopted: Vec<CommittedPart>,
-    /// Final names at which something else stands, and what; it stays untouched.
-    pub conflicts: Vec<(PartKey, String)>,
-    /// The resume points that still have their bytes.
-    pub resumable: Vec<ResumablePart>,
-}
+use crate::ports::Prepared;
 
 impl LocalSink {
-    /// Makes an export's folder and looks through it. `listed` are the parts that are not on
-    /// record, with their declared lengths; `keep_partials` those whose partials a record vouches
-    /// for. Every other partial is removed, except those that a [`super::PartWriter`] has open.
-    /// Files that are not ours stay untouched. Hashes what it adopts: slow.
-    ///
-    /// # Errors
-    /// When the disk fails, or the folder's own place is taken.
-    pub fn prepare_export(
+    /// Makes an export's folder and looks through it. A partial stays if one of these parts has a
+    /// resume point for it, or a [`super::PartWriter`] has it open; all others are removed. Files
+    /// that are not ours stay untouched. What it adopts it hashes: slow.
+    pub(super) fn prepare_export(
         &self,
-        project: &ProjectName,
-        export: &ExportId,
-        listed: &[(PartKey, Option<u64>)],
-        keep_partials: &[ResumablePart],
+        at: &ExportPath,
+        unrecorded: &[PartOrder],
     ) -> Result<Prepared, SinkError> {
         let root = self.root()?;
         self.no_overwrite(&root)?;
-        let dir = self.make_export_dir(&root, project, export)?;
+        let dir = self.make_export_dir(&root, at)?;
         let names: HashSet<String> = dir.names()?.into_iter().collect();
         let mut prepared = Prepared::default();
-        let mut kept = self.partials_in_flight(project, export);
-        for resumable in keep_partials {
-            let partial = working_name(&resumable.key.file_name());
-            let long_enough = matches!(dir.entry(&partial)?, Entry::Regular(_, length) if length >= resumable.point.bytes);
-            if long_enough {
+        let mut kept = self.partials_in_flight(at);
+        for part in unrecorded {
+            let Some(point) = part.resume.clone() else { continue };
+            let partial = working_name(&part.key.file_name());
+            if matches!(dir.entry(&partial)?, Entry::Regular(_, length) if length >= point.bytes) {
                 kept.insert(partial);
-                prepared.resumable.push(resumable.clone());
+                prepared.resumable.push(ResumablePart { key: part.key.clone(), point });
             }
         }
         remove_leftovers(&dir, &names, &kept)?;
-        for (key, declared_bytes) in
-            listed.iter().filter(|(key, _)| names.contains(&key.file_name()))
+        for PartOrder { key, declared_bytes, .. } in
+            unrecorded.iter().filter(|part| names.contains(&part.key.file_name()))
         {
             match adopt(&dir, key, *declared_bytes, self.settings().modes.file)? {
                 Adoption::Ours(part) => prepared.adopted.push(part),
@@ -70,8 +55,7 @@ impl LocalSink {
             }
         }
         if !prepared.adopted.is_empty() {
-            // A crash between `linkat` and `unlinkat` leaves a file under both names: it is there
-            // once, and whole.
+            // A crash between `linkat` and `unlinkat` leaves one whole file under both names.
             let adopted = |key: &PartKey| prepared.adopted.iter().any(|part| part.key == *key);
             prepared.resumable.retain(|resumable| !adopted(&resumable.key));
             dir.sync()?;
@@ -79,16 +63,11 @@ impl LocalSink {
         Ok(prepared)
     }
 
-    /// Nothing of an export that has come to its end is worked on any more: removes every partial
-    /// in its folder, except those that a [`super::PartWriter`] has open.
-    pub(super) fn tidy(
-        &self,
-        dir: &Dir,
-        project: &ProjectName,
-        export: &ExportId,
-    ) -> Result<(), DurableError> {
+    /// Removes every partial in the folder of an export that is finished with, except those that a
+    /// [`super::PartWriter`] has open.
+    pub(super) fn tidy(&self, dir: &Dir, at: &ExportPath) -> Result<(), DurableError> {
         let names = dir.names()?.into_iter().collect();
-        remove_leftovers(dir, &names, &self.partials_in_flight(project, export))
+        remove_leftovers(dir, &names, &self.partials_in_flight(at))
     }
 }
 
@@ -131,7 +110,8 @@ fn adopt(
         Entry::Regular(file, length) => (file, length),
     };
     if let Some(declared) = declared_bytes.filter(|declared| *declared != length) {
-        let found = format!("{name} is there with {length} bytes, the api declares {declared}");
+        let found =
+            format!("{name} already exists with {length} bytes, and the API declares {declared}");
         return Ok(Adoption::Foreign(found));
     }
     if !is_ours(&file, mode).map_err(|errno| dir.failed("look at", errno))? {
@@ -139,10 +119,12 @@ fn adopt(
     }
     let (sha256, first) = hash(dir, &name, &file, length)?;
     if declared_bytes.is_none() && !matches!(first, Some(b'{' | b'[')) {
-        return Ok(Adoption::Foreign(format!("{name} is there and does not begin like JSON")));
+        return Ok(Adoption::Foreign(format!(
+            "{name} already exists and does not begin like JSON"
+        )));
     }
     failpoint::pass("adopt", &name);
-    // Somebody else may have put it there, and then nobody has synced it yet.
+    // If somebody else put it there, nobody has synced it yet.
     dir.sync_entry(&name, &file)?;
     let check = if declared_bytes.is_some() { Check::Size } else { Check::Framing };
     Ok(Adoption::Ours(CommittedPart {
@@ -154,10 +136,9 @@ fn adopt(
     }))
 }
 
-/// Whether a file looks as this program makes them: owned by its user, and either of exactly the
-/// configured mode or closed to everybody else, as it is where an earlier run was configured so.
-/// One that is open in any other way was made by something else of the same user, such as a copy
-/// under a usual umask.
+/// Whether a file looks as this program makes them: owned by its user, and either with exactly the
+/// configured mode or closed to everybody else, as an earlier configuration may have had it. A file
+/// with any other mode was made by another program of the same user, such as `cp`.
 fn is_ours(file: &std::fs::File, mode: FileMode) -> Result<bool, Errno> {
     let stat = fstat(file)?;
     let found = Mode::from_raw_mode(stat.st_mode);

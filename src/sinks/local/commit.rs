@@ -1,26 +1,26 @@
-//! Parts whose bytes are complete and checked get their final names: steps 4 to 6 of the order in
-//! `local`, for a group of parts at once, so that they share one look at each folder and one sync
-//! of it.
+//! Complete and checked parts get their final names: steps 4 to 6 of the order in `directory`. A group
+//! of parts shares one check of each folder and one sync of it.
 
 use std::fmt;
 use std::sync::Arc;
 
+use super::SinkError;
 use super::adopt::hash;
-use super::local::{LocalSink, Reservation};
-use super::{CommitError, SinkError};
-use crate::domain::ids::{ExportId, ProjectName};
+use super::directory::{LocalSink, Reservation};
+use crate::domain::ids::ExportPath;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::is_small;
 use crate::durable::{
     CommitFailure, Dir, DurableError, Entry, Named, NoOverwrite, Partial, Synced,
 };
+use crate::ports::SinkFault;
 
-/// A part whose bytes are complete and agree with all that was promised. Dropped, its partial is
+/// A part that is complete and agrees with all that was promised. If it is dropped, its partial is
 /// not trusted again.
 #[must_use]
 pub struct FinishedPart {
-    project: ProjectName,
-    export: ExportId,
+    pub(super) sink: LocalSink,
+    at: ExportPath,
     dir: Arc<Dir>,
     file: File,
     part: CommittedPart,
@@ -41,37 +41,30 @@ impl fmt::Debug for FinishedPart {
 
 impl FinishedPart {
     pub(super) fn new(
-        project: ProjectName,
-        export: ExportId,
+        sink: LocalSink,
+        at: ExportPath,
         dir: Arc<Dir>,
         partial: Partial,
         part: CommittedPart,
         reservation: Reservation,
     ) -> Self {
         let file = File::Unsynced(partial);
-        Self { project, export, dir, file, part, _reservation: reservation }
+        Self { sink, at, dir, file, part, _reservation: reservation }
     }
 
-    /// Whether it is synced with its group. A large part is to be synced before: its group would
-    /// wait for it.
-    #[must_use]
-    pub fn syncs_with_group(&self) -> bool {
+    /// Whether it is synced with its group. A large part is synced before, or its group would wait.
+    pub(super) fn costs_little(&self) -> bool {
         is_small(Some(self.part.bytes)) || matches!(self.file, File::Synced(_))
     }
 
-    /// Makes its bytes durable: step 4. Blocks.
-    ///
-    /// # Errors
-    /// When that fails; the partial is gone then.
-    pub fn sync(mut self) -> Result<Self, CommitError> {
+    /// Makes its bytes durable: step 4. After an error the partial is gone.
+    pub(super) fn sync_now(mut self) -> Result<Self, SinkFault> {
         self.file = File::Synced(self.file.sync()?);
         Ok(self)
     }
 
     fn is_in_folder_of(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.dir, &other.dir)
-            && self.export == other.export
-            && self.project == other.project
+        Arc::ptr_eq(&self.dir, &other.dir) && self.at == other.at
     }
 }
 
@@ -91,15 +84,15 @@ impl File {
     }
 }
 
-/// How the parts of a group ended, by their place in it.
-type Outcomes = Vec<Option<Result<CommittedPart, CommitError>>>;
+/// The outcome of each part, in the order of the group.
+type Outcomes = Vec<Option<Result<CommittedPart, SinkFault>>>;
 
 impl LocalSink {
     /// Gives each part of a group its final name, durable on return. A file that already has the
-    /// name is adopted where it is identical. Blocks. The outcomes are in the order of the group;
-    /// of a part that failed the partial is gone.
+    /// name is adopted if it is identical. The outcomes are in the order of the group. The partial
+    /// of a part that failed is gone.
     #[must_use]
-    pub fn commit(&self, group: Vec<FinishedPart>) -> Vec<Result<CommittedPart, CommitError>> {
+    pub(super) fn commit(&self, group: Vec<FinishedPart>) -> Vec<Result<CommittedPart, SinkFault>> {
         if group.len() > 1 {
             for finished in &group {
                 if let File::Unsynced(partial) = &finished.file {
@@ -116,7 +109,7 @@ impl LocalSink {
             left = others;
             self.commit_folder(folder, &mut outcomes);
         }
-        let lost = || Err(CommitError::Mismatch("the part was lost in its group".to_owned()));
+        let lost = || Err(SinkFault::Mismatch("the part was lost in its group".to_owned()));
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect()
     }
 
@@ -126,7 +119,7 @@ impl LocalSink {
         let no_overwrite = match self.check_place(first) {
             Ok(no_overwrite) => no_overwrite,
             Err(error) => {
-                self.forget_export_dir(&first.project, &first.export);
+                self.forget_export_dir(&first.at);
                 for (place, finished) in folder {
                     finished.file.discard();
                     outcomes[place] = Some(Err(error.clone()));
@@ -138,7 +131,7 @@ impl LocalSink {
         for (place, finished) in folder {
             match finished.file.sync() {
                 Ok(file) => {
-                    synced.push((place, finished.dir, file, finished.part, finished._reservation))
+                    synced.push((place, finished.dir, file, finished.part, finished._reservation));
                 }
                 Err(error) => outcomes[place] = Some(Err(error.into())),
             }
@@ -155,8 +148,7 @@ impl LocalSink {
                 Err(error) => outcomes[place] = Some(Err(error)),
             }
         }
-        let settled =
-            Named::settle(named).map_err(|error| CommitError::from(SinkError::from(error)));
+        let settled = Named::settle(named).map_err(|error| SinkFault::from(SinkError::from(error)));
         for (place, part, _reservation) in waiting {
             outcomes[place] = Some(settled.clone().map(|()| part));
         }
@@ -164,27 +156,27 @@ impl LocalSink {
 
     /// The folder must still be the one that its path leads to, or the file would be published
     /// where nobody looks.
-    fn check_place(&self, finished: &FinishedPart) -> Result<NoOverwrite, CommitError> {
+    fn check_place(&self, finished: &FinishedPart) -> Result<NoOverwrite, SinkFault> {
         let root = self.root()?;
-        let now = LocalSink::export_dir(&root, &finished.project, &finished.export)?;
+        let now = LocalSink::export_dir(&root, &finished.at)?;
         let now = now.map(|dir| dir.identity()).transpose().map_err(SinkError::from)?;
         if now == Some(finished.dir.identity().map_err(SinkError::from)?) {
             return Ok(self.no_overwrite(&root)?);
         }
         let path = finished.dir.path().display();
-        Err(CommitError::Mismatch(format!(
+        Err(SinkFault::Mismatch(format!(
             "the folder {path} was moved or removed during the download"
         )))
     }
 }
 
-/// Gives a file its final name; `None` where an identical one has it already, durably.
+/// Gives a file its final name; `None` if an identical one already has it, durably.
 fn name(
     dir: &Dir,
     file: Synced,
     part: &CommittedPart,
     no_overwrite: NoOverwrite,
-) -> Result<Option<Named>, CommitError> {
+) -> Result<Option<Named>, SinkFault> {
     let name = part.key.file_name();
     match file.name(&name, no_overwrite) {
         Ok(named) => Ok(Some(named)),
@@ -193,17 +185,16 @@ fn name(
     }
 }
 
-/// The final name is taken: by the same file, which is adopted, or by another one, which stays
-/// untouched.
-fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result<(), CommitError> {
+/// The final name is taken. The same file is adopted; another one stays untouched.
+fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result<(), SinkFault> {
     let same = is_same(dir, name, part);
     synced.discard();
     match same.map_err(SinkError::below)? {
         true => Ok(dir.sync().map_err(SinkError::from)?),
         false => {
             let cause =
-                format!("{} is there already with other content", dir.path().join(name).display());
-            Err(CommitError::Conflict(cause))
+                format!("{} already exists with other content", dir.path().join(name).display());
+            Err(SinkFault::Conflict(cause))
         }
     }
 }

@@ -1,74 +1,51 @@
 //! What keeps bytes from getting to their place, in words that are safe to show.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::durable::{DurableError, ErrorClass};
+use crate::ports::SinkFault;
 
-/// The sink could not do it. Ask [`SinkError::is_conflict`] first: a conflict is the export's own,
-/// all else is the disk's.
+/// Why the directory did not take something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {
     /// The file system refused.
     #[error(transparent)]
     Disk(#[from] DurableError),
     /// The download directory or its marker is not there, or it is another one.
-    #[error("{}: {found}: is its file system not mounted?", .directory.display())]
-    Away {
-        /// The download directory.
-        directory: PathBuf,
-        /// What was found instead.
-        found: &'static str,
-    },
+    #[error(
+        "the download directory {} cannot be used: {found}; is its file system not mounted?",
+        .directory.display()
+    )]
+    Away { directory: PathBuf, found: &'static str },
     /// Going on would use space that the operator reserved.
     #[error(
-        "{} has {free_bytes} bytes free; {needed_bytes} are needed beside the {reserve_bytes} that are reserved",
+        "{} has {free_bytes} bytes free; {needed_bytes} are needed besides the {reserve_bytes} \
+         that download.reserve keeps free",
         .directory.display()
     )]
-    Reserve {
-        /// The download directory.
-        directory: PathBuf,
-        /// Bytes free.
-        free_bytes: u64,
-        /// Bytes that are to be written.
-        needed_bytes: u64,
-        /// Bytes that are not to be used.
-        reserve_bytes: u64,
-    },
+    Reserve { directory: PathBuf, free_bytes: u64, needed_bytes: u64, reserve_bytes: u64 },
     /// Something that is not ours stands where our file or folder belongs. It stays untouched.
     #[error("{} is in the way: {found}", .path.display())]
-    Conflict {
-        /// What stands in the way.
-        path: PathBuf,
-        /// What it is.
-        found: String,
-    },
+    Conflict { path: PathBuf, found: String },
     /// The part is being written already, or another one whose name differs in case alone.
-    #[error("{} is being written, under this name or one that differs in case alone", .path.display())]
-    Busy {
-        /// The part's file.
-        path: PathBuf,
-    },
-    /// The marker cannot be read as one. Only from opening a directory that the state does not
-    /// know.
     #[error(
-        "{} is not a marker that this version can read: remove it if this is the right folder",
+        "{} is already being written, under this name or one that differs only in case",
         .path.display()
     )]
-    Marker {
-        /// The marker file.
-        path: PathBuf,
-    },
+    Busy { path: PathBuf },
+    /// The marker cannot be read. Only when a directory is opened that the state does not know.
+    #[error(
+        "{} is not a marker that this version can read; if the folder is the right one, remove it",
+        .path.display()
+    )]
+    Marker { path: PathBuf },
     /// The file system can only rename over existing files.
     #[error(
-        "{} lies on {file_system}, which can neither rename without replacing nor make hard links: choose another directory",
+        "{} is on {file_system}, which can neither rename without replacing nor make hard links: \
+         choose another directory",
         .directory.display()
     )]
-    Unsupported {
-        /// The download directory.
-        directory: PathBuf,
-        /// The file system.
-        file_system: String,
-    },
+    Unsupported { directory: PathBuf, file_system: String },
 }
 
 impl SinkError {
@@ -87,48 +64,20 @@ impl SinkError {
         }
     }
 
-    /// Whether only this export is hit, for good. Otherwise the disk is, everything waits and it is
-    /// looked at again, but for [`SinkError::is_busy`].
+    /// Whether only this export is hit, for good.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }
-
-    /// Whether it is over as soon as another part has come to its end.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. })
-    }
-
-    /// The path it is about.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Disk(error) => error.path(),
-            Self::Conflict { path, .. } | Self::Busy { path } | Self::Marker { path } => path,
-            Self::Away { directory, .. }
-            | Self::Reserve { directory, .. }
-            | Self::Unsupported { directory, .. } => directory,
-        }
-    }
 }
 
-/// Why a part was not committed. Its partial is gone.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CommitError {
-    /// The bytes are not the file that was promised; fetch it again.
-    #[error("{0}")]
-    Mismatch(String),
-    /// Something else has the final name; it stays untouched.
-    #[error("{0}")]
-    Conflict(String),
-    /// The disk.
-    #[error(transparent)]
-    Disk(SinkError),
-}
-
-impl From<SinkError> for CommitError {
+impl From<SinkError> for SinkFault {
     fn from(error: SinkError) -> Self {
-        if error.is_conflict() { Self::Conflict(error.to_string()) } else { Self::Disk(error) }
+        let words = error.to_string();
+        match error {
+            SinkError::Conflict { .. } => Self::Conflict(words),
+            SinkError::Busy { .. } => Self::Busy(words),
+            _ => Self::Unavailable(words),
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::SinkError;
-use super::local::{LocalSink, Named, write_named};
-use crate::domain::ids::{ExportId, ProjectName};
+use super::directory::{LocalSink, Named, write_named};
+use crate::domain::ids::{ExportId, ExportPath};
 use crate::domain::manifest::FAILED_FILE;
 use crate::durable::{Dir, Entry};
 
@@ -15,24 +15,15 @@ use crate::durable::{Dir, Entry};
 const MAX_NOTICE_BYTES: u64 = 64 * 1024;
 
 impl LocalSink {
-    /// Writes `failed.json`, in the place of an earlier one, and removes what is left of partials.
-    /// A crash in between can leave neither: write it again at the next start.
-    ///
-    /// # Errors
-    /// A conflict where the name is taken by something that is no notice of this export; otherwise
-    /// the disk.
-    pub fn write_failed(
-        &self,
-        project: &ProjectName,
-        export: &ExportId,
-        bytes: &[u8],
-    ) -> Result<(), SinkError> {
+    /// Writes `failed.json` in the place of an earlier one, and removes all partials. A crash in
+    /// between can leave neither: write it again at the next start.
+    pub(super) fn write_failed(&self, at: &ExportPath, bytes: &[u8]) -> Result<(), SinkError> {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
-        let dir = self.make_export_dir(&root, project, export)?;
-        self.tidy(&dir, project, export)?;
-        self.forget_export_dir(project, export);
-        remove_ours(&dir, export, Some(bytes))?;
+        let dir = self.make_export_dir(&root, at)?;
+        self.tidy(&dir, at)?;
+        self.forget_export_dir(at);
+        remove_ours(&dir, &at.export, Some(bytes))?;
         match write_named(&dir, FAILED_FILE, bytes, self.settings().modes.file, no_overwrite)
             .map_err(SinkError::below)?
         {
@@ -42,15 +33,20 @@ impl LocalSink {
         }
     }
 
-    /// Removes `failed.json`, if it is there.
-    ///
-    /// # Errors
-    /// A conflict where it is no notice of this export; otherwise the disk.
-    pub fn remove_failed(&self, project: &ProjectName, export: &ExportId) -> Result<(), SinkError> {
-        match Self::export_dir(&self.root()?, project, export)? {
-            Some(dir) => remove_ours(&dir, export, None),
+    pub(super) fn remove_failed(&self, at: &ExportPath) -> Result<(), SinkError> {
+        match Self::export_dir(&self.root()?, at)? {
+            Some(dir) => remove_ours(&dir, &at.export, None),
             None => Ok(()),
         }
+    }
+
+    /// Removes the partials of an export, then its `failed.json`. Everything else stays. What is
+    /// gone already is no error, so that a second try finishes a first one.
+    pub(super) fn forget(&self, at: &ExportPath) -> Result<(), SinkError> {
+        let Some(dir) = Self::export_dir(&self.root()?, at)? else { return Ok(()) };
+        self.tidy(&dir, at)?;
+        dir.sync()?;
+        self.remove_failed(at)
     }
 }
 

@@ -1,10 +1,10 @@
 //! The doors through which `crate::fuzzing` reaches what is private here.
 
-use super::{adopt, local};
+use super::{adopt, directory};
 
 /// The name of the working file of `final_name`.
 pub(crate) fn working_name(final_name: &str) -> String {
-    local::working_name(final_name)
+    directory::working_name(final_name)
 }
 
 /// Whether a file by this name is removed as a leftover of ours.

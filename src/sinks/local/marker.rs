@@ -38,8 +38,9 @@ impl MarkerId {
     pub(super) fn to_file(self) -> String {
         format!(
             "{HEADER}\n{self}\n\
-             This folder belongs to batch-export-watcher. The line above is recorded in its state: it tells this \
-             folder from a disk that is not mounted. Leave this file where it is.\n"
+             This folder belongs to batch-export-watcher. The line above is recorded in its \
+             state: it tells this folder from a disk that is not mounted. Leave this file where \
+             it is.\n"
         )
     }
 

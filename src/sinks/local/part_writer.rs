@@ -1,66 +1,53 @@
-//! One part being written: steps 1 to 3 of the order in `local`.
+//! One part being written: steps 1 to 3 of the order in `directory`.
 
 use std::fmt;
 use std::sync::Arc;
 
+use super::SinkError;
 use super::commit::FinishedPart;
 use super::digest::Digests;
-use super::local::{LocalSink, Reservation, working_name};
-use super::{CommitError, SinkError};
+use super::directory::{LocalSink, Reservation, working_name};
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
-use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::ids::ExportPath;
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, is_small};
 use crate::durable::{DataSync, Dir, ErrorClass, Partial};
 use crate::failpoint;
+use crate::ports::{Armed, SinkFault};
 
-/// Bytes between two looks at the free space: little against any sensible reserve, and rare enough
-/// to cost nothing even where the question goes over a network.
+/// Bytes between two looks at the free space: few against any sensible reserve, and rare enough to
+/// cost nothing even on a network file system.
 const SPACE_CHECK_BYTES: u64 = 1024 * 1024;
 
-/// A part being written. Dropped, its partial is not trusted again: say
-/// [`PartWriter::sync_and_keep`] to go on later, [`PartWriter::discard`] to start over.
+/// A part being written. If it is dropped, its partial is not trusted again: use `sync_and_keep` to
+/// go on later, `throw_away` to start over.
 #[must_use]
 pub struct PartWriter {
-    sink: LocalSink,
-    project: ProjectName,
-    export: ExportId,
+    pub(super) sink: LocalSink,
+    at: ExportPath,
     key: PartKey,
     dir: Arc<Dir>,
     partial: Partial,
-    plan: Plan,
-    bytes: u64,
-    /// Room on the disk that is this part's already.
-    allocated_bytes: u64,
+    pub(super) plan: Plan,
+    pub(super) bytes: u64,
+    /// Room on the disk that this part has already.
+    pub(super) allocated_bytes: u64,
     digests: Option<Digests>,
     until_space_check: u64,
     spoiled: bool,
     reservation: Reservation,
 }
 
-/// What the bytes that are there already turned out to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Armed {
-    /// What they should be.
-    Ready,
-    /// Other bytes than those that the resume point speaks of: start over.
-    OtherBytes,
-}
-
-/// Makes the bytes durable that a part has so far, while more are written. Blocks.
+/// Makes the bytes that a part has so far durable, while more are written.
 #[derive(Debug)]
 #[must_use]
-pub struct Checkpoint {
+pub(super) struct Checkpoint {
     sync: DataSync,
     prefix: Prefix,
 }
 
 impl Checkpoint {
-    /// Syncs; the bytes that are durable then.
-    ///
-    /// # Errors
-    /// When they could not be made durable: the part's writer has to be discarded.
-    pub fn run(self) -> Result<Prefix, SinkError> {
+    pub(super) fn run(self) -> Result<Prefix, SinkError> {
         self.sync.run()?;
         Ok(self.prefix)
     }
@@ -76,26 +63,21 @@ impl fmt::Debug for PartWriter {
 }
 
 impl LocalSink {
-    /// Creates a part's partial, or opens it and cuts it to the resume point. Where the point's
-    /// bytes are not there any more it starts over: [`PartWriter::plan`] says what it is ready for.
-    ///
-    /// # Errors
-    /// When the disk fails, something is in the way, there is no room, or the part is already being
-    /// written.
-    pub fn begin_part(
+    /// Creates a part's partial, or opens it and cuts it to the resume point. If the bytes before
+    /// the point are gone it starts over, and the writer's plan says so.
+    pub(super) fn begin_part(
         &self,
-        project: &ProjectName,
-        export: &ExportId,
+        at: &ExportPath,
         key: &PartKey,
         plan: &Plan,
         declared_bytes: Option<u64>,
     ) -> Result<PartWriter, SinkError> {
-        let dir = match self.open_export_dir(project, export) {
+        let dir = match self.open_export_dir(at) {
             Some(dir) => dir,
-            None => self.make_export_dir(&self.root()?, project, export)?,
+            None => self.make_export_dir(&self.root()?, at)?,
         };
         let busy = || SinkError::Busy { path: dir.path().join(key.file_name()) };
-        let reservation = self.reserve(project, export, key).ok_or_else(busy)?;
+        let reservation = self.reserve(at, key).ok_or_else(busy)?;
         let name = working_name(&key.file_name());
         let kept = match plan {
             Plan::FromStart => None,
@@ -111,8 +93,7 @@ impl LocalSink {
         };
         let mut writer = PartWriter {
             sink: self.clone(),
-            project: project.clone(),
-            export: export.clone(),
+            at: at.clone(),
             key: key.clone(),
             dir,
             partial,
@@ -147,26 +128,8 @@ impl LocalSink {
 }
 
 impl PartWriter {
-    /// What the partial is ready for; may be [`Plan::FromStart`] where a continuation was wanted.
-    #[must_use]
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Bytes in the partial.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Room on the disk that is this part's already, whatever it has been filled with.
-    #[must_use]
-    pub fn allocated_bytes(&self) -> u64 {
-        self.allocated_bytes.max(self.bytes)
-    }
-
-    /// Sees whether the whole part has room, and takes that of a large one at once: then a disk
-    /// that others fill as well cannot stop it half way, and the file lies in one piece.
+    /// Checks that the whole part has room, and reserves the room of a large one: then nobody else
+    /// can fill the disk meanwhile, and the file lies in one piece.
     fn make_room(&mut self, declared_bytes: u64) -> Result<(), SinkError> {
         let more_bytes = declared_bytes.saturating_sub(self.bytes);
         self.sink.check_reserve(&self.dir, more_bytes)?;
@@ -177,13 +140,10 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Names the checksums that the store promised, before the first byte; the bytes that are
-    /// already there are hashed from disk, which may take a moment, and held against the resume
-    /// point. Without this only SHA-256 is computed.
-    ///
-    /// # Errors
-    /// When the kept bytes cannot be read.
-    pub fn arm(&mut self, algorithms: &[Algorithm]) -> Result<Armed, SinkError> {
+    /// Names the checksums that the store promised, before the first byte. The bytes that are there
+    /// already are hashed from disk, which may take a moment, and compared with the resume point.
+    /// Without this only SHA-256 is computed.
+    pub(super) fn hash_from_start(&mut self, algorithms: &[Algorithm]) -> Result<Armed, SinkError> {
         let mut digests = Digests::new(algorithms);
         self.partial.read(self.bytes, &mut |bytes| digests.update(bytes))?;
         if let Plan::Continue(point) = &self.plan
@@ -196,12 +156,8 @@ impl PartWriter {
         Ok(Armed::Ready)
     }
 
-    /// Appends.
-    ///
-    /// # Errors
-    /// When the disk fails or the reserve would be touched; [`PartWriter::sync_and_keep`] may still
-    /// save what was written before.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+    /// Appends. After an error `sync_and_keep` may still save what was written before.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let beyond = self.bytes.saturating_add(length) > self.allocated_bytes;
         if beyond && self.until_space_check < length {
@@ -217,15 +173,13 @@ impl PartWriter {
         Ok(())
     }
 
-    /// What makes the bytes so far durable, while more are written. `None` for a small part, which
-    /// has no name that its bytes could be found by.
-    pub fn checkpoint(&mut self) -> Option<Checkpoint> {
+    /// `None` for a small part: it has no name by which its bytes could be found again.
+    pub(super) fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
         let prefix = self.prefix()?;
         self.partial.checkpoint().map(|sync| Checkpoint { sync, prefix })
     }
 
-    /// The bytes so far and their SHA-256; `None` while there are none, or they have not been
-    /// looked at.
+    /// The bytes so far; `None` if there are none, or they have not been hashed.
     fn prefix(&self) -> Option<Prefix> {
         let sha256 = match (&self.digests, &self.plan) {
             (Some(digests), _) => digests.so_far(),
@@ -235,11 +189,7 @@ impl PartWriter {
         (self.bytes > 0).then_some(Prefix { bytes: self.bytes, sha256 })
     }
 
-    /// Drops every byte and starts over; [`PartWriter::arm`] has to be said again.
-    ///
-    /// # Errors
-    /// When the partial cannot be cut.
-    pub fn restart(&mut self) -> Result<(), SinkError> {
+    pub(super) fn start_over(&mut self) -> Result<(), SinkError> {
         self.partial.cut(0)?;
         self.bytes = 0;
         self.allocated_bytes = 0;
@@ -248,12 +198,9 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Makes what was written durable and leaves it for later; `None` where there is nothing to be
-    /// trusted, because there are no bytes yet or the device failed while they were written.
-    ///
-    /// # Errors
-    /// When it cannot be synced; the partial is thrown away then.
-    pub fn sync_and_keep(mut self) -> Result<Option<Prefix>, SinkError> {
+    /// Makes what was written durable and leaves it for later; `None` if there are no bytes yet, or
+    /// the device failed while they were written. If the sync fails, the partial is thrown away.
+    pub(super) fn sync_and_keep(mut self) -> Result<Option<Prefix>, SinkError> {
         let prefix = self.prefix().filter(|_| !self.spoiled);
         if prefix.is_none() {
             self.partial.discard();
@@ -265,21 +212,17 @@ impl PartWriter {
         Ok(prefix)
     }
 
-    /// Removes the partial.
-    pub fn discard(self) {
+    pub(super) fn throw_away(self) {
         self.partial.discard();
     }
 
-    /// Checks the file against the declared length and every promised checksum: step 3. That the
-    /// body's framing was complete is for the caller to know.
-    ///
-    /// # Errors
-    /// [`CommitError`]; the partial is gone then.
-    pub fn finish(
+    /// Checks the file against the declared length and every promised checksum: step 3. After an
+    /// error the partial is gone.
+    pub(super) fn verified(
         mut self,
         declared_bytes: Option<u64>,
         promised: &[PromisedChecksum],
-    ) -> Result<FinishedPart, CommitError> {
+    ) -> Result<FinishedPart, SinkFault> {
         let (sha256, verified_by) = match self.verify(declared_bytes, promised) {
             Ok(verified) => verified,
             Err(error) => {
@@ -290,28 +233,18 @@ impl PartWriter {
         failpoint::pass("verify", &self.key.file_name());
         let part =
             CommittedPart { key: self.key, bytes: self.bytes, declared_bytes, sha256, verified_by };
-        Ok(FinishedPart::new(
-            self.project,
-            self.export,
-            self.dir,
-            self.partial,
-            part,
-            self.reservation,
-        ))
+        Ok(FinishedPart::new(self.sink, self.at, self.dir, self.partial, part, self.reservation))
     }
 
-    /// [`PartWriter::finish`], and then [`LocalSink::commit`] for this part alone.
-    ///
-    /// # Errors
-    /// [`CommitError`]; the partial is gone in every case.
+    /// [`PartWriter::verified`], and then [`LocalSink::commit`] for this part alone.
     #[cfg(test)]
-    pub fn commit(
+    pub(super) fn commit(
         self,
         declared_bytes: Option<u64>,
         promised: &[PromisedChecksum],
-    ) -> Result<CommittedPart, CommitError> {
+    ) -> Result<CommittedPart, SinkFault> {
         let sink = self.sink.clone();
-        let finished = self.finish(declared_bytes, promised)?;
+        let finished = self.verified(declared_bytes, promised)?;
         sink.commit(vec![finished]).remove(0)
     }
 
@@ -319,23 +252,23 @@ impl PartWriter {
         &mut self,
         declared_bytes: Option<u64>,
         promised: &[PromisedChecksum],
-    ) -> Result<(Sha256, Vec<Check>), CommitError> {
+    ) -> Result<(Sha256, Vec<Check>), SinkFault> {
         if let Some(declared) = declared_bytes.filter(|declared| *declared != self.bytes) {
             let cause = format!("the file has {} bytes, the api declares {declared}", self.bytes);
-            return Err(CommitError::Mismatch(cause));
+            return Err(SinkFault::Mismatch(cause));
         }
         if self.digests.is_none() {
             let algorithms: Vec<Algorithm> =
                 promised.iter().map(|promised| promised.algorithm).collect();
-            if self.arm(&algorithms)? == Armed::OtherBytes {
+            if self.hash_from_start(&algorithms)? == Armed::OtherBytes {
                 let cause = "the partial is not what its record says".to_owned();
-                return Err(CommitError::Mismatch(cause));
+                return Err(SinkFault::Mismatch(cause));
             }
         }
         let digests = self.digests.take().unwrap_or_else(|| Digests::new(&[]));
         let (sha256, mut checks) = digests
             .finish(promised)
-            .map_err(|mismatch| CommitError::Mismatch(mismatch.to_string()))?;
+            .map_err(|mismatch| SinkFault::Mismatch(mismatch.to_string()))?;
         checks.insert(0, if declared_bytes.is_some() { Check::Size } else { Check::Framing });
         Ok((sha256, checks))
     }

@@ -10,29 +10,72 @@ use std::process::Command;
 
 use super::*;
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
-use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{ExportId, ProjectName};
-use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest, failure_notice};
+use crate::domain::ids::{ExportPath, ProjectName};
+use crate::domain::manifest::{MANIFEST_FILE, Manifest};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::ReportFacts;
 use crate::domain::resume::{CHECKPOINT_BYTES, Plan, ResumablePart, ResumePoint, StrongEtag};
+use crate::domain::watch::PartOrder;
+use crate::ports::{Armed, Found, Prepared, Put, SinkFault, Upload};
+use crate::sinks::conformance::{Shelf, conforms};
+
+/// The download directory, as its consumers see it.
+impl Shelf for tempfile::TempDir {
+    type Sink = LocalSink;
+
+    async fn open(&self) -> LocalSink {
+        let known = fs::read(self.path().join(MARKER_FILE)).ok();
+        let known = known.and_then(|bytes| MarkerId::from_file(&bytes));
+        LocalSink::open(self.path(), known, SinkSettings::default()).unwrap().0
+    }
+
+    fn names(&self, at: &ExportPath) -> Vec<String> {
+        let folder = fs::read_dir(self.path().join(at.to_string()));
+        let names = folder.into_iter().flatten().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        names
+    }
+
+    fn read(&self, at: &ExportPath, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.path().join(at.to_string()).join(name)).ok()
+    }
+
+    fn put(&self, at: &ExportPath, name: &str, bytes: &[u8]) {
+        put(&self.path().join(at.to_string()).join(name), bytes);
+    }
+
+    fn take(&self, at: &ExportPath, name: &str) {
+        fs::remove_file(self.path().join(at.to_string()).join(name)).unwrap();
+    }
+}
+
+conforms!(tempfile::tempdir().unwrap());
 
 struct Bench {
     root: tempfile::TempDir,
     sink: LocalSink,
-    project: ProjectName,
-    export: ExportId,
+    at: ExportPath,
 }
 
 fn bench() -> Bench {
     let root = tempfile::tempdir().unwrap();
     let (sink, _) =
         LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
-    Bench { root, sink, project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() }
+    Bench { root, sink, at: at("export_1") }
+}
+
+fn at(export: &str) -> ExportPath {
+    ExportPath { project: "shop".parse().unwrap(), export: export.parse().unwrap() }
 }
 
 fn key(number: u32) -> PartKey {
     PartKey { number, file_id: format!("file_{number}").parse().unwrap() }
+}
+
+fn order(number: u32, declared_bytes: Option<u64>, resume: Option<ResumePoint>) -> PartOrder {
+    PartOrder { key: key(number), declared_bytes, resume }
 }
 
 fn put(path: &Path, bytes: &[u8]) {
@@ -40,7 +83,6 @@ fn put(path: &Path, bytes: &[u8]) {
     std::io::Write::write_all(&mut fs::File::create(path).unwrap(), bytes).unwrap();
 }
 
-/// Behind these bytes of ten.
 fn point(before: &[u8]) -> ResumePoint {
     let mut digests = Digests::new(&[]);
     digests.update(before);
@@ -70,28 +112,32 @@ impl Bench {
     }
 
     fn begin_declared(&self, number: u32, plan: &Plan, declared_bytes: Option<u64>) -> PartWriter {
-        self.sink
-            .begin_part(&self.project, &self.export, &key(number), plan, declared_bytes)
-            .unwrap()
+        self.sink.begin_part(&self.at, &key(number), plan, declared_bytes).unwrap()
     }
 
     fn commit(&self, number: u32, bytes: &[u8]) -> CommittedPart {
         let mut writer = self.begin(number, &Plan::FromStart);
-        writer.write(bytes).unwrap();
+        writer.append(bytes).unwrap();
         writer.commit(Some(bytes.len().try_into().unwrap()), &[]).unwrap()
     }
 
-    fn prepare(&self, listed: &[(PartKey, Option<u64>)], keep: &[ResumablePart]) -> Prepared {
-        self.sink.prepare_export(&self.project, &self.export, listed, keep).unwrap()
+    fn prepare(&self, unrecorded: &[PartOrder]) -> Prepared {
+        self.sink.prepare_export(&self.at, unrecorded).unwrap()
     }
 
     fn manifest(&self, parts: Vec<CommittedPart>) -> Manifest {
         let at = "2026-01-02T03:04:05Z".parse().unwrap();
-        Manifest::seal(self.project.clone(), self.export.clone(), ReportFacts::default(), parts, at)
+        Manifest::seal(
+            self.at.project.clone(),
+            self.at.export.clone(),
+            ReportFacts::default(),
+            parts,
+            at,
+        )
     }
 
-    fn seal(&self, bytes: &[u8]) -> Result<Sealed, SinkError> {
-        self.sink.seal(&self.project, &self.export, bytes)
+    fn seal(&self, bytes: &[u8]) -> Result<Put, SinkError> {
+        self.sink.seal(&self.at, bytes)
     }
 
     fn names(&self) -> Vec<String> {
@@ -108,10 +154,10 @@ impl Bench {
 fn a_part_gets_its_name_whole_and_checked() {
     let bench = bench();
     let mut writer = bench.begin(1, &Plan::FromStart);
-    writer.arm(&[Algorithm::Md5]).unwrap();
-    writer.write(b"01234").unwrap();
+    writer.hash_from_start(&[Algorithm::Md5]).unwrap();
+    writer.append(b"01234").unwrap();
     assert_eq!(bench.names(), [".part-00001-file_1.json.partial"]);
-    writer.write(b"56789").unwrap();
+    writer.append(b"56789").unwrap();
     let part = writer.commit(Some(10), &[md5_of_digits()]).unwrap();
     assert_eq!(bench.names(), ["part-00001-file_1.json"]);
     assert_eq!((part.bytes, part.declared_bytes), (10, Some(10)));
@@ -131,18 +177,18 @@ fn a_part_gets_its_name_whole_and_checked() {
 fn a_small_part_has_no_name_before_its_last_and_leaves_nothing_behind() {
     let bench = bench();
     let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(10));
-    writer.write(b"01234").unwrap();
+    writer.append(b"01234").unwrap();
     assert_eq!(bench.names(), [""; 0]);
-    assert!(writer.checkpoint().is_none(), "it is fetched again instead");
+    assert!(writer.begin_checkpoint().is_none(), "it is fetched again instead");
     drop(writer);
     let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(10));
-    writer.write(b"0123456").unwrap();
+    writer.append(b"0123456").unwrap();
     let kept = writer.sync_and_keep().unwrap().unwrap();
     assert_eq!(bench.names(), [".part-00001-file_1.json.partial"], "a clean stop gives it one");
     assert_eq!((kept.bytes, kept.sha256), (7, point(b"0123456").sha256));
     let mut writer = bench.begin_declared(1, &Plan::Continue(point(b"0123456")), Some(10));
-    assert_eq!(writer.arm(&[]).unwrap(), Armed::Ready);
-    writer.write(b"789").unwrap();
+    assert_eq!(writer.hash_from_start(&[]).unwrap(), Armed::Ready);
+    writer.append(b"789").unwrap();
     writer.commit(Some(10), &[md5_of_digits()]).unwrap_err();
     assert_eq!(bench.names(), [""; 0], "a checksum that was not computed is not one that agrees");
     bench.commit(2, b"0123456789");
@@ -154,33 +200,18 @@ fn a_checkpoint_says_what_is_durable_while_more_is_written() {
     let bench = bench();
     let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(LARGE));
     assert_eq!(writer.allocated_bytes(), LARGE, "its room is taken at once");
-    writer.write(b"01234").unwrap();
-    let checkpoint = writer.checkpoint().unwrap();
-    writer.write(b"56").unwrap();
+    writer.append(b"01234").unwrap();
+    let checkpoint = writer.begin_checkpoint().unwrap();
+    writer.append(b"56").unwrap();
     let prefix = checkpoint.run().unwrap();
     assert_eq!((prefix.bytes, prefix.sha256), (5, point(b"01234").sha256));
     drop(writer);
     let path = bench.folder().join(".part-00001-file_1.json.partial");
     assert_eq!(fs::read(&path).unwrap(), b"0123456");
     let mut writer = bench.begin_declared(1, &Plan::Continue(point(b"01234")), Some(LARGE));
-    assert_eq!(writer.arm(&[]).unwrap(), Armed::Ready);
-    writer.write(b"x").unwrap();
+    assert_eq!(writer.hash_from_start(&[]).unwrap(), Armed::Ready);
+    writer.append(b"x").unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"01234x");
-}
-
-#[test]
-fn bytes_that_are_not_those_of_the_record_are_not_continued() {
-    let bench = bench();
-    let mut writer = bench.begin(1, &Plan::FromStart);
-    writer.write(b"another version").unwrap();
-    writer.sync_and_keep().unwrap();
-    let mut writer = bench.begin(1, &Plan::Continue(point(b"0123456")));
-    assert_eq!(writer.bytes(), 7);
-    assert_eq!(writer.arm(&[Algorithm::Md5]).unwrap(), Armed::OtherBytes);
-    writer.restart().unwrap();
-    assert_eq!(writer.arm(&[Algorithm::Md5]).unwrap(), Armed::Ready);
-    writer.write(b"0123456789").unwrap();
-    writer.commit(Some(10), &[md5_of_digits()]).unwrap();
 }
 
 #[test]
@@ -188,8 +219,8 @@ fn a_group_is_committed_together_and_each_part_has_its_own_outcome() {
     let bench = bench();
     let finished = |number, bytes: &[u8]| {
         let mut writer = bench.begin_declared(number, &Plan::FromStart, Some(bytes.len() as u64));
-        writer.write(bytes).unwrap();
-        writer.finish(None, &[]).unwrap()
+        writer.append(bytes).unwrap();
+        writer.verified(None, &[]).unwrap()
     };
     put(&bench.folder().join("part-00002-file_2.json"), b"something else");
     put(&bench.folder().join("part-00003-file_3.json"), b"the same");
@@ -199,12 +230,12 @@ fn a_group_is_committed_together_and_each_part_has_its_own_outcome() {
         finished(3, b"the same"),
         finished(4, b"four"),
     ];
-    let synced = finished(5, b"five").sync().unwrap();
+    let synced = finished(5, b"five").sync_now().unwrap();
     let outcomes = bench.sink.commit(group.into_iter().chain([synced]).collect());
     let numbers: Vec<_> =
         outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|part| part.key.number)).collect();
     assert_eq!(numbers, [Some(1), None, Some(3), Some(4), Some(5)]);
-    assert!(matches!(&outcomes[1], Err(CommitError::Conflict(_))), "{outcomes:?}");
+    assert!(matches!(&outcomes[1], Err(SinkFault::Conflict(_))), "{outcomes:?}");
     assert_eq!(bench.names().len(), 5);
     assert_eq!(fs::read(bench.folder().join("part-00004-file_4.json")).unwrap(), b"four");
     assert_eq!(fs::read(bench.folder().join("part-00002-file_2.json")).unwrap(), b"something else");
@@ -213,7 +244,7 @@ fn a_group_is_committed_together_and_each_part_has_its_own_outcome() {
     Command::new("mv").arg(bench.folder()).arg(bench.root.path().join("taken")).status().unwrap();
     for outcome in bench.sink.commit(group) {
         assert!(
-            matches!(&outcome, Err(CommitError::Mismatch(words)) if words.contains("moved")),
+            matches!(&outcome, Err(SinkFault::Mismatch(words)) if words.contains("moved")),
             "{outcome:?}"
         );
     }
@@ -222,100 +253,18 @@ fn a_group_is_committed_together_and_each_part_has_its_own_outcome() {
 }
 
 #[test]
-fn an_empty_part_is_a_file_too() {
-    let bench = bench();
-    let part = bench.begin(1, &Plan::FromStart).commit(Some(0), &[]).unwrap();
-    assert_eq!((part.bytes, part.verified_by), (0, vec![Check::Size]));
-    assert_eq!(fs::read(bench.folder().join("part-00001-file_1.json")).unwrap(), b"");
-}
-
-#[test]
-fn what_was_not_promised_leaves_nothing() {
-    let bench = bench();
-    let mut wrong = md5_of_digits();
-    wrong.value[15] ^= 1;
-    for (declared, promised) in [(Some(9), vec![]), (Some(11), vec![]), (Some(10), vec![wrong])] {
-        let mut writer = bench.begin(1, &Plan::FromStart);
-        writer.arm(&[Algorithm::Md5]).unwrap();
-        writer.write(b"0123456789").unwrap();
-        let error = writer.commit(declared, &promised).unwrap_err();
-        assert!(matches!(error, CommitError::Mismatch(_)), "{error:?}");
-        assert_eq!(bench.names(), [""; 0]);
-    }
-}
-
-#[test]
 fn a_continued_part_is_hashed_from_its_first_byte() {
     let bench = bench();
     let mut writer = bench.begin(1, &Plan::FromStart);
-    writer.write(b"0123456xx").unwrap();
+    writer.append(b"0123456xx").unwrap();
     assert_eq!(writer.sync_and_keep().unwrap().unwrap().bytes, 9);
     let plan = Plan::Continue(point(b"0123456"));
     let mut writer = bench.begin(1, &plan);
-    assert_eq!((writer.plan(), writer.bytes()), (&plan, 7));
-    writer.arm(&[Algorithm::Md5]).unwrap();
-    writer.write(b"789").unwrap();
+    assert_eq!((Upload::plan(&writer), writer.bytes()), (&plan, 7));
+    writer.hash_from_start(&[Algorithm::Md5]).unwrap();
+    writer.append(b"789").unwrap();
     let part = writer.commit(None, &[md5_of_digits()]).unwrap();
     assert_eq!((part.bytes, part.verified_by), (10, vec![Check::Framing, Check::Md5]));
-}
-
-#[test]
-fn a_restart_and_a_lost_partial_begin_at_zero() {
-    let bench = bench();
-    let mut writer = bench.begin(1, &Plan::Continue(point(b"0123456")));
-    assert_eq!(
-        (writer.plan(), writer.bytes()),
-        (&Plan::FromStart, 0),
-        "there is nothing to continue"
-    );
-    writer.write(b"garbage that is longer").unwrap();
-    writer.restart().unwrap();
-    writer.arm(&[Algorithm::Md5]).unwrap();
-    writer.write(b"0123456789").unwrap();
-    writer.commit(Some(10), &[md5_of_digits()]).unwrap();
-    assert_eq!(fs::read(bench.folder().join("part-00001-file_1.json")).unwrap(), b"0123456789");
-
-    let mut writer = bench.begin(2, &Plan::FromStart);
-    writer.write(b"something else").unwrap();
-    writer.restart().unwrap();
-    writer.write(b"12345").unwrap();
-    assert_eq!(
-        writer.commit(Some(5), &[]).unwrap().sha256.to_string(),
-        SHA256_OF_12345,
-        "not of what was dropped"
-    );
-}
-
-#[test]
-fn an_identical_file_at_the_final_name_is_adopted_and_another_is_a_conflict() {
-    let bench = bench();
-    let path = bench.folder().join("part-00001-file_1.json");
-    put(&path, b"same");
-    assert_eq!(bench.commit(1, b"same").bytes, 4);
-    for other in [b"diff".as_slice(), b"longer"] {
-        put(&path, other);
-        let mut writer = bench.begin(1, &Plan::FromStart);
-        writer.write(b"same").unwrap();
-        let error = writer.commit(Some(4), &[]).unwrap_err();
-        assert!(
-            matches!(&error, CommitError::Conflict(words) if words.contains("part-00001")),
-            "{error:?}"
-        );
-        assert_eq!(fs::read(&path).unwrap(), other, "untouched");
-        assert_eq!(bench.names(), ["part-00001-file_1.json"], "and no partial is left");
-    }
-}
-
-#[test]
-fn two_writers_of_one_part_are_refused_and_a_dropped_one_frees_it() {
-    let bench = bench();
-    let first = bench.begin(1, &Plan::FromStart);
-    let second =
-        bench.sink.begin_part(&bench.project, &bench.export, &key(1), &Plan::FromStart, None);
-    assert!(second.is_err());
-    drop(first);
-    bench.begin(1, &Plan::FromStart).discard();
-    assert_eq!(bench.names(), [""; 0]);
 }
 
 /// To some disks their working files would be one, and one of them would get its final name with
@@ -325,15 +274,15 @@ fn parts_whose_names_differ_in_case_alone_are_written_one_after_the_other() {
     let bench = bench();
     let begin = |id: &str| {
         let key = PartKey { number: 1, file_id: id.parse().unwrap() };
-        bench.sink.begin_part(&bench.project, &bench.export, &key, &Plan::FromStart, None)
+        bench.sink.begin_part(&bench.at, &key, &Plan::FromStart, None)
     };
     let mut first = begin("file_a").unwrap();
     let busy = begin("FILE_A").unwrap_err();
-    assert!(busy.is_busy() && !busy.is_conflict(), "{busy}");
-    first.write(b"[1]").unwrap();
+    assert!(matches!(busy, SinkError::Busy { .. }), "{busy}");
+    first.append(b"[1]").unwrap();
     first.commit(None, &[]).unwrap();
     let mut second = begin("FILE_A").unwrap();
-    second.write(b"[2]").unwrap();
+    second.append(b"[2]").unwrap();
     second.commit(None, &[]).unwrap();
     assert_eq!(bench.names(), ["part-00001-FILE_A.json", "part-00001-file_a.json"]);
 }
@@ -342,10 +291,10 @@ fn parts_whose_names_differ_in_case_alone_are_written_one_after_the_other() {
 fn a_folder_that_moved_away_gets_nothing() {
     let bench = bench();
     let mut writer = bench.begin(1, &Plan::FromStart);
-    writer.write(b"1234").unwrap();
+    writer.append(b"1234").unwrap();
     Command::new("mv").arg(bench.folder()).arg(bench.root.path().join("taken")).status().unwrap();
     let error = writer.commit(Some(4), &[]).unwrap_err();
-    assert!(matches!(&error, CommitError::Mismatch(words) if words.contains("moved")), "{error:?}");
+    assert!(matches!(&error, SinkFault::Mismatch(words) if words.contains("moved")), "{error:?}");
     assert_eq!(fs::read_dir(bench.root.path().join("taken")).unwrap().count(), 0);
 }
 
@@ -361,10 +310,10 @@ fn leftovers_are_removed_unless_a_record_or_a_writer_vouches_for_them() {
         put(&folder.join(name), b"x");
     }
     let _writing = bench.begin(4, &Plan::FromStart);
-    let keep = |number, bytes| ResumablePart { key: key(number), point: point(&vec![0; bytes]) };
-    let prepared = bench
-        .prepare(&[(key(1), Some(10)), (key(2), None)], &[keep(1, 7), keep(2, 11), keep(9, 1)]);
-    assert_eq!(prepared, Prepared { resumable: vec![keep(1, 7)], ..Prepared::default() });
+    let keep = |number, bytes| order(number, None, Some(point(&vec![0; bytes])));
+    let prepared = bench.prepare(&[keep(1, 7), keep(2, 11), keep(9, 1)]);
+    let resumable = ResumablePart { key: key(1), point: point(&[0; 7]) };
+    assert_eq!(prepared, Prepared { resumable: vec![resumable], ..Prepared::default() });
     let left = [
         ".hidden",
         ".part-00001-file_1.json.partial",
@@ -393,8 +342,9 @@ fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
     fs::create_dir(folder.join(key(7).file_name())).unwrap();
     std::os::unix::fs::symlink("/etc/hostname", folder.join(key(8).file_name())).unwrap();
     let declared = [Some(5), Some(5), None, None, None, Some(0), Some(1), None, Some(1)];
-    let listed: Vec<_> = (1..).map(key).zip(declared).collect();
-    let prepared = bench.prepare(&listed, &[]);
+    let listed: Vec<_> =
+        (1..).zip(declared).map(|(number, bytes)| order(number, bytes, None)).collect();
+    let prepared = bench.prepare(&listed);
     let adopted: Vec<_> =
         prepared.adopted.iter().map(|part| (part.key.number, part.verified_by[0])).collect();
     assert_eq!(adopted, [(1, Check::Size), (3, Check::Framing), (6, Check::Size)]);
@@ -408,13 +358,12 @@ fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
 fn a_file_under_its_final_name_and_its_working_name_is_there_once() {
     let bench = bench();
     let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(LARGE));
-    writer.write(b"01234").unwrap();
+    writer.append(b"01234").unwrap();
     let kept = writer.sync_and_keep().unwrap().unwrap();
     let partial = bench.folder().join(".part-00001-file_1.json.partial");
     fs::hard_link(&partial, bench.folder().join("part-00001-file_1.json")).unwrap();
-    let record = ResumablePart { key: key(1), point: point(b"01234") };
-    assert_eq!(kept.bytes, record.point.bytes);
-    let prepared = bench.prepare(&[(key(1), Some(5))], &[record]);
+    assert_eq!(kept.bytes, 5);
+    let prepared = bench.prepare(&[order(1, Some(5), Some(point(b"01234")))]);
     assert_eq!((prepared.adopted.len(), prepared.resumable), (1, vec![]));
 }
 
@@ -422,33 +371,13 @@ fn a_file_under_its_final_name_and_its_working_name_is_there_once() {
 fn what_stands_where_a_folder_belongs_is_that_exports_conflict() {
     let bench = bench();
     put(&bench.root.path().join("exports/shop/export_1"), b"a file");
-    let error = bench.sink.prepare_export(&bench.project, &bench.export, &[], &[]).unwrap_err();
+    let error = bench.sink.prepare_export(&bench.at, &[]).unwrap_err();
     assert!(error.is_conflict(), "{error:?}");
     assert!(bench.seal(b"{}").unwrap_err().is_conflict());
-    let found = bench.sink.read_manifest(&bench.project, &bench.export).unwrap();
-    assert!(matches!(found, OnDisk::Rejected(_)), "{found:?}");
-    let other: ExportId = "export_2".parse().unwrap();
-    bench.sink.prepare_export(&bench.project, &other, &[], &[]).unwrap();
-}
-
-#[test]
-fn a_manifest_is_written_once_and_never_over_another() {
-    let bench = bench();
-    let part = bench.commit(1, b"1234");
-    let bytes = bench.manifest(vec![part.clone()]).to_text().into_bytes();
-    assert_eq!(bench.seal(&bytes).unwrap(), Sealed::Written);
-    assert_eq!(bench.seal(&bytes).unwrap(), Sealed::AlreadyThere);
-    let mut later = bench.manifest(vec![part]);
-    later.sealed_at = "2027-01-01T00:00:00Z".parse().unwrap();
-    assert_eq!(
-        bench.seal(&later.to_text().into_bytes()).unwrap(),
-        Sealed::AlreadyThere,
-        "of the same files"
-    );
-    let other = bench.manifest(vec![]).to_text().into_bytes();
-    assert!(bench.seal(&other).unwrap_err().is_conflict());
-    assert_eq!(fs::read(bench.folder().join(MANIFEST_FILE)).unwrap(), bytes);
-    assert_eq!(bench.names(), [MANIFEST_FILE, "part-00001-file_1.json"]);
+    let only = Some(vec![bench.at.export.clone()]);
+    let found = bench.sink.find_manifests(&bench.at.project, only).unwrap();
+    assert!(matches!(&found[..], [Ok((_, Found::Rejected(_)))]), "{found:?}");
+    bench.sink.prepare_export(&at("export_2"), &[]).unwrap();
 }
 
 #[test]
@@ -458,39 +387,24 @@ fn a_folder_that_nothing_more_is_written_to_is_not_remembered() {
     assert_eq!(bench.sink.known_folders(), 1);
     bench.seal(&bench.manifest(vec![part]).to_text().into_bytes()).unwrap();
     assert_eq!(bench.sink.known_folders(), 0);
-    let failed: ExportId = "export_failed".parse().unwrap();
-    bench.sink.write_failed(&bench.project, &failed, b"{}").unwrap();
+    bench.sink.write_failed(&at("export_failed"), b"{}").unwrap();
     assert_eq!(bench.sink.known_folders(), 0);
 }
 
 #[test]
-fn sealing_is_finished_after_a_crash_whatever_a_consumer_took() {
+fn sealing_is_finished_without_making_a_folder_that_was_taken() {
     let bench = bench();
-    let manifest = bench.manifest(vec![bench.commit(1, b"1234"), bench.commit(2, b"5")]);
-    let bytes = manifest.to_text().into_bytes();
-    let recover =
-        || bench.sink.recover_sealing(&bench.project, &bench.export, &manifest, &bytes).unwrap();
-    assert_eq!(recover(), Recovered::Sealed(Sealed::Written), "died before the manifest");
-    assert_eq!(recover(), Recovered::Sealed(Sealed::AlreadyThere), "died after it");
-    fs::remove_file(bench.folder().join(MANIFEST_FILE)).unwrap();
+    let text = bench.manifest(vec![bench.commit(1, b"1234")]).to_text();
+    let recover = |text: &str| bench.sink.recover_sealing(&bench.at, text).unwrap();
     fs::remove_file(bench.folder().join("part-00001-file_1.json")).unwrap();
-    assert_eq!(recover(), Recovered::Sealed(Sealed::Written), "one part is left");
-    fs::remove_file(bench.folder().join(MANIFEST_FILE)).unwrap();
-    fs::remove_file(bench.folder().join("part-00002-file_2.json")).unwrap();
-    assert_eq!(recover(), Recovered::Taken);
-    assert_eq!(bench.names(), [""; 0]);
+    assert_eq!(recover(&text), Put::Taken);
     fs::remove_dir(bench.folder()).unwrap();
-    assert_eq!(recover(), Recovered::Taken);
+    assert_eq!(recover(&text), Put::Taken);
     assert!(!bench.folder().exists(), "not made again");
-    let nothing = bench.manifest(vec![]);
-    bench.prepare(&[], &[]);
-    let recovered = bench.sink.recover_sealing(
-        &bench.project,
-        &bench.export,
-        &nothing,
-        &nothing.to_text().into_bytes(),
-    );
-    assert_eq!(recovered.unwrap(), Recovered::Sealed(Sealed::Written), "an export without parts");
+    let nothing = bench.manifest(vec![]).to_text();
+    assert_eq!(recover(&nothing), Put::Taken, "its folder was made before it was sealed");
+    bench.prepare(&[]);
+    assert_eq!(recover(&nothing), Put::Written, "an export without parts");
 }
 
 #[test]
@@ -498,10 +412,9 @@ fn manifests_are_found_again_and_believed_only_where_the_files_agree() {
     let bench = bench();
     let exports = ["taken", "whole", "short", "renamed", "cut", "none"];
     for name in exports {
-        let of = Bench { export: name.parse().unwrap(), sink: bench.sink.clone(), ..self::bench() };
-        let mut writer =
-            of.sink.begin_part(&of.project, &of.export, &key(1), &Plan::FromStart, None).unwrap();
-        writer.write(b"1234").unwrap();
+        let of = Bench { at: at(name), sink: bench.sink.clone(), ..self::bench() };
+        let mut writer = of.sink.begin_part(&of.at, &key(1), &Plan::FromStart, None).unwrap();
+        writer.append(b"1234").unwrap();
         let part = writer.commit(Some(4), &[]).unwrap();
         if name != "none" {
             of.seal(&of.manifest(vec![part]).to_text().into_bytes()).unwrap();
@@ -514,12 +427,11 @@ fn manifests_are_found_again_and_believed_only_where_the_files_agree() {
     put(&shop.join("cut").join(MANIFEST_FILE), b"{\"version\": 1,");
     put(&shop.join("a file"), b"");
     put(&shop.join("file"), b"");
-    let mut found: Vec<(String, bool)> = bench
-        .sink
-        .scan_manifests(&bench.project)
-        .unwrap()
+    let found = bench.sink.find_manifests(&bench.at.project, None).unwrap();
+    let mut found: Vec<(String, bool)> = found
+        .into_iter()
         .map(|found| found.unwrap())
-        .map(|(export, found)| (export.to_string(), matches!(found, OnDisk::Whole { .. })))
+        .map(|(export, found)| (export.to_string(), matches!(found, Found::Whole { .. })))
         .collect();
     found.sort();
     let expected = [
@@ -532,36 +444,7 @@ fn manifests_are_found_again_and_believed_only_where_the_files_agree() {
     ];
     assert_eq!(found, expected.map(|(name, whole)| (name.to_owned(), whole)));
     let other: ProjectName = "other".parse().unwrap();
-    assert_eq!(bench.sink.scan_manifests(&other).unwrap().count(), 0);
-}
-
-#[test]
-fn the_failure_notice_is_ours_to_replace_and_to_remove_and_nobody_elses() {
-    let bench = bench();
-    let notice = |cause: &str| {
-        let failure = Failure {
-            kind: FailureKind::Expired,
-            cause: cause.to_owned(),
-            error_code: None,
-            at: "2026-01-02T03:04:05Z".parse().unwrap(),
-        };
-        failure_notice(&bench.project, &bench.export, &failure)
-    };
-    let write = |cause: &str| {
-        bench.sink.write_failed(&bench.project, &bench.export, notice(cause).as_bytes())
-    };
-    let remove = || bench.sink.remove_failed(&bench.project, &bench.export);
-    remove().unwrap();
-    write("one").unwrap();
-    write("one").unwrap();
-    write("two").unwrap();
-    assert_eq!(fs::read_to_string(bench.folder().join(FAILED_FILE)).unwrap(), notice("two"));
-    assert_eq!(bench.names(), [FAILED_FILE]);
-    remove().unwrap();
-    assert_eq!(bench.names(), [""; 0]);
-    put(&bench.folder().join(FAILED_FILE), b"{\"export_id\": \"export_2\", \"kind\": \"x\"}");
-    assert!(write("three").unwrap_err().is_conflict());
-    assert!(remove().unwrap_err().is_conflict());
+    assert_eq!(bench.sink.find_manifests(&other, None).unwrap(), []);
 }
 
 #[test]
@@ -580,35 +463,32 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     );
     let (sink, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
     assert_eq!(opened, Opened::Known);
-    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
+    let at = at("export_1");
     let mv = |from: &Path, to: &Path| {
-        assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success())
+        assert!(Command::new("mv").arg(from).arg(to).status().unwrap().success());
     };
 
     mv(&path, &aside);
     let (late, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
     assert!(matches!(&opened, Opened::Away(words) if words.contains("not mounted?")), "{opened:?}");
     for sink in [&sink, &late] {
-        assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })));
+        assert!(matches!(sink.room(), Err(SinkError::Away { .. })));
         assert!(matches!(sink.disk_check(0), Err(SinkError::Away { .. })));
+        assert!(matches!(sink.prepare_export(&at, &[]), Err(SinkError::Away { .. })));
         assert!(matches!(
-            sink.prepare_export(&project, &export, &[], &[]),
+            sink.begin_part(&at, &key(1), &Plan::FromStart, None),
             Err(SinkError::Away { .. })
         ));
-        assert!(matches!(
-            sink.begin_part(&project, &export, &key(1), &Plan::FromStart, None),
-            Err(SinkError::Away { .. })
-        ));
-        assert!(matches!(sink.seal(&project, &export, b"{}"), Err(SinkError::Away { .. })));
+        assert!(matches!(sink.seal(&at, b"{}"), Err(SinkError::Away { .. })));
     }
     assert!(!path.exists(), "never made again");
 
     fs::create_dir(&path).unwrap();
-    assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "an empty mount point");
+    assert!(matches!(sink.room(), Err(SinkError::Away { .. })), "an empty mount point");
     put(&path.join(MARKER_FILE), b"batch-export-watcher 1\n00000000000000000000000000000000\n");
-    assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "another disk");
+    assert!(matches!(sink.room(), Err(SinkError::Away { .. })), "another disk");
     put(&path.join(MARKER_FILE), b"");
-    assert!(matches!(sink.free_bytes(), Err(SinkError::Away { .. })), "a damaged marker");
+    assert!(matches!(sink.room(), Err(SinkError::Away { .. })), "a damaged marker");
     assert!(matches!(
         LocalSink::open(&path, None, SinkSettings::default()),
         Err(SinkError::Marker { .. })
@@ -616,5 +496,5 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     fs::remove_dir_all(&path).unwrap();
     mv(&aside, &path);
     late.disk_check(0).unwrap();
-    late.prepare_export(&project, &export, &[], &[]).unwrap();
+    late.prepare_export(&at, &[]).unwrap();
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use batch_export_watcher::domain::ids::ProjectDigest;
 use batch_export_watcher::domain::manifest::MANIFEST_FILE;
 use batch_export_watcher::domain::part::Sha256;
-use batch_export_watcher::ledgers::sqlite::{ExportRecord, RecordedState, Store};
+use batch_export_watcher::ledgers::sqlite::SqliteLedger;
+use batch_export_watcher::ports::{ExportRecord, Ledger as _, RecordedState};
 use batch_export_watcher::simulator::{Content, SimExport, SimFile, ViewStep};
 use fastrand::Rng;
 use hyper::body::Bytes;
@@ -359,7 +360,7 @@ impl Stage {
 }
 
 async fn load(state: &Path) -> Vec<ExportRecord> {
-    let mut store = Store::open(state).await.expect("the state is never damaged");
+    let mut store = SqliteLedger::open(state).await.expect("the state is never damaged");
     let digest = ProjectDigest::of(&PROJECT_KEY.parse().expect("a key"));
     let records = store.load(&[digest]).await.expect("the state is never damaged");
     store.close().await.expect("a copy is closed");

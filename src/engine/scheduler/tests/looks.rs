@@ -33,7 +33,7 @@ async fn what_is_waited_for_is_told_as_data_and_the_store_that_pauses_longest_by
     std::fs::remove_file(rig.folder.path().join(crate::sinks::local::MARKER_FILE)).unwrap();
     rig.scheduler.folders.doubt_disk(rig.now());
     rig.look_at_the_disk().await;
-    let failing = StoreEvent::Failing { cause: "disk full".to_owned() };
+    let failing = LedgerEvent::Failing { cause: "disk full".to_owned() };
     rig.scheduler.apply(Event::Journal(Some(failing)));
     let held = |hold| ViewOutcome::Held(hold);
     rig.observed(1, held(Hold::Unauthorized { status: 401 }));

@@ -5,32 +5,32 @@ use std::ops::RangeInclusive;
 use super::*;
 use crate::domain::part::PartKey;
 use crate::domain::resume::Plan;
-use crate::domain::watch::PartState;
+use crate::domain::watch::{PartOrder, PartState};
 use crate::engine::ids::PartId;
+use crate::ports::{Sink as _, Upload as _};
 
 impl Rig {
     /// Ends the downloads of an export's parts with all their bytes.
-    fn downloaded(&mut self, export: usize, numbers: RangeInclusive<u32>) {
+    async fn downloaded(&mut self, export: usize, numbers: RangeInclusive<u32>) {
         for number in numbers {
             let file_id = format!("file_{export}_{number}").parse().unwrap();
             let key = PartKey { number, file_id };
             let bytes = b"[123456789";
-            let length = Some(bytes.len().try_into().unwrap());
-            let watch = self.watch(export);
-            let sink = &self.sink();
-            let mut writer = sink
-                .begin_part(watch.project(), watch.export(), &key, &Plan::FromStart, length)
-                .unwrap();
-            writer.write(bytes).unwrap();
-            let finished = writer.finish(length, &[]).unwrap();
+            let declared_bytes = Some(bytes.len().try_into().unwrap());
+            let order = PartOrder { key: key.clone(), declared_bytes, resume: None };
+            let at = self.scheduler.fleet.export(self.exports[export]).unwrap().path();
+            let mut upload = self.sink().begin(&at, &order, &Plan::FromStart).await.unwrap();
+            upload.write(bytes).await.unwrap();
+            let finished = upload.finish(declared_bytes, &[]).await.unwrap();
             let part = PartId { entry: self.exports[export], key };
             let end = TransferEvent::Downloaded(part, Ok(Ok(finished)));
             self.scheduler.apply(Event::Transfer(end));
         }
     }
 
-    fn sink(&self) -> LocalSink {
-        LocalSink::open(self.folder.path(), None, SinkSettings::default()).unwrap().0
+    fn sink(&self) -> AnySink {
+        let opened = LocalSink::open(self.folder.path(), None, SinkSettings::default());
+        AnySink::Local(opened.unwrap().0)
     }
 
     fn states(&self, export: usize) -> Vec<&'static str> {
@@ -69,11 +69,11 @@ async fn a_lone_part_waits_for_nobody_and_what_comes_meanwhile_is_one_group() {
     rig.fetching(0, 4);
     rig.fetching(1, 2);
     rig.scheduler.admit();
-    rig.downloaded(0, 1..=1);
+    rig.downloaded(0, 1..=1).await;
     rig.admit_group();
     assert_eq!(rig.group(), 1);
-    rig.downloaded(0, 2..=4);
-    rig.downloaded(1, 1..=2);
+    rig.downloaded(0, 2..=4).await;
+    rig.downloaded(1, 1..=2).await;
     rig.admit_group();
     assert_eq!((rig.group(), rig.scheduler.transfers.len()), (1, 6));
     rig.end_of_group().await;
@@ -90,10 +90,10 @@ async fn under_load_a_group_gathers_for_a_moment_and_no_longer() {
     let mut rig = rig(&[1], 8);
     rig.fetching(0, 9);
     rig.scheduler.admit();
-    rig.downloaded(0, 1..=2);
+    rig.downloaded(0, 1..=2).await;
     rig.admit_group();
     rig.end_of_group().await;
-    rig.downloaded(0, 3..=3);
+    rig.downloaded(0, 3..=3).await;
     rig.admit_group();
     assert_eq!(rig.group(), 0, "more parts are on their way");
     let until = rig.scheduler.transfers.gathers_until().unwrap();
@@ -108,7 +108,7 @@ async fn a_group_that_panics_costs_its_parts_an_attempt() {
     let mut rig = rig(&[1], 8);
     rig.fetching(0, 2);
     rig.scheduler.admit();
-    rig.downloaded(0, 1..=2);
+    rig.downloaded(0, 1..=2).await;
     rig.admit_group();
     drop(rig.scheduler.transfers.group_end().await);
     let end = TransferEvent::Published(Err(Panicked));

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use super::super::*;
-use super::{key, point, put};
+use super::{at, key, point, put};
 use crate::domain::resume::{Plan, ResumePoint};
 
 #[test]
@@ -17,9 +17,9 @@ fn the_reserve_is_not_touched() {
     )
     .unwrap();
     assert!(matches!(sink.disk_check(0), Err(SinkError::Reserve { .. })));
-    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
-    let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart, None).unwrap();
-    assert!(matches!(writer.write(b"x"), Err(SinkError::Reserve { .. })));
+    let at = at("export_1");
+    let mut writer = sink.begin_part(&at, &key(1), &Plan::FromStart, None).unwrap();
+    assert!(matches!(writer.append(b"x"), Err(SinkError::Reserve { .. })));
     assert_eq!(writer.sync_and_keep().unwrap(), None);
 }
 
@@ -52,11 +52,11 @@ impl Drop for SmallDisk {
 fn a_full_disk_keeps_what_was_written_and_heals() {
     let Some(disk) = SmallDisk::mount("size=256k,mode=700") else { return };
     let (sink, _) = LocalSink::open(disk.0.path(), None, SinkSettings::default()).unwrap();
-    let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
+    let at = at("export_1");
     put(&disk.0.path().join("ballast"), &[0; 100 * 1024]);
-    let mut writer = sink.begin_part(&project, &export, &key(1), &Plan::FromStart, None).unwrap();
+    let mut writer = sink.begin_part(&at, &key(1), &Plan::FromStart, None).unwrap();
     let error = loop {
-        if let Err(error) = writer.write(&[b'x'; 10_000]) {
+        if let Err(error) = writer.append(&[b'x'; 10_000]) {
             break error;
         }
     };
@@ -78,9 +78,9 @@ fn a_full_disk_keeps_what_was_written_and_heals() {
         total_bytes: kept + 5,
         ..point(&vec![b'x'; usize::try_from(kept).unwrap()])
     });
-    let mut writer = sink.begin_part(&project, &export, &key(1), &plan, None).unwrap();
-    assert_eq!(writer.bytes(), kept);
-    writer.write(b"tail!").unwrap();
+    let mut writer = sink.begin_part(&at, &key(1), &plan, None).unwrap();
+    assert_eq!(writer.bytes, kept);
+    writer.append(b"tail!").unwrap();
     assert_eq!(writer.commit(Some(kept + 5), &[]).unwrap().bytes, kept + 5);
 }
 

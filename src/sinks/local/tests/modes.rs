@@ -5,8 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::super::*;
-use super::{LARGE, bench, key, point, put};
-use crate::domain::ids::ExportId;
+use super::{LARGE, at, bench, key, order, point, put};
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE};
 use crate::domain::modes::{DirectoryMode, FileMode, Modes};
 use crate::domain::resume::Plan;
@@ -27,20 +26,19 @@ fn other_modes_and_another_reserve_count_for_all_clones_and_for_what_is_begun_fr
     let bench = bench();
     bench.commit(1, b"before");
     let mut kept = bench.begin_declared(2, &Plan::FromStart, Some(LARGE + 7));
-    kept.write(b"0123456").unwrap();
+    kept.append(b"0123456").unwrap();
     kept.sync_and_keep().unwrap().unwrap();
     let partial = bench.folder().join(".part-00002-file_2.json.partial");
     assert_eq!(mode(&partial), 0o600);
     bench.sink.clone().reconfigure(shared());
     bench.commit(3, b"after");
     let continued = bench.begin(2, &Plan::Continue(point(b"0123456")));
-    assert_eq!((continued.bytes(), mode(&partial)), (7, 0o640), "it is not finished");
-    continued.discard();
-    bench.begin_declared(4, &Plan::FromStart, Some(LARGE + 7)).write(b"x").unwrap();
+    assert_eq!((continued.bytes, mode(&partial)), (7, 0o640), "it is not finished");
+    continued.throw_away();
+    bench.begin_declared(4, &Plan::FromStart, Some(LARGE + 7)).append(b"x").unwrap();
     bench.seal(b"{}").unwrap();
-    bench.sink.write_failed(&bench.project, &bench.export, b"{}").unwrap();
-    let other: ExportId = "export_2".parse().unwrap();
-    bench.sink.prepare_export(&bench.project, &other, &[], &[]).unwrap();
+    bench.sink.write_failed(&bench.at, b"{}").unwrap();
+    bench.sink.prepare_export(&at("export_2"), &[]).unwrap();
     for (path, expected) in [
         (".", 0o700),
         ("part-00001-file_1.json", 0o600),
@@ -53,7 +51,7 @@ fn other_modes_and_another_reserve_count_for_all_clones_and_for_what_is_begun_fr
         assert_eq!(mode(&bench.folder().join(path)), expected, "{path}");
     }
     bench.sink.reconfigure(SinkSettings { reserve_bytes: u64::MAX, ..shared() });
-    assert_eq!(bench.sink.clone().reserve_bytes(), u64::MAX);
+    assert_eq!(bench.sink.clone().settings().reserve_bytes, u64::MAX);
     assert!(matches!(bench.sink.disk_check(0), Err(SinkError::Reserve { .. })));
 }
 
@@ -69,14 +67,14 @@ fn a_download_directory_that_is_missing_is_made_with_what_leads_to_it_for_those_
 #[test]
 fn a_file_for_the_group_is_ours_where_that_is_configured() {
     let bench = bench();
-    let listed: Vec<_> = (1..=4).map(|number| (key(number), Some(5))).collect();
+    let listed: Vec<_> = (1..=4).map(|number| order(number, Some(5), None)).collect();
     for (number, mode) in [(1, 0o600), (2, 0o640), (3, 0o644), (4, 0o660)] {
         let path = bench.folder().join(key(number).file_name());
         put(&path, b"12345");
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
     let adopted = || {
-        let prepared = bench.prepare(&listed, &[]);
+        let prepared = bench.prepare(&listed);
         assert_eq!(prepared.conflicts, []);
         prepared.adopted.iter().map(|part| part.key.number).collect::<Vec<_>>()
     };
