@@ -60,7 +60,7 @@ async fn a_jump_changes_nothing(years: i32) {
     seen(&sim, |seen| count(seen, of("shop_1")) >= 8 && count(seen, of("shop_unknown")) >= 1).await;
     sim.set_project_outage(&project_key("blog"), Some(Canned::throttled(Some("2"))))
         .expect("a project of the script");
-    watcher.wait_for_log(|line| line.contains("the api asks for fewer requests (429)")).await;
+    watcher.wait_for_log(|line| line.contains("the API asks for fewer requests (429)")).await;
     sim.set_project_outage(&project_key("blog"), None).expect("a project of the script");
     let known = sim.requests().len();
     home.write("clock", &format!("{jump}\n"));

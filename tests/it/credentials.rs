@@ -65,8 +65,8 @@ async fn a_refused_key_pauses_only_its_project_until_there_is_a_new_key_file() {
     }
     let output = watcher.output();
     assert_eq!(told(&output, "ERROR", "").len(), 1, "{:#?}", output.stderr);
-    assert_eq!(told(&output, "ERROR", "the api refuses the rest api key").len(), 1);
-    assert_eq!(told(&output, "INFO", "the rest api key is accepted again").len(), 1);
+    assert_eq!(told(&output, "ERROR", "the API refuses the REST API key").len(), 1);
+    assert_eq!(told(&output, "INFO", "the API accepts the REST API key again").len(), 1);
 }
 
 #[tokio::test]

@@ -332,7 +332,7 @@ async fn after_a_disk_that_becomes_read_only_downloads_resume() {
         })
         .await;
     polling_goes_on(&solo).await;
-    assert!(solo.links("file_1").is_empty(), "an ill disk costs the api no call");
+    assert!(solo.links("file_1").is_empty(), "an ill disk costs the API no call");
     drop(read_only);
     wait_for_whole(&watcher, "export_1").await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);

@@ -109,8 +109,8 @@ async fn assert_a_project_waits(throttled: Canned, wait: Duration) {
     let meanwhile =
         |request: &Recorded| is_of(request, "blog") && request.at > refused && request.at < next;
     assert!(count(&requests, meanwhile) >= 5, "the other project was held up");
-    watcher.wait_for_log(|line| line.contains("the api takes requests again")).await;
-    assert_eq!(told(&watcher.output(), "WARN", "the api asks for fewer requests (429)").len(), 1);
+    watcher.wait_for_log(|line| line.contains("the API takes requests again")).await;
+    assert_eq!(told(&watcher.output(), "WARN", "the API asks for fewer requests (429)").len(), 1);
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_503_pauses_the_whole_origin_and_then_one_probe_goes_first() {
     })
     .await;
     sim.set_outage(Origin::Api, Some(Canned::unavailable(Some("1"))));
-    watcher.wait_for_log(|line| line.contains("the api is unavailable (503)")).await;
+    watcher.wait_for_log(|line| line.contains("the API is unavailable (503)")).await;
     refused(&sim, 503).await;
     sim.set_outage(Origin::Api, None);
     let requests = goes_on_after(&sim, 503, 7, |_| true).await;
@@ -197,8 +197,8 @@ async fn a_503_pauses_the_whole_origin_and_then_one_probe_goes_first() {
         })
         .await;
     }
-    watcher.wait_for_log(|line| line.contains("the api is available again")).await;
-    assert_eq!(told(&watcher.output(), "WARN", "the api is unavailable (503)").len(), 1);
+    watcher.wait_for_log(|line| line.contains("the API is available again")).await;
+    assert_eq!(told(&watcher.output(), "WARN", "the API is unavailable (503)").len(), 1);
 }
 
 #[tokio::test]
@@ -312,7 +312,7 @@ async fn a_restart_does_not_shorten_a_retry_after() {
         scene(vec![("shop", vec![shop]), ("blog", vec![SimExport::new("blog_1", vec![done])])])
             .await;
     let watcher = home.start(&[]);
-    watcher.wait_for_log(|line| line.contains("the api asks for fewer requests")).await;
+    watcher.wait_for_log(|line| line.contains("the API asks for fewer requests")).await;
     // Records are written in order: once the other project's later one is durable, the pause is.
     sim.release("blog_1");
     watcher.wait_for_log(|line| line.contains("export whole")).await;

@@ -170,7 +170,7 @@ async fn without_a_journal_the_log_is_text_with_one_word_about_it() {
         let Some(journal) = Journal::new(&home).await else { return };
         let watcher = journal.start(&home, words, &run(&home, options));
         let stderr = settled(watcher, exit::EXPORTS_FAILED).await;
-        let about = |line: &&String| line.contains("the journal cannot be reached");
+        let about = |line: &&String| line.contains("cannot reach systemd's journal");
         assert_eq!(stderr.iter().filter(about).count(), 1, "{stderr:#?}");
         assert!(about(&&stderr[0]) && stderr[0].contains("WARN"), "{stderr:#?}");
         let failed = stderr.iter().find(|line| line.contains("export failed; ")).expect("an error");

@@ -233,10 +233,10 @@ async fn a_changed_key_file_is_noticed_and_ends_the_pause_of_its_project() {
         Solo::new(vec![pending("export_1")]).await.with(WATCHED).with("[retry]\nmax = \"1h\"");
     let watcher = running(&solo).await;
     solo.sim.rotate_key(PROJECT_KEY, "another-key-of-the-shop").unwrap();
-    watcher.wait_for_log(|line| line.contains("the api refuses the rest api key")).await;
+    watcher.wait_for_log(|line| line.contains("the API refuses the REST API key")).await;
     solo.home.write_key(SHOP, "another-key-of-the-shop");
     watcher.wait_for_log(|line| line.contains("configuration reloaded: 1 key changed")).await;
-    watcher.wait_for_log(|line| line.contains("the rest api key is accepted again")).await;
+    watcher.wait_for_log(|line| line.contains("the API accepts the REST API key again")).await;
     let log = watcher.output().stderr.join("\n");
     assert!(!log.contains("another-key"), "{log}");
 }

@@ -180,7 +180,7 @@ async fn a_state_that_cannot_be_written_stops_downloads_but_not_polls() {
         vec![SimExport::finished("export_1", vec![held]), pending("export_2"), pending("export_3")];
     let solo = Solo::new(exports).await;
     let (watcher, lock) = with_a_record_under_way(&solo).await;
-    watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
+    watcher.wait_for_log(|line| line.contains("the state cannot be written; downloads wait")).await;
     solo.sim.set_views("export_2", vec![ViewStep::Success(vec![file("file_2")])]).unwrap();
     watcher.wait_for_event(|event| event["export"] == "export_2" && event["to"] == "SUCCESS").await;
     let polls = solo.views("export_3").len();

@@ -64,7 +64,7 @@ async fn a_full_disk_of_the_state_stops_downloads_and_loses_nothing() {
     let ballast = state.join("ballast");
     fill_bytes(&ballast);
     finish(&solo, "export_1", [1, 2]);
-    watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
+    watcher.wait_for_log(|line| line.contains("the state cannot be written; downloads wait")).await;
     let asked = [1, 2].map(|number| solo.fetches(&format!("file_{number}")).len());
     polling_goes_on(&solo).await;
     // What comes meanwhile waits as well.
@@ -108,7 +108,7 @@ async fn the_log_fails(call: &str, error: &str) {
     let mut tracer = Watcher::spawn(tracer);
     tracer.wait_for_log(|line| line.contains("attached")).await;
     finish(&solo, "export_1", [1, 2]);
-    watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
+    watcher.wait_for_log(|line| line.contains("the state cannot be written; downloads wait")).await;
     polling_goes_on(&solo).await;
     assert!(solo.home.try_manifest(SHOP, "export_1").is_none());
     // It lets the program go.
@@ -156,7 +156,7 @@ async fn a_crash_while_the_state_is_full_loses_nothing() {
     let ballast = state.join("ballast");
     fill_bytes(&ballast);
     finish(&solo, "export_2", [3, 4]);
-    watcher.wait_for_log(|line| line.contains("the state cannot be written, downloads wait")).await;
+    watcher.wait_for_log(|line| line.contains("the state cannot be written; downloads wait")).await;
     watcher.kill9().await;
     // Whether it starts on a full disk is its own affair; it must not make anything worse.
     let started = solo.start();
@@ -218,7 +218,7 @@ async fn a_state_that_cannot_be_written_for_a_while_stops_downloads_and_loses_no
         let watcher = Watcher::spawn(command);
         finish(&solo, "export_1", [1, 2]);
         watcher
-            .wait_for_log(|line| line.contains("the state cannot be written, downloads wait"))
+            .wait_for_log(|line| line.contains("the state cannot be written; downloads wait"))
             .await;
         polling_goes_on(&solo).await;
         let is_whole = solo.home.try_manifest(SHOP, "export_1").is_some();

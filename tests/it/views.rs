@@ -271,7 +271,7 @@ async fn a_project_whose_every_export_is_refused_pauses_and_nothing_fails() {
     assert_eq!(told(&output, "ERROR", "").len(), 1, "{:#?}", output.stderr);
     assert_eq!(told(&output, "ERROR", "for every export of the project").len(), 1);
     assert_eq!(
-        told(&output, "INFO", "the api no longer refuses the request").len(),
+        told(&output, "INFO", "the API no longer refuses the request").len(),
         1,
         "{:#?}",
         output.stderr

@@ -327,7 +327,7 @@ async fn an_absent_proxy_is_retried_and_its_password_is_never_logged() {
     watcher.wait_for_log(|line| line.contains("poll failed")).await;
     let log = watcher.kill9().await.stderr.join("\n");
     assert!(!log.contains("s3cr3t-word") && !log.contains("YWdlbnQ6czNjcjN0LXdvcmQ"), "{log}");
-    assert!(stage.api.asked().is_empty(), "the api was asked past its proxy");
+    assert!(stage.api.asked().is_empty(), "the API was asked past its proxy");
 }
 
 #[tokio::test]

@@ -200,10 +200,10 @@ async fn no_key_signature_or_content_is_shown_or_kept_anywhere() {
         })
         .await;
     stage.sim.rotate_key(&project_key(SHOP), NEXT_KEY).expect("a project of the script");
-    watcher.wait_for_log(|line| line.contains("the api refuses the rest api key")).await;
+    watcher.wait_for_log(|line| line.contains("the API refuses the REST API key")).await;
     let mut said = everything_it_says(&stage, &page).await;
     stage.home.write_key(SHOP, NEXT_KEY);
-    watcher.wait_for_log(|line| line.contains("accepted again")).await;
+    watcher.wait_for_log(|line| line.contains("accepts the REST API key again")).await;
     said.extend(everything_it_says(&stage, &page).await);
 
     let requests = stage.sim.requests();
