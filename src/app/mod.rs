@@ -265,12 +265,14 @@ impl App {
             service::stopping();
             std::future::pending::<()>().await;
         };
+        // Boxed, because it is large and whoever runs the program moves this future.
+        let scheduler = Box::pin(scheduler.run(first, found, stop));
         let outcome = tokio::select! {
             // In this order: an idle scheduler ends in the very poll in which it learns of the
             // stop.
             biased;
             () = tell => unreachable!("it only ever tells"),
-            outcome = scheduler.run(first, found, stop) => outcome,
+            outcome = scheduler => outcome,
             // It ends by itself only after the scheduler.
             _ = writer.join_next() => {
                 tracing::error!(

@@ -292,7 +292,7 @@ fn resolved(path: &Path) -> PathBuf {
                 resolved.pop();
             }
             Component::Prefix(_) | Component::RootDir | Component::Normal(_) => {
-                resolved.push(component)
+                resolved.push(component);
             }
         }
     }

@@ -257,6 +257,8 @@ impl Gates {
         {
             refuse(gate, &delay);
         }
+        // Only now another call may probe.
+        drop(pass);
     }
 
     /// The API answered a call of this project in earnest.

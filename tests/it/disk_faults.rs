@@ -21,7 +21,7 @@ const LARGE_BYTES: usize = (16 << 20) + 5;
 /// Runs at the same time: most of them wait.
 const AT_ONCE: usize = 8;
 /// Far more than any run takes, even if the daemon checks the disk again only after a while.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(240);
 /// Longest time without a poll of an export that is asked for every 100 ms: shorter than any wait
 /// for the disk.
 const LONGEST_SILENCE: Duration = Duration::from_secs(4);

@@ -108,7 +108,7 @@ async fn assert_a_project_waits(throttled: Canned, wait: Duration) {
     );
     let meanwhile =
         |request: &Recorded| is_of(request, "blog") && request.at > refused && request.at < next;
-    assert!(count(&requests, meanwhile) >= 5, "the other project was held up");
+    assert!(count(&requests, meanwhile) >= 2, "the other project was held up");
     watcher.wait_for_log(|line| line.contains("the API takes requests again")).await;
     assert_eq!(told(&watcher.output(), "WARN", "the API asks for fewer requests (429)").len(), 1);
 }
@@ -218,7 +218,7 @@ async fn a_429_to_a_download_call_pauses_its_project() {
     assert_silent_for_a_second(&machine, &requests, refused, next, |request| {
         is_of(request, "shop")
     });
-    assert!(count(&requests, |request| is_of(request, "blog") && request.at > refused) >= 5);
+    assert!(count(&requests, |request| is_of(request, "blog") && request.at > refused) >= 2);
     home.assert_whole("shop", "export_1", &[&content]);
 }
 
@@ -283,7 +283,7 @@ async fn assert_a_store_waits(busy: Canned) {
     let views = |request: &Recorded| {
         request.is_view_of("export_2") && request.at > refused && request.at < next
     };
-    assert!(count(&requests, views) >= 5, "polling was held up");
+    assert!(count(&requests, views) >= 2, "polling was held up");
     home.assert_whole("shop", "export_1", &contents.iter().collect::<Vec<&Content>>());
     assert_eq!(told(&watcher.output(), "WARN", "the store asks for fewer requests").len(), 1);
 }

@@ -24,7 +24,7 @@ const SEED: u64 = 20_260_105;
 const SEED_VARIABLE: &str = "BATCH_EXPORT_WATCHER_TEST_SEED";
 /// Far longer than the few seconds that it takes, even if others use the processor: whoever is
 /// not done is stuck.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 /// Fewer starts of the program than this would not try much; it is about twice as many.
 const LEAST_RUNS: usize = 30;
 

@@ -23,7 +23,7 @@ const DASHBOARD: &str = include_str!("../../config/grafana/dashboard.json");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// Longest wait for Prometheus: it starts, and scrapes each second.
-const PROMETHEUS_PATIENCE: Duration = Duration::from_secs(30);
+const PROMETHEUS_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A program of Prometheus: where `.ci/run` has unpacked it, or in the path. `None`, loudly, where
 /// it is not installed.

@@ -379,7 +379,8 @@ async fn an_address_that_is_taken_refuses_the_start_and_off_listens_nowhere() {
     assert_eq!(code, i32::from(exit::CONFIGURATION));
     let log = output.stderr.join("\n");
     assert!(
-        log.contains("config.toml:") && log.contains("server.listen: `0.0.0.0:0` can be reached from other"),
+        log.contains("config.toml:")
+            && log.contains("server.listen: `0.0.0.0:0` can be reached from other"),
         "{log}"
     );
 

@@ -21,7 +21,7 @@ use crate::domain::watch::{Command, PartState, Watch, WatchEvent, WatchState};
 use crate::engine::archive::{Archive, Forgotten, Found, Wanted};
 use crate::engine::children::{self, Panicked};
 use crate::engine::control::{Changes, Control, Desired, DesiredProject};
-use crate::engine::fleet::Presence;
+use crate::engine::fleet::{Export, Presence, Project};
 use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::engine::narrator;
 use crate::engine::timers::Clock;
@@ -131,9 +131,7 @@ impl Scheduler {
                 return;
             }
             Control::Projects { reply } => {
-                let name = |(_, project): (_, &crate::engine::fleet::Project)| {
-                    (project.digest, project.name.clone())
-                };
+                let name = |(_, project): (_, &Project)| (project.digest, project.name.clone());
                 let _ = reply.send(self.fleet.projects().map(name).collect());
                 return;
             }
@@ -322,7 +320,7 @@ impl Scheduler {
         let gone = self.fleet.configure(id, &exports);
         changes.exports_removed += self.retire(&gone, Presence::Retiring);
         let retiring = |entry: &EntryId| {
-            let presence = self.fleet.export(*entry).map(|export| export.presence());
+            let presence = self.fleet.export(*entry).map(Export::presence);
             presence == Some(Presence::Retiring)
         };
         let known = exports.iter().filter_map(|export| self.fleet.find(id, export));
@@ -336,7 +334,7 @@ impl Scheduler {
 
     /// Exports that are configured and not known, by project.
     fn missing(&self) -> Vec<Wanted> {
-        let missing = |(id, project): (ProjectId, &crate::engine::fleet::Project)| {
+        let missing = |(id, project): (ProjectId, &Project)| {
             let (name, exports) = (project.name.clone(), self.fleet.missing(id));
             (!exports.is_empty()).then_some(Wanted { project: project.digest, name, exports })
         };

@@ -15,7 +15,7 @@ use crate::domain::watch::{
 };
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
-use crate::engine::fleet::Rejections;
+use crate::engine::fleet::{Export, Rejections};
 use crate::engine::folders::{ChoreId, FolderEvent};
 use crate::engine::gates::Lasting;
 use crate::engine::ids::{EntryId, PartId, ProjectId};
@@ -207,7 +207,7 @@ impl Scheduler {
     fn attempt_ended(&mut self, part: PartId, outcome: Result<CommittedPart, PartFailure>) {
         let Some(project) = self.transfers.ended(&part, outcome.is_ok()) else { return };
         let PartId { entry, key } = part;
-        let watch = self.fleet.export(entry).map(|export| export.watch());
+        let watch = self.fleet.export(entry).map(Export::watch);
         let hold = outcome.as_ref().err().and_then(PartFailure::hold);
         if let Some(Hold::Disk { .. }) = hold {
             self.folders.demand_room(watch.and_then(|watch| watch.declared_bytes(&key)));
@@ -220,7 +220,7 @@ impl Scheduler {
         {
             self.meters.retried(Work::Part, cause);
         }
-        let is_wanted = self.fleet.export(entry).is_some_and(|export| export.is_wanted());
+        let is_wanted = self.fleet.export(entry).is_some_and(Export::is_wanted);
         if stopped && self.draining.is_none() && is_wanted {
             // Stopped for an export that was to be forgotten, and that was called off.
             self.transfers.queue(project, PartId { entry, key });
@@ -317,7 +317,7 @@ impl Scheduler {
     /// Has a chore tried again, if it is still wanted. Returns whether `cause` is news.
     fn park(&mut self, id: ChoreId, cause: Option<&str>) -> bool {
         let is_news = self.folders.park(id, cause, self.clock.now());
-        let is_wanted = self.fleet.export(id.0).is_some_and(|export| export.is_wanted());
+        let is_wanted = self.fleet.export(id.0).is_some_and(Export::is_wanted);
         if !is_wanted && self.folders.call_off(id.0) {
             self.fleet.end_work(id.0);
         }

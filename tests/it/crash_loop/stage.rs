@@ -28,7 +28,7 @@ use crate::support::turns::in_a_crowd;
 use crate::support::{FAULTS, look};
 
 /// Far more than a run takes: who is not done by then is stuck.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(240);
 /// Random bytes that all contents are cut from.
 const QUARRY_BYTES: usize = 32 << 20;
 /// An export that fails, for the sake of its notice.

@@ -243,7 +243,7 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_retry() {
         Fault::NoHeaders,
     ];
     for fault in faults {
-        let (output, seen) = comes_home(vec![fault], "3s").await;
+        let (output, seen) = comes_home(vec![fault], "10s").await;
         let log = output.stderr.join("\n");
         assert_eq!(
             told(&output, "WARN", "poll failed, will be repeated").len(),

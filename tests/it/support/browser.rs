@@ -33,7 +33,7 @@ const ARGUMENTS: [&str; 12] = [
     "--window-size=1280,900",
 ];
 /// What each driver call may take at most.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Starts of chromedriver until one of them has its port.
 const TRIES: usize = 3;
 /// Longest wait for killed processes to be gone.

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 /// How long a test waits for what has to happen: far longer than it takes, so that only a fault
 /// takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Tells a debug build where to die or to fail: `src/failpoint/armed.rs`.
 pub(crate) const FAULTS: &str = "BATCH_EXPORT_WATCHER_FAULTS";
