@@ -147,7 +147,8 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
         Command::Reload(args) => reload::reload(&args, &environment).await,
         Command::Status(args) if args.watch => status_watch::watch(&args, &environment).await,
         Command::Status(args) => status::status(&args, &environment).await,
-        Command::Demo(args) => demo::demo(args, transfer, console).await,
+        // Boxed, because it is the largest: the program and what it is tried against.
+        Command::Demo(args) => Box::pin(demo::demo(args, transfer, console)).await,
         #[cfg(debug_assertions)]
         Command::DebugHang(args) => reload::hang(&args, &environment).await,
     }

@@ -324,7 +324,7 @@ async fn downloads_resume_after_a_disk_that_refuses_for_a_while() {
         ("statvfs", "EIO", Since::Start),
     ];
     let cases = cases.map(async |(operation, error, since)| {
-        Box::pin(fails_for_a_while(operation, error, since)).await
+        Box::pin(fails_for_a_while(operation, error, since)).await;
     });
     futures::stream::iter(cases).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
 }

@@ -60,7 +60,7 @@ fn assert_credentials_stayed(requests: &[Recorded]) {
         match request.origin {
             Origin::Store => assert_eq!(sent, [""; 0], "went to the store"),
             Origin::Api => {
-                assert_eq!(sent, ["authorization", "x-batch-project"], "went to the api")
+                assert_eq!(sent, ["authorization", "x-batch-project"], "went to the API");
             }
         }
     }

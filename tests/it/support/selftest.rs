@@ -166,6 +166,7 @@ async fn an_observer_allows_no_withdrawal_on_a_disk_that_works() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test's own file need not be durable")]
 fn a_look_tells_what_is_gone_from_what_cannot_be_looked_at() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let gone = folder.path().join("gone");
