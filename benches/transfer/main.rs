@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --bench transfer
 //! cargo bench --bench transfer -- --only big-http,latency --runs 3
+//! BATCH_EXPORT_WATCHER_BEFORE=/path/to/another/build cargo bench --bench transfer
 //! ```
 //!
 //! Needs nginx, curl, openssl and aria2c; wget2, rclone and Python's requests take part if they
@@ -55,8 +56,9 @@ use scenario::Scenario;
 use trouble::{Doing as _, Trouble};
 
 /// All tools, in the order in which they are looked for.
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 9] = [
     Tool::Ours,
+    Tool::Before,
     Tool::Curl,
     Tool::CurlSync,
     Tool::CurlSyncSums,

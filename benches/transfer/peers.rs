@@ -22,6 +22,8 @@ pub(crate) const OUT: &str = "out";
 pub(crate) const PROJECT: &str = "bench";
 /// The key's file; nginx does not check the key.
 const KEY_VARIABLE: &str = "BENCH_REST_KEY";
+/// The environment variable with the path of another build to compare with, if there is one.
+const BEFORE: &str = "BATCH_EXPORT_WATCHER_BEFORE";
 /// Longest wait for a tool's version.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,6 +50,8 @@ with ThreadPoolExecutor(threads) as pool:
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tool {
     Ours,
+    /// Another build of this program, by its path in [`BEFORE`].
+    Before,
     /// `curl --parallel`.
     Curl,
     /// The same, then `sync`.
@@ -78,6 +82,7 @@ impl Tool {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours => "batch-export-watcher",
+            Self::Before => "batch-export-watcher before",
             Self::Curl => "curl",
             Self::CurlSync => "curl, sync",
             Self::CurlSyncSums => "curl, sync, sha256",
@@ -88,10 +93,15 @@ impl Tool {
         }
     }
 
+    /// Whether it is a build of this program.
+    pub(crate) fn is_this_program(self) -> bool {
+        matches!(self, Self::Ours | Self::Before)
+    }
+
     /// What is known of the files once it has ended with 0.
     pub(crate) fn proves(self) -> &'static str {
         match self {
-            Self::Ours => {
+            Self::Ours | Self::Before => {
                 "every length as declared, every file durable before its name, SHA-256 in the manifest"
             }
             Self::Curl => "lengths as the store sent them; nothing is durable",
@@ -110,13 +120,14 @@ impl Tool {
 
     /// Whether a missing one is left out instead of ending the benchmark.
     pub(crate) fn optional(self) -> bool {
-        matches!(self, Self::Wget2 | Self::Rclone | Self::Requests)
+        matches!(self, Self::Before | Self::Wget2 | Self::Rclone | Self::Requests)
     }
 
     /// Its version; none when it is not installed.
     pub(crate) async fn version(self) -> Option<String> {
         match self {
             Self::Ours => Some(format!("{} {}", self.name(), env!("CARGO_PKG_VERSION"))),
+            Self::Before => version_of(&std::env::var(BEFORE).ok()?, &["--version"]).await,
             Self::Curl | Self::CurlSync => version_of("curl", &["--version"]).await,
             Self::CurlSyncSums => version_of("openssl", &["version"]).await,
             Self::Aria2c => version_of("aria2c", &["--version"]).await,
@@ -141,6 +152,10 @@ impl Tool {
         };
         Ok(match self {
             Self::Ours => ours(job)?,
+            Self::Before => {
+                let program = std::env::var_os(BEFORE).unwrap_or_default().into();
+                Planned { program, ..ours(job)? }
+            }
             Self::Curl => plan("curl", curl(job)),
             Self::CurlSync => plan("sh", and_then("curl", &curl(job), "sync -f .")),
             Self::CurlSyncSums => plan(

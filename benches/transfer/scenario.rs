@@ -87,6 +87,7 @@ impl Scenario {
         let tools = |set: Set, scheme: Scheme, equal_work: Tool| {
             let all = [
                 Tool::Ours,
+                Tool::Before,
                 Tool::Curl,
                 equal_work,
                 Tool::Aria2c,
@@ -238,14 +239,14 @@ impl Contender {
     /// Where a run's files land.
     fn landing(self, folder: &Path) -> PathBuf {
         let out = folder.join(OUT);
-        if self.tool == Tool::Ours { out.join(PROJECT).join(self.set.name) } else { out }
+        if self.tool.is_this_program() { out.join(PROJECT).join(self.set.name) } else { out }
     }
 
     /// Whether a run downloaded what was served: the number of files and bytes, and their content
     /// if `thoroughly`.
     fn check(self, data: &Data, folder: &Path, thoroughly: bool) -> Result<(), Trouble> {
         let mut files = files_below(&self.landing(folder))?;
-        if self.tool == Tool::Ours {
+        if self.tool.is_this_program() {
             self.check_manifest(data, folder)?;
             files.remove(&self.landing(folder).join(MANIFEST_FILE));
         }
