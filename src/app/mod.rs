@@ -37,9 +37,10 @@ use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, Project
 use crate::domain::modes::DirectoryMode;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
-use crate::engine::archive::{Archive, Found};
+use crate::engine::archive::Archive;
 use crate::engine::control::{Desired, DesiredProject};
 use crate::engine::overview::Overview;
+use crate::engine::recovery::Recovered;
 use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler, run_writer};
 use crate::engine::{archive, recovery};
 use crate::exit;
@@ -166,7 +167,7 @@ pub struct App {
     scheduler: Scheduler,
     /// What is configured first, and what recovery found of it.
     first: Desired,
-    found: Found,
+    found: Recovered,
     overviews: watch::Receiver<Overview>,
     writer: JoinSet<Vec<u64>>,
     stop_writer: CancellationToken,

@@ -65,6 +65,10 @@ impl FailureKind {
     }
 }
 
+/// The cause of a failure that both polling and fetching can find.
+pub(super) const EXPIRED: &str =
+    "the export expired before all parts were downloaded: the API no longer knows it";
+
 /// The API's own refusal: a JSON error with a code. Both texts are already safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiRefusal {

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
@@ -123,4 +124,32 @@ pub(super) fn remove(dir: &OwnedFd, name: &str) -> rustix::io::Result<bool> {
 pub(super) fn free_bytes(dir: &OwnedFd, path: &Path) -> rustix::io::Result<u64> {
     let stat = call("statvfs", &path.to_string_lossy(), || fs::fstatvfs(dir))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Bytes read at a time when a file is hashed from disk.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Shows `visit` the first `length` bytes of a file.
+///
+/// # Errors
+/// If they cannot be read, or the file is shorter.
+pub(super) fn read(file: &File, length: u64, visit: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    let mut buffer = vec![0; READ_BYTES];
+    let mut offset = 0;
+    while offset < length {
+        let wanted = usize::try_from(length - offset).unwrap_or(usize::MAX).min(READ_BYTES);
+        match file.read_at(&mut buffer[..wanted], offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                visit(&buffer[..count]);
+                offset += u64::try_from(count).unwrap_or_default();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -207,7 +207,7 @@ impl Dir {
         length: u64,
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DurableError> {
-        super::partial::read(file, length, visit)
+        calls::read(file, length, visit)
             .map_err(|error| DurableError::from_io("read", self.path.join(name), &error))
     }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{self, Advice};
@@ -10,9 +9,6 @@ use rustix::fs::{self, Advice};
 use super::naming::{Synced, Working};
 use super::{Dir, DurableError, calls};
 use crate::domain::modes::FileMode;
-
-/// Bytes read at a time when a file is hashed from disk.
-const READ_BYTES: usize = 256 * 1024;
 
 /// A working file whose bytes may be lost in a power cut. Dropped, it stays on disk, and its bytes
 /// are not to be trusted.
@@ -108,7 +104,7 @@ impl Partial {
     /// # Errors
     /// If they cannot be read, or are not there.
     pub fn read(&self, length: u64, visit: &mut dyn FnMut(&[u8])) -> Result<(), DurableError> {
-        read(&self.0.file, length, visit).map_err(|error| self.io_error("read", &error))
+        calls::read(&self.0.file, length, visit).map_err(|error| self.io_error("read", &error))
     }
 
     /// A checkpoint of the bytes so far. `None` for a file without a name, which could not be found
@@ -166,31 +162,6 @@ impl DataSync {
         calls::sync_data(&self.file, &self.name).map_err(failed)?;
         if self.with_name { self.dir.sync_name(&self.name) } else { Ok(()) }
     }
-}
-
-/// Shows `visit` the first `length` bytes of a file.
-///
-/// # Errors
-/// If they cannot be read, or the file is shorter.
-pub(super) fn read(file: &File, length: u64, visit: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
-    if length == 0 {
-        return Ok(());
-    }
-    let mut buffer = vec![0; READ_BYTES];
-    let mut offset = 0;
-    while offset < length {
-        let wanted = usize::try_from(length - offset).unwrap_or(usize::MAX).min(READ_BYTES);
-        match file.read_at(&mut buffer[..wanted], offset) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                visit(&buffer[..count]);
-                offset += u64::try_from(count).unwrap_or_default();
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,46 +1,14 @@
 //! What the state and the disk know beside the running work: exports are looked up there when they
 //! are configured, and dropped there when somebody asks to forget them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use jiff::Timestamp;
-
-use super::recovery::recover_unknown;
+use super::recovery::{Recovered, Wanted, recover_unknown};
 use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
-use crate::domain::stage::PauseScope;
-use crate::domain::watch::Watch;
 use crate::ledgers::sqlite::SqliteLedger;
 use crate::ports::{Epoch, Fact, Ledger, LedgerFault, Sink, SinkFault};
 use crate::sinks::AnySink;
-
-/// Some exports of one project.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    pub(crate) project: ProjectDigest,
-    pub(crate) name: ProjectName,
-    pub(crate) exports: Vec<ExportId>,
-}
-
-/// What was found when exports were looked up.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// The exports that were looked up.
-    pub looked_up: HashSet<ExportKey>,
-    /// Those of them that are not new.
-    pub watches: HashMap<ExportKey, Watch>,
-    /// The pauses on record.
-    pub pauses: HashMap<PauseScope, Timestamp>,
-}
-
-impl Found {
-    /// Adds what a later look has found.
-    pub(crate) fn merge(&mut self, later: Self) {
-        self.looked_up.extend(later.looked_up);
-        self.watches.extend(later.watches);
-        self.pauses.extend(later.pauses);
-    }
-}
 
 /// What became of an export that was to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +32,7 @@ impl Archive {
     ///
     /// # Errors
     /// When the state cannot be read or written.
-    pub(crate) async fn look_up(&self, wanted: &[Wanted]) -> Result<Found, LedgerFault> {
+    pub(crate) async fn look_up(&self, wanted: &[Wanted]) -> Result<Recovered, LedgerFault> {
         let mut ledger = SqliteLedger::beside(&self.state_directory);
         let watches = recover_unknown(&mut ledger, self.epoch, &self.sink, wanted).await?;
         let pauses = ledger.pauses().await?;
@@ -72,7 +40,7 @@ impl Archive {
         let keys = wanted.iter().flat_map(|Wanted { project, exports, .. }| {
             exports.iter().map(|export| ExportKey { project: *project, export: export.clone() })
         });
-        Ok(Found { looked_up: keys.collect(), watches, pauses })
+        Ok(Recovered { looked_up: keys.collect(), watches, pauses })
     }
 
     /// Forgets exports, of which nothing may be under way.

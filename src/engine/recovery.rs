@@ -1,15 +1,15 @@
 //! Boot: what the state records and what lies on disk become watches to go on with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::archive::{self, Wanted};
 use crate::config::ProjectConfig;
 use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
+use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Kept, Polling, Totals, Watch, WatchState};
 use crate::ports::{
     Epoch, ExportRecord, Fact, Found, Ledger, LedgerFault, RecordedState, Sink, SinkFault,
@@ -19,6 +19,34 @@ use crate::ports::{
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes that go into one transaction while a lost state is made again.
 const REBUILD_BATCH: usize = 256;
+
+/// Some exports of one project.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) project: ProjectDigest,
+    pub(crate) name: ProjectName,
+    pub(crate) exports: Vec<ExportId>,
+}
+
+/// What was found when exports were looked up.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The exports that were looked up.
+    pub looked_up: HashSet<ExportKey>,
+    /// Those of them that are not new.
+    pub watches: HashMap<ExportKey, Watch>,
+    /// The pauses on record.
+    pub pauses: HashMap<PauseScope, Timestamp>,
+}
+
+impl Recovered {
+    /// Adds what a later look has found.
+    pub(crate) fn merge(&mut self, later: Self) {
+        self.looked_up.extend(later.looked_up);
+        self.watches.extend(later.watches);
+        self.pauses.extend(later.pauses);
+    }
+}
 
 /// Reads the state once and decides how each configured export goes on. A project that the state
 /// does not know is first looked for in the manifests on disk.
@@ -30,7 +58,7 @@ pub async fn recover(
     epoch: Epoch,
     sink: &impl Sink,
     projects: &[ProjectConfig],
-) -> Result<archive::Found, LedgerFault> {
+) -> Result<Recovered, LedgerFault> {
     let digests: Vec<_> =
         projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
     let unrecovered = ledger.unrecovered(&digests).await?;
@@ -46,7 +74,7 @@ pub async fn recover(
         .into_iter()
         .map(|record| (record.key.clone(), record))
         .collect();
-    let mut found = archive::Found { pauses, ..archive::Found::default() };
+    let mut found = Recovered { pauses, ..Recovered::default() };
     for (project, digest) in projects.iter().zip(&digests) {
         let key = |export: &ExportId| ExportKey { project: *digest, export: export.clone() };
         let is_new = |export: &&ExportId| !records.contains_key(&key(export));

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{Archive, Found};
+use super::archive::Archive;
 use super::children::Panicked;
 use super::control::{Control, Desired};
 use super::fleet::Fleet;
@@ -33,6 +33,7 @@ use super::journal::Journal;
 use super::narrator::introduce;
 use super::overview::{Overview, Reloads};
 use super::polls::{CallId, Polls};
+use super::recovery::Recovered;
 use super::timers::{Clock, Timers};
 use super::transfers::{Lanes, TransferEvent, Transfers};
 use super::writer::{LedgerEvent, Write};
@@ -196,7 +197,12 @@ impl Scheduler {
 
     /// Runs what is configured first, as recovery found it, until the work is settled, the deadline
     /// passes, or `stop` is cancelled and everything under way has ended.
-    pub async fn run(mut self, first: Desired, found: Found, stop: CancellationToken) -> Outcome {
+    pub async fn run(
+        mut self,
+        first: Desired,
+        found: Recovered,
+        stop: CancellationToken,
+    ) -> Outcome {
         self.feed_watchdog();
         self.reconcile(first, found);
         loop {

@@ -18,12 +18,13 @@ use crate::domain::ids::{ExportId, ExportKey, ProjectName};
 use crate::domain::retry::RETRY_AFTER_CAP;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Command, PartState, Watch, WatchEvent, WatchState};
-use crate::engine::archive::{Archive, Forgotten, Found, Wanted};
+use crate::engine::archive::{Archive, Forgotten};
 use crate::engine::children::{self, Panicked};
 use crate::engine::control::{Changes, Control, Desired, DesiredProject};
 use crate::engine::fleet::{Export, Presence, Project};
 use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::engine::narrator;
+use crate::engine::recovery::{Recovered, Wanted};
 use crate::engine::timers::Clock;
 use crate::meters::Verdict;
 use crate::ports::Fact;
@@ -50,7 +51,7 @@ enum Work {
     /// The exports that a configuration adds are looked up.
     LookingUp {
         desired: Box<Desired>,
-        found: Found,
+        found: Recovered,
         reply: oneshot::Sender<Result<Changes, String>>,
     },
     /// What is under way for exports that are to be forgotten comes to its end.
@@ -80,7 +81,7 @@ enum Job {
 /// How a job ended.
 #[derive(Debug)]
 pub(super) enum JobEnd {
-    LookedUp(Result<Found, String>),
+    LookedUp(Result<Recovered, String>),
     Forgotten(Result<Vec<Forgotten>, String>),
 }
 
@@ -138,7 +139,7 @@ impl Scheduler {
             Control::Retry { exports, reply } => _ = reply.send(self.retry(&exports)),
             Control::Forget { exports, reply } => self.forget(exports, reply),
             Control::Reconcile { desired: Ok(desired), reply } => {
-                self.look_up_new(desired, Found::default(), reply);
+                self.look_up_new(desired, Recovered::default(), reply);
             }
             Control::Reconcile { desired: Err(cause), reply } => self.refuse(cause, reply),
             #[cfg(debug_assertions)]
@@ -189,7 +190,7 @@ impl Scheduler {
     fn look_up_new(
         &mut self,
         desired: Box<Desired>,
-        found: Found,
+        found: Recovered,
         reply: oneshot::Sender<Result<Changes, String>>,
     ) {
         let is_unknown = |project: &DesiredProject, export: &ExportId| {
@@ -242,7 +243,7 @@ impl Scheduler {
                         cause,
                         "forgotten exports begin as new ones: {cause}"
                     );
-                    Found::default()
+                    Recovered::default()
                 });
                 self.begin_missing(found.watches);
                 let _ = reply.send(outcome);
@@ -254,14 +255,14 @@ impl Scheduler {
 
     /// Brings what runs to what is configured. Exports that are not known begin as they were found,
     /// else as new ones.
-    pub(super) fn reconcile(&mut self, desired: Desired, found: Found) -> Changes {
+    pub(super) fn reconcile(&mut self, desired: Desired, found: Recovered) -> Changes {
         self.policies = desired.policies;
         self.gates.reconfigure(desired.policies.retry);
         self.transfers.reconfigure(desired.capacity, desired.store.as_ref());
         if desired.another_api {
             self.gates.forget_api();
         }
-        let Found { mut watches, mut pauses, .. } = found;
+        let Recovered { mut watches, mut pauses, .. } = found;
         let is_first = self.fleet.projects().next().is_none();
         pauses.retain(|scope, _| match scope {
             PauseScope::Project(digest) => self.fleet.find_project(digest).is_none(),

@@ -139,7 +139,7 @@ impl Rig {
     }
 
     fn reconcile(&mut self, desired: Desired) {
-        self.scheduler.reconcile(desired, Found::default());
+        self.scheduler.reconcile(desired, Recovered::default());
         let fleet = &self.scheduler.fleet;
         self.projects = fleet.projects().map(|(id, _)| id).collect();
         self.exports = fleet.projects().flat_map(|(_, project)| project.in_order()).collect();

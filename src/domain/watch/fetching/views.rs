@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use super::Fetching;
 use crate::domain::cadence::spread;
-use crate::domain::failure::{Failure, FailureKind, ViewOutcome};
+use crate::domain::failure::{EXPIRED, Failure, FailureKind, ViewOutcome};
 use crate::domain::part::PartKey;
 use crate::domain::report::{PartListing, RemoteStatus, Report};
-use crate::domain::watch::polling::EXPIRED;
 use crate::domain::watch::{Command, Kept, Notice, Part, PartState, StepContext};
 
 impl Fetching {

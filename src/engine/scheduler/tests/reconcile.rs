@@ -6,7 +6,7 @@ impl Rig {
     /// Leaves so many exports of each project in the configuration.
     fn leave(&mut self, exports_of_projects: &[usize]) {
         let desired = self.desired(exports_of_projects);
-        self.scheduler.reconcile(desired, Found::default());
+        self.scheduler.reconcile(desired, Recovered::default());
         self.all_written();
         self.scheduler.let_go();
     }
@@ -98,7 +98,7 @@ async fn what_goes_while_a_configuration_is_looked_up_is_looked_up_as_well() {
         let project = ProjectDigest::of(&"project_0".parse().unwrap());
         let export: ExportId = format!("export_0_{number}").parse().unwrap();
         let looked_up = [crate::domain::ids::ExportKey { project, export }].into();
-        reconcile_end(Found { looked_up, ..Found::default() })
+        reconcile_end(Recovered { looked_up, ..Recovered::default() })
     };
     rig.scheduler.apply(looked_up(1));
     assert!(answer.try_recv().is_err(), "the first one has to be looked up, too");
@@ -107,6 +107,6 @@ async fn what_goes_while_a_configuration_is_looked_up_is_looked_up_as_well() {
     assert_eq!(changes.exports_added, 2);
 }
 
-fn reconcile_end(found: Found) -> Event {
+fn reconcile_end(found: Recovered) -> Event {
     Event::Reconciler(super::super::reconcile::JobEnd::LookedUp(Ok(found)))
 }
