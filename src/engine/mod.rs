@@ -1,5 +1,16 @@
-//! Floor 3, the moving parts: one scheduler that owns every watch, and the children that poll,
-//! download and tend folders.
+//! Floor 3, the moving parts: one loop (`scheduler`), and the owners that it routes between.
+//!
+//! | owner | owns |
+//! | --- | --- |
+//! | `fleet` | projects and exports |
+//! | `gates` | what has to wait as a whole |
+//! | `polls` | calls about exports |
+//! | `transfers` | parts, from the queue to their names |
+//! | `folders` | work on folders, the disk's health |
+//! | `journal` | writes, until they are durable |
+//!
+//! `recovery` and `archive` ask and change what earlier runs left; `overview` is what is shown of
+//! all this; `control` is how it is asked.
 
 mod access;
 pub mod archive;
