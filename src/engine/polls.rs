@@ -276,7 +276,9 @@ impl Polls {
         self.running.len()
     }
 
+    /// Ends every call; what comes back of them says nothing.
     pub(crate) fn abort_all(&mut self) {
+        self.calls.clear();
         self.running.abort_all();
     }
 }

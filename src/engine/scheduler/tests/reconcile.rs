@@ -72,6 +72,18 @@ async fn an_export_that_is_configured_again_before_it_is_gone_goes_on() {
 }
 
 #[tokio::test]
+async fn a_view_that_a_drain_ends_is_no_fault_of_the_api() {
+    let mut rig = rig(&[1], 8);
+    rig.scheduler.apply(Event::Tick);
+    rig.scheduler.admit();
+    rig.scheduler.apply(Event::Stop);
+    let (call, answer) = rig.scheduler.polls.next().await;
+    assert!(answer.is_err());
+    rig.scheduler.apply(Event::Answered(call, answer));
+    assert_eq!(rig.scheduler.polls.due_at(rig.exports[0]), None, "it is not tried again");
+}
+
+#[tokio::test]
 async fn a_refused_configuration_changes_nothing_and_its_cause_is_kept() {
     let mut rig = rig(&[1], 8);
     let (reply, answer) = tokio::sync::oneshot::channel();
