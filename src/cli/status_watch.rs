@@ -115,11 +115,19 @@ impl Screen {
                 "… {hidden} more lines: enlarge the terminal, or use status without --watch"
             ));
         }
-        let text = lines.join("\x1b[K\r\n");
         let mut out = io::stdout().lock();
-        out.write_all(format!("\x1b[H{text}\x1b[K\x1b[J").as_bytes())?;
+        out.write_all(frame(&lines).as_bytes())?;
         out.flush()
     }
+}
+
+/// Each line is erased before its text: after a text as wide as the terminal the cursor still stands
+/// on the last character.
+fn frame(lines: &[String]) -> String {
+    let (last, others) =
+        lines.split_last().map_or(("", lines), |(last, others)| (last.as_str(), others));
+    let others: String = others.iter().map(|line| format!("\x1b[K{line}\r\n")).collect();
+    format!("\x1b[H{others}\x1b[J{last}")
 }
 
 impl Drop for Screen {
@@ -154,5 +162,54 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.hangup.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a terminal without line wrap shows after these frames.
+    fn shown(columns: usize, frames: &[&[&str]]) -> Vec<String> {
+        let mut grid = vec![vec![' '; columns]; 4];
+        for lines in frames {
+            let lines: Vec<_> = lines.iter().map(|line| (*line).to_owned()).collect();
+            let (frame, mut row, mut column) = (frame(&lines), 0, 0);
+            let mut rest = frame.as_str();
+            while let Some(character) = rest.chars().next() {
+                if rest.starts_with("\x1b[") {
+                    match rest.as_bytes()[2] {
+                        b'H' => (row, column) = (0, 0),
+                        b'K' => grid[row][column..].fill(' '),
+                        b'J' => {
+                            grid[row][column..].fill(' ');
+                            grid[row + 1..].iter_mut().for_each(|line| line.fill(' '));
+                        }
+                        other => panic!("unknown sequence {other}"),
+                    }
+                    rest = &rest[3..];
+                    continue;
+                }
+                match character {
+                    '\r' => column = 0,
+                    '\n' => row += 1,
+                    text => {
+                        grid[row][column] = text;
+                        column = columns.min(column + 2) - 1;
+                    }
+                }
+                rest = &rest[character.len_utf8()..];
+            }
+        }
+        let text = |line: &Vec<char>| line.iter().collect::<String>().trim_end().to_owned();
+        grid.iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_line_as_wide_as_the_terminal_keeps_its_last_character() {
+        let long: &[&str] = &["12345", "abcde", "ABCDE"];
+        assert_eq!(shown(5, &[long]), ["12345", "abcde", "ABCDE", ""]);
+        assert_eq!(shown(5, &[long, &["1", "abcde"]]), ["1", "abcde", "", ""], "nothing is left");
+        assert_eq!(shown(5, &[long, &[]]), ["", "", "", ""]);
     }
 }
