@@ -245,13 +245,14 @@ impl Fleet {
         self.projects.get(project)?.exports.get(export)?.entry
     }
 
-    /// These exports in whatever project.
+    /// These exports in whatever project is configured.
     pub(crate) fn find_all<'a>(
         &'a self,
         wanted: impl IntoIterator<Item = &'a ExportId, IntoIter: Clone> + 'a,
     ) -> impl Iterator<Item = EntryId> + 'a {
         let wanted = wanted.into_iter();
-        self.order.iter().flat_map(move |project| {
+        let configured = self.order.iter().filter(|id| self.projects[**id].is_configured);
+        configured.flat_map(move |project| {
             wanted.clone().filter_map(|export| self.find(*project, export))
         })
     }

@@ -9,7 +9,9 @@ use batch_export_watcher::simulator::{Canned, Serving, SimExport, SimFile, ViewS
 use futures::future::join_all;
 use serde_json::Value;
 
+use super::support::home::Home;
 use super::support::process::{Output, Watcher};
+use super::support::scene::{project_key, rest_key, scene, seen};
 use super::support::solo::{SHOP, Solo};
 use super::support::turns::in_a_crowd;
 use super::support::{PATIENCE, eventually};
@@ -26,7 +28,11 @@ fn file(number: u64) -> SimFile {
 }
 
 async fn ran(solo: &Solo, subcommand: &str, arguments: &[&str]) -> (i32, Output) {
-    Watcher::spawn(solo.home.command(subcommand, arguments)).wait_within(2 * PATIENCE).await
+    ran_at(&solo.home, subcommand, arguments).await
+}
+
+async fn ran_at(home: &Home, subcommand: &str, arguments: &[&str]) -> (i32, Output) {
+    Watcher::spawn(home.command(subcommand, arguments)).wait_within(2 * PATIENCE).await
 }
 
 async fn forget(solo: &Solo, export: &str) {
@@ -186,6 +192,26 @@ async fn the_daemon_forgets_an_export_that_is_no_longer_configured() {
     assert_eq!(left, ["shop/export_1/part-00001-file_1.json"]);
     let (code, _) = ran(&solo, "forget", &["export_1"]).await;
     assert_eq!(code, 1, "nothing is known of it");
+}
+
+#[tokio::test]
+async fn forget_leaves_parts_of_a_removed_project_alone() {
+    let held = file(1).on_fetch(Serving::well().held());
+    let exports = vec![SimExport::finished("export_a", vec![held])];
+    let (sim, home) = scene(vec![("a", exports), ("b", vec![pending("export_b")])]).await;
+    let mut home = home.with("[reload]\nwatch = false");
+    let watcher = home.start(&[]);
+    seen(&sim, |seen| seen.iter().any(|request| request.is_fetch_of("file_1"))).await;
+    home.remove("project");
+    let home = home.project("b", &project_key("b"), &rest_key("b"), &["export_b"]);
+    assert_eq!(ran_at(&home, "reload", &[]).await.0, 0);
+    let (code, output) = ran_at(&home, "forget", &["export_a"]).await;
+    assert_eq!((code, output.stdout.len()), (1, 0), "{output:?}");
+    assert!(output.stderr[0].starts_with("export_a is not known to any project"), "{output:?}");
+    sim.release("file_1");
+    watcher.wait_for_event(|event| event["message"] == "part committed").await;
+    let fetched = sim.requests().iter().filter(|request| request.is_fetch_of("file_1")).count();
+    assert_eq!(fetched, 1);
 }
 
 #[tokio::test]

@@ -484,6 +484,7 @@ impl Scheduler {
         let names: HashMap<_, _> = self
             .fleet
             .projects()
+            .filter(|(_, project)| project.is_configured)
             .map(|(_, project)| (project.digest, project.name.clone()))
             .collect();
         let archive = self.reconciler.archive.clone();
