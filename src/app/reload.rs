@@ -187,16 +187,23 @@ impl Reloader {
         let another_api = config.api.base_url != self.config.api.base_url;
         let desired = Ok(Box::new(desired(&config, accesses, store, another_api)));
         // What the file system is to allow comes before what is asked of it.
-        umask::permit(config.download.modes);
-        self.sink.reconfigure(sink_settings(&config));
+        self.permit(&config);
         let changes = self.ask(|reply| Control::Reconcile { desired, reply }).await?;
-        let changes = changes.map_err(ReloadError::Unreconciled)?;
+        let changes = changes.map_err(|cause| {
+            self.permit(&self.config);
+            ReloadError::Unreconciled(cause)
+        })?;
         let unchanged = config == self.config && changes == Changes::default();
         self.config = config;
         if let Some(clients) = clients {
             self.clients = clients;
         }
         Ok((!unchanged).then_some(changes))
+    }
+
+    fn permit(&self, config: &Config) {
+        umask::permit(config.download.modes);
+        self.sink.reconfigure(sink_settings(config));
     }
 
     /// Reads the configuration and everything it names, and judges it. `names` are those of the

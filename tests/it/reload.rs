@@ -338,6 +338,27 @@ async fn a_failed_export_that_is_removed_and_added_again_is_watched_again() {
 }
 
 #[tokio::test]
+async fn a_reload_that_the_state_refuses_changes_no_mode() {
+    let exports =
+        vec![SimExport::finished("export_1", vec![held(file("file_1"))]), pending("export_2")];
+    let mut solo = Solo::new(exports).await.with(BY_HAND);
+    solo.home.set_exports(SHOP, &["export_1"]);
+    let watcher = running(&solo).await;
+    solo.wait_for_fetches("file_1", 1).await;
+    // The export that is new cannot be looked up.
+    let state = solo.home.path().join("state/state.db");
+    let away = state.with_extension("away");
+    fs::rename(&state, &away).unwrap();
+    solo.home.set_exports(SHOP, &["export_1", "export_2"]);
+    solo.home.merge("[download]\nfile_mode = \"0640\"");
+    assert_eq!(ran(&solo, "reload", &[]).await.0, i32::from(exit::CONFIGURATION));
+    fs::rename(&away, &state).unwrap();
+    solo.sim.release("file_1");
+    watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    assert_eq!(solo.home.tree()["shop/export_1/manifest.json"], 0o600);
+}
+
+#[tokio::test]
 async fn a_whole_export_that_is_added_again_stays_known() {
     let mut solo = Solo::finished(vec![file("file_1")]).await.with(BY_HAND);
     let watcher = running(&solo).await;
