@@ -11,7 +11,9 @@ page=127.0.0.1:9899
 driver=127.0.0.1:9898
 cargo build --locked --bins --examples
 binaries=$(realpath "${CARGO_TARGET_DIR:-target}/debug")
-work=$(mktemp -d)
+# Its path is in the picture.
+work=${TMPDIR:-/tmp}/watcher
+mkdir "$work"
 children=()
 # Only what was started here.
 trap 'kill "${children[@]}" 2>/dev/null || true; wait || true; rm -rf "$work"' EXIT
@@ -56,7 +58,7 @@ chromedriver --port="${driver##*:}" >driver.log & children+=($!)
 within 30 curl -fsS "http://$page/readyz"
 within 30 curl -fsS "http://$driver/status"
 
-options='["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,1060"]'
+options='["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,1120"]'
 session=$(ask session "{\"capabilities\": {\"alwaysMatch\": {\"goog:chromeOptions\": {\"args\": $options}}}}" |
     jq -r .value.sessionId)
 ask "session/$session/url" "{\"url\": \"http://$page/\"}" >/dev/null
