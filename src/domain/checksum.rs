@@ -1,5 +1,4 @@
-//! Parses the checksums that an object store may send with a body. The hashing is done elsewhere,
-//! with the bytes.
+//! Parses the checksums that an object store may send with a body. Others do the hashing.
 //!
 //! Sources: `Content-MD5` RFC 1864; `Digest` RFC 3230; `Repr-Digest` and `Content-Digest` RFC 9530;
 //! `x-goog-hash` Cloud Storage XML API; `x-amz-checksum-*` Amazon S3 API, where a value ending in
@@ -47,8 +46,6 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Length of a value, in bytes.
-    #[must_use]
     pub fn value_bytes(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
@@ -60,8 +57,6 @@ impl Algorithm {
         }
     }
 
-    /// The check that a file passes when this algorithm agrees.
-    #[must_use]
     pub fn check(self) -> Check {
         match self {
             Self::Md5 => Check::Md5,
@@ -93,7 +88,6 @@ impl fmt::Display for Algorithm {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PromisedChecksum {
     pub algorithm: Algorithm,
-    /// The value, of [`Algorithm::value_bytes`] bytes.
     pub value: Vec<u8>,
 }
 
@@ -106,9 +100,8 @@ pub enum Coverage {
     Range,
 }
 
-/// Every checksum of the whole file among `headers` (name in lower case, value), each once. Invalid
-/// ones are left out.
-#[must_use]
+/// Every checksum of the whole file among `headers` (name in lower case, value), each once. Skips
+/// invalid ones.
 pub fn promised_checksums<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     coverage: Coverage,
@@ -125,7 +118,7 @@ pub fn promised_checksums<'a>(
             }
             "digest" => found.extend(value.split(',').filter_map(|item| {
                 let (name, value) = item.trim().split_once('=')?;
-                decode(rfc3230_algorithm(name)?, value)
+                decode(http_algorithm(&name.to_ascii_lowercase())?, value)
             })),
             "repr-digest" => found.extend(structured(value)),
             "content-digest" if coverage == Coverage::Whole => found.extend(structured(value)),
@@ -174,8 +167,8 @@ fn decode(algorithm: Algorithm, value: &str) -> Option<PromisedChecksum> {
     (value.len() == algorithm.value_bytes()).then_some(PromisedChecksum { algorithm, value })
 }
 
-fn rfc3230_algorithm(name: &str) -> Option<Algorithm> {
-    match name.to_ascii_lowercase().as_str() {
+fn http_algorithm(name: &str) -> Option<Algorithm> {
+    match name {
         "md5" => Some(Algorithm::Md5),
         "sha" => Some(Algorithm::Sha1),
         "sha-256" => Some(Algorithm::Sha256),
@@ -187,14 +180,7 @@ fn rfc3230_algorithm(name: &str) -> Option<Algorithm> {
 fn structured(value: &str) -> impl Iterator<Item = PromisedChecksum> + '_ {
     value.split(',').filter_map(|item| {
         let (name, value) = item.trim().split_once('=')?;
-        let algorithm = match name {
-            "md5" => Algorithm::Md5,
-            "sha" => Algorithm::Sha1,
-            "sha-256" => Algorithm::Sha256,
-            "sha-512" => Algorithm::Sha512,
-            _ => return None,
-        };
-        decode(algorithm, value.strip_prefix(':')?.strip_suffix(':')?)
+        decode(http_algorithm(name)?, value.strip_prefix(':')?.strip_suffix(':')?)
     })
 }
 

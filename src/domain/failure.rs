@@ -18,7 +18,6 @@ pub struct Failure {
     pub at: Timestamp,
 }
 
-/// The cases in which an export fails for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
@@ -38,7 +37,6 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// The word used in `failed.json` and the state.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RemoteError => "remote_error",
@@ -50,7 +48,6 @@ impl FailureKind {
         }
     }
 
-    #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [
             Self::RemoteError,
@@ -76,14 +73,11 @@ pub struct ApiRefusal {
 
 impl ApiRefusal {
     /// `what` with the status, the API's code and its message.
-    #[must_use]
     pub fn words(&self, what: &str) -> String {
         self.with_message(format!("{what} (HTTP {}, {})", self.status, self.code))
     }
 
-    /// As [`ApiRefusal::words`], without the code: a [`Failure`] has it in a field of its own, and
-    /// it is shown beside the cause.
-    #[must_use]
+    /// As [`ApiRefusal::words`], without the code: a [`Failure`] shows it in a field of its own.
     pub fn cause(&self, what: &str) -> String {
         self.with_message(format!("{what} (HTTP {})", self.status))
     }
@@ -100,47 +94,34 @@ impl ApiRefusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
     /// 429: the project waits.
-    Throttled {
-        /// `Retry-After`, if the answer had a usable one.
-        retry_after: Option<Duration>,
-    },
+    Throttled { retry_after: Option<Duration> },
     /// 503: the whole API origin waits.
-    Unavailable {
-        /// `Retry-After`, if the answer had a usable one.
-        retry_after: Option<Duration>,
-    },
+    Unavailable { retry_after: Option<Duration> },
     /// 401 or 403: the project's key waits and is probed slowly.
     Unauthorized { status: u16 },
-    /// 401 or 403 for a key that is no longer in use: nothing waits, and the call is made again. It
-    /// counts as another call in the request budget.
+    /// 401 or 403 for a key that is no longer in use: nothing waits, and the call is made again.
     KeyReplaced,
     /// The API does not know the route: `base_url` is wrong, the origin waits.
     RouteNotFound,
     /// 429 or 503 from an object store: that host waits.
-    StoreBusy {
-        host: String,
-        /// `Retry-After`, if the answer had a usable one.
-        retry_after: Option<Duration>,
-    },
+    StoreBusy { host: String, retry_after: Option<Duration> },
     /// The part's store already waits; it was not asked.
     StoreWaits { host: String },
     /// The disk: downloads wait, and it is checked again every few seconds.
     Disk { cause: String },
 }
 
-/// What a call to the API says about one export. A view brings one.
+/// What a call to the API says about one export.
 #[derive(Debug)]
 pub struct Observation {
     pub export: super::ids::ExportId,
     pub outcome: ViewOutcome,
 }
 
-/// What a view call brought.
 #[derive(Debug, Clone)]
 pub enum ViewOutcome {
     /// A well-formed answer for the export that was asked for.
     Report(super::report::Report),
-    /// 404 with the API's own error.
     NotFound(ApiRefusal),
     /// 400 or another 4xx with the API's own error.
     Rejected(ApiRefusal),
@@ -161,12 +142,9 @@ pub enum PartFault {
     },
     /// The store refused three fresh links in a row.
     LinkRefused { cause: String },
-    /// The file no longer exists, according to the store (404) or the API (its own 4xx).
-    Gone {
-        cause: String,
-        /// The API's `error_code`, if the API said it.
-        error_code: Option<String>,
-    },
+    /// The file no longer exists, according to the store (404) or the API (its own 4xx, with its
+    /// code).
+    Gone { cause: String, error_code: Option<String> },
     /// The part did nothing wrong; the hold says what waits.
     Held(Hold),
     /// A file that is not ours has the final name.
@@ -183,19 +161,18 @@ pub enum PartFailure {
         /// Whether this attempt gained bytes, so that the backoff starts over.
         progressed: bool,
     },
-    /// The attempt was told to stop.
-    Stopped { kept: Option<ResumePoint> },
+    Stopped {
+        kept: Option<ResumePoint>,
+    },
 }
 
 impl PartFault {
     /// A passing fault that says nothing about the listing.
-    #[must_use]
     pub fn transient(cause: impl Into<String>) -> Self {
         Self::Transient { cause: cause.into(), listing_in_doubt: false }
     }
 
     /// Whether the part's bytes on disk can still be trusted, and are still wanted.
-    #[must_use]
     pub fn spares_bytes(&self) -> bool {
         match self {
             Self::Transient { .. } | Self::LinkRefused { .. } => true,
@@ -207,14 +184,12 @@ impl PartFault {
 
 impl PartFailure {
     /// Whether the attempt failed by a fault that may come again with other parts.
-    #[must_use]
     pub fn is_faulted(&self) -> bool {
         let Self::Failed { fault, .. } = self else { return false };
         matches!(fault, PartFault::Transient { .. } | PartFault::LinkRefused { .. })
     }
 
-    /// What has to wait as a whole, if that is what ended the attempt.
-    #[must_use]
+    /// What has to wait, if that is what ended the attempt.
     pub fn hold(&self) -> Option<&Hold> {
         match self {
             Self::Failed { fault: PartFault::Held(hold), .. } => Some(hold),
@@ -223,7 +198,6 @@ impl PartFailure {
     }
 }
 
-/// Nothing of the part is kept.
 impl From<PartFault> for PartFailure {
     fn from(fault: PartFault) -> Self {
         Self::Failed { fault, kept: None, progressed: false }

@@ -1,5 +1,3 @@
-//! The state of one part.
-
 use crate::domain::failure::FailureKind;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumePoint;
@@ -11,7 +9,6 @@ pub struct Part {
     pub state: PartState,
     /// Failed attempts in a row, without progress between them.
     pub(super) failures: u32,
-    /// The last cause that was logged.
     pub(super) told: Option<String>,
     /// Whether it was missing once already, before the last view listed it again.
     pub(super) gone_before: bool,
@@ -20,11 +17,8 @@ pub struct Part {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartState {
-    /// Waits for a slot.
     Queued,
-    /// An attempt is under way.
     Active,
-    /// Waits after a failed attempt.
     Waiting,
     /// The file is gone; the next view decides.
     AwaitingView,
@@ -33,14 +27,16 @@ pub enum PartState {
     /// Durable and recorded. Terminal.
     Committed(CommittedPart),
     /// Will not be tried again. Terminal.
-    Abandoned { kind: FailureKind, cause: String, error_code: Option<String> },
+    Abandoned {
+        kind: FailureKind,
+        cause: String,
+        error_code: Option<String>,
+    },
 }
 
-/// Counts of parts by state. They are kept up to date because every event needs them, and an export
-/// may have 100,000 parts.
+/// Counts of parts by state: every event needs them, and an export may have 100,000 parts.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Parts with work under way.
     pub(super) in_flight: usize,
     /// Parts that are neither committed nor abandoned.
     pub(super) open: usize,
@@ -72,12 +68,10 @@ impl Tally {
         self.enters(part);
     }
 
-    /// A part changes its state.
     pub(super) fn moves(&mut self, part: &mut Part, to: PartState) {
         self.changes(part, |part| part.state = to);
     }
 
-    /// The next attempt at a part goes on from there.
     pub(super) fn resumes(&mut self, part: &mut Part, from: Option<ResumePoint>) {
         self.changes(part, |part| part.resume = from);
     }
@@ -85,7 +79,6 @@ impl Tally {
 
 impl Part {
     /// Bytes of earlier attempts that the next attempt continues from.
-    #[must_use]
     pub fn resumable_bytes(&self) -> u64 {
         self.resume.as_ref().map_or(0, |point| point.bytes)
     }
@@ -130,7 +123,6 @@ impl Part {
         matches!(self.state, PartState::Recording(_))
     }
 
-    /// Whether the part has reached its end.
     pub(super) fn is_terminal(&self) -> bool {
         matches!(self.state, PartState::Committed(_) | PartState::Abandoned { .. })
     }
