@@ -28,7 +28,7 @@ impl Credentialed {
         self.0.as_url()
     }
 
-    /// Follows a redirect on this origin; hands back a target on another one.
+    /// Follows a redirect on this origin; returns a target on another one as the error.
     pub(crate) fn follow(&self, target: Url) -> Result<Self, Url> {
         self.0.follow(target).map(Self)
     }

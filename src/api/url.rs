@@ -24,7 +24,7 @@ impl ApiUrl {
         Self(url)
     }
 
-    /// Follows a redirect on this origin; hands back a target on another one.
+    /// Follows a redirect on this origin; returns a target on another one as the error.
     pub(super) fn follow(&self, target: Url) -> Result<Self, Url> {
         if same_origin(&self.0, &target) { Ok(Self(target)) } else { Err(target) }
     }

@@ -1,8 +1,8 @@
 //! The store client: fetches bodies from signed links, without credentials and default headers.
+//! Shows only the host of a link.
 //!
 //! `hop` judges every hop before a request is sent, `resolver` every resolved address,
-//! [`crate::domain::resume`] the answer's head, and `body` the bytes. Under a `bandwidth` cap the
-//! body pays for them. Of a link only the host is shown.
+//! [`crate::domain::resume`] the answer's head, and `body` the bytes.
 
 mod answer;
 mod bandwidth;

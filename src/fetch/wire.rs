@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection to a store, driven by its reader. It has no task of its own: so a chunk
-//! is hashed and written where it was received, and a body needs no memory but one read buffer.
+//! One HTTP/1.1 connection to a store, driven by its reader. It has no task of its own: a chunk is
+//! hashed and written where it was received, and a body needs one read buffer.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -53,8 +53,8 @@ impl Wire {
         self.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the answer's head. Bound it with a timeout; dropped, the
-    /// connection is closed.
+    /// Sends a request and waits for the answer's head. Bound it with a timeout. Dropping it closes
+    /// the connection.
     pub(super) async fn send(
         mut self,
         request: Request<Empty<Bytes>>,
@@ -82,7 +82,7 @@ impl Wire {
     }
 }
 
-/// Moves bytes. What ended a connection is told by the request or the body that it leaves behind.
+/// Moves bytes. The request or the body that is left behind says what ended a connection.
 fn drive(connection: &mut Option<Driver>, cx: &mut Context<'_>) {
     if let Some(alive) = connection
         && Pin::new(alive).poll(cx).is_ready()
@@ -91,14 +91,12 @@ fn drive(connection: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
-/// The body of an answer on its connection.
 pub(super) struct WireBody {
     wire: Wire,
     body: Incoming,
 }
 
 impl WireBody {
-    /// The length of the rest, if it is known.
     pub(super) fn length(&self) -> Option<u64> {
         self.body.size_hint().exact()
     }
