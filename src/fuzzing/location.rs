@@ -18,18 +18,17 @@ const SETTINGS: [(&str, &[&str], Option<&str>); 5] = [
     ("https://api.batch.com/2.11", &[], Some("10.0.0.3")),
 ];
 
-/// A digit that chooses the settings, then one `Location` a line; a tab separates two headers of
-/// one answer.
+/// A digit that chooses the settings, then a `Location` a line; a tab separates two headers.
 pub fn location(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let choice = lines.next().and_then(|line| line.first()).copied().unwrap_or_default();
     let (api, allowed, proxy) = SETTINGS[usize::from(choice.wrapping_sub(b'0')) % SETTINGS.len()];
-    let api: Url = api.parse().expect("a url");
+    let api: Url = api.parse().expect("a URL");
     let allowed: Vec<_> = allowed.iter().map(|host| (*host).to_owned()).collect();
     let hops = Hops::new(api.clone(), &allowed, proxy);
 
     let mut with_credentials = Credentialed::download(&api, "file_1");
-    let mut current = with_credentials.as_ref().expect("an api has a path").url().clone();
+    let mut current = with_credentials.as_ref().expect("an API has a path").url().clone();
     for line in lines {
         let mut headers = HeaderMap::new();
         for bytes in line.split(|byte| *byte == b'\t') {
@@ -47,12 +46,8 @@ pub fn location(data: &[u8]) {
         assert!(target.username().is_empty() && target.password().is_none(), "{target}");
         match with_credentials.take().map(|url| url.follow(target.clone())) {
             Some(Ok(on_origin)) => {
-                assert_eq!(
-                    origin(on_origin.url()),
-                    origin(&api),
-                    "credentials go to {}",
-                    on_origin.url()
-                );
+                let url = on_origin.url();
+                assert_eq!(origin(url), origin(&api), "credentials go to {url}");
                 with_credentials = Some(on_origin);
             }
             // From here on no request carries credentials: none is `Credentialed`.
@@ -76,7 +71,7 @@ pub fn location(data: &[u8]) {
 fn check(url: &Url, api: &Url, allowed: &[String], proxy: Option<&str>, hops: &Hops) {
     let plain_api = api.scheme() == "http";
     assert!(url.scheme() == "https" || (plain_api && url.scheme() == "http"), "{url}");
-    assert_ne!(origin(url), origin(api), "back to the api");
+    assert_ne!(origin(url), origin(api), "back to the API");
     let host = url.host_str().expect("what is asked has a host");
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if allowed.iter().any(|allowed| allowed == bare) {
@@ -136,11 +131,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Scheme, host and port as texts.
 fn origin(url: &Url) -> (String, Option<String>, Option<u16>) {
-    (
-        url.scheme().to_owned(),
-        url.host_str().map(str::to_ascii_lowercase),
-        url.port_or_known_default(),
-    )
+    let host = url.host_str().map(str::to_ascii_lowercase);
+    (url.scheme().to_owned(), host, url.port_or_known_default())
 }

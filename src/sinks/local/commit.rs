@@ -1,5 +1,5 @@
-//! Complete and checked parts get their final names: steps 4 to 6 of the order in `directory`. A group
-//! of parts shares one check of each folder and one sync of it.
+//! Complete and checked parts get their final names: steps 4 to 6 of the order in `directory`. A
+//! group of parts shares one check and one sync of each folder.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::durable::{
 };
 use crate::ports::SinkFault;
 
-/// A part that is complete and agrees with all that was promised. If it is dropped, its partial is
-/// not trusted again.
+/// A complete part that matches all that was promised. If it is dropped, its partial is not used
+/// again.
 #[must_use]
 pub struct FinishedPart {
     pub(super) sink: LocalSink,
@@ -84,13 +84,12 @@ impl File {
     }
 }
 
-/// The outcome of each part, in the order of the group.
 type Outcomes = Vec<Option<Result<CommittedPart, SinkFault>>>;
 
 impl LocalSink {
     /// Gives each part of a group its final name, durable on return. A file that already has the
     /// name is adopted if it is identical. The outcomes are in the order of the group. The partial
-    /// of a part that failed is gone.
+    /// of a failed part is gone.
     #[must_use]
     pub(super) fn commit(&self, group: Vec<FinishedPart>) -> Vec<Result<CommittedPart, SinkFault>> {
         if group.len() > 1 {
@@ -154,8 +153,7 @@ impl LocalSink {
         }
     }
 
-    /// The folder must still be the one that its path leads to, or the file would be published
-    /// where nobody looks.
+    /// The folder must still be at its path, or no consumer would find the file.
     fn check_place(&self, finished: &FinishedPart) -> Result<NoOverwrite, SinkFault> {
         let root = self.root()?;
         let now = LocalSink::export_dir(&root, &finished.at)?;
@@ -185,16 +183,18 @@ fn name(
     }
 }
 
-/// The final name is taken. The same file is adopted; another one stays untouched.
+/// The final name is taken. An identical file is adopted; another one stays untouched.
 fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result<(), SinkFault> {
     let same = is_same(dir, name, part);
     synced.discard();
     match same.map_err(SinkError::below)? {
         true => Ok(dir.sync().map_err(SinkError::from)?),
         false => {
-            let cause =
-                format!("{} already exists with other content", dir.path().join(name).display());
-            Err(SinkFault::Conflict(cause))
+            let path = dir.path().join(name);
+            Err(SinkFault::Conflict(format!(
+                "{} already exists with other content",
+                path.display()
+            )))
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The port on a directory. What may take long happens on threads that may block; what is small
-//! enough that the switch of threads would cost more happens where it is asked for.
+//! The port on a directory. What may take long runs on threads that may block. For small work the
+//! switch of threads would cost more.
 
 use std::panic::resume_unwind;
 
@@ -177,7 +177,6 @@ impl Upload for PartWriter {
             self.throw_away();
             Ok(())
         };
-        // It cannot fail, and nobody needs to know of an end of the program.
         drop(sink.may_block(discard).await);
     }
 
