@@ -164,7 +164,6 @@ pub trait Finished: Send + Sized + 'static {
     fn sync(self) -> impl Future<Output = Result<Self, SinkFault>> + Send;
 }
 
-/// What a sink has of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prepared {
     /// Finished parts that the ledger does not know: record them, do not fetch them.
@@ -297,78 +296,38 @@ pub trait Ledger: Send + Sized + 'static {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    StatusSeen {
-        export: ExportKey,
-        status: RemoteStatus,
-    },
+    /// The API reported this status.
+    StatusSeen { export: ExportKey, status: RemoteStatus },
     /// A part is durable under its final name.
-    PartCommitted {
-        export: ExportKey,
-        part: CommittedPart,
-    },
+    PartCommitted { export: ExportKey, part: CommittedPart },
     /// Every part is committed and the manifest is about to be written.
-    Sealing {
-        export: ExportKey,
-        manifest: String,
-    },
+    Sealing { export: ExportKey, manifest: String },
     /// The manifest is durable. The records of the parts end here.
-    Completed {
-        export: ExportKey,
-        parts: u64,
-        bytes: u64,
-        at: Timestamp,
-    },
+    Completed { export: ExportKey, parts: u64, bytes: u64, at: Timestamp },
     /// The export failed for good. The records of its parts stay.
-    Failed {
-        export: ExportKey,
-        failure: Failure,
-    },
+    Failed { export: ExportKey, failure: Failure },
     /// The export is watched, for the first time or again after a failure.
-    Watching {
-        export: ExportKey,
-    },
+    Watching { export: ExportKey },
     /// Nothing is known of the export any longer.
-    Forgotten {
-        export: ExportKey,
-    },
+    Forgotten { export: ExportKey },
     /// The first bytes of a part are durable.
-    PartialSynced {
-        export: ExportKey,
-        part: ResumablePart,
-    },
+    PartialSynced { export: ExportKey, part: ResumablePart },
     /// A pause, which survives a restart.
-    Paused {
-        scope: PauseScope,
-        until: Timestamp,
-    },
-    PauseEnded {
-        scope: PauseScope,
-    },
+    Paused { scope: PauseScope, until: Timestamp },
+    /// The pause is over.
+    PauseEnded { scope: PauseScope },
     /// How to tell the sink at this place from another one.
-    SinkIdentified {
-        place: String,
-        identity: String,
-    },
+    SinkIdentified { place: String, identity: String },
     /// The manifests of a project in the sink have all been read.
-    Recovered {
-        project: ProjectDigest,
-        at: Timestamp,
-    },
+    Recovered { project: ProjectDigest, at: Timestamp },
 }
 
-/// The state in which an export was recorded.
+/// The state in which an export was recorded. The sink may not have a recorded manifest yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordedState {
     Watching,
-    /// All parts are committed. The sink may or may not have this exact manifest.
-    Sealing {
-        manifest: String,
-    },
-    Completed {
-        parts: u64,
-        bytes: u64,
-        at: Timestamp,
-    },
+    Sealing { manifest: String },
+    Completed { parts: u64, bytes: u64, at: Timestamp },
     Failed(Failure),
 }
 

@@ -1,5 +1,4 @@
-//! The client of one API origin, and of one project on it: which credentials go where, and what
-//! each call returns.
+//! The clients of an API origin and of its projects: which credentials go where, what calls return.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -49,7 +48,6 @@ pub struct ApiSettings {
 )]
 pub struct KeyError;
 
-/// The result of probing a project's credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeOutcome {
     Accepted,
@@ -76,8 +74,7 @@ struct Shared {
 impl Api {
     pub fn new(settings: &ApiSettings, tls: &ClientConfig) -> Result<Self, ClientError> {
         let base = &settings.base_url;
-        // Pings must find a dead connection within the timeout of a call. Otherwise every call on
-        // it would time out.
+        // Pings must find a dead connection within the timeout of a call, or each call times out.
         let patience = settings.request_timeout / 4;
         let http = client_builder(tls, ALPN_HTTP2, base, settings.connect_timeout)
             .http2_keep_alive_interval(HTTP2_PING_INTERVAL.min(patience))

@@ -11,12 +11,10 @@ use crate::transport::{
 
 #[derive(Debug)]
 pub enum LinkOutcome {
+    /// Where the file is.
     Link(Link),
     /// The API refuses the download: there is no such file, or it is not available.
-    Gone {
-        cause: String,
-        error_code: Option<String>,
-    },
+    Gone { cause: String, error_code: Option<String> },
     /// Nothing was learnt about this file; the hold says what waits.
     Held(Hold),
     /// A passing fault, in words that are safe to show.

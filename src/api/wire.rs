@@ -15,8 +15,7 @@ use crate::domain::text::shown;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WireError {
-    /// Empty, HTML, cut, or of another shape. The parser's words are left out: they quote the
-    /// answer.
+    /// Empty, HTML, cut, or of another shape. The parser's words would quote the answer.
     #[error("the API's answer is not the expected JSON: {what} at line {line}, column {column}")]
     Json { what: &'static str, line: usize, column: usize },
     #[error("the API's answer is not a JSON object")]

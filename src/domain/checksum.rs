@@ -22,26 +22,21 @@ pub enum Check {
     Sha1,
     Sha256,
     Sha512,
-    /// CRC-32 (ISO-HDLC).
     Crc32,
-    /// CRC-32C (iSCSI).
     Crc32c,
-    /// CRC-64/NVME.
     Crc64nvme,
 }
 
-/// An algorithm a store may use, with the length of its value.
+/// An algorithm that a store may use: `Crc32` is CRC-32/ISO-HDLC, `Crc32c` CRC-32/ISCSI.
+/// Big-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     Md5,
     Sha1,
     Sha256,
     Sha512,
-    /// CRC-32 (ISO-HDLC), big-endian.
     Crc32,
-    /// CRC-32C (iSCSI), big-endian.
     Crc32c,
-    /// CRC-64/NVME, big-endian.
     Crc64nvme,
 }
 
@@ -100,8 +95,7 @@ pub enum Coverage {
     Range,
 }
 
-/// Every checksum of the whole file among `headers` (name in lower case, value), each once. Skips
-/// invalid ones.
+/// Every valid checksum of the whole file among `headers` (name in lower case, value), each once.
 pub fn promised_checksums<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     coverage: Coverage,
@@ -188,7 +182,6 @@ fn structured(value: &str) -> impl Iterator<Item = PromisedChecksum> + '_ {
 mod tests {
     use super::*;
 
-    /// MD5 of the empty string in base64.
     const MD5_OF_NOTHING: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
 
     fn names(headers: &[(&str, &str)], coverage: Coverage) -> Vec<String> {

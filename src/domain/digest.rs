@@ -14,7 +14,6 @@ impl Sha256 {
         &self.0
     }
 
-    /// Reads 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 64 {

@@ -21,13 +21,11 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The API reports ERROR.
     RemoteError,
     /// The API no longer knows an export that it had finished.
     Expired,
     /// The API has not known the export for longer than the grace.
     NotFound,
-    /// The API refuses the request itself.
     Rejected,
     /// A file that is not ours has the name of a part or of the manifest.
     Conflict,
@@ -134,16 +132,12 @@ pub enum ViewOutcome {
 /// What went wrong with a part. Causes are in words and safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartFault {
-    /// It may go well the next time: the same part is tried again after a backoff.
-    Transient {
-        cause: String,
-        /// Whether the answer contradicts the listing, so that a fresh view is needed.
-        listing_in_doubt: bool,
-    },
+    /// The same part is tried again after a backoff. If the answer contradicts the listing, a fresh
+    /// view is needed.
+    Transient { cause: String, listing_in_doubt: bool },
     /// The store refused three fresh links in a row.
     LinkRefused { cause: String },
-    /// The file no longer exists, according to the store (404) or the API (its own 4xx, with its
-    /// code).
+    /// The file is gone, according to the store (404) or the API (its own 4xx, with its code).
     Gone { cause: String, error_code: Option<String> },
     /// The part did nothing wrong; the hold says what waits.
     Held(Hold),
@@ -151,19 +145,12 @@ pub enum PartFault {
     Conflict { cause: String },
 }
 
-/// How an attempt at a part ended, if it did not commit its file.
+/// How an attempt at a part ended, if it did not commit its file. The next one resumes from `kept`,
+/// and its backoff starts over if this one `progressed`, that is, gained bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartFailure {
-    Failed {
-        fault: PartFault,
-        /// Where the next attempt resumes. The bytes before it are durable.
-        kept: Option<ResumePoint>,
-        /// Whether this attempt gained bytes, so that the backoff starts over.
-        progressed: bool,
-    },
-    Stopped {
-        kept: Option<ResumePoint>,
-    },
+    Failed { fault: PartFault, kept: Option<ResumePoint>, progressed: bool },
+    Stopped { kept: Option<ResumePoint> },
 }
 
 impl PartFault {

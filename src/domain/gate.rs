@@ -1,5 +1,4 @@
-//! A gate in front of something that may have to wait: a project, its key, the API origin, a store
-//! host, the disk.
+//! A gate in front of what may have to wait: a project, its key, the API, a store host, the disk.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -64,8 +63,7 @@ impl Gate {
         }
     }
 
-    /// A call got through. Returns whether this ended a pause. A call from before the pause never
-    /// ends it.
+    /// A call got through. Returns whether this ended a pause; an earlier call never does.
     pub fn opened(&mut self) -> bool {
         if matches!(self.state, State::Paused { .. }) {
             return false;

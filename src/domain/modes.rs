@@ -15,7 +15,6 @@ const EXECUTE: u32 = 0o111;
 pub struct Modes {
     /// Of parts, finished or not, and of `manifest.json` and `failed.json`.
     pub file: FileMode,
-    /// Of the folders of projects and exports.
     pub directory: DirectoryMode,
 }
 

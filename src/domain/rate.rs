@@ -17,8 +17,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Takes the count at `now`. Returns the rate per second; zero without an earlier recent
-    /// observation.
+    /// Takes the count at `now`. Returns the rate per second; zero without a recent observation.
     pub fn observe(&mut self, count: u64, now: Duration) -> u64 {
         let added = self
             .looks

@@ -68,7 +68,6 @@ pub struct ReportFacts {
     pub completion_date: Option<Timestamp>,
 }
 
-/// A well-formed answer to one view call.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub export: ExportId,

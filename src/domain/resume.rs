@@ -1,9 +1,8 @@
-//! Whether a partial file may be continued, and what a store's answer means for it. Pure: headers
-//! in, verdict out.
+//! Whether a partial file may be continued, and what a store's answer means for it. Pure.
 //!
 //! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are
-//! appended only on a 206 that starts exactly where the partial ends, with the same total and the
-//! same strong validator.
+//! appended only on a 206 that starts exactly where the partial ends, with equal total and
+//! validator.
 
 use super::part::{PartKey, Sha256};
 
@@ -29,8 +28,7 @@ impl StrongEtag {
 /// a sync of the disk.
 pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 
-/// Whether a part is too small for checkpoints: it is downloaded again instead. Unknown length
-/// counts as large.
+/// Whether a part, of known length, is too small for checkpoints: it is downloaded again instead.
 pub fn is_small(declared_bytes: Option<u64>) -> bool {
     declared_bytes.is_some_and(|declared| declared < CHECKPOINT_BYTES)
 }
@@ -47,8 +45,7 @@ pub struct Prefix {
 pub struct ResumePoint {
     /// Bytes at the start of the partial that were made durable.
     pub bytes: u64,
-    /// Their SHA-256. Only this makes them trustworthy: the partial on disk may be newer than the
-    /// record.
+    /// Only this makes the bytes trustworthy: the partial may be newer than the record.
     pub sha256: Sha256,
     /// Length of the whole file, according to the answer that the bytes came from.
     pub total_bytes: u64,
@@ -83,7 +80,6 @@ pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> P
     }
 }
 
-/// The headers that the judgement needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseHead {
     pub status: u16,

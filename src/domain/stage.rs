@@ -69,28 +69,19 @@ impl Stage {
     }
 }
 
-/// Why something waits or is tried again. `as_str` is its word in the status document and metrics.
+/// Why something waits or is tried again; [`Wait::words`] explains each. `as_str` is its word in
+/// the status document and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The API asks for fewer requests.
     Throttled,
-    /// The API is unavailable, or does not know its own route.
     Unavailable,
-    /// The API refuses the REST API key.
     Unauthorized,
-    /// The API refuses the request for every export of a project.
     Rejected,
-    /// A temporary fault of the network, or an answer that breaks the protocol.
     Fault,
-    /// The store refused three fresh links in a row.
     LinkRefused,
-    /// The store no longer has the file; the next view tells whether it is still listed.
     Gone,
-    /// The store asks for fewer requests.
     StoreBusy,
-    /// The download directory cannot be used.
     Disk,
-    /// The state cannot be written.
     State,
 }
 

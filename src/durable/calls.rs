@@ -1,5 +1,4 @@
-//! Every system call on a file's way to its final name. Each is a point (`failpoint`), named after
-//! its file.
+//! Every system call on a file's way to its final name; each is a failpoint, named after its file.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,5 +1,4 @@
-//! An open directory. Names are resolved against its descriptor: a changed path cannot lead
-//! elsewhere.
+//! An open directory. Names are resolved against its descriptor, not against its path.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -115,7 +114,6 @@ impl Dir {
         correct(Mode::from_raw_mode(found.st_mode), Mode::from_raw_mode(mode.bits()), chmod)
     }
 
-    /// Makes the names in this directory durable.
     pub fn sync(&self) -> Result<(), DurableError> {
         self.sync_name("")
     }
@@ -227,13 +225,9 @@ impl Dir {
 
     /// Creates the file `name`, open for reading and writing; there must be none yet.
     pub(super) fn create_file(&self, name: &str, mode: FileMode) -> Result<File, DurableError> {
-        let failed = |errno| DurableError::new("create", self.path.join(name), errno);
-        let mode = Mode::from_raw_mode(mode.bits());
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = calls::create(&self.fd, name, flags, mode).map_err(failed)?;
-        settle_file_mode(&fd, mode).map_err(failed)?;
-        Ok(File::from(fd))
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        self.create(name, flags, mode)
+            .map_err(|errno| DurableError::new("create", self.path.join(name), errno))
     }
 
     /// Creates a file without a name, which is gone when it is closed. `name` is what it may get.
@@ -242,11 +236,15 @@ impl Dir {
         name: &str,
         mode: FileMode,
     ) -> Result<File, DurableError> {
-        let failed = |errno| DurableError::new("create a file in", &self.path, errno);
+        self.create(name, OFlags::TMPFILE, mode)
+            .map_err(|errno| DurableError::new("create a file in", &self.path, errno))
+    }
+
+    fn create(&self, name: &str, flags: OFlags, mode: FileMode) -> rustix::io::Result<File> {
         let mode = Mode::from_raw_mode(mode.bits());
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let fd = calls::create(&self.fd, name, flags, mode).map_err(failed)?;
-        settle_file_mode(&fd, mode).map_err(failed)?;
+        let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
+        let fd = calls::create(&self.fd, name, flags, mode)?;
+        settle_file_mode(&fd, mode)?;
         Ok(File::from(fd))
     }
 

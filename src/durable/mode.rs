@@ -5,8 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
-/// A umask may have removed bits, or a default ACL added some. A change costs an update of the
-/// inode.
+/// A umask may have removed bits, or a default ACL added some. A change costs an inode update.
 pub(super) fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
     let found = Mode::from_raw_mode(fs::fstat(file)?.st_mode);
     if found == mode { Ok(()) } else { fs::fchmod(file, mode) }

@@ -18,7 +18,6 @@ pub(super) struct Working {
     pub(super) name_synced: bool,
 }
 
-/// A working file whose bytes are durable.
 #[derive(Debug)]
 #[must_use]
 pub struct Synced(Working);

@@ -102,8 +102,7 @@ impl Partial {
         read(&self.0.file, length, visit).map_err(|error| self.io_error("read", &error))
     }
 
-    /// A checkpoint of the bytes so far. `None` for a file without a name: it could not be found
-    /// again.
+    /// A checkpoint of the bytes so far. `None` for a file that has no name to be found again by.
     pub fn checkpoint(&mut self) -> Option<DataSync> {
         let with_name = !self.0.name_synced;
         // If that fails, the file is thrown away. So from here on the name counts as durable.
@@ -124,8 +123,7 @@ impl Partial {
         let _ = fs::fadvise(&self.0.file, 0, None, Advice::DontNeed);
     }
 
-    /// Makes the bytes durable. A file that cannot be synced is thrown away: no later fsync is
-    /// reliable.
+    /// Makes the bytes durable, or throws the file away: no later fsync is reliable.
     pub fn sync(self) -> Result<Synced, DurableError> {
         match calls::sync(&self.0.file, &self.0.name) {
             Ok(()) => Ok(Synced::new(self.0)),

@@ -9,8 +9,7 @@ use crate::domain::modes::FileMode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoOverwrite {
     Rename,
-    /// `linkat`, which refuses an existing name, then `unlinkat`. A crash in between leaves both
-    /// names.
+    /// `linkat`, which refuses an existing name, then `unlinkat`. A crash may leave both names.
     Link,
 }
 

@@ -21,12 +21,9 @@ pub(super) struct Answer {
     body: Source,
 }
 
+/// The store's connection returns to its pool at the body's complete end.
 enum Source {
-    /// From the store. The connection returns to its pool at the body's complete end.
-    Store {
-        body: WireBody,
-        pooled: (Pool, Origin),
-    },
+    Store { body: WireBody, pooled: (Pool, Origin) },
     Api(reqwest::Body),
     Complete,
 }
@@ -85,8 +82,7 @@ impl Answer {
         }
     }
 
-    /// The next bytes of the body, `None` at its complete end. Cancel-safe. Bound it with a
-    /// timeout.
+    /// The next bytes, `None` at the complete end. Cancel-safe. Bound it with a timeout.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, TransportError> {
         loop {
             match poll_fn(|cx| self.body.poll_frame(cx)).await {

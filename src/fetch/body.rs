@@ -58,7 +58,6 @@ pub struct Body {
     pub promised: Vec<PromisedChecksum>,
     /// The validator to continue this file with later.
     pub etag: Option<StrongEtag>,
-    /// The host that answered, safe to show.
     pub host: String,
     answer: Answer,
     expected_bytes: Option<u64>,
@@ -80,7 +79,6 @@ pub(super) struct BodyFacts {
     pub(super) promised: Vec<PromisedChecksum>,
     pub(super) etag: Option<StrongEtag>,
     pub(super) host: String,
-    /// Where in the file the body begins.
     pub(super) position: u64,
     pub(super) size_declared: bool,
 }
@@ -151,8 +149,7 @@ impl Body {
 
     fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
         let bytes = chunk.len() as u64;
-        // No wait for the socket exceeds the stall timeout: more time went into another part's
-        // write.
+        // More time than the stall timeout went into another part's write, not into waiting.
         let waited = std::mem::take(&mut self.idle).min(self.stall_timeout);
         if let Some(debt) = &mut self.debt {
             debt.add(bytes);

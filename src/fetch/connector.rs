@@ -1,5 +1,4 @@
-//! Opens connections to stores: through the environment's proxy if there is one, only to judged
-//! addresses, with TLS.
+//! Opens TLS connections to stores, only to judged addresses, through a proxy if there is one.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -77,8 +76,7 @@ impl Connector {
         }
     }
 
-    /// Links through a proxy are always https: an API on this machine, which may use http, has no
-    /// proxy.
+    /// Links through a proxy are always https: an API on this machine has no proxy.
     async fn open_through(
         &self,
         proxy: &Intercept,

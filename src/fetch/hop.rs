@@ -42,8 +42,7 @@ pub(super) enum HopRefusal {
 }
 
 impl HopRules {
-    /// Rules for links from the API at `api`. Hosts are names or addresses, with or without
-    /// brackets.
+    /// Rules for links from the API at `api`. Brackets around a host make no difference.
     pub(super) fn new(api: Url, allowed_hosts: &[String], proxy_host: Option<&str>) -> Self {
         let allowed_hosts = allowed_hosts.iter().map(|host| normal(host)).collect();
         Self { api, allowed_hosts, proxy_host: proxy_host.map(normal) }

@@ -10,8 +10,7 @@ pub(super) struct TooSlow {
     pub(super) bytes: u64,
 }
 
-/// A minimum rate over windows of one minute of waiting. Time spent elsewhere does not count; zero
-/// demands nothing.
+/// A minimum rate over each minute of waiting, not of other work. Zero demands nothing.
 #[derive(Debug)]
 pub(super) struct RateFloor {
     min_bytes_per_second: u64,

@@ -115,7 +115,6 @@ mod tests {
     struct Keeping {
         address: std::net::SocketAddr,
         connections: Arc<AtomicUsize>,
-        /// Tells of every connection that has ended.
         ended: mpsc::Receiver<()>,
         _server: JoinSet<()>,
     }

@@ -29,8 +29,7 @@ use crate::transport::{
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePolicy {
-    /// Any URL of the API. Links never lead back to its origin. If it is on loopback, they stay
-    /// there.
+    /// Any URL of the API. No link leads back to its origin. On loopback, all links stay there.
     pub api_origin: Url,
     /// Hosts that may have addresses that are not public.
     pub allowed_hosts: Vec<String>,
@@ -49,30 +48,17 @@ pub struct StorePolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchRefusal {
     /// 400, 401, 403 or 410: this link does not work, a fresh one may.
-    LinkRefused {
-        cause: String,
-    },
-    Gone {
-        cause: String,
-    },
+    LinkRefused { cause: String },
+    /// 404.
+    Gone { cause: String },
     /// 429 or 503: the host waits.
-    Busy {
-        host: String,
-        retry_after: Option<Duration>,
-    },
+    Busy { host: String, retry_after: Option<Duration> },
     /// The partial cannot be continued: drop it and ask for the whole file.
-    StartOver {
-        reason: &'static str,
-    },
+    StartOver { reason: &'static str },
     /// An answer that is not the file. It may contradict the listing.
-    Refused {
-        cause: String,
-        listing_in_doubt: bool,
-    },
+    Refused { cause: String, listing_in_doubt: bool },
     /// No answer, or a link that must not be followed: a passing fault.
-    Fault {
-        cause: String,
-    },
+    Fault { cause: String },
 }
 
 /// Fetches from signed links. Cheap to clone.

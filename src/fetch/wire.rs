@@ -22,7 +22,6 @@ use crate::transport::AGENT;
 /// 1.02 s and 29, 37, 46 and 76 MiB.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
-/// A connection that can take a request.
 pub(super) struct Wire {
     sender: SendRequest<Empty<Bytes>>,
     /// Moves the bytes when polled. `None` once the connection has ended.
@@ -38,7 +37,6 @@ pub(super) enum SendError {
 }
 
 impl Wire {
-    /// Begins to speak HTTP/1.1 on a connection.
     pub(super) async fn begin(connection: Connection) -> Result<Self, hyper::Error> {
         let mut http = http1::Builder::new();
         http.max_buf_size(READ_BUFFER_BYTES);
@@ -53,8 +51,7 @@ impl Wire {
         self.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the answer's head. Bound it with a timeout. Dropping it closes
-    /// the connection.
+    /// Sends a request and waits for the head, to be bounded by a timeout. If dropped, closes.
     pub(super) async fn send(
         mut self,
         request: Request<Empty<Bytes>>,

@@ -163,8 +163,7 @@ impl Disk {
                 Names::Random => random.bool(),
             };
             if survives {
-                // If what a change needs was lost, the change cannot have been written either,
-                // except as a whole.
+                // If what a change needs was lost, it can only have been written as a whole.
                 naming.apply(&mut left, pending);
             }
         }

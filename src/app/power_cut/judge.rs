@@ -23,7 +23,6 @@ use crate::sinks::local::{Digests, LocalSink, Opened, SinkSettings};
 /// The download directory, below whatever is recorded.
 pub(super) const DOWNLOADS: &str = "exports";
 
-/// One part as it has to be.
 #[derive(Debug, Clone)]
 pub(super) struct TruePart {
     pub(super) key: PartKey,
@@ -37,7 +36,6 @@ impl TruePart {
     }
 }
 
-/// Demands beyond the general rules.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Demands {
     /// The bytes of every checkpoint on record are there. A file system that reorders the changes
@@ -70,8 +68,7 @@ fn sha256(bytes: &[u8]) -> Sha256 {
 
 impl Judge {
     pub(super) fn new(config: Config, truth: BTreeMap<ExportId, Vec<TruePart>>) -> Self {
-        // In memory if possible: nothing has to be durable here, and thousands of disks are laid
-        // out.
+        // In memory if possible: thousands of disks are laid out, and none has to be durable.
         let memory = Path::new("/dev/shm");
         let place =
             if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };

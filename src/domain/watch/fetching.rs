@@ -321,8 +321,7 @@ impl Fetching {
                 self.wait(key, cause, cx, commands);
                 self.want_view(cx, commands);
             }
-            // The fault may be this part's own. Without a wait it would come first each time the
-            // disk heals.
+            // The fault may be this part's own: without a wait it would come first each time.
             PartFault::Held(Hold::Disk { cause }) => self.wait(key, cause, cx, commands),
             PartFault::Held(_) => {
                 self.tally.moves(part, PartState::Queued);

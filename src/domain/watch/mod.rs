@@ -68,27 +68,16 @@ pub struct Watch {
 pub enum WatchState {
     /// Asks the API until it reports SUCCESS or ERROR.
     Polling(Polling),
+    /// Downloads the listed parts.
     Fetching(Fetching),
     /// All parts are committed; the manifest is not yet durable.
-    Sealing {
-        manifest: Arc<str>,
-        totals: Totals,
-    },
+    Sealing { manifest: Arc<str>, totals: Totals },
     /// Whole. Terminal.
-    Completed {
-        totals: Totals,
-        at: Timestamp,
-    },
+    Completed { totals: Totals, at: Timestamp },
     /// Failed for good; `failed.json` or its record is not yet durable.
-    Failing {
-        failure: Failure,
-        kept: Kept,
-    },
+    Failing { failure: Failure, kept: Kept },
     /// Failed for good. Terminal until `retry`.
-    Failed {
-        failure: Failure,
-        kept: Kept,
-    },
+    Failed { failure: Failure, kept: Kept },
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -126,9 +115,9 @@ pub enum WatchEvent {
     RejectionConfirmed,
     /// The API refused the whole project, and no longer does.
     RejectionWithdrawn,
+    /// Valid files without a record, and parts whose names foreign files have, with the cause.
     Prepared {
         adopted: Vec<CommittedPart>,
-        /// Names that a foreign file has, with the cause in words.
         conflicts: Vec<(PartKey, String)>,
     },
     PartStarted(PartKey),
@@ -155,11 +144,7 @@ pub enum WatchEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
     PartCommitted(PartKey),
-    /// The bytes that a part can be continued from.
-    PartialSynced {
-        key: PartKey,
-        bytes: u64,
-    },
+    PartialSynced { key: PartKey, bytes: u64 },
     Sealing,
     Completed,
     Failed,
@@ -198,68 +183,33 @@ impl Command {
     }
 }
 
-/// A change to the state, which survives restarts.
+/// A change to the state, which survives restarts. `Sealing` has the manifest's exact text.
 #[derive(Debug, Clone)]
 pub enum RecordChange {
     StatusSeen(RemoteStatus),
     PartCommitted(CommittedPart),
-    /// A partial is durable up to its resume point.
     PartialSynced(ResumablePart),
-    /// All parts are committed; the manifest's exact text.
     Sealing(Arc<str>),
-    Completed {
-        totals: Totals,
-        at: Timestamp,
-    },
+    Completed { totals: Totals, at: Timestamp },
     Failed(Failure),
     Watching,
 }
 
-/// A line for the log. Texts are safe to show.
+/// A line for the log. Texts are safe to show. What fails is told once, until the cause changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    StatusChanged {
-        from: Option<RemoteStatus>,
-        to: RemoteStatus,
-    },
-    /// Polls of this export fail; told once until the cause changes.
-    PollFailing {
-        cause: String,
-    },
+    StatusChanged { from: Option<RemoteStatus>, to: RemoteStatus },
+    PollFailing { cause: String },
     PollRecovered,
-    /// The API said something odd that needs no action; told once.
-    Surprise {
-        words: String,
-    },
-    /// The files of a finished export are known.
-    PartsListed {
-        parts: u64,
-        bytes: u64,
-        /// Parts that are already on disk and recorded.
-        committed: u64,
-        /// Parts that an earlier attempt has begun.
-        partials: u64,
-    },
-    /// An attempt at a part failed and will be repeated; told once until the cause changes.
-    PartFailing {
-        key: PartKey,
-        cause: String,
-    },
-    /// A part will not be tried again.
-    PartAbandoned {
-        key: PartKey,
-        cause: String,
-    },
-    /// The first bytes of a part are on disk and recorded.
-    PartCheckpointed {
-        key: PartKey,
-        bytes: u64,
-    },
+    Surprise { words: String },
+    PartsListed { parts: u64, bytes: u64, committed: u64, partials: u64 },
+    PartFailing { key: PartKey, cause: String },
+    PartAbandoned { key: PartKey, cause: String },
+    PartCheckpointed { key: PartKey, bytes: u64 },
     PartCommitted(CommittedPart),
     ExportSealed(Totals),
     ExportCompleted(Totals),
     ExportFailed(Failure),
-    /// `failed.json` is gone, and so is the failure.
     FailureForgotten,
 }
 

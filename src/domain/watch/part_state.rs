@@ -17,8 +17,11 @@ pub struct Part {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartState {
+    /// Waits for a slot.
     Queued,
+    /// An attempt is under way.
     Active,
+    /// Waits after a failed attempt.
     Waiting,
     /// The file is gone; the next view decides.
     AwaitingView,
@@ -27,11 +30,7 @@ pub enum PartState {
     /// Durable and recorded. Terminal.
     Committed(CommittedPart),
     /// Will not be tried again. Terminal.
-    Abandoned {
-        kind: FailureKind,
-        cause: String,
-        error_code: Option<String>,
-    },
+    Abandoned { kind: FailureKind, cause: String, error_code: Option<String> },
 }
 
 /// Counts of parts by state: every event needs them, and an export may have 100,000 parts.

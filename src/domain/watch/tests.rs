@@ -1,5 +1,4 @@
-//! The machine follows its rules: tables for what the API may say. `properties` has every order of
-//! events.
+//! Tables for what the API may say. `properties` has every order of events.
 
 mod clock;
 mod part_ends;

@@ -38,8 +38,7 @@ pub(crate) struct Recording(Arc<Mutex<Records>>);
 
 struct Records {
     root: PathBuf,
-    /// By device and inode. A removed file may leave its inode to another one, which gets a new
-    /// number.
+    /// By device and inode. A new file on the inode of a removed one gets a new number.
     nodes: HashMap<(u64, u64), Node>,
     next: Node,
     log: Log,
@@ -50,8 +49,7 @@ static RECORDINGS: Mutex<Vec<Weak<Mutex<Records>>>> = Mutex::new(Vec::new());
 static DONE: AtomicU64 = AtomicU64::new(1);
 
 impl Recording {
-    /// Records the operations below this folder. `without_rename`: as if the file system could not
-    /// rename without replacing.
+    /// Records what happens below this folder, on request as if it could not rename.
     pub(crate) fn start(root: &Path, without_rename: bool) -> Self {
         let identity = identity(File::open(root).unwrap()).unwrap();
         let nodes = HashMap::from([(identity, 0)]);

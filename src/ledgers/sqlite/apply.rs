@@ -10,7 +10,6 @@ use crate::domain::resume::ResumablePart;
 use crate::failpoint;
 use crate::ports::{Epoch, Fact};
 
-/// Rows that one statement inserts at most.
 const MAX_ROWS: usize = 64;
 /// Takes the lock before the epoch is read: it cannot change until the transaction ends.
 const IMMEDIATE: &str = "BEGIN IMMEDIATE";

@@ -30,7 +30,6 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// An empty state of the latest schema.
     pub(crate) async fn new() -> Result<Self, LedgerFault> {
         let options: SqliteConnectOptions = "sqlite::memory:".parse().expect("sqlx knows the word");
         let options = options.disable_statement_logging();

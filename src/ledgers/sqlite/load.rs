@@ -15,7 +15,6 @@ use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
 use crate::domain::stage::PauseScope;
 use crate::ports::{ExportRecord, RecordedState};
 
-/// IDs that one statement asks for at most.
 const MAX_IDS: usize = 64;
 
 pub(super) async fn all(

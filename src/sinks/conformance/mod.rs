@@ -12,14 +12,7 @@ use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, ResumePoint, StrongE
 use crate::domain::watch::PartOrder;
 use crate::ports::{Armed, Finished, Sink, SinkFault, Upload};
 
-pub(crate) use documents::{
-    a_manifest_is_written_once_and_never_over_another,
-    a_notice_is_ours_to_replace_and_to_remove_and_nobody_elses,
-    a_sink_that_is_well_says_so_and_has_no_room_for_everything,
-    manifests_are_found_again_and_believed_only_if_the_files_agree,
-    sealing_is_finished_after_a_crash_whatever_a_consumer_took,
-    what_is_forgotten_leaves_what_is_finished,
-};
+pub(crate) use documents::*;
 
 /// A place for bytes, empty at first, as a consumer sees it: unfinished files have no name there.
 pub(crate) trait Shelf {

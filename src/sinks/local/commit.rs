@@ -162,9 +162,8 @@ impl LocalSink {
             return Ok(self.no_overwrite(&root)?);
         }
         let path = finished.dir.path().display();
-        Err(SinkFault::Mismatch(format!(
-            "the folder {path} was moved or removed during the download"
-        )))
+        let cause = format!("the folder {path} was moved or removed during the download");
+        Err(SinkFault::Mismatch(cause))
     }
 }
 
@@ -191,10 +190,8 @@ fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result
         true => Ok(dir.sync().map_err(SinkError::from)?),
         false => {
             let path = dir.path().join(name);
-            Err(SinkFault::Conflict(format!(
-                "{} already exists with other content",
-                path.display()
-            )))
+            let cause = format!("{} already exists with other content", path.display());
+            Err(SinkFault::Conflict(cause))
         }
     }
 }

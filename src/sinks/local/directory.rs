@@ -86,7 +86,6 @@ pub(super) struct Inner {
 
 type InFlight = (ExportPath, PartKey);
 
-/// How the download directory was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
     /// It got a new marker, to be recorded before the first download.

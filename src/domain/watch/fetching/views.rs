@@ -1,5 +1,4 @@
-//! Views during the download: new parts join, missing parts are dropped, and a second view confirms
-//! an odd listing.
+//! Views during the download: parts join, missing ones are dropped, an odd listing is confirmed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Checks the machine's rules in every order of events: a small world owes what is commanded, and
-//! pays in any order.
+//! Checks the machine's rules in every order of events, in a small world that does what is
+//! commanded.
 
 mod world;
 
@@ -15,8 +15,7 @@ use crate::domain::failure::{Hold, PartFault};
 use crate::domain::report::PartListing;
 use world::{World, pick};
 
-/// One drawn event: which of the possible ones, its variant, the seconds since the last, the
-/// jitter.
+/// One drawn event: which of the possible ones, its variant, the seconds before it, the jitter.
 type Draw = (u8, u8, u16, f64);
 
 fn draws(most: usize) -> impl Strategy<Value = Vec<Draw>> {

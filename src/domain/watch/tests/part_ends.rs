@@ -1,5 +1,4 @@
-//! What a watch does when an attempt at a part ends without a file: every fault, with and without
-//! kept bytes.
+//! How an attempt at a part ends without a file: every fault, with and without kept bytes.
 
 use super::*;
 
