@@ -14,7 +14,7 @@ use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::text::shown;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WireError {
+pub(crate) enum WireError {
     /// Empty, HTML, cut, or of another shape. The parser's words would quote the answer.
     #[error("the API's answer is not the expected JSON: {what} at line {line}, column {column}")]
     Json { what: &'static str, line: usize, column: usize },
@@ -90,7 +90,7 @@ struct ListAnswer {
 }
 
 /// Reads the 200 to a view of `asked`. `secrets`, the REST API key first, are never shown.
-pub(super) fn parse_view(
+pub(crate) fn parse_view(
     body: &[u8],
     asked: &ExportId,
     secrets: &[&str],

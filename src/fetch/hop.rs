@@ -15,7 +15,7 @@ use crate::transport::{
 };
 
 #[derive(Debug)]
-pub(super) struct HopRules {
+pub(crate) struct HopRules {
     api: Url,
     allowed_hosts: BTreeSet<String>,
     /// The operator has chosen the proxy, so it may have any address; but no link may lead to it.
@@ -24,7 +24,7 @@ pub(super) struct HopRules {
 
 /// Why a hop is not taken. Safe to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HopRefusal {
+pub(crate) enum HopRefusal {
     #[error("the link is not https")]
     Scheme,
     #[error("the link names no host")]
@@ -43,13 +43,13 @@ pub(super) enum HopRefusal {
 
 impl HopRules {
     /// Rules for links from the API at `api`. Brackets around a host make no difference.
-    pub(super) fn new(api: Url, allowed_hosts: &[String], proxy_host: Option<&str>) -> Self {
+    pub(crate) fn new(api: Url, allowed_hosts: &[String], proxy_host: Option<&str>) -> Self {
         let allowed_hosts = allowed_hosts.iter().map(|host| normal(host)).collect();
         Self { api, allowed_hosts, proxy_host: proxy_host.map(normal) }
     }
 
     /// Judges a URL before a request is sent. Names are judged again once they are resolved.
-    pub(super) fn judge(&self, url: &Url) -> Result<(), HopRefusal> {
+    pub(crate) fn judge(&self, url: &Url) -> Result<(), HopRefusal> {
         let plain_http = url.scheme() == "http" && is_plain_loopback(&self.api);
         if url.scheme() != "https" && !plain_http {
             return Err(HopRefusal::Scheme);
@@ -73,7 +73,7 @@ impl HopRules {
     }
 
     /// Judges an address of a link's host or of the proxy.
-    pub(super) fn judge_address(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
+    pub(crate) fn judge_address(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
         if self.allows(host) || self.is_proxy(host) {
             return Ok(());
         }

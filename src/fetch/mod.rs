@@ -8,8 +8,6 @@ mod answer;
 mod bandwidth;
 mod body;
 mod connector;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod hop;
 mod pace;
 mod pool;
@@ -18,4 +16,6 @@ mod store;
 mod wire;
 
 pub use body::{Body, BodyError, Opening};
+#[cfg(any(test, fuzzing))]
+pub(crate) use hop::HopRules;
 pub use store::{FetchRefusal, StoreClient, StorePolicy};

@@ -20,15 +20,15 @@ use crate::ports::SinkFault;
 #[must_use]
 pub struct FinishedPart {
     pub(super) sink: LocalSink,
-    at: ExportPath,
-    dir: Arc<Dir>,
-    file: File,
-    part: CommittedPart,
+    pub(super) at: ExportPath,
+    pub(super) dir: Arc<Dir>,
+    pub(super) file: File,
+    pub(super) part: CommittedPart,
     /// Held until the part has its name or is gone.
-    _reservation: Reservation,
+    pub(super) reservation: Reservation,
 }
 
-enum File {
+pub(super) enum File {
     Unsynced(Partial),
     Synced(Synced),
 }
@@ -40,18 +40,6 @@ impl fmt::Debug for FinishedPart {
 }
 
 impl FinishedPart {
-    pub(super) fn new(
-        sink: LocalSink,
-        at: ExportPath,
-        dir: Arc<Dir>,
-        partial: Partial,
-        part: CommittedPart,
-        reservation: Reservation,
-    ) -> Self {
-        let file = File::Unsynced(partial);
-        Self { sink, at, dir, file, part, _reservation: reservation }
-    }
-
     /// Whether it is synced with its group. A large part is synced before, or its group would wait.
     pub(super) fn costs_little(&self) -> bool {
         is_small(Some(self.part.bytes)) || matches!(self.file, File::Synced(_))
@@ -130,7 +118,7 @@ impl LocalSink {
         for (place, finished) in folder {
             match finished.file.sync() {
                 Ok(file) => {
-                    synced.push((place, finished.dir, file, finished.part, finished._reservation));
+                    synced.push((place, finished.dir, file, finished.part, finished.reservation));
                 }
                 Err(error) => outcomes[place] = Some(Err(error.into())),
             }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::SinkError;
-use super::commit::FinishedPart;
+use super::commit::{File, FinishedPart};
 use super::digest::Digests;
 use super::directory::{LocalSink, Reservation, working_name};
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
@@ -35,20 +35,6 @@ pub struct PartWriter {
     until_space_check: u64,
     spoiled: bool,
     reservation: Reservation,
-}
-
-#[derive(Debug)]
-#[must_use]
-pub(super) struct Checkpoint {
-    sync: DataSync,
-    prefix: Prefix,
-}
-
-impl Checkpoint {
-    pub(super) fn run(self) -> Result<Prefix, SinkError> {
-        self.sync.run()?;
-        Ok(self.prefix)
-    }
 }
 
 impl fmt::Debug for PartWriter {
@@ -171,9 +157,9 @@ impl PartWriter {
     }
 
     /// `None` for a small part: without a name its bytes could not be found again.
-    pub(super) fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
+    pub(super) fn begin_checkpoint(&mut self) -> Option<(DataSync, Prefix)> {
         let prefix = self.prefix()?;
-        self.partial.checkpoint().map(|sync| Checkpoint { sync, prefix })
+        Some((self.partial.checkpoint()?, prefix))
     }
 
     /// The bytes so far; `None` if there are none, or they have not been hashed.
@@ -230,7 +216,8 @@ impl PartWriter {
         failpoint::pass("verify", &self.key.file_name());
         let part =
             CommittedPart { key: self.key, bytes: self.bytes, declared_bytes, sha256, verified_by };
-        Ok(FinishedPart::new(self.sink, self.at, self.dir, self.partial, part, self.reservation))
+        let Self { sink, at, dir, partial, reservation, .. } = self;
+        Ok(FinishedPart { sink, at, dir, file: File::Unsynced(partial), part, reservation })
     }
 
     /// [`PartWriter::verified`], and then [`LocalSink::commit`] for this part alone.

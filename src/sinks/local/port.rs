@@ -154,8 +154,9 @@ impl Upload for PartWriter {
     }
 
     fn checkpoint(&mut self) -> Option<BoxFuture<'static, Result<Prefix, SinkFault>>> {
-        let checkpoint = self.begin_checkpoint()?;
-        Some(Box::pin(self.sink.may_block(move || Ok(checkpoint.run()?))))
+        let (sync, prefix) = self.begin_checkpoint()?;
+        let sync = move || sync.run().map(|()| prefix).map_err(SinkError::from);
+        Some(Box::pin(self.sink.may_block(move || Ok(sync()?))))
     }
 
     async fn restart(mut self) -> Result<Self, SinkFault> {

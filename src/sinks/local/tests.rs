@@ -176,9 +176,9 @@ fn a_checkpoint_says_what_is_durable_while_more_is_written() {
     let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(LARGE));
     assert_eq!(writer.allocated_bytes(), LARGE, "its room is taken at once");
     writer.append(b"01234").unwrap();
-    let checkpoint = writer.begin_checkpoint().unwrap();
+    let (sync, prefix) = writer.begin_checkpoint().unwrap();
     writer.append(b"56").unwrap();
-    let prefix = checkpoint.run().unwrap();
+    sync.run().unwrap();
     assert_eq!((prefix.bytes, prefix.sha256), (5, point(b"01234").sha256));
     drop(writer);
     let path = bench.folder().join(".part-00001-file_1.json.partial");
