@@ -1,6 +1,5 @@
 //! What the engine needs of the outside: a place for the bytes ([`Sink`]) and a memory across
-//! restarts ([`Ledger`]). Each implementation, in `sinks` and `ledgers`, has to pass the suite
-//! beside it.
+//! restarts ([`Ledger`]). Each implementation has to pass the suite beside it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -51,8 +50,7 @@ pub trait Sink: Clone + Send + Sync + 'static {
 
     /// Makes an export ready for its parts, and finds out what is there already. `unrecorded` are
     /// the listed parts that the ledger does not know. What an earlier run left of other parts is
-    /// removed, unless a resume point of `unrecorded` needs it. A conflict if the export has no
-    /// place.
+    /// removed. A conflict if the export has no place.
     fn prepare(
         &self,
         at: &ExportPath,
@@ -84,8 +82,7 @@ pub trait Sink: Clone + Send + Sync + 'static {
         document: Document,
     ) -> impl Future<Output = Result<Put, SinkFault>> + Send;
 
-    /// Removes the notice of a failure, if there is one. A conflict, and it stays, if it is not
-    /// ours.
+    /// Removes the notice of a failure, if there is one. A conflict if it is not ours.
     fn remove_notice(&self, at: &ExportPath) -> impl Future<Output = Result<(), SinkFault>> + Send;
 
     /// The manifests of these exports of a project, or of all its exports if none are named. An
@@ -122,8 +119,7 @@ pub trait Upload: Send + Sized + 'static {
     /// Bytes of the sink's room that the part occupies already, written or not.
     fn allocated_bytes(&self) -> u64;
 
-    /// Names the checksums to compute, before the first byte. Compares the bytes that are there
-    /// already with the resume point.
+    /// Names the checksums to compute, before the first byte. Checks the bytes of a continuation.
     fn arm(
         &mut self,
         algorithms: &[Algorithm],
@@ -132,9 +128,8 @@ pub trait Upload: Send + Sized + 'static {
     /// Appends. After a fault [`Upload::keep`] may still save what was written before.
     fn write(&mut self, bytes: &[u8]) -> impl Future<Output = Result<(), SinkFault>> + Send;
 
-    /// Begins to make durable what was written, while more is written: the prefix that a later
-    /// upload can continue. `None` if this part cannot be continued after a crash. If the future
-    /// fails, discard the upload.
+    /// Begins to make durable what was written, while more is written: a prefix that can be
+    /// continued after a crash, or `None`. If the future fails, discard the upload.
     fn checkpoint(&mut self) -> Option<BoxFuture<'static, Result<Prefix, SinkFault>>>;
 
     /// Drops every byte and starts over; [`Upload::arm`] comes again.
@@ -145,9 +140,8 @@ pub trait Upload: Send + Sized + 'static {
 
     fn discard(self) -> impl Future<Output = ()> + Send;
 
-    /// Checks the part against its declared length and the promised checksums: a
-    /// [`SinkFault::Mismatch`] leaves nothing of it. The caller knows that the body's framing was
-    /// complete.
+    /// Checks the part against its declared length and the promised checksums; a mismatch leaves
+    /// nothing. The caller knows that the body's framing was complete.
     fn finish(
         self,
         declared_bytes: Option<u64>,
@@ -187,8 +181,7 @@ pub enum Armed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     Manifest(Arc<str>),
-    /// The manifest of an export that an earlier run was sealing. It is not written again if a
-    /// consumer has taken everything since.
+    /// The manifest that an earlier run was writing. If a consumer has taken all, it stays away.
     RecordedManifest(Arc<str>),
     /// Says why the export failed. It replaces an earlier notice of the same export.
     Notice(String),
@@ -266,8 +259,7 @@ pub trait Ledger: Send + Sized + 'static {
         exports: &[&ExportId],
     ) -> impl Future<Output = Result<Vec<ExportRecord>, LedgerFault>> + Send;
 
-    /// Those of these IDs that are on record, in whatever project; with `only_failed`, those that
-    /// failed.
+    /// Those of these IDs that are on record in any project, or only those that failed.
     fn find(
         &mut self,
         exports: &BTreeSet<ExportId>,

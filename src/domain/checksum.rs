@@ -27,8 +27,7 @@ pub enum Check {
     Crc64nvme,
 }
 
-/// An algorithm that a store may use: `Crc32` is CRC-32/ISO-HDLC, `Crc32c` CRC-32/ISCSI.
-/// Big-endian.
+/// An algorithm that a store may use. `Crc32` is CRC-32/ISO-HDLC, `Crc32c` is CRC-32/ISCSI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     Md5,
@@ -146,8 +145,7 @@ pub fn promised_checksums<'a>(
     if !composite {
         found.extend(amazon);
     }
-    // Cloud Storage hashes what it stores. If that is compressed and was unpacked on the way, the
-    // hash is of other bytes.
+    // Cloud Storage hashes what it stores: if that was unpacked on the way, these are other bytes.
     if !stored_encoded {
         found.extend(google);
     }

@@ -1,3 +1,5 @@
+//! A SHA-256 digest and its text.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -132,8 +132,7 @@ pub enum ViewOutcome {
 /// What went wrong with a part. Causes are in words and safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartFault {
-    /// The same part is tried again after a backoff. If the answer contradicts the listing, a fresh
-    /// view is needed.
+    /// The same part is tried again after a backoff, with a fresh view if the listing is in doubt.
     Transient { cause: String, listing_in_doubt: bool },
     /// The store refused three fresh links in a row.
     LinkRefused { cause: String },

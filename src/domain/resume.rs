@@ -1,8 +1,7 @@
 //! Whether a partial file may be continued, and what a store's answer means for it. Pure.
 //!
 //! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are
-//! appended only on a 206 that starts exactly where the partial ends, with equal total and
-//! validator.
+//! appended only on a 206 that starts at the end of the partial, with equal total and validator.
 
 use super::part::{PartKey, Sha256};
 
@@ -24,8 +23,7 @@ impl StrongEtag {
     }
 }
 
-/// The most of a part that a power cut costs, if the store sent a validator. Each checkpoint costs
-/// a sync of the disk.
+/// The most of a part that a power cut costs with a validator. Each checkpoint costs a sync.
 pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// Whether a part, of known length, is too small for checkpoints: it is downloaded again instead.

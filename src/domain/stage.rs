@@ -69,8 +69,8 @@ impl Stage {
     }
 }
 
-/// Why something waits or is tried again; [`Wait::words`] explains each. `as_str` is its word in
-/// the status document and metrics.
+/// Why something waits or is tried again, explained by [`Wait::words`]. `as_str` is its stable
+/// word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     Throttled,

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -35,6 +36,8 @@ pub enum Entry {
     Other,
 }
 
+/// Bytes read at a time when a file is hashed from disk.
+const READ_BYTES: usize = 256 * 1024;
 const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Dir {
@@ -183,7 +186,7 @@ impl Dir {
         length: u64,
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DurableError> {
-        super::partial::read(file, length, visit)
+        read(file, length, visit)
             .map_err(|error| DurableError::from_io("read", self.path.join(name), &error))
     }
 
@@ -283,6 +286,27 @@ impl Dir {
         let named = fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Identity::of(&named) == Identity::of(&fs::fstat(file)?))
     }
+}
+
+pub(super) fn read(file: &File, length: u64, visit: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    let mut buffer = vec![0; READ_BYTES];
+    let mut offset = 0;
+    while offset < length {
+        let wanted = usize::try_from(length - offset).unwrap_or(usize::MAX).min(READ_BYTES);
+        match file.read_at(&mut buffer[..wanted], offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                visit(&buffer[..count]);
+                offset += u64::try_from(count).unwrap_or_default();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl AsFd for Dir {

@@ -12,9 +12,8 @@ pub(super) fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result
 }
 
 /// Changes the mode of a new folder if its permission bits are wrong. In a setgid folder the kernel
-/// has set that bit too, so that files get the same group. A change without the bit would clear it,
-/// and a change with it may be forbidden (EPERM under systemd's `RestrictSUIDSGID=`). Then the
-/// permissions matter more.
+/// has set that bit too, so that files get the same group. A change without the bit clears it, and
+/// a change with it may be forbidden (EPERM under systemd's `RestrictSUIDSGID=`).
 pub(super) fn correct(
     found: Mode,
     wanted: Mode,

@@ -2,20 +2,16 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{self, Advice};
 
+use super::directory::read;
 use super::naming::{Synced, Working};
 use super::{Dir, DurableError, calls};
 use crate::domain::modes::FileMode;
 
-/// Bytes read at a time when a file is hashed from disk.
-const READ_BYTES: usize = 256 * 1024;
-
-/// A working file whose bytes may be lost in a power cut. Dropped, it stays on disk, and its bytes
-/// are not to be trusted.
+/// A working file whose bytes a power cut may lose. If dropped, it stays on disk and is not used.
 #[derive(Debug)]
 #[must_use]
 pub struct Partial(Working);
@@ -151,27 +147,6 @@ impl DataSync {
         calls::sync_data(&self.file, &self.name).map_err(failed)?;
         if self.with_name { self.dir.sync_name(&self.name) } else { Ok(()) }
     }
-}
-
-pub(super) fn read(file: &File, length: u64, visit: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
-    if length == 0 {
-        return Ok(());
-    }
-    let mut buffer = vec![0; READ_BYTES];
-    let mut offset = 0;
-    while offset < length {
-        let wanted = usize::try_from(length - offset).unwrap_or(usize::MAX).min(READ_BYTES);
-        match file.read_at(&mut buffer[..wanted], offset) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                visit(&buffer[..count]);
-                offset += u64::try_from(count).unwrap_or_default();
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The bandwidth cap: one bucket that all bodies share, and the debt of each.
 //!
 //! Before a body reads on, it pays by waiting for what it has received; meanwhile TCP makes the
-//! sender wait. The cap counts what is read: each body may be ahead by a chunk and its socket's
-//! buffers.
+//! sender wait. The cap counts what is read: a body may be ahead by a chunk and socket buffers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

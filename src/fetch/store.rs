@@ -81,9 +81,8 @@ impl StoreClient {
         let proxy_host = proxies.as_ref().and_then(proxy_host);
         let api = policy.api_origin.clone();
         let rules = Arc::new(HopRules::new(api, &policy.allowed_hosts, proxy_host.as_deref()));
-        // HTTP/1.1 gives each part a connection. Over HTTP/2 all parts of a host would share one
-        // congestion window and one flow-control window, and a part that waits for the disk would
-        // hold up the others.
+        // HTTP/1.1 gives each part a connection. Over HTTP/2 all parts of a host would share a
+        // flow-control window, and a part that waits for the disk would hold up the others.
         let tls = with_alpn(tls, ALPN_HTTP1);
         let resolver = JudgingResolver(Arc::clone(&rules));
         Self {
@@ -114,9 +113,8 @@ impl StoreClient {
         next
     }
 
-    /// Puts this client into use. Its cap holds for it and the previous client together: bodies
-    /// under way get the new cap, or none if there no longer is one. Only a first cap leaves them
-    /// alone.
+    /// Puts this client into use. Bodies of the previous client get the new cap, or none if there
+    /// no longer is one. Only a first cap leaves them alone.
     pub fn take_over(&self) {
         if let Some((bucket, bandwidth)) = &self.inherited {
             bucket.change(*bandwidth);

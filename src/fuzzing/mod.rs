@@ -1,5 +1,4 @@
-//! Fuzz targets: each passes bytes to the code that reads them in production, and checks the
-//! result.
+//! Fuzz targets: each passes bytes to the code that reads them in production, and checks the rules.
 //!
 //! The same functions run under `cargo fuzz` (`fuzz/fuzz_targets`, one line each) and, over the
 //! committed inputs, in the ordinary tests (`replay`). This module exists only in tests and under

@@ -23,8 +23,7 @@ thread_local! {
 }
 
 /// A row a line: the first letter of its table (`e`xport, `p`art, partia`l`, pa`u`se), then its
-/// columns without the project, each after a `|`: `~` is null, `#` begins a number, `!` a blob,
-/// anything else is a text.
+/// other columns, each after a `|`: `~` is null, `#` begins a number, `!` a blob, all else is text.
 pub fn state_rows(data: &[u8]) {
     STATE.with_borrow_mut(|state| {
         let (runtime, memory) = state.get_or_insert_with(|| {

@@ -99,8 +99,7 @@ impl World {
         vec![WatchEvent::PartStarted(key.clone()), WatchEvent::PartEnded { key, outcome: Ok(part) }]
     }
 
-    /// The manifest of an export. Panics if the export is not whole, or the manifest is not
-    /// readable.
+    /// The manifest of the export. Panics if the export is not whole.
     pub(super) fn manifest(&self) -> Manifest {
         let WatchState::Completed { totals, .. } = self.watch.state() else {
             panic!("{:?}", self.watch)

@@ -1,5 +1,4 @@
-//! What every ledger has to do, written against the port alone. [`conforms!`] makes a test of each
-//! function for one implementation.
+//! What every ledger has to do, by the port alone: [`conforms!`] makes a test of each function.
 
 use std::collections::HashMap;
 use std::time::Duration;

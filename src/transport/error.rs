@@ -1,8 +1,7 @@
 //! The single conversion of an HTTP client's error into words that are safe to show.
 //!
 //! The words come from facts about an error, not from its `Display`: `reqwest` prints the URL, and
-//! `h2` prints debug data that the server chose. Only fixed texts, and texts about addresses and
-//! certificates, are quoted.
+//! `h2` prints what the server chose. Only texts about addresses and certificates are quoted.
 
 use std::error::Error;
 use std::io;

@@ -118,8 +118,7 @@ pub fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// The target of a redirect, resolved against the requested URL, without its fragment. The error's
-/// words are safe to show.
+/// The target of a redirect, without its fragment. The error's words are safe to show.
 pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
     let mut locations = headers.get_all(LOCATION).iter();
     let location = match (locations.next(), locations.next()) {

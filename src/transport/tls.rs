@@ -21,9 +21,8 @@ pub enum TlsError {
     Provider(#[from] rustls::Error),
 }
 
-/// The system's roots (or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those in `ca_file`.
-/// Reads files. No root is an error only if `roots_needed`. ALPN is left empty; each client sets
-/// its own.
+/// The system's roots (or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those in `ca_file`. No
+/// root is an error only if `roots_needed`. ALPN is left empty; each client sets its own.
 pub fn tls_config(ca_file: Option<&Path>, roots_needed: bool) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();

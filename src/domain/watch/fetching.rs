@@ -17,6 +17,9 @@ use crate::domain::resume::ResumablePart;
 
 use views::listing_oddity;
 
+/// The cause of a failure that both polling and fetching can find.
+pub(super) const EXPIRED: &str =
+    "the export expired before all parts were downloaded: the API no longer knows it";
 /// Failed attempts in a row after which a part asks for a fresh view: its listing may be outdated.
 const ATTEMPTS_PER_VIEW: u32 = 3;
 

@@ -1,3 +1,5 @@
+//! The state of one part.
+
 use crate::domain::failure::FailureKind;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumePoint;

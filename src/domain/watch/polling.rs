@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
+use super::fetching::EXPIRED;
 use super::{Command, Fetching, Kept, Notice, RecordChange, StepContext, Transition, WatchEvent};
 use crate::domain::cadence::spread;
 use crate::domain::failure::{ApiRefusal, Failure, FailureKind, ViewOutcome};
 use crate::domain::report::{RemoteStatus, Report};
-
-/// The cause of a failure that both polling and fetching can find.
-pub(super) const EXPIRED: &str =
-    "the export expired before all parts were downloaded: the API no longer knows it";
 
 #[derive(Debug, Default)]
 pub struct Polling {

@@ -1,3 +1,5 @@
+//! Rows as records.
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::str::FromStr;

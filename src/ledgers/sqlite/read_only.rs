@@ -1,5 +1,4 @@
-//! A look at the state that leaves no trace: makes no folder or file, migrates nothing, blocks
-//! nobody.
+//! A look at the state that leaves no trace: it makes nothing, migrates nothing, blocks nobody.
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
-//! What every sink has to do, written against the port alone. [`conforms!`] makes a test of each
-//! function for one implementation.
+//! What every sink has to do, by the port alone: [`conforms!`] makes a test of each function.
 
 mod documents;
 

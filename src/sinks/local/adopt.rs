@@ -1,5 +1,4 @@
-//! What an export's folder contains besides its own files: leftovers to remove, finished files to
-//! adopt.
+//! What an export's folder contains besides its own files: leftovers, and finished files to adopt.
 
 use std::collections::HashSet;
 
@@ -63,8 +62,7 @@ impl LocalSink {
         Ok(prepared)
     }
 
-    /// Removes every partial in the folder of a finished export that no [`super::PartWriter`] has
-    /// open.
+    /// Removes every partial of a finished export that no [`super::PartWriter`] has open.
     pub(super) fn tidy(&self, dir: &Dir, at: &ExportPath) -> Result<(), DurableError> {
         let names = dir.names()?.into_iter().collect();
         remove_leftovers(dir, &names, &self.partials_in_flight(at))
@@ -92,10 +90,9 @@ enum Adoption {
     Nothing,
 }
 
-/// A file of ours gets its final name only after its length and every checksum were checked, so a
-/// crash leaves one that is adopted by its length; without a declared length by its first byte. A
-/// file that is not ours by owner and mode proves nothing by its length: the part is fetched, and
-/// the commit compares the contents.
+/// A file of ours gets its final name only after all checks, so a crash leaves one that is adopted
+/// by its length; without a declared length by its first byte. A file that is not ours by owner and
+/// mode proves nothing: the part is fetched, and the commit compares the contents.
 fn adopt(
     dir: &Dir,
     key: &PartKey,

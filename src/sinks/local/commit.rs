@@ -15,8 +15,7 @@ use crate::durable::{
 };
 use crate::ports::SinkFault;
 
-/// A complete part that matches all that was promised. If it is dropped, its partial is not used
-/// again.
+/// A complete part that matches all that was promised. If dropped, its partial is not used again.
 #[must_use]
 pub struct FinishedPart {
     pub(super) sink: LocalSink,

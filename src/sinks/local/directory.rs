@@ -93,8 +93,7 @@ pub enum Opened {
     /// The state did not know it, but it has a marker, to be recorded before the first download.
     Adopted(MarkerId),
     Known,
-    /// It is missing, or another one; why, in words. Every operation fails until the right one is
-    /// back.
+    /// Missing, or another one; why, in words. Every operation fails until the right one is back.
     Away(String),
 }
 

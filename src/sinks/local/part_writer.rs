@@ -15,8 +15,7 @@ use crate::durable::{DataSync, Dir, ErrorClass, Partial};
 use crate::failpoint;
 use crate::ports::{Armed, SinkFault};
 
-/// Bytes between two looks at the free space: few against any sensible reserve, and cheap even on a
-/// network file system.
+/// Bytes between two looks at the free space: few, and cheap even on a network file system.
 const SPACE_CHECK_BYTES: u64 = 1024 * 1024;
 
 /// A part being written. If it is dropped, its partial is not used again: `sync_and_keep` keeps it.
@@ -199,8 +198,7 @@ impl PartWriter {
         self.partial.discard();
     }
 
-    /// Checks the declared length and every promised checksum: step 3. After an error the partial
-    /// is gone.
+    /// Checks the length and every promised checksum: step 3. After an error the partial is gone.
     pub(super) fn verified(
         mut self,
         declared_bytes: Option<u64>,

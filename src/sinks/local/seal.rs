@@ -10,8 +10,7 @@ use crate::domain::watch::Totals;
 use crate::durable::{Dir, DurableError, Entry};
 use crate::ports::{Found, FoundManifest, Put, SinkFault};
 
-/// Longest manifest that is read back: 100,000 parts take a quarter of it, a request at most
-/// another.
+/// Longest manifest that is read back: 100,000 parts take a quarter of it.
 const MAX_MANIFEST_BYTES: u64 = 128 * 1024 * 1024;
 
 impl LocalSink {

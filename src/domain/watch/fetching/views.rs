@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Fetching;
+use super::{EXPIRED, Fetching};
 use crate::domain::cadence::spread;
 use crate::domain::failure::{Failure, FailureKind, ViewOutcome};
 use crate::domain::part::PartKey;
 use crate::domain::report::{PartListing, RemoteStatus, Report};
-use crate::domain::watch::polling::EXPIRED;
 use crate::domain::watch::{Command, Kept, Notice, Part, PartState, StepContext};
 
 impl Fetching {

@@ -1,5 +1,4 @@
-//! Checks the machine's rules in every order of events, in a small world that does what is
-//! commanded.
+//! Checks the machine's rules in every order of events, in a small world that obeys its commands.
 
 mod world;
 

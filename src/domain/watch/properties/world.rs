@@ -148,8 +148,7 @@ impl World {
                 self.step(ended(&key, some_end(how, key.clone())));
             }
             Happening::Stopped => {
-                // The program drains: what is under way stops and is recorded, then a new run
-                // begins.
+                // The program drains: what is under way stops and is recorded. A new run begins.
                 for key in std::mem::take(&mut self.active) {
                     let kept = (how % 2 == 0).then(|| point(5));
                     self.step(ended(&key, Err(PartFailure::Stopped { kept })));
