@@ -1,5 +1,4 @@
-//! The client of one API origin, and of one project on it: which credentials go where, and what
-//! each call returns.
+//! The clients of an API origin and of its projects: which credentials go where, what calls return.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,14 +12,14 @@ use url::Url;
 
 use super::error::{Refusal, classify, hold};
 use super::url::ApiUrl;
-use super::wire::{WireError, check_list, parse_view};
+use super::wire::{check_list, parse_view};
 use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::ids::{ExportId, ProjectKey};
 use crate::transport::{
     ALPN_HTTP2, ClientError, TransportError, build, client_builder, read_capped, retry_after, send,
 };
 
-/// Largest view answer that is read: 100,000 files fit several times over.
+/// Largest view answer that is read: 100,000 files fit several times.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// Largest error body that is read; a larger one is not the API's own.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -30,7 +29,6 @@ const PARSE_ELSEWHERE_BYTES: usize = 256 * 1024;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest wait for the answer to a ping.
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// The header that names the project.
 const PROJECT_HEADER: HeaderName = HeaderName::from_static("x-batch-project");
 
 /// Where the API is and how long a call may take.
@@ -38,7 +36,6 @@ const PROJECT_HEADER: HeaderName = HeaderName::from_static("x-batch-project");
 pub struct ApiSettings {
     /// `https://api.batch.com/2.11`; http on loopback only, no userinfo, query or fragment.
     pub base_url: Url,
-    /// To connect, TLS included.
     pub connect_timeout: Duration,
     /// For one call as a whole; if the answer is a file, for its headers.
     pub request_timeout: Duration,
@@ -51,10 +48,8 @@ pub struct ApiSettings {
 )]
 pub struct KeyError;
 
-/// The result of probing a project's credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeOutcome {
-    /// The API answered as it should.
     Accepted,
     Rejected(ApiRefusal),
     Held(Hold),
@@ -77,14 +72,9 @@ struct Shared {
 }
 
 impl Api {
-    /// Builds the client that all projects share.
-    ///
-    /// # Errors
-    /// If the TLS settings or the base URL cannot be used.
     pub fn new(settings: &ApiSettings, tls: &ClientConfig) -> Result<Self, ClientError> {
         let base = &settings.base_url;
-        // Pings must find a dead connection within the timeout of a call. Otherwise every call on
-        // it would time out.
+        // Pings must find a dead connection within the timeout of a call, or each call times out.
         let patience = settings.request_timeout / 4;
         let http = client_builder(tls, ALPN_HTTP2, base, settings.connect_timeout)
             .http2_keep_alive_interval(HTTP2_PING_INTERVAL.min(patience))
@@ -100,10 +90,6 @@ impl Api {
         })
     }
 
-    /// The client of one project.
-    ///
-    /// # Errors
-    /// If one of the keys cannot be sent in a header.
     pub fn project(
         &self,
         project: &ProjectKey,
@@ -162,7 +148,6 @@ impl fmt::Debug for ApiClient {
 }
 
 impl ApiClient {
-    /// Asks for the state of one export.
     pub async fn view(&self, export: &ExportId) -> ViewOutcome {
         let url = self.shared.view.with("id", export.as_str());
         self.within(self.view_at(&url, export)).await.unwrap_or_else(ViewOutcome::Fault)
@@ -174,11 +159,8 @@ impl ApiClient {
         self.within(self.probe_at(&url)).await.unwrap_or_else(ProbeOutcome::Fault)
     }
 
-    /// Uses another REST API key from the next request on. Returns whether it differs from the one
-    /// in use.
-    ///
-    /// # Errors
-    /// If the key cannot be sent in a header; the one in use stays.
+    /// Uses another REST API key from the next request on. Returns whether it differs from the
+    /// current one, which stays if the new one cannot be sent in a header.
     pub fn replace_key(&self, key: &SecretString) -> Result<bool, KeyError> {
         let bearer = Bearer::new(key)?;
         let mut current = self.project.rest.write().unwrap_or_else(PoisonError::into_inner);
@@ -190,83 +172,62 @@ impl ApiClient {
         Ok(differs)
     }
 
-    #[must_use]
     pub fn has_key_of(&self, other: &Self) -> bool {
         self.bearer().key.expose_secret() == other.bearer().key.expose_secret()
     }
 
-    /// How often the REST API key has been replaced. A call that compares it before and after knows
-    /// whether the key changed.
-    #[must_use]
+    /// How often the REST API key has been replaced: a call compares it before and after.
     pub fn key_generation(&self) -> u64 {
         self.bearer().generation
     }
 
     async fn view_at(&self, url: &ApiUrl, export: &ExportId) -> ViewOutcome {
         let bearer = self.bearer();
-        let response = match self.get(url, &bearer, "application/json").await {
-            Ok(response) => response,
-            Err(error) => return ViewOutcome::Fault(unreachable_api(url, &error)),
-        };
-        if response.status() != 200 {
-            return match self.refusal(response, &bearer).await {
-                Refusal::Held(hold) => ViewOutcome::Held(hold),
-                Refusal::NotFound(refusal) => ViewOutcome::NotFound(refusal),
-                Refusal::Rejected(refusal) => ViewOutcome::Rejected(refusal),
-                Refusal::Fault(cause) => ViewOutcome::Fault(cause),
-            };
-        }
-        let body = match read_capped(response, MAX_ANSWER_BYTES).await {
+        let body = match self.ask(url, &bearer).await {
             Ok(body) => body,
-            Err(error) => {
-                return ViewOutcome::Fault(format!("the API's answer could not be read: {error}"));
-            }
+            Err(Refusal::Held(hold)) => return ViewOutcome::Held(hold),
+            Err(Refusal::NotFound(refusal)) => return ViewOutcome::NotFound(refusal),
+            Err(Refusal::Rejected(refusal)) => return ViewOutcome::Rejected(refusal),
+            Err(Refusal::Fault(cause)) => return ViewOutcome::Fault(cause),
         };
-        let project = Arc::clone(&self.project);
-        let asked = export.clone();
+        let (project, asked) = (Arc::clone(&self.project), export.clone());
         let parse = move |body: &[u8]| {
             parse_view(body, &asked, &[bearer.key.expose_secret(), project.key.expose()])
+                .map_err(|error| error.to_string())
         };
         let parsed = if body.len() > PARSE_ELSEWHERE_BYTES {
-            match tokio::task::spawn_blocking(move || parse(&body)).await {
-                Ok(parsed) => parsed,
-                Err(_) => {
-                    return ViewOutcome::Fault("the API's answer could not be parsed".to_owned());
-                }
-            }
+            let parsing = tokio::task::spawn_blocking(move || parse(&body)).await;
+            parsing.unwrap_or_else(|_| Err("the API's answer could not be parsed".to_owned()))
         } else {
             parse(&body)
         };
-        parsed.map_or_else(
-            |error: WireError| ViewOutcome::Fault(error.to_string()),
-            ViewOutcome::Report,
-        )
+        parsed.map_or_else(ViewOutcome::Fault, ViewOutcome::Report)
     }
 
     async fn probe_at(&self, url: &ApiUrl) -> ProbeOutcome {
-        let bearer = self.bearer();
-        let response = match self.get(url, &bearer, "application/json").await {
-            Ok(response) => response,
-            Err(error) => return ProbeOutcome::Fault(unreachable_api(url, &error)),
-        };
-        if response.status() != 200 {
-            return match self.refusal(response, &bearer).await {
-                Refusal::Held(hold) => ProbeOutcome::Held(hold),
-                Refusal::NotFound(refusal) | Refusal::Rejected(refusal) => {
-                    ProbeOutcome::Rejected(refusal)
-                }
-                Refusal::Fault(cause) => ProbeOutcome::Fault(cause),
-            };
-        }
-        match read_capped(response, MAX_ANSWER_BYTES).await {
-            Ok(body) => check_list(&body).map_or_else(
-                |error| ProbeOutcome::Fault(error.to_string()),
-                |()| ProbeOutcome::Accepted,
-            ),
-            Err(error) => {
-                ProbeOutcome::Fault(format!("the API's answer could not be read: {error}"))
+        match self.ask(url, &self.bearer()).await {
+            Ok(body) => match check_list(&body) {
+                Ok(()) => ProbeOutcome::Accepted,
+                Err(error) => ProbeOutcome::Fault(error.to_string()),
+            },
+            Err(Refusal::Held(hold)) => ProbeOutcome::Held(hold),
+            Err(Refusal::NotFound(refusal) | Refusal::Rejected(refusal)) => {
+                ProbeOutcome::Rejected(refusal)
             }
+            Err(Refusal::Fault(cause)) => ProbeOutcome::Fault(cause),
         }
+    }
+
+    /// The body of a 200.
+    async fn ask(&self, url: &ApiUrl, bearer: &Bearer) -> Result<Vec<u8>, Refusal> {
+        let answered = self.get(url, bearer, "application/json").await;
+        let response = answered.map_err(|error| Refusal::Fault(unreachable_api(url, &error)))?;
+        if response.status() != 200 {
+            return Err(self.refusal(response, bearer).await);
+        }
+        read_capped(response, MAX_ANSWER_BYTES)
+            .await
+            .map_err(|error| Refusal::Fault(format!("the API's answer could not be read: {error}")))
     }
 
     pub(super) fn download(&self) -> &ApiUrl {
@@ -303,7 +264,7 @@ impl ApiClient {
         send(request).await
     }
 
-    /// Classifies any answer but the wanted one, in words without this project's keys.
+    /// Classifies an unwanted answer, in words without this project's keys.
     pub(super) async fn refusal(&self, response: Response, bearer: &Bearer) -> Refusal {
         let status = response.status().as_u16();
         let pause = retry_after(response.headers(), SystemTime::now());
@@ -326,7 +287,7 @@ pub(super) fn unreachable_api(url: &ApiUrl, error: &TransportError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::link::tests::{EXPORT, PROJECT_KEY, REST_KEY, api_client};
+    use super::super::link::tests::{EXPORT, PROJECT_KEY, REST_KEY, api_client, api_client_within};
     use super::*;
     use crate::transport::testing::{Answer, RawServer};
 
@@ -350,11 +311,8 @@ mod tests {
         assert_eq!(report.export.as_str(), EXPORT);
         let heads = server.heads();
         assert_eq!(heads.len(), 1);
-        assert!(
-            heads[0].starts_with("get /2.11/exports/view?id=export_1 http/1.1\r\n"),
-            "{}",
-            heads[0]
-        );
+        let asked = "get /2.11/exports/view?id=export_1 http/1.1\r\n";
+        assert!(heads[0].starts_with(asked), "{}", heads[0]);
         for line in [
             format!("authorization: bearer {REST_KEY}\r\n"),
             format!("x-batch-project: {PROJECT_KEY}\r\n"),
@@ -372,6 +330,8 @@ mod tests {
     async fn answers_that_prove_nothing_are_faults() {
         let own = br#"{"error_code":"X","error_message":"rest-k3y"}"#;
         let endless = [own, &[b' '; MAX_ERROR_BYTES][..]].concat();
+        let too_long =
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MAX_ANSWER_BYTES + 1);
         for answer in [
             Answer::ok(b""),
             Answer::ok(b"<html></html>"),
@@ -381,10 +341,7 @@ mod tests {
             Answer::redirect(302, "http://127.0.0.1:1/"),
             Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"id\":\"export_1\""),
             Answer::with(404, "", &endless),
-            Answer::raw(format!(
-                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
-                MAX_ANSWER_BYTES + 1
-            )),
+            Answer::raw(too_long),
         ] {
             let outcome = view(answer).await;
             assert!(matches!(outcome, ViewOutcome::Fault(_)), "{outcome:?}");
@@ -424,14 +381,7 @@ mod tests {
         let slow = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n").and_stays();
         for answer in [Answer::silent(), slow] {
             let server = RawServer::start([answer]).await;
-            let settings = ApiSettings {
-                base_url: server.url("/2.11").parse().unwrap(),
-                connect_timeout: Duration::from_secs(5),
-                request_timeout: Duration::from_millis(50),
-            };
-            let api = Api::new(&settings, &crate::transport::testing::tls()).unwrap();
-            let client =
-                api.project(&PROJECT_KEY.parse().unwrap(), &REST_KEY.to_owned().into()).unwrap();
+            let client = api_client_within(&server, Duration::from_millis(50));
             let ViewOutcome::Fault(cause) = client.view(&EXPORT.parse().unwrap()).await else {
                 panic!()
             };

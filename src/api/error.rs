@@ -10,11 +10,10 @@ use crate::domain::text::shown;
 /// The code of a 4xx answer that means that `base_url` is wrong.
 const ROUTE_NOT_FOUND: &str = "ROUTE_NOT_FOUND";
 
-/// An answer that is not the wanted one, classified. All texts are safe to show.
+/// An unwanted answer, classified. All texts are safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
     Held(Hold),
-    /// 404 with the API's own error.
     NotFound(ApiRefusal),
     /// Another 4xx with the API's own error.
     Rejected(ApiRefusal),
@@ -38,8 +37,7 @@ pub(super) fn hold(status: u16, retry_after: Option<Duration>) -> Option<Hold> {
     }
 }
 
-/// Classifies any answer but the wanted one. `body` may be anything; `secrets` are removed from its
-/// words.
+/// Classifies an unwanted answer. `body` may be anything; `secrets` are removed from its words.
 pub(super) fn classify(
     status: u16,
     retry_after: Option<Duration>,
@@ -55,8 +53,7 @@ pub(super) fn classify(
         (408 | ..400 | 500.., Some(error)) => {
             Refusal::Fault(format!("the API answered {status} ({}: {})", error.code, error.message))
         }
-        // A proxy or a gateway can answer so as well: without the API's own error it proves nothing
-        // about the export.
+        // A proxy can answer like this too: without the API's own error it proves nothing.
         (_, None) => Refusal::Fault(format!("the API answered {status} without an error_code")),
         (_, Some(error)) if error.code == ROUTE_NOT_FOUND => Refusal::Held(Hold::RouteNotFound),
         (404, Some(error)) => Refusal::NotFound(error),

@@ -1,5 +1,4 @@
-//! The download call: from a file ID to a signed link, with credentials on the API's origin and
-//! nowhere else.
+//! The download call: from a file ID to a signed link, with credentials on the API's origin only.
 
 use super::client::{ApiClient, unreachable_api};
 use super::error::Refusal;
@@ -12,12 +11,10 @@ use crate::transport::{
 
 #[derive(Debug)]
 pub enum LinkOutcome {
+    /// Where the file is.
     Link(Link),
     /// The API refuses the download: there is no such file, or it is not available.
-    Gone {
-        cause: String,
-        error_code: Option<String>,
-    },
+    Gone { cause: String, error_code: Option<String> },
     /// Nothing was learnt about this file; the hold says what waits.
     Held(Hold),
     /// A passing fault, in words that are safe to show.
@@ -25,7 +22,7 @@ pub enum LinkOutcome {
 }
 
 impl ApiClient {
-    /// Asks where a file is. The link is valid for 20 minutes: ask only when the part has its slot.
+    /// Asks for the link of a file. It is valid for 20 minutes: ask once the part has its slot.
     pub async fn link(&self, file: &FileId) -> LinkOutcome {
         self.within(self.follow(file)).await.unwrap_or_else(LinkOutcome::Fault)
     }
@@ -89,10 +86,14 @@ pub(super) mod tests {
     pub(in crate::api) const EXPORT: &str = "export_1";
 
     pub(in crate::api) fn api_client(server: &RawServer) -> ApiClient {
+        api_client_within(server, Duration::from_secs(10))
+    }
+
+    pub(in crate::api) fn api_client_within(server: &RawServer, limit: Duration) -> ApiClient {
         let settings = ApiSettings {
             base_url: server.url("/2.11").parse().unwrap(),
             connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(10),
+            request_timeout: limit,
         };
         let api = Api::new(&settings, &tls()).unwrap();
         api.project(&PROJECT_KEY.parse().unwrap(), &REST_KEY.to_owned().into()).unwrap()
@@ -173,19 +174,16 @@ pub(super) mod tests {
                 panic!("{status}");
             };
             assert_eq!(error_code.as_deref(), Some("SOME_CODE"));
-            assert_eq!(
-                cause,
-                format!("the API refuses the download (HTTP {status}): for [hidden]")
-            );
+            let expected = format!("the API refuses the download (HTTP {status}): for [hidden]");
+            assert_eq!(cause, expected);
         }
-        assert!(matches!(
-            link_of(Answer::with(404, "", lost)).await,
-            LinkOutcome::Held(Hold::RouteNotFound)
-        ));
-        assert!(matches!(
-            link_of(Answer::with(403, "", own)).await,
-            LinkOutcome::Held(Hold::Unauthorized { status: 403 })
-        ));
+        let unauthorized = Hold::Unauthorized { status: 403 };
+        for (status, body, hold) in
+            [(404, &lost[..], Hold::RouteNotFound), (403, own, unauthorized)]
+        {
+            let outcome = link_of(Answer::with(status, "", body)).await;
+            assert!(matches!(&outcome, LinkOutcome::Held(held) if *held == hold), "{outcome:?}");
+        }
         for answer in [
             Answer::with(404, "", b"<html>"),
             Answer::with(500, "", own),

@@ -2,11 +2,11 @@
 
 mod client;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod link;
 mod url;
 mod wire;
 
 pub use client::{Api, ApiClient, ApiSettings, KeyError, ProbeOutcome};
 pub use link::LinkOutcome;
+#[cfg(any(test, fuzzing))]
+pub(crate) use {url::ApiUrl, wire::parse_view};

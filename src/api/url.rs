@@ -5,11 +5,11 @@ use url::Url;
 use crate::transport::{ClientError, host_of, same_origin};
 
 #[derive(Clone)]
-pub(super) struct ApiUrl(Url);
+pub(crate) struct ApiUrl(Url);
 
 impl ApiUrl {
     /// A call of the API at `base`.
-    pub(super) fn endpoint(base: &Url, call: &str) -> Result<Self, ClientError> {
+    pub(crate) fn endpoint(base: &Url, call: &str) -> Result<Self, ClientError> {
         let mut url = base.clone();
         url.path_segments_mut()
             .map_err(|()| ClientError("base_url has no path to append to".to_owned()))?
@@ -18,22 +18,22 @@ impl ApiUrl {
         Ok(Self(url))
     }
 
-    pub(super) fn with(&self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(&self, name: &str, value: &str) -> Self {
         let mut url = self.0.clone();
         url.query_pairs_mut().append_pair(name, value);
         Self(url)
     }
 
-    /// Follows a redirect on this origin; hands back a target on another one.
-    pub(super) fn follow(&self, target: Url) -> Result<Self, Url> {
+    /// Follows a redirect on this origin; returns a target on another one as the error.
+    pub(crate) fn follow(&self, target: Url) -> Result<Self, Url> {
         if same_origin(&self.0, &target) { Ok(Self(target)) } else { Err(target) }
     }
 
-    pub(super) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         host_of(&self.0)
     }
 
-    pub(super) fn as_url(&self) -> &Url {
+    pub(crate) fn as_url(&self) -> &Url {
         &self.0
     }
 }

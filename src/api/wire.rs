@@ -1,8 +1,5 @@
-//! The view answer as the API spells it, checked and turned into a report. Pure: bytes in, report
-//! or error out.
-//!
-//! The answer is untrusted. A row that does not parse makes the whole answer a fault: without it
-//! the list could look complete.
+//! The view answer: checked, and turned into a report. The answer is untrusted. A row that does not
+//! parse makes the whole answer a fault: without it the list could look complete.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,9 +14,8 @@ use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::text::shown;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WireError {
-    /// Empty, HTML, cut, or of another shape. The parser's own words are left out: they quote the
-    /// answer.
+pub(crate) enum WireError {
+    /// Empty, HTML, cut, or of another shape. The parser's words would quote the answer.
     #[error("the API's answer is not the expected JSON: {what} at line {line}, column {column}")]
     Json { what: &'static str, line: usize, column: usize },
     #[error("the API's answer is not a JSON object")]
@@ -34,7 +30,6 @@ pub(super) enum WireError {
     NoStatus,
     #[error("row {row} of the API's list of files has a missing or invalid {field}")]
     Row { row: usize, field: &'static str },
-    /// The same file twice, with different numbers or sizes.
     #[error("the API lists file {0} twice, with different numbers or sizes")]
     Contradiction(String),
     /// A file ID goes into logs, names and the manifest. The key must not.
@@ -88,16 +83,14 @@ struct FileRow<'a> {
     size: Option<&'a RawValue>,
 }
 
-/// A list answer, as far as a probe looks at it.
 #[derive(Deserialize)]
 struct ListAnswer {
     error_code: Option<IgnoredAny>,
     exports: Option<Vec<IgnoredAny>>,
 }
 
-/// Reads the body of a 200 to a view of `asked`. `secrets`, the REST API key first, are removed
-/// from what is shown.
-pub(super) fn parse_view(
+/// Reads the 200 to a view of `asked`. `secrets`, the REST API key first, are never shown.
+pub(crate) fn parse_view(
     body: &[u8],
     asked: &ExportId,
     secrets: &[&str],
@@ -237,16 +230,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!(report.status, RemoteStatus::Success);
-        assert_eq!(
-            report.files.unwrap(),
-            [listing("file_a", Some(1), Some(592_752)), listing("file_b", None, None)]
-        );
+        let files = [listing("file_a", Some(1), Some(592_752)), listing("file_b", None, None)];
+        assert_eq!(report.files.unwrap(), files);
         let facts = report.facts;
         assert_eq!(facts.scope.as_deref(), Some("PROFILE_EVENTS"));
-        assert_eq!(
-            facts.request.unwrap().get(),
-            r#"{"b":1.0,"a":[ "$x" ],"big":123456789012345678901234567890}"#
-        );
+        let request = r#"{"b":1.0,"a":[ "$x" ],"big":123456789012345678901234567890}"#;
+        assert_eq!(facts.request.unwrap().get(), request);
         assert_eq!(facts.request_date.unwrap().to_string(), "2024-02-28T16:28:42Z");
         assert!(facts.start_date.is_some() && facts.completion_date.is_some());
     }
@@ -296,10 +285,8 @@ mod tests {
             assert!(!error.to_string().contains("s3cr3t"), "{error}");
         }
         let deep = "[".repeat(100_000);
-        assert!(
-            parse(&format!(r#"{{"id":"export_1","x":{deep}"#)).is_err(),
-            "no stack is lost on depth"
-        );
+        let parsed = parse(&format!(r#"{{"id":"export_1","x":{deep}"#));
+        assert!(parsed.is_err(), "no stack overflow");
     }
 
     #[test]
@@ -332,30 +319,20 @@ mod tests {
             assert_eq!(with_files(&files), Err(WireError::Row { row: 2, field }), "{row}");
         }
         let edges = r#"[{"id":"file_a","part":4294967295,"size":18446744073709551615},{"id":"b","part":null,"size":null},{"id":"c","size":0}]"#;
-        assert_eq!(
-            with_files(edges).unwrap().unwrap(),
-            [
-                listing("file_a", Some(u32::MAX), Some(u64::MAX)),
-                listing("b", None, None),
-                listing("c", None, Some(0))
-            ]
-        );
+        let highest = listing("file_a", Some(u32::MAX), Some(u64::MAX));
+        let expected = [highest, listing("b", None, None), listing("c", None, Some(0))];
+        assert_eq!(with_files(edges).unwrap().unwrap(), expected);
     }
 
     #[test]
     fn equal_rows_are_merged_and_different_rows_refused() {
         let twice = r#"[{"id":"a","part":1,"size":1,"url":"x"},{"id":"b"},{"id":"a","size":1,"part":1,"url":"y"}]"#;
-        assert_eq!(
-            with_files(twice).unwrap().unwrap(),
-            [listing("a", Some(1), Some(1)), listing("b", None, None)]
-        );
+        let merged = [listing("a", Some(1), Some(1)), listing("b", None, None)];
+        assert_eq!(with_files(twice).unwrap().unwrap(), merged);
         for other in [r#"{"id":"a","part":2,"size":1}"#, r#"{"id":"a","part":1}"#] {
             let files = format!(r#"[{{"id":"a","part":1,"size":1}},{other}]"#);
-            assert_eq!(
-                with_files(&files),
-                Err(WireError::Contradiction("a".to_owned())),
-                "{other}"
-            );
+            let error = with_files(&files).unwrap_err();
+            assert_eq!(error, WireError::Contradiction("a".to_owned()), "{other}");
         }
     }
 

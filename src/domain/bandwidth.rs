@@ -1,20 +1,18 @@
-//! Bandwidth: a cap on the bytes that all bodies together receive in a second, as a token bucket.
+//! Bandwidth: a cap on the bytes per second of all bodies together, as a token bucket.
 
 use std::time::Duration;
 
-/// Most bytes that may be reserved at a time, so bodies take turns in slices of this size. Small
-/// enough that no body waits long for the others; large enough that reserving costs nothing
-/// compared to hashing and writing the slice.
+/// Most bytes that may be reserved at a time. Small enough that no body waits long for the others;
+/// large enough that reserving costs nothing compared to hashing and writing the slice.
 pub const SLICE_BYTES: u64 = 16 * 1024;
 
-/// Lowest cap, 64 KiB/s. The HTTP client hands out bodies by up to 408 KiB, so with eight parts,
-/// the default, each of them is read about once a minute at this rate. Stores close connections
-/// that are not read for longer (60 s is a usual setting), and the bytes in flight then have to be
-/// sent, and paid for, twice.
+/// Lowest cap, 64 KiB/s. The HTTP client hands out bodies by up to 408 KiB, so at this rate each of
+/// eight parts is read about once a minute. Stores often close connections that are not read for 60
+/// s. The bytes in flight then have to be sent, and paid for, twice.
 pub const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// The burst after a quiet time, as time at the full rate. It has to be longer than the pauses of a
-/// busy machine, or the cap would not be reached; a peak of a tenth of a second goes unnoticed.
+/// The burst after a quiet time, as time at the full rate. It must be longer than the pauses of a
+/// busy machine, or the cap would not be reached.
 const BURST: Duration = Duration::from_millis(100);
 
 /// A cap in bytes per second, [`MIN_BYTES_PER_SECOND`] or more.
@@ -44,7 +42,6 @@ impl Bandwidth {
         }
     }
 
-    #[must_use]
     pub fn bytes_per_second(self) -> u64 {
         self.bytes_per_second
     }
@@ -65,8 +62,7 @@ impl Bandwidth {
     }
 }
 
-/// The bucket that all bodies draw from, served in the order of reservation. Times count from
-/// any fixed moment.
+/// Serves all bodies in the order of reservation. Times count from any fixed moment.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     bandwidth: Bandwidth,
@@ -75,7 +71,6 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    #[must_use]
     pub fn new(bandwidth: Bandwidth) -> Self {
         Self { bandwidth, settled_at: Duration::ZERO }
     }
@@ -86,8 +81,7 @@ impl Bucket {
     }
 
     /// Reserves `bytes` at `now`, and returns how long to wait for them. Any span grants at most
-    /// its own worth of bytes and one burst, if no reservation is larger than [`SLICE_BYTES`]: a
-    /// larger one is granted whole once it is earned. A reservation cannot be returned.
+    /// its own worth of bytes and one burst, if no reservation exceeds [`SLICE_BYTES`].
     pub fn reserve(&mut self, now: Duration, bytes: u64) -> Duration {
         self.settled_at = self.settled_at.max(now).saturating_add(self.bandwidth.time_of(bytes));
         self.settled_at.saturating_sub(self.bandwidth.burst()).saturating_sub(now)
@@ -114,11 +108,8 @@ mod tests {
         for rate in [MIN_BYTES_PER_SECOND, u64::MAX] {
             assert_eq!(bandwidth(rate).bytes_per_second(), rate);
         }
-        assert!(
-            BandwidthError::TooLow
-                .to_string()
-                .contains(&format!("{}KiB/s", MIN_BYTES_PER_SECOND / 1024))
-        );
+        let lowest = format!("{}KiB/s", MIN_BYTES_PER_SECOND / 1024);
+        assert!(BandwidthError::TooLow.to_string().contains(&lowest));
     }
 
     #[test]

@@ -20,19 +20,15 @@ impl Cadence {
         if min.is_zero() || min > max { Err(CadenceError) } else { Ok(Self { min, max }) }
     }
 
-    #[must_use]
     pub fn min(&self) -> Duration {
         self.min
     }
 
-    #[must_use]
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// The wait before the next poll, after `unchanged` polls in a row without news,
-    /// spread by ±10 %.
-    #[must_use]
+    /// The wait before the next poll after `unchanged` polls in a row without news, ±10 %.
     pub fn interval(&self, unchanged: u32, jitter: Unit) -> Duration {
         let mut interval = self.min;
         for _ in 0..unchanged {
@@ -45,14 +41,12 @@ impl Cadence {
     }
 
     /// The longest interval, spread: for an unknown status.
-    #[must_use]
     pub fn slow(&self, jitter: Unit) -> Duration {
         spread(self.max, jitter)
     }
 }
 
 /// `interval` ±10 %.
-#[must_use]
 pub fn spread(interval: Duration, jitter: Unit) -> Duration {
     interval.mul_f64(0.9 + 0.2 * jitter.get())
 }
@@ -66,10 +60,9 @@ mod tests {
     fn the_interval_grows_by_half_up_to_the_cap() {
         let cadence = Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap();
         let seconds = |unchanged| cadence.interval(unchanged, Unit::HALF).as_secs_f64();
-        assert!((seconds(0) - 10.0).abs() < 1e-6);
-        assert!((seconds(1) - 15.0).abs() < 1e-6);
-        assert!((seconds(2) - 22.5).abs() < 1e-6);
-        assert!((seconds(u32::MAX) - 300.0).abs() < 1e-6);
+        for (unchanged, expected) in [(0, 10.0), (1, 15.0), (2, 22.5), (u32::MAX, 300.0)] {
+            assert!((seconds(unchanged) - expected).abs() < 1e-6, "{unchanged}");
+        }
     }
 
     #[test]

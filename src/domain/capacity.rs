@@ -3,8 +3,7 @@
 use std::num::NonZeroUsize;
 
 /// Most parts that have all their bytes and wait for their names. They need no slot, so a disk that
-/// is slow to sync does not leave the network idle. The bound keeps them from collecting open
-/// files.
+/// is slow to sync does not leave the network idle. The bound limits their open files.
 const MAX_COMMITS: usize = 192;
 /// Open files of a part in flight: a connection to the API, one to the store, and the file itself.
 const PER_PART: usize = 3;
@@ -21,11 +20,8 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What is wanted, cut to the limit of open files; `None` is no limit.
-    ///
-    /// More would livelock: API calls would hold every descriptor, and no part would ever get its
-    /// connection to the store.
-    #[must_use]
+    /// What is wanted, cut to the limit of open files. With more, API calls could hold every
+    /// descriptor, and no part would ever get its connection to the store.
     pub fn new(max_parts: NonZeroUsize, open_files: Option<u64>) -> Self {
         let whole = Self {
             parts: max_parts,
@@ -45,7 +41,6 @@ impl Capacity {
     }
 
     /// Most open files with this many parts in flight.
-    #[must_use]
     pub fn open_files(max_parts: NonZeroUsize) -> u64 {
         let files = max_parts.get().saturating_mul(PER_PART).saturating_add(MAX_COMMITS + OTHERS);
         u64::try_from(files).unwrap_or(u64::MAX)
@@ -78,11 +73,8 @@ mod tests {
             (1024, Some(4096), (1024, 192)),
         ];
         for (max_parts, open_files, expected) in cases {
-            assert_eq!(
-                capacity(max_parts, open_files),
-                expected,
-                "{max_parts} parts, {open_files:?} files"
-            );
+            let found = capacity(max_parts, open_files);
+            assert_eq!(found, expected, "{max_parts} parts, {open_files:?} files");
         }
     }
 

@@ -1,5 +1,4 @@
-//! Parses the checksums that an object store may send with a body. The hashing is done elsewhere,
-//! with the bytes.
+//! Parses the checksums that an object store may send with a body. Others do the hashing.
 //!
 //! Sources: `Content-MD5` RFC 1864; `Digest` RFC 3230; `Repr-Digest` and `Content-Digest` RFC 9530;
 //! `x-goog-hash` Cloud Storage XML API; `x-amz-checksum-*` Amazon S3 API, where a value ending in
@@ -23,32 +22,24 @@ pub enum Check {
     Sha1,
     Sha256,
     Sha512,
-    /// CRC-32 (ISO-HDLC).
     Crc32,
-    /// CRC-32C (iSCSI).
     Crc32c,
-    /// CRC-64/NVME.
     Crc64nvme,
 }
 
-/// An algorithm a store may use, with the length of its value.
+/// An algorithm that a store may use. `Crc32` is CRC-32/ISO-HDLC, `Crc32c` is CRC-32/ISCSI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     Md5,
     Sha1,
     Sha256,
     Sha512,
-    /// CRC-32 (ISO-HDLC), big-endian.
     Crc32,
-    /// CRC-32C (iSCSI), big-endian.
     Crc32c,
-    /// CRC-64/NVME, big-endian.
     Crc64nvme,
 }
 
 impl Algorithm {
-    /// Length of a value, in bytes.
-    #[must_use]
     pub fn value_bytes(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
@@ -60,8 +51,6 @@ impl Algorithm {
         }
     }
 
-    /// The check that a file passes when this algorithm agrees.
-    #[must_use]
     pub fn check(self) -> Check {
         match self {
             Self::Md5 => Check::Md5,
@@ -93,7 +82,6 @@ impl fmt::Display for Algorithm {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PromisedChecksum {
     pub algorithm: Algorithm,
-    /// The value, of [`Algorithm::value_bytes`] bytes.
     pub value: Vec<u8>,
 }
 
@@ -106,9 +94,7 @@ pub enum Coverage {
     Range,
 }
 
-/// Every checksum of the whole file among `headers` (name in lower case, value), each once. Invalid
-/// ones are left out.
-#[must_use]
+/// Every valid checksum of the whole file among `headers` (name in lower case, value), each once.
 pub fn promised_checksums<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     coverage: Coverage,
@@ -125,7 +111,7 @@ pub fn promised_checksums<'a>(
             }
             "digest" => found.extend(value.split(',').filter_map(|item| {
                 let (name, value) = item.trim().split_once('=')?;
-                decode(rfc3230_algorithm(name)?, value)
+                decode(http_algorithm(&name.to_ascii_lowercase())?, value)
             })),
             "repr-digest" => found.extend(structured(value)),
             "content-digest" if coverage == Coverage::Whole => found.extend(structured(value)),
@@ -159,8 +145,7 @@ pub fn promised_checksums<'a>(
     if !composite {
         found.extend(amazon);
     }
-    // Cloud Storage hashes what it stores. If that is compressed and was unpacked on the way, the
-    // hash is of other bytes.
+    // Cloud Storage hashes what it stores: if that was unpacked on the way, these are other bytes.
     if !stored_encoded {
         found.extend(google);
     }
@@ -174,8 +159,8 @@ fn decode(algorithm: Algorithm, value: &str) -> Option<PromisedChecksum> {
     (value.len() == algorithm.value_bytes()).then_some(PromisedChecksum { algorithm, value })
 }
 
-fn rfc3230_algorithm(name: &str) -> Option<Algorithm> {
-    match name.to_ascii_lowercase().as_str() {
+fn http_algorithm(name: &str) -> Option<Algorithm> {
+    match name {
         "md5" => Some(Algorithm::Md5),
         "sha" => Some(Algorithm::Sha1),
         "sha-256" => Some(Algorithm::Sha256),
@@ -187,14 +172,7 @@ fn rfc3230_algorithm(name: &str) -> Option<Algorithm> {
 fn structured(value: &str) -> impl Iterator<Item = PromisedChecksum> + '_ {
     value.split(',').filter_map(|item| {
         let (name, value) = item.trim().split_once('=')?;
-        let algorithm = match name {
-            "md5" => Algorithm::Md5,
-            "sha" => Algorithm::Sha1,
-            "sha-256" => Algorithm::Sha256,
-            "sha-512" => Algorithm::Sha512,
-            _ => return None,
-        };
-        decode(algorithm, value.strip_prefix(':')?.strip_suffix(':')?)
+        decode(http_algorithm(name)?, value.strip_prefix(':')?.strip_suffix(':')?)
     })
 }
 
@@ -202,7 +180,6 @@ fn structured(value: &str) -> impl Iterator<Item = PromisedChecksum> + '_ {
 mod tests {
     use super::*;
 
-    /// MD5 of the empty string in base64.
     const MD5_OF_NOTHING: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
 
     fn names(headers: &[(&str, &str)], coverage: Coverage) -> Vec<String> {

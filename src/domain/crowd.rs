@@ -1,16 +1,15 @@
-//! Crowd: parts of one export that fail one after the other. Each of them waits longer from one
-//! time to the next, but there may be thousands, and none of the others has failed yet: without
-//! this they would all be tried in one rush, and each would be logged.
+//! Crowd: the parts of one export that fail one after the other. There may be thousands. Without
+//! this, all of them would be tried, and logged, in one rush.
 
 use std::time::Duration;
 
 use super::gate::{Admission, Gate, Probe};
 
-/// Faults in a row, without a part that fared better, after which the rest waits as well. With the
+/// Faults in a row, without a part that gained a byte, after which the rest waits as well. With the
 /// default eight slots that is two rounds: one of them may be an accident.
 const FAULTS: u32 = 16;
 
-/// How the parts of one export have fared of late.
+/// How the latest attempts at the parts of one export ended.
 #[derive(Debug, Default)]
 pub struct Crowd {
     faults: u32,
@@ -19,7 +18,6 @@ pub struct Crowd {
 
 impl Crowd {
     /// Whether one more part may begin now: freely, alone, or not.
-    #[must_use]
     pub fn admission(&self, now: Duration) -> Admission {
         self.gate.admission(now)
     }
@@ -29,15 +27,15 @@ impl Crowd {
         self.gate.probe(now)
     }
 
-    /// A part failed without having gained anything; the rest waits for `delay` of the times that
-    /// this was so in a row. Returns the number of faults if this is news.
+    /// A part failed and gained nothing. The rest waits for `delay` of the number of such rounds in
+    /// a row. Returns the number of faults if this is news.
     pub fn failed(&mut self, now: Duration, delay: impl FnOnce(u32) -> Duration) -> Option<u32> {
         self.faults = self.faults.saturating_add(1);
         let is_news = self.faults >= FAULTS && self.gate.refused(now, delay);
         is_news.then_some(self.faults)
     }
 
-    /// A part gains bytes, so that the others may go, too. Returns whether they had to wait.
+    /// A part gains bytes, so the others may start again. Returns whether they had to wait.
     pub fn fared_well(&mut self) -> bool {
         let waited = !self.gate.is_open();
         *self = Self::default();

@@ -8,19 +8,14 @@ use serde::{Deserialize, Serialize};
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
-    /// Wraps the 32 bytes of a digest.
-    #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// Reads 64 hexadecimal digits.
-    #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 64 {

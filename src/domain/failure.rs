@@ -18,17 +18,14 @@ pub struct Failure {
     pub at: Timestamp,
 }
 
-/// The cases in which an export fails for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The API reports ERROR.
     RemoteError,
     /// The API no longer knows an export that it had finished.
     Expired,
     /// The API has not known the export for longer than the grace.
     NotFound,
-    /// The API refuses the request itself.
     Rejected,
     /// A file that is not ours has the name of a part or of the manifest.
     Conflict,
@@ -38,7 +35,6 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// The word used in `failed.json` and the state.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RemoteError => "remote_error",
@@ -50,7 +46,6 @@ impl FailureKind {
         }
     }
 
-    #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [
             Self::RemoteError,
@@ -80,14 +75,11 @@ pub struct ApiRefusal {
 
 impl ApiRefusal {
     /// `what` with the status, the API's code and its message.
-    #[must_use]
     pub fn words(&self, what: &str) -> String {
         self.with_message(format!("{what} (HTTP {}, {})", self.status, self.code))
     }
 
-    /// As [`ApiRefusal::words`], without the code: a [`Failure`] has it in a field of its own, and
-    /// it is shown beside the cause.
-    #[must_use]
+    /// As [`ApiRefusal::words`], without the code: a [`Failure`] shows it in a field of its own.
     pub fn cause(&self, what: &str) -> String {
         self.with_message(format!("{what} (HTTP {})", self.status))
     }
@@ -104,47 +96,34 @@ impl ApiRefusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
     /// 429: the project waits.
-    Throttled {
-        /// `Retry-After`, if the answer had a usable one.
-        retry_after: Option<Duration>,
-    },
+    Throttled { retry_after: Option<Duration> },
     /// 503: the whole API origin waits.
-    Unavailable {
-        /// `Retry-After`, if the answer had a usable one.
-        retry_after: Option<Duration>,
-    },
+    Unavailable { retry_after: Option<Duration> },
     /// 401 or 403: the project's key waits and is probed slowly.
     Unauthorized { status: u16 },
-    /// 401 or 403 for a key that is no longer in use: nothing waits, and the call is made again. It
-    /// counts as another call in the request budget.
+    /// 401 or 403 for a key that is no longer in use: nothing waits, and the call is made again.
     KeyReplaced,
     /// The API does not know the route: `base_url` is wrong, the origin waits.
     RouteNotFound,
     /// 429 or 503 from an object store: that host waits.
-    StoreBusy {
-        host: String,
-        /// `Retry-After`, if the answer had a usable one.
-        retry_after: Option<Duration>,
-    },
+    StoreBusy { host: String, retry_after: Option<Duration> },
     /// The part's store already waits; it was not asked.
     StoreWaits { host: String },
     /// The disk: downloads wait, and it is checked again every few seconds.
     Disk { cause: String },
 }
 
-/// What a call to the API says about one export. A view brings one.
+/// What a call to the API says about one export.
 #[derive(Debug)]
 pub struct Observation {
     pub export: super::ids::ExportId,
     pub outcome: ViewOutcome,
 }
 
-/// What a view call brought.
 #[derive(Debug, Clone)]
 pub enum ViewOutcome {
     /// A well-formed answer for the export that was asked for.
     Report(super::report::Report),
-    /// 404 with the API's own error.
     NotFound(ApiRefusal),
     /// 400 or another 4xx with the API's own error.
     Rejected(ApiRefusal),
@@ -157,49 +136,33 @@ pub enum ViewOutcome {
 /// What went wrong with a part. Causes are in words and safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartFault {
-    /// It may go well the next time: the same part is tried again after a backoff.
-    Transient {
-        cause: String,
-        /// Whether the answer contradicts the listing, so that a fresh view is needed.
-        listing_in_doubt: bool,
-    },
+    /// The same part is tried again after a backoff, with a fresh view if the listing is in doubt.
+    Transient { cause: String, listing_in_doubt: bool },
     /// The store refused three fresh links in a row.
     LinkRefused { cause: String },
-    /// The file no longer exists, according to the store (404) or the API (its own 4xx).
-    Gone {
-        cause: String,
-        /// The API's `error_code`, if the API said it.
-        error_code: Option<String>,
-    },
+    /// The file is gone, according to the store (404) or the API (its own 4xx, with its code).
+    Gone { cause: String, error_code: Option<String> },
     /// The part did nothing wrong; the hold says what waits.
     Held(Hold),
     /// A file that is not ours has the final name.
     Conflict { cause: String },
 }
 
-/// How an attempt at a part ended, if it did not commit its file.
+/// How an attempt at a part ended, if it did not commit its file. The next one resumes from `kept`,
+/// and its backoff starts over if this one `progressed`, that is, gained bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartFailure {
-    Failed {
-        fault: PartFault,
-        /// Where the next attempt resumes. The bytes before it are durable.
-        kept: Option<ResumePoint>,
-        /// Whether this attempt gained bytes, so that the backoff starts over.
-        progressed: bool,
-    },
-    /// The attempt was told to stop.
+    Failed { fault: PartFault, kept: Option<ResumePoint>, progressed: bool },
     Stopped { kept: Option<ResumePoint> },
 }
 
 impl PartFault {
     /// A passing fault that says nothing about the listing.
-    #[must_use]
     pub fn transient(cause: impl Into<String>) -> Self {
         Self::Transient { cause: cause.into(), listing_in_doubt: false }
     }
 
     /// Whether the part's bytes on disk can still be trusted, and are still wanted.
-    #[must_use]
     pub fn spares_bytes(&self) -> bool {
         match self {
             Self::Transient { .. } | Self::LinkRefused { .. } => true,
@@ -211,14 +174,12 @@ impl PartFault {
 
 impl PartFailure {
     /// Whether the attempt failed by a fault that may come again with other parts.
-    #[must_use]
     pub fn is_faulted(&self) -> bool {
         let Self::Failed { fault, .. } = self else { return false };
         matches!(fault, PartFault::Transient { .. } | PartFault::LinkRefused { .. })
     }
 
-    /// What has to wait as a whole, if that is what ended the attempt.
-    #[must_use]
+    /// What has to wait, if that is what ended the attempt.
     pub fn hold(&self) -> Option<&Hold> {
         match self {
             Self::Failed { fault: PartFault::Held(hold), .. } => Some(hold),
@@ -227,7 +188,6 @@ impl PartFailure {
     }
 }
 
-/// Nothing of the part is kept.
 impl From<PartFault> for PartFailure {
     fn from(fault: PartFault) -> Self {
         Self::Failed { fault, kept: None, progressed: false }

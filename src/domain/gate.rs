@@ -1,10 +1,8 @@
-//! A gate in front of something that may have to wait as a whole: a project, its key, the API
-//! origin, a store host, the disk.
+//! A gate in front of what may have to wait: a project, its key, the API, a store host, the disk.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// Whether a call may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     Pass,
@@ -12,7 +10,6 @@ pub enum Admission {
     Probe,
     /// Not before this time, since the program's start.
     WaitUntil(Duration),
-    /// Not before the probe is back.
     WaitForProbe,
 }
 
@@ -40,7 +37,6 @@ enum State {
 
 impl Gate {
     /// Whether a call may pass now. Does not change the gate.
-    #[must_use]
     pub fn admission(&self, now: Duration) -> Admission {
         match &self.state {
             State::Open => Admission::Pass,
@@ -60,16 +56,14 @@ impl Gate {
         Some(Probe(probe))
     }
 
-    /// The probe came back without an answer to what it asked: another one goes at `again_at`. No
-    /// refusal is counted.
+    /// The probe came back without an answer: another one goes at `again_at`. Counts no refusal.
     pub fn probe_unanswered(&mut self, again_at: Duration) {
         if self.is_probing() {
             self.state = State::Paused { until: again_at };
         }
     }
 
-    /// A call got through. Returns whether this ended a pause. A call that was sent before the
-    /// pause proves nothing about it.
+    /// A call got through. Returns whether this ended a pause; an earlier call never does.
     pub fn opened(&mut self) -> bool {
         if matches!(self.state, State::Paused { .. }) {
             return false;
@@ -79,9 +73,8 @@ impl Gate {
         ended
     }
 
-    /// A call was refused: pause for `delay`. Calls that were under way when the pause began only
-    /// ever lengthen it. Returns whether this is news: the first refusal in a row, not one more of
-    /// a pause that is known.
+    /// A call was refused: pause for `delay`. Calls that were under way when the pause began can
+    /// only lengthen it. Returns whether this is news: the first refusal in a row.
     pub fn refused(&mut self, now: Duration, delay: impl FnOnce(u32) -> Duration) -> bool {
         if let State::Paused { until } = self.state {
             let until = until.max(now.saturating_add(delay(self.refusals)));
@@ -93,26 +86,22 @@ impl Gate {
         self.refusals == 1
     }
 
-    /// What the gate waits for has changed: if it is paused, a probe may go at once.
+    /// The cause of a pause may be gone: a probe may go at once.
     pub fn probe_now(&mut self) {
         if let State::Paused { until } = &mut self.state {
             *until = Duration::ZERO;
         }
     }
 
-    /// A pause from an earlier run.
     pub fn restore(&mut self, until: Duration) {
         self.state = State::Paused { until };
     }
 
     /// Refusals in a row. Calls that overlapped count once.
-    #[must_use]
     pub fn refusals(&self) -> u32 {
         self.refusals
     }
 
-    /// Until when it is paused, if it is.
-    #[must_use]
     pub fn paused_until(&self) -> Option<Duration> {
         match self.state {
             State::Paused { until } => Some(until),
@@ -120,14 +109,11 @@ impl Gate {
         }
     }
 
-    /// Whether calls pass freely.
-    #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
     }
 
     /// Whether a probe was sent that has not said anything yet.
-    #[must_use]
     pub fn is_probing(&self) -> bool {
         matches!(self.state, State::Probing(_))
     }
@@ -152,11 +138,8 @@ mod tests {
         assert_eq!(gate.admission(at(11)), Admission::WaitForProbe);
         assert!(gate.probe(at(11)).is_none());
         assert!(!gate.refused(at(12), |attempt| at(u64::from(attempt) * 10)), "known already");
-        assert_eq!(
-            gate.admission(at(12)),
-            Admission::WaitUntil(at(32)),
-            "the second refusal waits longer"
-        );
+        let longer = Admission::WaitUntil(at(32));
+        assert_eq!(gate.admission(at(12)), longer, "the second refusal waits longer");
         drop(probe);
         let _probe = gate.probe(at(32)).unwrap();
         assert!(gate.opened());

@@ -1,5 +1,5 @@
-//! Names from outside, parsed into types that are safe in a path, a header and a log. A text that
-//! does not parse is refused, never cleaned up.
+//! Names from outside, parsed into types that are safe in a path, a header and a log. An invalid
+//! text is refused, never cleaned up.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,24 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Sha256;
 
-/// Longest export or file ID that is accepted, in bytes; keeps every file name under the 255 bytes
-/// of Linux file systems.
+/// Longest export or file ID in bytes: every file name stays below the 255 bytes of Linux.
 pub const MAX_ID_BYTES: usize = 128;
-/// Longest project name that is accepted, in bytes.
 pub const MAX_PROJECT_NAME_BYTES: usize = 64;
-/// Longest project key that is accepted, in bytes; it is sent in a header.
 const MAX_PROJECT_KEY_BYTES: usize = 256;
 
-/// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     #[error("is empty")]
     Empty,
     #[error("is longer than {max} characters")]
-    TooLong {
-        /// The limit in bytes.
-        max: usize,
-    },
+    TooLong { max: usize },
     #[error("may only contain {allowed}")]
     BadCharacter { allowed: &'static str },
 }
@@ -51,14 +44,13 @@ fn parse(
 }
 
 macro_rules! path_safe_id {
-    ($(#[$doc:meta])* $name:ident, $max:expr, $allowed:expr, $first:expr, $rest:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $allowed:expr, $first:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Box<str>);
 
         impl $name {
-            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -68,7 +60,9 @@ macro_rules! path_safe_id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                parse(text, $max, $allowed, $first, $rest).map(|name| Self(name.into_boxed_str()))
+                let first: fn(u8) -> bool = $first;
+                let rest = |byte| first(byte) || byte == b'_' || byte == b'-';
+                parse(text, $max, $allowed, first, rest).map(|name| Self(name.into()))
             }
         }
 
@@ -107,8 +101,7 @@ path_safe_id!(
     ExportId,
     MAX_ID_BYTES,
     ID_CHARACTERS,
-    |byte| byte.is_ascii_alphanumeric(),
-    |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+    |byte| byte.is_ascii_alphanumeric()
 );
 
 path_safe_id!(
@@ -116,8 +109,7 @@ path_safe_id!(
     FileId,
     MAX_ID_BYTES,
     ID_CHARACTERS,
-    |byte| byte.is_ascii_alphanumeric(),
-    |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+    |byte| byte.is_ascii_alphanumeric()
 );
 
 path_safe_id!(
@@ -125,24 +117,19 @@ path_safe_id!(
     ProjectName,
     MAX_PROJECT_NAME_BYTES,
     "lower-case letters, digits, '_' and '-', and starts with a letter or digit",
-    |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit(),
-    |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
+    |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()
 );
 
-/// The key that names a project to the API (`X-Batch-Project`). Never shown whole; `Debug` hides
-/// it.
+/// The key that names a project to the API (`X-Batch-Project`). Never shown whole.
 #[derive(Clone)]
 pub struct ProjectKey(SecretString);
 
 impl ProjectKey {
-    /// The key itself, for the request header and the digest that keys the state.
-    #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
     /// The first characters and an ellipsis, enough to distinguish two keys.
-    #[must_use]
     pub fn shortened(&self) -> String {
         let key = self.expose();
         let shown = (key.len() / 3).min(12);
@@ -154,14 +141,10 @@ impl FromStr for ProjectKey {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        parse(
-            text,
-            MAX_PROJECT_KEY_BYTES,
-            "printable ASCII without spaces",
-            |byte| byte.is_ascii_graphic(),
-            |byte| byte.is_ascii_graphic(),
-        )
-        .map(|key| Self(key.into()))
+        let (printable, is_graphic) =
+            ("printable ASCII without spaces", |byte: u8| byte.is_ascii_graphic());
+        parse(text, MAX_PROJECT_KEY_BYTES, printable, is_graphic, is_graphic)
+            .map(|key| Self(key.into()))
     }
 }
 
@@ -184,7 +167,6 @@ impl Eq for ProjectKey {}
 pub struct ProjectDigest(Sha256);
 
 impl ProjectDigest {
-    #[must_use]
     pub fn of(key: &ProjectKey) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest(&SHA256, key.expose().as_bytes()).as_ref());
@@ -258,10 +240,8 @@ mod tests {
             assert!(refused.starts_with(error), "{text:?}: {refused}");
         }
         assert!("a".repeat(MAX_ID_BYTES).parse::<ExportId>().is_ok());
-        assert_eq!(
-            "a".repeat(MAX_ID_BYTES + 1).parse::<ExportId>(),
-            Err(IdError::TooLong { max: MAX_ID_BYTES })
-        );
+        let long = "a".repeat(MAX_ID_BYTES + 1).parse::<ExportId>();
+        assert_eq!(long, Err(IdError::TooLong { max: MAX_ID_BYTES }));
     }
 
     #[test]

@@ -19,18 +19,13 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     pub version: u32,
-    /// The project's name, the folder above.
     pub project: ProjectName,
     pub export_id: ExportId,
-    /// PROFILE_ATTRIBUTES or PROFILE_EVENTS, verbatim.
+    // What the API says, as [`ReportFacts`] has it.
     pub scope: Option<String>,
-    /// The export request's definition, as the API echoed it.
     pub request: Option<Box<RawValue>>,
-    /// When the export was requested, by the API.
     pub request_date: Option<Timestamp>,
-    /// When its execution began, by the API.
     pub start_date: Option<Timestamp>,
-    /// When its execution ended, by the API.
     pub completion_date: Option<Timestamp>,
     pub sealed_at: Timestamp,
     pub parts: Vec<ManifestPart>,
@@ -40,7 +35,6 @@ pub struct Manifest {
 pub struct ManifestPart {
     pub part: u32,
     pub file_id: FileId,
-    /// The file's name beside the manifest.
     pub path: String,
     pub bytes: u64,
     pub declared_bytes: Option<u64>,
@@ -48,7 +42,6 @@ pub struct ManifestPart {
     pub verified_by: Vec<Check>,
 }
 
-/// Why bytes on disk are not a manifest of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     #[error("not a manifest: {0}")]
@@ -61,7 +54,6 @@ pub enum ManifestError {
 
 impl Manifest {
     /// The manifest of an export whose parts are all committed; `parts` in any order.
-    #[must_use]
     pub fn seal(
         project: ProjectName,
         export_id: ExportId,
@@ -85,16 +77,11 @@ impl Manifest {
     }
 
     /// The exact text that goes to disk and into the state: JSON with a newline at its end.
-    #[must_use]
     pub fn to_text(&self) -> String {
         to_json(self)
     }
 
-    /// Reads a manifest back and checks its rules.
-    ///
-    /// # Errors
-    /// If the bytes are not JSON of this shape, have another version, or name a path that is not
-    /// ours.
+    /// Reads a manifest back: JSON of this shape and version, with paths that are ours.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(bytes)?;
         if manifest.version != FORMAT_VERSION {
@@ -108,7 +95,6 @@ impl Manifest {
 }
 
 impl ManifestPart {
-    #[must_use]
     pub fn key(&self) -> PartKey {
         PartKey { number: self.part, file_id: self.file_id.clone() }
     }
@@ -140,7 +126,6 @@ impl From<ManifestPart> for CommittedPart {
     }
 }
 
-#[must_use]
 pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Failure) -> String {
     #[derive(Serialize)]
     struct Notice<'a> {
@@ -185,20 +170,11 @@ mod tests {
     }
 
     fn manifest() -> Manifest {
-        let facts = ReportFacts {
-            request: Some(
-                RawValue::from_string("{\"export_type\": \"ATTRIBUTES\"}".to_owned()).unwrap(),
-            ),
-            ..ReportFacts::default()
-        };
+        let request = RawValue::from_string("{\"export_type\": \"ATTRIBUTES\"}".to_owned());
+        let facts = ReportFacts { request: Some(request.unwrap()), ..ReportFacts::default() };
+        let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
         let at = "2026-01-02T03:04:05Z".parse().unwrap();
-        Manifest::seal(
-            "shop".parse().unwrap(),
-            "export_1".parse().unwrap(),
-            facts,
-            vec![part(2, "b"), part(1, "a")],
-            at,
-        )
+        Manifest::seal(project, export, facts, vec![part(2, "b"), part(1, "a")], at)
     }
 
     #[test]

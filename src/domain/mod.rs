@@ -1,7 +1,5 @@
-//! The pure core: exports, parts, failures, and the decisions about them.
-//!
-//! Nothing here does I/O, reads a clock or rolls dice: time and jitter come in as arguments,
-//! decisions go out as values.
+//! The pure core: exports, parts, failures, and the decisions about them. Nothing here does I/O,
+//! reads a clock or rolls dice: time and jitter come in as arguments, decisions go out as values.
 
 pub mod bandwidth;
 pub mod cadence;

@@ -1,11 +1,8 @@
-//! Permission bits of files and folders: the owner works with them, a group may read them, others
-//! have no access.
+//! Permission bits: the owner works with files and folders, a group may read them, others may not.
 
 use std::fmt;
 
-/// What the owner of a file needs.
 const OWNER_OF_FILE: u32 = 0o600;
-/// What the owner of a folder needs.
 const OWNER_OF_DIRECTORY: u32 = 0o700;
 /// Setuid, setgid and sticky.
 const SPECIAL: u32 = !0o777;
@@ -18,16 +15,14 @@ const EXECUTE: u32 = 0o111;
 pub struct Modes {
     /// Of parts, finished or not, and of `manifest.json` and `failed.json`.
     pub file: FileMode,
-    /// Of the folders of projects and exports.
     pub directory: DirectoryMode,
 }
 
-/// The mode of a file: the owner reads and writes, the group reads at most. Private by default.
+/// The mode of a file: the owner reads and writes, the group reads at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMode(u32);
 
-/// The mode of a folder: the owner has all rights, the group lists and enters at most. Private by
-/// default.
+/// The mode of a folder: the owner has all rights, the group lists and enters at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectoryMode(u32);
 
@@ -53,11 +48,8 @@ pub enum ModeError {
 }
 
 impl FileMode {
-    /// The owner alone: 0600.
     pub const PRIVATE: Self = Self(OWNER_OF_FILE);
 
-    /// # Errors
-    /// If the bits give the owner too little or others too much.
     pub fn try_new(bits: u32) -> Result<Self, ModeError> {
         refuse_for_everything(bits)?;
         if bits & OWNER_OF_FILE != OWNER_OF_FILE {
@@ -65,40 +57,22 @@ impl FileMode {
         }
         if bits & EXECUTE != 0 { Err(ModeError::Executable) } else { Ok(Self(bits)) }
     }
-
-    #[must_use]
-    pub fn bits(self) -> u32 {
-        self.0
-    }
 }
 
 impl DirectoryMode {
-    /// The owner alone: 0700.
     pub const PRIVATE: Self = Self(OWNER_OF_DIRECTORY);
 
-    /// # Errors
-    /// If the bits give the owner too little or others too much.
     pub fn try_new(bits: u32) -> Result<Self, ModeError> {
         refuse_for_everything(bits)?;
-        if bits & OWNER_OF_DIRECTORY == OWNER_OF_DIRECTORY {
-            Ok(Self(bits))
-        } else {
-            Err(ModeError::DirectoryOwner)
-        }
-    }
-
-    #[must_use]
-    pub fn bits(self) -> u32 {
-        self.0
+        let works = bits & OWNER_OF_DIRECTORY == OWNER_OF_DIRECTORY;
+        works.then_some(Self(bits)).ok_or(ModeError::DirectoryOwner)
     }
 }
 
 impl Modes {
-    /// The owner alone: 0600 and 0700.
     pub const PRIVATE: Self = Self { file: FileMode::PRIVATE, directory: DirectoryMode::PRIVATE };
 
     /// Whether the group may read files in folders that it may not enter.
-    #[must_use]
     pub fn shut_readers_out(self) -> bool {
         self.file.bits() & 0o040 != 0 && self.directory.bits() & 0o010 == 0
     }
@@ -116,31 +90,30 @@ fn refuse_for_everything(bits: u32) -> Result<(), ModeError> {
     }
 }
 
-impl Default for FileMode {
-    fn default() -> Self {
-        Self::PRIVATE
-    }
-}
+macro_rules! mode {
+    ($name:ident) => {
+        impl $name {
+            pub fn bits(self) -> u32 {
+                self.0
+            }
+        }
 
-impl Default for DirectoryMode {
-    fn default() -> Self {
-        Self::PRIVATE
-    }
-}
+        impl Default for $name {
+            fn default() -> Self {
+                Self::PRIVATE
+            }
+        }
 
-/// Four octal digits, as a configuration has them.
-impl fmt::Display for FileMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04o}", self.0)
-    }
+        /// Four octal digits, as a configuration has them.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:04o}", self.0)
+            }
+        }
+    };
 }
-
-/// Four octal digits, as a configuration has them.
-impl fmt::Display for DirectoryMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04o}", self.0)
-    }
-}
+mode!(FileMode);
+mode!(DirectoryMode);
 
 #[cfg(test)]
 mod tests {
@@ -191,10 +164,8 @@ mod tests {
         assert_eq!(FileMode::try_new(0o640).unwrap().to_string(), "0640");
         assert_eq!(DirectoryMode::try_new(0o750).unwrap().to_string(), "0750");
         assert_eq!(Modes::default(), Modes::PRIVATE);
-        assert_eq!(
-            (FileMode::PRIVATE.to_string(), DirectoryMode::PRIVATE.to_string()),
-            ("0600".into(), "0700".into())
-        );
+        assert_eq!(FileMode::PRIVATE.to_string(), "0600");
+        assert_eq!(DirectoryMode::PRIVATE.to_string(), "0700");
     }
 
     #[test]

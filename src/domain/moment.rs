@@ -1,17 +1,14 @@
-//! The time and the chance that a decision is given, so that the core needs neither a clock nor a
-//! generator.
+//! The time and the chance that a decision is given: the core has no clock and no generator.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// One moment, seen on both clocks: intervals are measured on the first, records and files carry
-/// the second.
+/// One moment on both clocks: the first measures intervals, the second goes into records and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// Monotonic time since the program started; a jump of the wall clock does not touch it.
     pub since_start: Duration,
-    /// The wall clock, UTC.
     pub wall: Timestamp,
 }
 
@@ -20,16 +17,13 @@ pub struct Moment {
 pub struct Unit(f64);
 
 impl Unit {
-    /// The middle: no jitter either way.
     pub const HALF: Self = Self(0.5);
 
     /// Clamps any number into the range; not-a-number becomes zero.
-    #[must_use]
     pub fn clamped(value: f64) -> Self {
         if value.is_nan() { Self(0.0) } else { Self(value.clamp(0.0, 1.0)) }
     }
 
-    #[must_use]
     pub fn get(self) -> f64 {
         self.0
     }

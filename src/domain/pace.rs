@@ -3,39 +3,33 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// View calls that may go out at once after a quiet time; the contract's `requests_per_second`
-/// names it.
+/// View calls that may go out at once after a quiet time, as the contract says.
 pub const BURST: u32 = 10;
 
 /// A bucket that refills evenly and never holds more than [`BURST`] calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Time one call costs.
     cost: Duration,
     /// The bucket is full at this time, since the program's start; a call moves it on by its cost.
     full_at: Duration,
 }
 
 impl Pace {
-    /// A full bucket.
-    #[must_use]
     pub fn new(requests_per_second: NonZeroU32) -> Self {
         Self { cost: Duration::from_secs(1) / requests_per_second.get(), full_at: Duration::ZERO }
     }
 
-    /// The same bucket with another budget from now on.
     #[must_use]
     pub fn with_budget(self, requests_per_second: NonZeroU32) -> Self {
         Self { full_at: self.full_at, ..Self::new(requests_per_second) }
     }
 
     /// When the next call may go out; now or earlier means now.
-    #[must_use]
     pub fn ready_at(&self) -> Duration {
         self.full_at.saturating_sub(self.cost * (BURST - 1))
     }
 
-    /// Spends one call. Say so only when [`Pace::ready_at`] has come.
+    /// Spends one call, once [`Pace::ready_at`] has come.
     pub fn spend(&mut self, now: Duration) {
         self.full_at = self.full_at.max(now).saturating_add(self.cost);
     }

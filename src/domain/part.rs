@@ -15,8 +15,6 @@ pub struct PartKey {
 }
 
 impl PartKey {
-    /// The final file name, `part-00001-<file_id>.json`.
-    #[must_use]
     pub fn file_name(&self) -> String {
         format!("part-{:05}-{}.json", self.number, self.file_id)
     }

@@ -8,19 +8,16 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// An observation this soon after another replaces it, so that a window holds few.
 const SPACING: Duration = Duration::from_millis(500);
 
-/// The rate of a count that is observed now and then. A count that falls, as when a part starts
-/// over, subtracts nothing.
+/// The rate of a count that is observed now and then. A count that falls subtracts nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Rate {
-    /// The count at the last look.
     count: u64,
-    /// When it was looked at, and what had been added until then.
+    /// When the count was observed, and what had been added until then.
     looks: VecDeque<(Duration, u64)>,
 }
 
 impl Rate {
-    /// Takes the count at `now`. Returns the rate per second; zero if no earlier observation is
-    /// recent enough.
+    /// Takes the count at `now`. Returns the rate per second; zero without a recent observation.
     pub fn observe(&mut self, count: u64, now: Duration) -> u64 {
         let added = self
             .looks

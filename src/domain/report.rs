@@ -23,9 +23,7 @@ pub enum RemoteStatus {
 }
 
 impl RemoteStatus {
-    /// Reads the API's word; anything it does not know becomes [`RemoteStatus::Unrecognized`],
-    /// escaped and cut.
-    #[must_use]
+    /// Reads the API's word. An unknown one is escaped and cut.
     pub fn parse(word: &str) -> Self {
         match word {
             "CREATED" => Self::Created,
@@ -37,7 +35,6 @@ impl RemoteStatus {
         }
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::Created => "CREATED",
@@ -50,15 +47,12 @@ impl RemoteStatus {
     }
 }
 
-/// One file of an export, as a view lists it. Its `url` is not kept: the download call is rebuilt
-/// from the ID.
+/// One file of an export, as a view lists it. Its `url` is not kept: the ID is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartListing {
-    /// The file's ID, the identity of the part.
     pub file_id: FileId,
     /// The part number, from 1, if the API gave one.
     pub number: Option<u32>,
-    /// The size in bytes, if the API gave one.
     pub declared_bytes: Option<u64>,
 }
 
@@ -74,7 +68,6 @@ pub struct ReportFacts {
     pub completion_date: Option<Timestamp>,
 }
 
-/// A well-formed answer to one view call.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub export: ExportId,

@@ -1,9 +1,7 @@
-//! Whether a partial file may be continued, and what a store's answer means for it. Pure: headers
-//! in, verdict out.
+//! Whether a partial file may be continued, and what a store's answer means for it. Pure.
 //!
 //! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are
-//! appended only on a 206 that starts exactly where the partial ends, with the same total and the
-//! same strong validator.
+//! appended only on a 206 that starts at the end of the partial, with equal total and validator.
 
 use super::part::{PartKey, Sha256};
 
@@ -13,7 +11,6 @@ pub struct StrongEtag(String);
 
 impl StrongEtag {
     /// Reads an `ETag` value; a weak or malformed one is of no use for ranges.
-    #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
         let inner = value.strip_prefix('"')?.strip_suffix('"')?;
         let valid = !inner.is_empty()
@@ -21,19 +18,15 @@ impl StrongEtag {
         (valid && value.len() <= 512).then(|| Self(value.to_owned()))
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The most that a power cut costs of a part, if the store sent a validator: all bytes but the last
-/// 16 MiB are durable and on record. Each checkpoint costs a sync of the disk.
+/// The most of a part that a power cut costs with a validator. Each checkpoint costs a sync.
 pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 
-/// Whether a part is too small for checkpoints: it is downloaded again instead. A part of unknown
-/// length counts as large.
-#[must_use]
+/// Whether a part, of known length, is too small for checkpoints: it is downloaded again instead.
 pub fn is_small(declared_bytes: Option<u64>) -> bool {
     declared_bytes.is_some_and(|declared| declared < CHECKPOINT_BYTES)
 }
@@ -50,12 +43,10 @@ pub struct Prefix {
 pub struct ResumePoint {
     /// Bytes at the start of the partial that were made durable.
     pub bytes: u64,
-    /// Their SHA-256. Only this makes them trustworthy: the partial on disk may be newer than the
-    /// record, started over with another version of the file.
+    /// Only this makes the bytes trustworthy: the partial may be newer than the record.
     pub sha256: Sha256,
     /// Length of the whole file, according to the answer that the bytes came from.
     pub total_bytes: u64,
-    /// The validator of that answer.
     pub etag: StrongEtag,
 }
 
@@ -66,7 +57,6 @@ pub struct ResumablePart {
     pub point: ResumePoint,
 }
 
-/// What to ask the store for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     FromStart,
@@ -75,7 +65,6 @@ pub enum Plan {
 }
 
 /// Continues if some bytes are there, some are missing, and the length is still what the API says.
-#[must_use]
 pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> Plan {
     match point {
         Some(point)
@@ -89,7 +78,6 @@ pub fn plan_resume(point: Option<ResumePoint>, declared_bytes: Option<u64>) -> P
     }
 }
 
-/// The headers that the judgement needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseHead {
     pub status: u16,
@@ -104,13 +92,10 @@ pub struct ResponseHead {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The body is the whole file, from its first byte; with its length if that is known.
+    /// The body is the whole file, with its length if that is known.
     Whole { total_bytes: Option<u64> },
     /// The body is exactly what the partial lacks.
-    Append {
-        /// Expected length of the whole file.
-        total_bytes: u64,
-    },
+    Append { total_bytes: u64 },
     /// The partial cannot be continued; drop it and ask for the whole file.
     StartOver { reason: &'static str },
     /// 400, 401, 403 or 410: this link does not work, a fresh one may.
@@ -119,13 +104,8 @@ pub enum Verdict {
     Gone,
     /// 429 or 503.
     Busy,
-    /// Anything else that is not a body we want.
-    Refused {
-        /// Why, in words, safe to show.
-        reason: String,
-        /// Whether the answer contradicts the listing.
-        listing_in_doubt: bool,
-    },
+    /// Any other answer, in words that are safe to show. It may contradict the listing.
+    Refused { reason: String, listing_in_doubt: bool },
 }
 
 /// Judges the head of a store's answer to `plan`; redirects were followed before.
@@ -234,13 +214,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn point() -> ResumePoint {
-        let sha256 = Sha256::new([0; 32]);
-        ResumePoint {
-            bytes: 40,
-            sha256,
-            total_bytes: 100,
-            etag: StrongEtag::parse("\"v1\"").unwrap(),
-        }
+        let etag = StrongEtag::parse("\"v1\"").unwrap();
+        ResumePoint { bytes: 40, sha256: Sha256::new([0; 32]), total_bytes: 100, etag }
     }
 
     fn partial_answer() -> ResponseHead {
@@ -252,6 +227,11 @@ mod tests {
             etag: Some("\"v1\"".to_owned()),
             ..ResponseHead::default()
         }
+    }
+
+    fn whole_answer(bytes: u64) -> ResponseHead {
+        let content_length = Some(bytes);
+        ResponseHead { status: 200, content_length, framed: true, ..ResponseHead::default() }
     }
 
     #[test]
@@ -267,14 +247,10 @@ mod tests {
         assert_eq!(plan_resume(Some(point()), Some(100)), Plan::Continue(point()));
         assert_eq!(plan_resume(Some(point()), None), Plan::Continue(point()));
         assert_eq!(plan_resume(Some(point()), Some(99)), Plan::FromStart);
-        assert_eq!(
-            plan_resume(Some(ResumePoint { bytes: 0, ..point() }), Some(100)),
-            Plan::FromStart
-        );
-        assert_eq!(
-            plan_resume(Some(ResumePoint { bytes: 100, ..point() }), Some(100)),
-            Plan::FromStart
-        );
+        for bytes in [0, 100] {
+            let point = ResumePoint { bytes, ..point() };
+            assert_eq!(plan_resume(Some(point), Some(100)), Plan::FromStart, "{bytes}");
+        }
         assert_eq!(plan_resume(None, Some(100)), Plan::FromStart);
     }
 
@@ -301,35 +277,22 @@ mod tests {
         ] {
             assert!(matches!(judge(&head), Verdict::StartOver { .. }), "{head:?}");
         }
-        let whole = ResponseHead {
-            status: 200,
-            content_length: Some(100),
-            framed: true,
-            ..ResponseHead::default()
-        };
-        assert_eq!(judge(&whole), Verdict::Whole { total_bytes: Some(100) });
+        assert_eq!(judge(&whole_answer(100)), Verdict::Whole { total_bytes: Some(100) });
     }
 
     #[test]
     fn a_whole_answer_must_match_the_declared_size_and_be_framed() {
         let judge =
             |declared, head: ResponseHead| judge_response(&Plan::FromStart, declared, &head);
-        let ok = ResponseHead {
-            status: 200,
-            content_length: Some(5),
-            framed: true,
-            ..ResponseHead::default()
-        };
+        let ok = whole_answer(5);
         let unframed = ResponseHead { status: 200, ..ResponseHead::default() };
         let chunked = ResponseHead { framed: true, ..unframed.clone() };
         assert_eq!(judge(Some(5), ok.clone()), Verdict::Whole { total_bytes: Some(5) });
         assert_eq!(judge(None, ok.clone()), Verdict::Whole { total_bytes: Some(5) });
         assert_eq!(judge(Some(5), unframed.clone()), Verdict::Whole { total_bytes: Some(5) });
         assert_eq!(judge(None, chunked.clone()), Verdict::Whole { total_bytes: None });
-        assert!(matches!(
-            judge(Some(6), ok.clone()),
-            Verdict::Refused { listing_in_doubt: true, .. }
-        ));
+        let other_size = judge(Some(6), ok.clone());
+        assert!(matches!(other_size, Verdict::Refused { listing_in_doubt: true, .. }));
         assert!(matches!(judge(None, unframed), Verdict::Refused { .. }));
         for content_type in ["text/html; charset=utf-8", "application/xml", "image/svg+xml"] {
             let page = ResponseHead { content_type: Some(content_type.into()), ..ok.clone() };

@@ -24,8 +24,6 @@ impl RetryPolicy {
     /// A ladder that doubles from one millisecond reaches 17 years.
     pub const STEPS: usize = 40;
 
-    /// # Errors
-    /// If the first ceiling is zero, or a later one is below the one before it.
     pub fn try_new(ceilings: [Duration; Self::STEPS]) -> Result<Self, RetryPolicyError> {
         if ceilings[0].is_zero() || !ceilings.is_sorted() {
             return Err(RetryPolicyError);
@@ -33,19 +31,15 @@ impl RetryPolicy {
         Ok(Self { ceilings })
     }
 
-    #[must_use]
     pub fn initial(&self) -> Duration {
         self.ceilings[0]
     }
 
-    #[must_use]
     pub fn max(&self) -> Duration {
         self.ceilings[Self::STEPS - 1]
     }
 
-    /// The wait after the `attempt`-th fault in a row (from 1): between half the ceiling and the
-    /// ceiling.
-    #[must_use]
+    /// The wait after fault number `attempt` in a row (from 1): half the ceiling to the ceiling.
     pub fn delay(&self, attempt: u32, jitter: Unit) -> Duration {
         let step = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
         let ceiling = self.ceilings[step.min(Self::STEPS - 1)];

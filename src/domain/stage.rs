@@ -1,5 +1,5 @@
-//! The one vocabulary of where an export stands and what it waits for. The state, the read model,
-//! the status document, the table, the page and the metrics all use these words.
+//! The vocabulary of where an export stands and what it waits for. The state, the read model, the
+//! status document, the table, the page and the metrics all use these words.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -18,7 +18,6 @@ pub enum Stage {
     New,
     /// The API is asked until it reports SUCCESS or ERROR.
     Polling,
-    /// Parts are downloaded.
     Fetching,
     /// Every part is here; `manifest.json` is not yet durable.
     Sealing,
@@ -35,7 +34,6 @@ impl Stage {
     pub const LIVE: &[Self] =
         &[Self::Polling, Self::Fetching, Self::Sealing, Self::Whole, Self::Failing, Self::Failed];
 
-    #[must_use]
     pub fn of(state: &WatchState) -> Self {
         match state {
             WatchState::Polling(_) => Self::Polling,
@@ -47,7 +45,6 @@ impl Stage {
         }
     }
 
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -61,42 +58,30 @@ impl Stage {
     }
 
     /// Reads [`Stage::as_str`] back; `None` if a later version of this program wrote it.
-    #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         let mut all = Self::LIVE.iter().copied().chain([Self::New]);
         all.find(|stage| stage.as_str() == word)
     }
 
     /// Whether an export leaves this stage only if a person asks for it.
-    #[must_use]
     pub fn is_settled(self) -> bool {
         matches!(self, Self::Whole | Self::Failed)
     }
 }
 
-/// Why something waits or is tried again. `as_str` is its word in the status document and in the
-/// metrics.
+/// Why something waits or is tried again, explained by [`Wait::words`]. `as_str` is its stable
+/// word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The API asks for fewer requests.
     Throttled,
-    /// The API is unavailable, or does not know its own route.
     Unavailable,
-    /// The API refuses the REST API key.
     Unauthorized,
-    /// The API refuses the request for every export of a project.
     Rejected,
-    /// A temporary fault of the network, or an answer that breaks the protocol.
     Fault,
-    /// The store refused three fresh links in a row.
     LinkRefused,
-    /// The store no longer has the file; the next view tells whether it is still listed.
     Gone,
-    /// The store asks for fewer requests.
     StoreBusy,
-    /// The download directory cannot be used.
     Disk,
-    /// The state cannot be written.
     State,
 }
 
@@ -121,7 +106,6 @@ impl Cause {
     ];
 
     /// Why a poll with this outcome is tried again; `None` if it did what it had to do.
-    #[must_use]
     pub fn of_poll(outcome: &ViewOutcome) -> Option<Self> {
         match outcome {
             ViewOutcome::Report(_) | ViewOutcome::NotFound(_) | ViewOutcome::Rejected(_) => None,
@@ -131,7 +115,6 @@ impl Cause {
     }
 
     /// Why a part that ended so is tried again; `None` if it is not, or if nothing was tried.
-    #[must_use]
     pub fn of_part(failure: &PartFailure) -> Option<Self> {
         let PartFailure::Failed { fault, .. } = failure else { return None };
         match fault {
@@ -155,7 +138,6 @@ impl Cause {
         }
     }
 
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Throttled => "throttled",
@@ -172,7 +154,6 @@ impl Cause {
     }
 }
 
-/// Something waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
     pub cause: Cause,
@@ -185,20 +166,17 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// A wait for something that nobody can name, and whose next try has no set time.
+    /// A wait for something that has no name, and whose next try has no set time.
     #[must_use]
     pub fn on(cause: Cause) -> Self {
         Self { cause, project: None, subject: None, until: None }
     }
 
     /// Whether a call is under way that finds out if the wait is over.
-    #[must_use]
     pub fn is_asking(&self) -> bool {
         self.until.is_none() && !matches!(self.cause, Cause::Disk | Cause::State)
     }
 
-    /// What happened.
-    #[must_use]
     pub fn words(&self) -> String {
         let words = match self.cause {
             Cause::Throttled => "the API asks for fewer requests",
@@ -219,7 +197,6 @@ impl Wait {
     }
 
     /// What a person can do about it.
-    #[must_use]
     pub fn advice(&self) -> String {
         let words = match self.cause {
             Cause::Throttled => {
@@ -256,14 +233,12 @@ impl Wait {
     }
 }
 
-/// What waits as a whole because something answered `Retry-After`. `Display` is its key in the
-/// state.
+/// What waits because something answered `Retry-After`. `Display` is its key in the state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PauseScope {
     Project(ProjectDigest),
     /// The API, and with it every project.
     Origin,
-    /// One object store.
     Host(String),
     /// A scope that a later version of this program recorded.
     Unknown(String),

@@ -1,12 +1,9 @@
-//! Text that a server sent, made safe to show: escaped, cut, and with the secrets we know taken
-//! out.
+//! Text that a server sent, made safe to show.
 
-/// Longest excerpt of a server's words in a log line or an error, in characters.
+/// Longest excerpt of a server's words, in characters.
 const SHOWN_CHARACTERS: usize = 200;
 
-/// A server's words for people: control characters escaped, cut to 200 characters, every listed
-/// secret replaced.
-#[must_use]
+/// A server's words for people: controls escaped, cut to 200 characters, secrets replaced.
 pub fn shown(text: &str, secrets: &[&str]) -> String {
     let mut clean = text.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
@@ -23,8 +20,6 @@ pub fn shown(text: &str, secrets: &[&str]) -> String {
     out
 }
 
-/// A text with its control characters escaped.
-#[must_use]
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     text.chars().for_each(|character| push_escaped(&mut out, character));
@@ -32,8 +27,7 @@ pub fn escaped(text: &str) -> String {
 }
 
 fn push_escaped(out: &mut String, character: char) {
-    // Beyond control characters: the bidirectional overrides and line separators that can disguise
-    // a log line.
+    // The bidirectional overrides and line separators can disguise a log line, too.
     let disguises = matches!(
         character,
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'

@@ -1,5 +1,4 @@
-//! Every system call that this room makes on a file's way to its final name. Each is a point
-//! (`failpoint`), named after its file.
+//! Every system call on a file's way to its final name; each is a failpoint, named after its file.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -68,13 +67,11 @@ pub(super) fn allocate(file: &File, name: &str, bytes: u64) -> rustix::io::Resul
     call("allocate", name, || fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes))
 }
 
-/// fsync of a file.
 pub(super) fn sync(file: &File, name: &str) -> rustix::io::Result<()> {
     let covers = record::position();
     call("sync", name, || fs::fsync(file)).inspect(|()| record::synced(file, covers))
 }
 
-/// fdatasync of a file.
 pub(super) fn sync_data(file: &File, name: &str) -> rustix::io::Result<()> {
     let covers = record::position();
     call("datasync", name, || fs::fdatasync(file)).inspect(|()| record::synced(file, covers))
@@ -88,8 +85,7 @@ pub(super) fn sync_folder(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
 
 /// Gives an open file a name, which must be free.
 pub(super) fn link_file(file: &File, dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
-    // Through /proc, because linkat on the descriptor itself (AT_EMPTY_PATH) needs a capability on
-    // most kernels: open(2).
+    // Through /proc: linkat on the descriptor itself needs a capability on most kernels (open(2)).
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     call("link", name, || fs::linkat(fs::CWD, descriptor, dir, name, AtFlags::SYMLINK_FOLLOW))
         .inspect(|()| record::linked(dir, name))

@@ -1,5 +1,4 @@
-//! An open directory. Names are resolved against its descriptor, so a path that changes meanwhile
-//! cannot lead elsewhere.
+//! An open directory. Names are resolved against its descriptor, not against its path.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,14 +13,13 @@ use super::mode::{correct, settle_file_mode};
 use super::{DurableError, calls};
 use crate::domain::modes::{DirectoryMode, FileMode};
 
-/// An open directory and the path it was opened by, for messages.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// Which directory it is, whatever its path.
+/// The identity of a directory, whatever its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     device: u64,
@@ -41,9 +39,6 @@ const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFl
 
 impl Dir {
     /// Opens the directory that the operator named; links in the path are followed.
-    ///
-    /// # Errors
-    /// If it is not there, is no directory, or may not be read.
     pub fn open(path: &Path) -> Result<Self, DurableError> {
         calls::open(fs::CWD, path, OPEN_DIRECTORY)
             .map(|fd| Self { fd, path: path.to_owned() })
@@ -60,9 +55,6 @@ impl Dir {
 
     /// Opens a directory and durably makes what is missing of its path: the directory itself with
     /// `mode`, its parents with `parents_mode`.
-    ///
-    /// # Errors
-    /// If a part of the path is no directory, or cannot be made or synced.
     pub fn create_all(
         path: &Path,
         mode: DirectoryMode,
@@ -82,15 +74,11 @@ impl Dir {
         Self::open(path)
     }
 
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Opens the directory `name` in this one, if there is one.
-    ///
-    /// # Errors
-    /// If `name` is something else than a directory, or cannot be opened.
     pub fn child(&self, name: &str) -> Result<Option<Self>, DurableError> {
         let path = self.path.join(name);
         match calls::open(self.fd.as_fd(), Path::new(name), OPEN_DIRECTORY | OFlags::NOFOLLOW) {
@@ -100,14 +88,10 @@ impl Dir {
         }
     }
 
-    /// Opens the directory `name` in this one, and makes it with `mode` if it is missing. Its name
-    /// is durable on return.
-    ///
-    /// # Errors
-    /// If `name` is something else than a directory, or cannot be made, opened or synced.
+    /// Opens or makes the directory `name` in this one. Its name is durable on return.
     pub fn make_child(&self, name: &str, mode: DirectoryMode) -> Result<Self, DurableError> {
         self.make(OsStr::new(name), mode)?;
-        // Also if it was there before: the process that made it may have died before this.
+        // If it was there before, the process that made it may have died before this.
         self.sync()?;
         let missing = || DurableError::new("open folder", self.path.join(name), Errno::NOENT);
         self.child(name)?.ok_or_else(missing)
@@ -123,14 +107,13 @@ impl Dir {
         }
     }
 
-    /// Gives a folder that was just made the bits that a umask or a default ACL has kept from it.
+    /// Gives a new folder the bits that a umask or a default ACL withheld.
     fn settle_mode(&self, name: &OsStr, mode: DirectoryMode) -> rustix::io::Result<()> {
         let found = fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let chmod = |mode| fs::chmodat(&self.fd, name, mode, AtFlags::empty());
         correct(Mode::from_raw_mode(found.st_mode), Mode::from_raw_mode(mode.bits()), chmod)
     }
 
-    /// Makes the names in this directory durable.
     pub fn sync(&self) -> Result<(), DurableError> {
         self.sync_name("")
     }
@@ -155,7 +138,6 @@ impl Dir {
         Ok(names)
     }
 
-    /// Opens whatever has this name.
     pub fn entry(&self, name: &str) -> Result<Entry, DurableError> {
         let failed = |errno| DurableError::new("open", self.path.join(name), errno);
         // Non-blocking, because opening a pipe without a writer would block for ever.
@@ -167,15 +149,12 @@ impl Dir {
             Err(errno) => return Err(failed(errno)),
         };
         let stat = fs::fstat(&fd).map_err(failed)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {
-                Ok(Entry::Regular(File::from(fd), u64::try_from(stat.st_size).unwrap_or_default()))
-            }
-            _ => Ok(Entry::Other),
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(Entry::Other);
         }
+        Ok(Entry::Regular(File::from(fd), u64::try_from(stat.st_size).unwrap_or_default()))
     }
 
-    /// Whether anything has that name.
     pub fn exists(&self, name: &str) -> Result<bool, DurableError> {
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
@@ -196,10 +175,7 @@ impl Dir {
             .map_err(|errno| DurableError::new("sync", self.path.join(name), errno))
     }
 
-    /// Shows `visit` the first `length` bytes of an existing file.
-    ///
-    /// # Errors
-    /// If they cannot be read, or are not there.
+    /// Shows `visit` the first `length` bytes of an existing file. It fails if they are not there.
     pub fn read_entry(
         &self,
         name: &str,
@@ -218,7 +194,6 @@ impl Dir {
     }
 
     /// The file system's name if it is a usual one, else its number in Linux.
-    #[must_use]
     pub fn file_system(&self) -> String {
         let Ok(stat) = fs::fstatfs(&self.fd) else { return "unknown file system".to_owned() };
         // linux/magic.h, the file systems that are known to lack a rename flag.
@@ -232,23 +207,17 @@ impl Dir {
     }
 
     /// An error about this directory, for a fault that is not a failed system call.
-    #[must_use]
     pub fn failed(&self, operation: &'static str, errno: Errno) -> DurableError {
         DurableError::new(operation, &self.path, errno)
     }
 
-    /// Which directory this is.
     pub fn identity(&self) -> Result<Identity, DurableError> {
         fs::fstat(&self.fd)
             .map(|stat| Identity::of(&stat))
             .map_err(|errno| DurableError::new("look at", &self.path, errno))
     }
 
-    /// Makes `name` a durable empty file, 0600, for a library that then works with it. It must not
-    /// exist yet.
-    ///
-    /// # Errors
-    /// If it is there, or cannot be made or synced.
+    /// Makes `name` a durable empty file, 0600, for a library. It must not exist yet.
     pub fn create_empty(&self, name: &str) -> Result<(), DurableError> {
         drop(self.create_file(name, FileMode::PRIVATE)?);
         self.sync()
@@ -256,31 +225,30 @@ impl Dir {
 
     /// Creates the file `name`, open for reading and writing; there must be none yet.
     pub(super) fn create_file(&self, name: &str, mode: FileMode) -> Result<File, DurableError> {
-        let failed = |errno| DurableError::new("create", self.path.join(name), errno);
-        let mode = Mode::from_raw_mode(mode.bits());
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = calls::create(&self.fd, name, flags, mode).map_err(failed)?;
-        settle_file_mode(&fd, mode).map_err(failed)?;
-        Ok(File::from(fd))
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        self.create(name, flags, mode)
+            .map_err(|errno| DurableError::new("create", self.path.join(name), errno))
     }
 
-    /// Creates a file without a name, open for reading and writing. It is gone when it is closed;
-    /// `name` is what it would be called.
+    /// Creates a file without a name, which is gone when it is closed. `name` is what it may get.
     pub(super) fn create_unnamed_file(
         &self,
         name: &str,
         mode: FileMode,
     ) -> Result<File, DurableError> {
-        let failed = |errno| DurableError::new("create a file in", &self.path, errno);
+        self.create(name, OFlags::TMPFILE, mode)
+            .map_err(|errno| DurableError::new("create a file in", &self.path, errno))
+    }
+
+    fn create(&self, name: &str, flags: OFlags, mode: FileMode) -> rustix::io::Result<File> {
         let mode = Mode::from_raw_mode(mode.bits());
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let fd = calls::create(&self.fd, name, flags, mode).map_err(failed)?;
-        settle_file_mode(&fd, mode).map_err(failed)?;
+        let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
+        let fd = calls::create(&self.fd, name, flags, mode)?;
+        settle_file_mode(&fd, mode)?;
         Ok(File::from(fd))
     }
 
-    /// Gives a file without a name this one, unless it is taken; whether it got it.
+    /// Gives a file without a name this one. Returns whether the name was free.
     pub(super) fn name_file(&self, file: &File, name: &str) -> Result<bool, DurableError> {
         match calls::link_file(file, &self.fd, name) {
             Ok(()) => Ok(true),
@@ -289,8 +257,8 @@ impl Dir {
         }
     }
 
-    /// Opens the regular file `name` for reading and writing, and gives it this mode; `None` if it
-    /// has another owner, so that its mode cannot be changed.
+    /// Opens the regular file `name` for reading and writing with this mode; `None` if another
+    /// owner does not let the mode change.
     pub(super) fn open_file(
         &self,
         name: &str,
@@ -375,10 +343,8 @@ mod tests {
         let dir = Dir::open(root.path()).unwrap();
         let shared = DirectoryMode::try_new(0o750).unwrap();
         dir.make_child("a", shared).unwrap().make_child("b", shared).unwrap();
-        assert_eq!(
-            [mode(&root.path().join("a")), mode(&root.path().join("a/b"))],
-            [0o2750, 0o2750]
-        );
+        let made = ["a", "a/b"].map(|name| mode(&root.path().join(name)));
+        assert_eq!(made, [0o2750, 0o2750]);
         // As a umask of 077 would have left it.
         set("a", 0o2700);
         dir.settle_mode(OsStr::new("a"), shared).unwrap();
@@ -420,11 +386,8 @@ mod tests {
         let dir = Dir::open(root.path()).unwrap();
         for name in ["link", "file"] {
             assert_eq!(dir.child(name).unwrap_err().class(), ErrorClass::WrongKind, "{name}");
-            assert_eq!(
-                dir.make_child(name, DirectoryMode::PRIVATE).unwrap_err().class(),
-                ErrorClass::WrongKind,
-                "{name}"
-            );
+            let error = dir.make_child(name, DirectoryMode::PRIVATE).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::WrongKind, "{name}");
         }
     }
 

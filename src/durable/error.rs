@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-/// A file system operation that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {operation} {}: {}", .path.display(), io::Error::from(*.errno))]
 pub struct DurableError {
@@ -16,18 +15,12 @@ pub struct DurableError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// No room: blocks, inodes or quota.
     NoSpace,
-    /// The file system is mounted read-only.
     ReadOnly,
-    /// The device failed.
     Io,
-    /// Something already has that name.
     Occupied,
-    /// Nothing has that name.
     Missing,
-    /// Something of the wrong kind has that name: a symbolic link, a folder, or a file instead of a
-    /// folder.
+    /// A link, a folder, or a file instead of a folder has that name.
     WrongKind,
     Denied,
     /// This process, or the machine, has run out of descriptors or memory.
@@ -50,12 +43,10 @@ impl DurableError {
         Self::new(operation, path, Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self.errno {
             Errno::NOSPC | Errno::DQUOT => ErrorClass::NoSpace,
@@ -72,7 +63,6 @@ impl DurableError {
         }
     }
 
-    #[must_use]
     pub fn is_space(&self) -> bool {
         self.class() == ErrorClass::NoSpace
     }
@@ -85,10 +75,8 @@ mod tests {
     #[test]
     fn a_message_names_operation_path_and_cause() {
         let error = DurableError::new("create", "/srv/x", Errno::NOSPC);
-        assert_eq!(
-            error.to_string(),
-            "cannot create /srv/x: No space left on device (os error 28)"
-        );
+        let words = "cannot create /srv/x: No space left on device (os error 28)";
+        assert_eq!(error.to_string(), words);
         assert!(error.is_space());
     }
 

@@ -1,24 +1,19 @@
-//! Giving new files and folders exactly the mode that was asked for.
+//! Gives new files and folders exactly the mode that was asked for.
 
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
-/// A umask may have removed bits from a new file, or a default ACL added some. The mode is changed
-/// only then, because a change costs an update of the inode.
+/// A umask may have removed bits, or a default ACL added some. A change costs an inode update.
 pub(super) fn settle_file_mode(file: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
-    if Mode::from_raw_mode(fs::fstat(file)?.st_mode) == mode {
-        Ok(())
-    } else {
-        fs::fchmod(file, mode)
-    }
+    let found = Mode::from_raw_mode(fs::fstat(file)?.st_mode);
+    if found == mode { Ok(()) } else { fs::fchmod(file, mode) }
 }
 
 /// Changes the mode of a new folder if its permission bits are wrong. In a setgid folder the kernel
-/// has made it setgid too, so that its files get the same group. A change without that bit would
-/// clear it, and a change with it may be forbidden (EPERM under systemd's `RestrictSUIDSGID=`).
-/// Then the permissions matter more.
+/// has set that bit too, so that files get the same group. A change without the bit clears it, and
+/// a change with it may be forbidden (EPERM under systemd's `RestrictSUIDSGID=`).
 pub(super) fn correct(
     found: Mode,
     wanted: Mode,

@@ -18,13 +18,11 @@ pub(super) struct Working {
     pub(super) name_synced: bool,
 }
 
-/// A working file whose bytes are durable.
 #[derive(Debug)]
 #[must_use]
 pub struct Synced(Working);
 
-/// A file under its final name, which a power cut may still undo. It stays if it is dropped without
-/// [`Named::settle`].
+/// A file under its final name, which a power cut may still undo before [`Named::settle`].
 #[derive(Debug)]
 #[must_use]
 pub struct Named {
@@ -42,8 +40,8 @@ impl Working {
         DurableError::new(operation, self.dir.path().join(&self.name), errno)
     }
 
-    /// Removes the working file, unless its name now belongs to another file. If that fails, it is
-    /// removed when the export is prepared again.
+    /// Removes the working file, unless its name now belongs to another file. If that fails, the
+    /// next preparation of the export removes it.
     pub(super) fn discard(self) {
         if self.is_named && self.dir.names_file(&self.name, &self.file).unwrap_or(false) {
             drop(self.dir.remove(&self.name));
@@ -66,10 +64,6 @@ impl Synced {
     }
 
     /// Gives the file its final name in the same directory, never over an existing file.
-    ///
-    /// # Errors
-    /// [`CommitFailure`]; after [`CommitFailure::Failed`] both names are gone, as far as the file
-    /// system allows.
     pub fn name(self, final_name: &str, no_overwrite: NoOverwrite) -> Result<Named, CommitFailure> {
         let working = self.0;
         let published = if working.is_named {
@@ -106,10 +100,7 @@ impl Synced {
         Named::settle(vec![named]).map_err(CommitFailure::Failed)
     }
 
-    /// Keeps the working file under its working name, and makes that durable too.
-    ///
-    /// # Errors
-    /// If it cannot be named, or the directory cannot be synced; then the working file is deleted.
+    /// Keeps the working file under its working name, durably. If that fails, it is deleted.
     pub fn keep(self) -> Result<(), DurableError> {
         let working = self.0;
         if !working.is_named {
@@ -130,11 +121,8 @@ impl Synced {
 }
 
 impl Named {
-    /// Makes the names of a group of files durable, with one sync of each directory.
-    ///
-    /// # Errors
-    /// If a directory cannot be synced. Then its names might not survive a power cut, so none of
-    /// the group stays visible.
+    /// Makes the names of a group of files durable, with one sync of each directory. If one fails,
+    /// its names might not survive a power cut, so none of the group stays visible.
     #[expect(clippy::needless_pass_by_value, reason = "the names are spent, whatever comes of it")]
     pub fn settle(group: Vec<Self>) -> Result<(), DurableError> {
         let mut synced: Vec<&Arc<Dir>> = Vec::new();
@@ -237,10 +225,8 @@ pub(super) mod tests {
             panic!("committed over an existing file");
         };
         synced.discard();
-        assert_eq!(
-            (dir.names().unwrap(), std::fs::read(path).unwrap()),
-            (vec!["final".to_owned()], b"whole".to_vec())
-        );
+        assert_eq!(dir.names().unwrap(), ["final"]);
+        assert_eq!(std::fs::read(path).unwrap(), b"whole");
         unnamed(b"12345").keep().unwrap();
         let mut kept = Partial::reopen(&dir, ".work", 3, FileMode::PRIVATE).unwrap().unwrap();
         kept.write(b"x").unwrap();
@@ -262,11 +248,7 @@ pub(super) mod tests {
         let unsyncable = Arc::new(Dir::open_unsyncable(other_root.path()));
         let lost = synced(&unsyncable, b"whole").name("c", NoOverwrite::Rename).unwrap();
         Named::settle(vec![named("d", NoOverwrite::Rename), lost]).unwrap_err();
-        assert_eq!(
-            dir.names().unwrap(),
-            ["a", "b"],
-            "what was not told as committed is not visible"
-        );
+        assert_eq!(dir.names().unwrap(), ["a", "b"], "what is not committed is not visible");
         assert!(unsyncable.names().is_err() || !unsyncable.exists("c").unwrap());
     }
 
@@ -276,15 +258,12 @@ pub(super) mod tests {
         let verified = synced(&dir, b"verified");
         std::fs::remove_file(root.path().join(".work")).unwrap();
         File::create(root.path().join(".work")).unwrap();
-        assert!(matches!(
-            verified.commit("final", NoOverwrite::Rename),
-            Err(CommitFailure::Failed(_))
-        ));
-        assert_eq!(dir.names().unwrap(), [".work"], "and the other one's file stays");
+        let committed = verified.commit("final", NoOverwrite::Rename);
+        assert!(matches!(committed, Err(CommitFailure::Failed(_))));
+        assert_eq!(dir.names().unwrap(), [".work"], "the other file stays");
     }
 
-    /// Another thread uses the moment between the check of the working name and its rename, again
-    /// and again.
+    /// Another thread uses the moment between the check of the working name and its rename.
     #[test]
     fn a_working_name_taken_over_by_another_file_at_any_moment_gets_no_final_name() {
         let (root, dir) = dir();

@@ -1,4 +1,4 @@
-//! Gives a file a name that must be free, in the way that a probe of its directory has found.
+//! Gives a file a name that must be free, in the way that a probe of its directory found.
 
 use rustix::io::Errno;
 
@@ -8,10 +8,8 @@ use crate::domain::modes::FileMode;
 /// How a rename that never replaces a file is done here. There is no fallback to a plain rename.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoOverwrite {
-    /// `renameat2` with `RENAME_NOREPLACE`.
     Rename,
-    /// `linkat`, which refuses an existing name, and then `unlinkat`. A crash in between leaves
-    /// both names.
+    /// `linkat`, which refuses an existing name, then `unlinkat`. A crash may leave both names.
     Link,
 }
 
@@ -29,9 +27,6 @@ const PROBE_NAMES: [&str; 3] = [
 
 impl NoOverwrite {
     /// Finds out what the directory's file system supports; `None` if it supports neither.
-    ///
-    /// # Errors
-    /// If the directory cannot be written to.
     pub fn probe(dir: &Dir) -> Result<Option<Self>, DurableError> {
         for way in [Self::Rename, Self::Link] {
             let works = way.works(dir);
@@ -89,16 +84,12 @@ impl NoOverwrite {
 }
 
 /// Whether a probe uses this name: it is running, or a crash has left the file.
-#[must_use]
 pub fn is_probe_name(name: &str) -> bool {
     PROBE_NAMES.contains(&name)
 }
 
-/// Whether files can be made without a name here and be named later, so that a crash leaves nothing
-/// behind. If not, working files have names.
-///
-/// # Errors
-/// If the directory cannot be written to now; ask again.
+/// Whether files can be made without a name here and be named later: then a crash leaves nothing
+/// behind. An error says nothing about that; ask again.
 pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
     let name = PROBE_NAMES[0];
     dir.remove(name)?;
@@ -108,22 +99,15 @@ pub fn probe_unnamed(dir: &Dir) -> Result<bool, DurableError> {
     let found = dir.remove(name)?;
     match named {
         Ok(named) => Ok(named && found),
-        Err(error)
-            if matches!(
-                error.class(),
-                ErrorClass::NoSpace | ErrorClass::ReadOnly | ErrorClass::Io
-            ) =>
-        {
-            Err(error)
-        }
-        // EOPNOTSUPP: not supported by the file system. EISDIR: not by the kernel. ENOENT: no
-        // /proc.
-        Err(_) => Ok(false),
+        Err(error) => match error.class() {
+            ErrorClass::NoSpace | ErrorClass::ReadOnly | ErrorClass::Io => Err(error),
+            // EOPNOTSUPP: not by the file system. EISDIR: not by the kernel. ENOENT: no /proc.
+            _ => Ok(false),
+        },
     }
 }
 
-/// A way that replaced the file, or that the file system does not support (some answer EPERM to a
-/// hard link), does not work here.
+/// A way that replaced the file, or is not supported (some answer EPERM to a hard link).
 fn unsupported_or(answer: Result<Published, DurableError>) -> Result<bool, DurableError> {
     match answer {
         Ok(_) => Ok(false),
@@ -156,10 +140,7 @@ mod tests {
         let dir = Dir::open(root.path()).unwrap();
         assert!(probe_unnamed(&dir).unwrap());
         assert!(dir.names().unwrap().is_empty());
-        // The kernel's own file system of processes has no files to be made.
-        assert!(
-            !probe_unnamed(&Dir::open(std::path::Path::new("/proc/self/fdinfo")).unwrap())
-                .unwrap_or(false)
-        );
+        let procfs = Dir::open(std::path::Path::new("/proc/self/fdinfo")).unwrap();
+        assert!(!probe_unnamed(&procfs).unwrap_or(false), "no file can be made there");
     }
 }

@@ -1,5 +1,4 @@
-//! An answer whose body has not been read yet: the store's, or the API's if it sent the file itself
-//! instead of a link.
+//! An answer with an unread body: the store's, or the API's if it sent the file itself.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -17,25 +16,21 @@ use super::wire::WireBody;
 use crate::domain::resume::ResponseHead;
 use crate::transport::{DirectAnswer, TransportError};
 
-/// The head of an answer, and its unread body.
 pub(super) struct Answer {
     head: Parts,
-    body: OnItsWay,
+    body: Source,
 }
 
-enum OnItsWay {
-    /// From the store. The connection goes back at the body's complete end.
-    Store {
-        body: WireBody,
-        home: (Pool, Origin),
-    },
+/// The store's connection returns to its pool at the body's complete end.
+enum Source {
+    Store { body: WireBody, pooled: (Pool, Origin) },
     Api(reqwest::Body),
     Complete,
 }
 
 impl Answer {
-    pub(super) fn new(head: Parts, body: WireBody, home: (Pool, Origin)) -> Self {
-        Self { head, body: OnItsWay::Store { body, home } }
+    pub(super) fn new(head: Parts, body: WireBody, pooled: (Pool, Origin)) -> Self {
+        Self { head, body: Source::Store { body, pooled } }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -50,20 +45,17 @@ impl Answer {
         self.head.version
     }
 
-    /// The length of the rest of the body by its real framing: a `Content-Length` beside chunks
-    /// means nothing.
+    /// The length of the rest by its real framing: a `Content-Length` beside chunks means nothing.
     pub(super) fn content_length(&self) -> Option<u64> {
         match &self.body {
-            OnItsWay::Store { body, .. } => body.length(),
-            OnItsWay::Api(body) => body.size_hint().exact(),
-            OnItsWay::Complete => Some(0),
+            Source::Store { body, .. } => body.length(),
+            Source::Api(body) => body.size_hint().exact(),
+            Source::Complete => Some(0),
         }
     }
 
-    /// The facts of the head that [`judge_response`](crate::domain::resume::judge_response) needs.
     pub(super) fn head(&self) -> ResponseHead {
-        // A repeated header is one list (RFC 9110 section 5.3). Where one value is expected, the
-        // list does not parse.
+        // A repeated header is one list (RFC 9110 section 5.3), which does not parse as one value.
         let text = |name: HeaderName| {
             let values: Vec<_> = self
                 .headers()
@@ -90,11 +82,7 @@ impl Answer {
         }
     }
 
-    /// The next bytes of the body, `None` at its complete end. Cancel-safe. Bound it with a
-    /// timeout.
-    ///
-    /// # Errors
-    /// If the body was cut; the error never holds the URL.
+    /// The next bytes, `None` at the complete end. Cancel-safe. Bound it with a timeout.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, TransportError> {
         loop {
             match poll_fn(|cx| self.body.poll_frame(cx)).await {
@@ -105,8 +93,8 @@ impl Answer {
                     }
                 }
                 None => {
-                    let ended = std::mem::replace(&mut self.body, OnItsWay::Complete);
-                    if let OnItsWay::Store { body, home: (pool, origin) } = ended
+                    let ended = std::mem::replace(&mut self.body, Source::Complete);
+                    if let Source::Store { body, pooled: (pool, origin) } = ended
                         && let Some(wire) = body.into_open_wire()
                     {
                         pool.put(origin, wire);
@@ -118,7 +106,7 @@ impl Answer {
     }
 }
 
-impl OnItsWay {
+impl Source {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -136,6 +124,6 @@ impl OnItsWay {
 impl From<DirectAnswer> for Answer {
     fn from(answer: DirectAnswer) -> Self {
         let (head, body) = hyper::Response::<reqwest::Body>::from(answer.0).into_parts();
-        Self { head, body: OnItsWay::Api(body) }
+        Self { head, body: Source::Api(body) }
     }
 }

@@ -1,8 +1,7 @@
 //! The bandwidth cap: one bucket that all bodies share, and the debt of each.
 //!
-//! Before a body reads on, it pays by waiting for what it has received; meanwhile its connection
-//! fills up and TCP makes the sender wait. The cap counts what is read: each body may be ahead by a
-//! chunk and the buffers of its socket.
+//! Before a body reads on, it pays by waiting for what it has received; meanwhile TCP makes the
+//! sender wait. The cap counts what is read: a body may be ahead by a chunk and socket buffers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,18 +32,16 @@ impl SharedBucket {
     /// When `bytes` are paid for, as time since the beginning.
     pub(super) fn reserve(&self, bytes: u64) -> Duration {
         let now = self.since.elapsed();
-        // The arithmetic cannot panic. Even a poisoned lock would hold a valid bucket.
+        // The arithmetic cannot panic, so even a poisoned lock would hold a valid bucket.
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         now.saturating_add(bucket.reserve(now, bytes))
     }
 }
 
-/// The debt of one body for the bytes that it has received. If it is dropped in debt, the others
-/// pay: the bytes did arrive.
+/// The debt of one body for the bytes it has received. If it is dropped in debt, the others pay.
 #[derive(Debug)]
 pub(super) struct Debt {
     bucket: SharedBucket,
-    /// Received and not reserved yet.
     bytes: u64,
     /// When the slice that was reserved last is paid for.
     due: Option<Duration>,
@@ -64,7 +61,7 @@ impl Debt {
         self.bytes
     }
 
-    /// Pays whole slices until less than one is owed. So a turn is worth the same to every body,
+    /// Pays whole slices until less than one is owed: a turn is worth the same to every body,
     /// however small its chunks. Cancel-safe: no wait is repeated.
     pub(super) async fn pay_slices(&mut self) {
         self.pay(SLICE_BYTES).await;
@@ -173,10 +170,8 @@ mod tests {
         let (bucket, since) = (bucket(), Instant::now());
         let mut given_up = Debt::new(bucket.clone());
         given_up.add(600_000);
-        assert!(
-            timeout(SECOND / 10, given_up.pay_all()).await.is_err(),
-            "it is in the middle of paying"
-        );
+        let paying = timeout(SECOND / 10, given_up.pay_all()).await;
+        assert!(paying.is_err(), "it is in the middle of paying");
         drop(given_up);
         let mut next = Debt::new(bucket);
         next.add(400_000);
@@ -203,8 +198,7 @@ mod tests {
         }
         let ends = bodies.join_all().await;
         let (first, last) = (*ends.iter().min().unwrap(), *ends.iter().max().unwrap());
-        // Equal shares end together, but for the burst: one may have had it, and is ahead of each
-        // of the others by it.
+        // Equal shares end together, except for the burst, which one body may have had alone.
         let ahead = 3 * (BURST_BYTES + 2 * SLICE_BYTES);
         assert!(last - first <= time_of(BURST_BYTES + ahead), "{ends:?}");
         let due = time_of(4 * BODY_BYTES);

@@ -1,5 +1,4 @@
-//! Reads a body chunk by chunk, and checks its length, its pace and its first byte. Under a
-//! bandwidth cap it pays for the bytes.
+//! Reads a body chunk by chunk, and checks its length, its pace and its first byte.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,16 +13,13 @@ use crate::domain::checksum::PromisedChecksum;
 use crate::domain::resume::StrongEtag;
 use crate::transport::TransportError;
 
-/// Where the bytes of a body belong.
+/// Where the bytes of a body belong, and the length of the whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// At the start: the body is the whole file.
     Whole { total_bytes: Option<u64> },
     /// After what is there already.
-    Append {
-        /// Expected length of the whole file.
-        total_bytes: u64,
-    },
+    Append { total_bytes: u64 },
 }
 
 /// Why a body is of no use, or ended early. Safe to show.
@@ -38,24 +34,12 @@ pub enum BodyError {
         "only {bytes} bytes arrived within a minute of waiting, \
          fewer than download.min_rate requires"
     )]
-    TooSlow {
-        /// Bytes within the last minute of waiting.
-        bytes: u64,
-    },
-    /// More bytes than expected; reading stopped at the first one over.
+    TooSlow { bytes: u64 },
     #[error("the body is longer than the expected {total_bytes} bytes")]
-    TooLong {
-        /// Expected length of the whole file.
-        total_bytes: u64,
-    },
+    TooLong { total_bytes: u64 },
+    /// Both lengths include what was there before.
     #[error("the body ended after {bytes} of {total_bytes} bytes")]
-    EndedEarly {
-        /// Length reached, including what was there before.
-        bytes: u64,
-        /// Expected length of the whole file.
-        total_bytes: u64,
-    },
-    /// The API declared no size, and the body does not begin as a JSON file does.
+    EndedEarly { bytes: u64, total_bytes: u64 },
     #[error("the API declared no size, and the body does not begin with {{ or [")]
     NotJson,
 }
@@ -74,7 +58,6 @@ pub struct Body {
     pub promised: Vec<PromisedChecksum>,
     /// The validator to continue this file with later.
     pub etag: Option<StrongEtag>,
-    /// The host that answered, safe to show.
     pub host: String,
     answer: Answer,
     expected_bytes: Option<u64>,
@@ -96,7 +79,6 @@ pub(super) struct BodyFacts {
     pub(super) promised: Vec<PromisedChecksum>,
     pub(super) etag: Option<StrongEtag>,
     pub(super) host: String,
-    /// Where in the file the body begins.
     pub(super) position: u64,
     pub(super) size_declared: bool,
 }
@@ -132,13 +114,8 @@ impl Body {
     /// The next bytes; `None` once the body is complete in framing and length. Never empty.
     ///
     /// Under a bandwidth cap it first waits until earlier bytes are paid for; that counts as
-    /// neither stalled nor slow. An error does not wait.
-    ///
-    /// Cancel-safe: no byte is lost, and the time already waited counts on. An error stays: the
-    /// next call returns it again.
-    ///
-    /// # Errors
-    /// If the body is cut, stalls, drips, or is not of the expected length or kind.
+    /// neither stalled nor slow. Cancel-safe: no byte is lost, and the time already waited counts
+    /// on. After an error each call returns it again.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
             match (&self.end, &mut self.debt) {
@@ -172,8 +149,7 @@ impl Body {
 
     fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
         let bytes = chunk.len() as u64;
-        // No wait for the socket is longer than the stall timeout. Any more time went into another
-        // part's write on this thread.
+        // More time than the stall timeout went into another part's write, not into waiting.
         let waited = std::mem::take(&mut self.idle).min(self.stall_timeout);
         if let Some(debt) = &mut self.debt {
             debt.add(bytes);
@@ -326,23 +302,15 @@ mod tests {
     #[tokio::test]
     async fn without_a_declared_size_the_first_byte_is_that_of_json() {
         for good in ["{\"a\":1}", "[]"] {
-            assert_eq!(
-                fetch(Answer::chunked(&[good.as_bytes()]), whole(None)).await.unwrap(),
-                good.as_bytes()
-            );
+            let body = fetch(Answer::chunked(&[good.as_bytes()]), whole(None)).await;
+            assert_eq!(body.unwrap(), good.as_bytes());
         }
         for bad in ["<Error/>", "", " {}", "\"a\""] {
-            assert_eq!(
-                fetch(Answer::ok(bad.as_bytes()), whole(None)).await,
-                Err(BodyError::NotJson),
-                "{bad}"
-            );
+            let body = fetch(Answer::ok(bad.as_bytes()), whole(None)).await;
+            assert_eq!(body, Err(BodyError::NotJson), "{bad}");
         }
-        assert_eq!(
-            fetch(Answer::ok(b"<"), whole(Some(1))).await.unwrap(),
-            b"<",
-            "a declared size is enough"
-        );
+        let declared = fetch(Answer::ok(b"<"), whole(Some(1))).await;
+        assert_eq!(declared.unwrap(), b"<", "a declared size is enough");
     }
 
     #[tokio::test]
@@ -423,18 +391,12 @@ mod tests {
         };
         let (one, two) = tokio::join!(end(&mut one), end(&mut two));
         let (first, last) = (one.min(two), one.max(two));
-        assert!(
-            last >= Duration::from_millis((2 * 250_000 - BURST_BYTES) * 1000 / RATE),
-            "{last:?}"
-        );
+        let time_of = |bytes: u64| Duration::from_millis((bytes - BURST_BYTES) * 1000 / RATE);
+        assert!(last >= time_of(2 * 250_000), "{last:?}");
         assert!(last < Duration::from_secs(4), "the cap is made use of: {last:?}");
-        // When the first is whole, so is the other but for the burst and a few turns, however it
-        // came.
+        // When the first is whole, the other lacks only the burst and a few turns.
         let ahead = BURST_BYTES + 4 * SLICE_BYTES;
-        assert!(
-            first >= Duration::from_millis((2 * 250_000 - BURST_BYTES - ahead) * 1000 / RATE),
-            "{first:?} of {last:?}"
-        );
+        assert!(first >= time_of(2 * 250_000 - ahead), "{first:?} of {last:?}");
     }
 
     #[tokio::test]
@@ -461,11 +423,8 @@ mod tests {
         };
         assert_eq!(chunk, "}");
         let least = Duration::from_millis((120_000 - 2 * SLICE_BYTES) * 1000 / 100_000);
-        assert!(
-            cancelled > 0 && since.elapsed() >= least,
-            "{cancelled} times, {:?}",
-            since.elapsed()
-        );
+        let took = since.elapsed();
+        assert!(cancelled > 0 && took >= least, "{cancelled} times, {took:?}");
         assert_eq!(body.next_chunk().await.unwrap(), None);
     }
 
@@ -482,10 +441,8 @@ mod tests {
             assert_eq!(outcome == Ok(None), is_whole, "{outcome:?}");
             let took = since.elapsed();
             assert_eq!(body.debt.as_ref().unwrap().owed_bytes() == 0, is_whole);
-            assert!(
-                !is_whole || took >= Duration::from_millis(SLICE_BYTES / 2 * 1000 / 100_000),
-                "{took:?}"
-            );
+            let least = Duration::from_millis(SLICE_BYTES / 2 * 1000 / 100_000);
+            assert!(!is_whole || took >= least, "{took:?}");
         }
     }
 }

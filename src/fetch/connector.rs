@@ -1,5 +1,4 @@
-//! Opens connections to stores: through the environment's proxy if there is one, only to addresses
-//! that were judged, with TLS.
+//! Opens TLS connections to stores, only to judged addresses, through a proxy if there is one.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -25,7 +24,6 @@ use crate::transport::{AGENT, ConnectTimedOut, TCP_KEEPALIVE};
 
 /// An open connection: plain, over TLS, or over TLS through a proxy.
 pub(super) type Connection = Box<dyn ReadWrite>;
-/// Why there is none; [`crate::transport::TransportError`] finds words for it.
 pub(super) type ConnectError = Box<dyn Error + Send + Sync>;
 
 pub(super) trait ReadWrite: Read + Write + Send + Unpin {}
@@ -44,7 +42,6 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// `tls` names the protocols to offer.
     pub(super) fn new(
         resolver: JudgingResolver,
         tls: ClientConfig,
@@ -60,7 +57,6 @@ impl Connector {
         Self { tcp, resolver, tls: Arc::new(tls), proxy_tls: Arc::new(proxy_tls), proxies, timeout }
     }
 
-    /// Connects to the host of a URL, within the time for that.
     pub(super) async fn connect(&self, url: &Url) -> Result<Connection, ConnectError> {
         tokio::time::timeout(self.timeout, self.open(url)).await.map_err(|_| ConnectTimedOut)?
     }
@@ -80,8 +76,7 @@ impl Connector {
         }
     }
 
-    /// Links through a proxy are always https: plain http is only for an API on this machine, which
-    /// uses no proxy.
+    /// Links through a proxy are always https: an API on this machine has no proxy.
     async fn open_through(
         &self,
         proxy: &Intercept,
@@ -115,7 +110,7 @@ impl Connector {
         }
     }
 
-    /// The target with its name resolved: this kind of proxy wants addresses.
+    /// The target with its name resolved: this kind of proxy requires addresses.
     async fn resolved(&self, url: &Url) -> Result<Uri, ConnectError> {
         let Some(Host::Domain(name)) = url.host() else { return Ok(origin_of(url, None)?) };
         let addresses = self.resolver.resolve(name).await?;
@@ -131,7 +126,7 @@ impl Connector {
         url: &Url,
         wire: impl Read + Write + Send + Unpin + 'static,
     ) -> Result<Connection, ConnectError> {
-        let name = match url.host().ok_or("no host in the url")? {
+        let name = match url.host().ok_or("no host in the URL")? {
             Host::Domain(name) => ServerName::try_from(name.to_owned())?,
             Host::Ipv4(address) => ServerName::from(std::net::IpAddr::V4(address)),
             Host::Ipv6(address) => ServerName::from(std::net::IpAddr::V6(address)),
@@ -145,14 +140,12 @@ impl Connector {
 /// Stands for any signed link when the environment is asked for its proxy.
 const SOME_LINK: &str = "https://signed-link.invalid/";
 
-/// The host of the proxy that links go through, if there is one.
 pub(super) fn proxy_host(proxies: &Matcher) -> Option<String> {
     let proxy = proxies.intercept(&Uri::from_static(SOME_LINK))?;
     proxy.uri().host().map(str::to_owned)
 }
 
-/// Only scheme, host and port of a URL, so that no proxy sees a signature; `host` replaces the
-/// URL's own.
+/// Only scheme, host and port of a URL: no proxy sees a signature. `host` replaces the URL's own.
 fn origin_of(url: &Url, host: Option<&str>) -> Result<Uri, InvalidUri> {
     let host = host.or(url.host_str()).unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or(443);
@@ -178,12 +171,8 @@ mod tests {
         let rules =
             HopRules::new("https://api.example/".parse().unwrap(), &["localhost".to_owned()], None);
         let proxies = Matcher::builder().all(proxy).build();
-        Connector::new(
-            JudgingResolver(Arc::new(rules)),
-            tls(),
-            Some(proxies),
-            Duration::from_secs(5),
-        )
+        let resolver = JudgingResolver(Arc::new(rules));
+        Connector::new(resolver, tls(), Some(proxies), Duration::from_secs(5))
     }
 
     async fn failure(connector: &Connector, link: &str) -> TransportError {
@@ -212,10 +201,8 @@ mod tests {
             assert!(head.starts_with("connect store.example:8443 http/1.1\r\n"), "{head}");
             // Base64 of user:passw0rd, in the lower case of the recorded head.
             assert!(head.contains("proxy-authorization: basic dxnlcjpwyxnzdzbyza=="), "{head}");
-            assert!(
-                head.contains("user-agent: batch-export-watcher/") && !head.contains("s3cr3t"),
-                "{head}"
-            );
+            let has_agent = head.contains("user-agent: batch-export-watcher/");
+            assert!(has_agent && !head.contains("s3cr3t"), "{head}");
         }
     }
 
@@ -248,28 +235,21 @@ mod tests {
     async fn a_socks_proxy_gets_the_name_or_a_judged_address() {
         let (address, asked) = socks_proxy().await;
         failure(&connector(&format!("socks5h://{address}")), LINK).await;
-        assert_eq!(
-            asked.await.unwrap(),
-            [b"store.example".as_slice(), &8443_u16.to_be_bytes()].concat()
-        );
+        let port = 8443_u16.to_be_bytes();
+        assert_eq!(asked.await.unwrap(), [b"store.example".as_slice(), &port].concat());
 
         let (address, asked) = socks_proxy().await;
         failure(&connector(&format!("socks5://{address}")), "https://localhost:8443/").await;
         let target = asked.await.unwrap();
-        assert!(
-            target.ends_with(&8443_u16.to_be_bytes()) && !target.starts_with(b"localhost"),
-            "{target:?}"
-        );
+        assert!(target.ends_with(&port) && !target.starts_with(b"localhost"), "{target:?}");
 
         let rules = HopRules::new("https://api.example/".parse().unwrap(), &[], None);
         let strict = Connector {
             resolver: JudgingResolver(Arc::new(rules)),
             ..connector("socks5://127.0.0.1:9")
         };
-        assert_eq!(
-            failure(&strict, "https://localhost/").await.kind(),
-            TransportErrorKind::Refused
-        );
+        let refused = failure(&strict, "https://localhost/").await;
+        assert_eq!(refused.kind(), TransportErrorKind::Refused);
     }
 
     #[tokio::test]
@@ -283,9 +263,7 @@ mod tests {
             ..connector("http://127.0.0.1:9")
         };
         let error = failure(&hasty, &link).await;
-        assert_eq!(
-            (error.kind(), error.to_string().as_str()),
-            (TransportErrorKind::Timeout, "connecting timed out")
-        );
+        assert_eq!(error.kind(), TransportErrorKind::Timeout);
+        assert_eq!(error.to_string(), "connecting timed out");
     }
 }

@@ -1,5 +1,4 @@
-//! Whether a signed link, or a redirect behind it, may be followed. Pure: a URL or an address in, a
-//! verdict out.
+//! Whether a signed link, or a redirect behind it, may be followed. Pure.
 //!
 //! Sources of the address classes: the IANA special-purpose address registries (RFC 6890), RFC 6598
 //! for carrier-grade NAT, RFC 6052 and RFC 8215 for NAT64, RFC 3056 for 6to4, and the clouds'
@@ -16,7 +15,7 @@ use crate::transport::{
 };
 
 #[derive(Debug)]
-pub(super) struct HopRules {
+pub(crate) struct HopRules {
     api: Url,
     allowed_hosts: BTreeSet<String>,
     /// The operator has chosen the proxy, so it may have any address; but no link may lead to it.
@@ -25,7 +24,7 @@ pub(super) struct HopRules {
 
 /// Why a hop is not taken. Safe to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HopRefusal {
+pub(crate) enum HopRefusal {
     #[error("the link is not https")]
     Scheme,
     #[error("the link names no host")]
@@ -43,15 +42,14 @@ pub(super) enum HopRefusal {
 }
 
 impl HopRules {
-    /// Rules for links from the API at `api`. Hosts are names or addresses, with or without
-    /// brackets.
-    pub(super) fn new(api: Url, allowed_hosts: &[String], proxy_host: Option<&str>) -> Self {
+    /// Rules for links from the API at `api`. Brackets around a host make no difference.
+    pub(crate) fn new(api: Url, allowed_hosts: &[String], proxy_host: Option<&str>) -> Self {
         let allowed_hosts = allowed_hosts.iter().map(|host| normal(host)).collect();
         Self { api, allowed_hosts, proxy_host: proxy_host.map(normal) }
     }
 
     /// Judges a URL before a request is sent. Names are judged again once they are resolved.
-    pub(super) fn judge(&self, url: &Url) -> Result<(), HopRefusal> {
+    pub(crate) fn judge(&self, url: &Url) -> Result<(), HopRefusal> {
         let plain_http = url.scheme() == "http" && is_plain_loopback(&self.api);
         if url.scheme() != "https" && !plain_http {
             return Err(HopRefusal::Scheme);
@@ -74,8 +72,8 @@ impl HopRules {
         Ok(self.judge_address(host, address)?)
     }
 
-    /// Judges an address of `host`, whether that is a link's host or the proxy.
-    pub(super) fn judge_address(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
+    /// Judges an address of a link's host or of the proxy.
+    pub(crate) fn judge_address(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
         if self.allows(host) || self.is_proxy(host) {
             return Ok(());
         }
@@ -225,11 +223,8 @@ mod tests {
             for (host, expected) in
                 INWARD.into_iter().chain(LOOPBACK.map(|host| (host, "loopback")))
             {
-                assert_eq!(
-                    class(judge(&rules, &format!("https://{host}{port}/"))),
-                    Some(expected),
-                    "{host}"
-                );
+                let verdict = judge(&rules, &format!("https://{host}{port}/"));
+                assert_eq!(class(verdict), Some(expected), "{host}");
             }
         }
         for other in ["data:text/plain,x", "file:///etc/passwd", "unix:/run/x"] {
@@ -237,8 +232,7 @@ mod tests {
         }
     }
 
-    /// Scheme by host by port by user, from each kind of API, with and without the host being
-    /// listed.
+    /// Scheme by host by port by user, from each kind of API, with the host listed and not listed.
     #[test]
     fn every_combination_is_judged_by_the_first_rule_that_it_breaks() {
         let apis = [
@@ -254,12 +248,8 @@ mod tests {
         }) {
             let (local, plain) = (api.contains("127.0.0.1"), api.starts_with("http:"));
             for (host, class_of_host) in &hosts {
-                let name = format!("https://{host}/")
-                    .parse::<Url>()
-                    .unwrap()
-                    .host_str()
-                    .unwrap()
-                    .to_owned();
+                let url: Url = format!("https://{host}/").parse().unwrap();
+                let name = url.host_str().unwrap().to_owned();
                 let rules = rules(api, if listed { std::slice::from_ref(&name) } else { &[] });
                 for (scheme, port) in
                     ["https", "http", "ftp", "wss"].into_iter().flat_map(|scheme| {
@@ -267,7 +257,7 @@ mod tests {
                     })
                 {
                     let url = format!("{scheme}://{user}{host}{port}/x?s");
-                    let home = local
+                    let is_api = local
                         && name == "127.0.0.1"
                         && port == ":9000"
                         && api.starts_with(&format!("{scheme}:"));
@@ -276,7 +266,7 @@ mod tests {
                         "https" | "http" if scheme == "http" && !plain => Err(HopRefusal::Scheme),
                         "ftp" | "wss" => Err(HopRefusal::Scheme),
                         _ if !user.is_empty() => Err(HopRefusal::Userinfo),
-                        _ if home => Err(HopRefusal::BackToApi),
+                        _ if is_api => Err(HopRefusal::BackToApi),
                         _ if listed || is_name => Ok(None),
                         _ if local == (*class_of_host == "loopback")
                             && (local || *class_of_host == "public") =>
@@ -322,11 +312,8 @@ mod tests {
                 assert_eq!(judge(&rules, &format!("https://{host}:9001/")), Ok(()), "{api} {host}");
             }
             for (host, expected) in INWARD {
-                assert_eq!(
-                    class(judge(&rules, &format!("https://{host}/"))),
-                    Some(expected),
-                    "{api} {host}"
-                );
+                let verdict = judge(&rules, &format!("https://{host}/"));
+                assert_eq!(class(verdict), Some(expected), "{api} {host}");
             }
             assert_eq!(class(judge(&rules, "https://93.184.216.34/")), Some("public"));
             let resolved = rules.judge_address("store.example", "93.184.216.34".parse().unwrap());
@@ -358,11 +345,8 @@ mod tests {
             let rules = HopRules::new(api.clone(), &[], Some(proxy));
             assert_eq!(rules.judge_address(proxy, inward), Ok(()), "{proxy}");
             assert!(rules.judge_address("store.example", inward).is_err(), "{proxy}");
-            assert_eq!(
-                judge(&rules, &format!("https://{proxy}:3128/")),
-                Err(HopRefusal::Proxy),
-                "{proxy}"
-            );
+            let verdict = judge(&rules, &format!("https://{proxy}:3128/"));
+            assert_eq!(verdict, Err(HopRefusal::Proxy), "{proxy}");
             let vouched = HopRules::new(api.clone(), &[proxy.to_owned()], Some(proxy));
             assert_eq!(judge(&vouched, &format!("https://{proxy}/")), Ok(()), "{proxy}");
         }

@@ -1,15 +1,13 @@
 //! The store client: fetches bodies from signed links, without credentials and default headers.
+//! Shows only the host of a link.
 //!
 //! `hop` judges every hop before a request is sent, `resolver` every resolved address,
-//! [`crate::domain::resume`] the answer's head, and `body` the bytes. Under a `bandwidth` cap the
-//! body pays for them. Of a link only the host is shown.
+//! [`crate::domain::resume`] the answer's head, and `body` the bytes.
 
 mod answer;
 mod bandwidth;
 mod body;
 mod connector;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod hop;
 mod pace;
 mod pool;
@@ -18,4 +16,6 @@ mod store;
 mod wire;
 
 pub use body::{Body, BodyError, Opening};
+#[cfg(any(test, fuzzing))]
+pub(crate) use hop::HopRules;
 pub use store::{FetchRefusal, StoreClient, StorePolicy};

@@ -1,19 +1,16 @@
-//! Whether a body arrives fast enough. Pure: waiting times and bytes in, a verdict out.
+//! Whether a body arrives fast enough. Pure.
 
 use std::time::Duration;
 
 /// The span of waiting over which the rate is measured.
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// The rate was below the minimum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooSlow {
-    /// Bytes that came within the window.
     pub(super) bytes: u64,
 }
 
-/// A minimum rate, measured over windows of one minute of waiting; time spent elsewhere does not
-/// count.
+/// A minimum rate over each minute of waiting, not of other work. Zero demands nothing.
 #[derive(Debug)]
 pub(super) struct RateFloor {
     min_bytes_per_second: u64,
@@ -22,7 +19,6 @@ pub(super) struct RateFloor {
 }
 
 impl RateFloor {
-    /// A floor; zero demands nothing.
     pub(super) fn new(min_bytes_per_second: u64) -> Self {
         Self { min_bytes_per_second, waited: Duration::ZERO, bytes: 0 }
     }

@@ -14,11 +14,10 @@ use super::wire::Wire;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Idle connections by origin. Cheap to clone. It holds at most as many as were in use at once,
-/// which the slots bound, and none that is idle longer than [`IDLE_TIMEOUT`].
+/// which the slots bound, each for [`IDLE_TIMEOUT`].
 #[derive(Clone, Default)]
 pub(super) struct Pool(Arc<Mutex<Idle>>);
 
-/// Scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Origin {
     is_tls: bool,
@@ -116,7 +115,6 @@ mod tests {
     struct Keeping {
         address: std::net::SocketAddr,
         connections: Arc<AtomicUsize>,
-        /// Tells of every connection that has ended.
         ended: mpsc::Receiver<()>,
         _server: JoinSet<()>,
     }
@@ -148,7 +146,6 @@ mod tests {
             store.get(&url, &Plan::FromStart).await.unwrap()
         }
 
-        /// One answer, read to its end.
         async fn fetch(&self, store: &StoreClient) {
             let mut answer = self.get(store).await;
             let mut bytes = 0;
@@ -187,11 +184,7 @@ mod tests {
         assert_eq!(server.connections(), 2, "each body has one of its own");
         drop((one, other));
         server.fetch(&store).await;
-        assert_eq!(
-            server.connections(),
-            3,
-            "a body that was not read to its end leaves none behind"
-        );
+        assert_eq!(server.connections(), 3, "a body that was not read to its end leaves none");
     }
 
     #[tokio::test]
@@ -211,11 +204,8 @@ mod tests {
         tokio::time::pause();
         let since = Instant::now();
         server.ended.recv().await.unwrap();
-        assert!(
-            since.elapsed() >= IDLE_TIMEOUT && since.elapsed() <= IDLE_TIMEOUT * 2,
-            "{:?}",
-            since.elapsed()
-        );
+        let took = since.elapsed();
+        assert!((IDLE_TIMEOUT..=IDLE_TIMEOUT * 2).contains(&took), "{took:?}");
         server.fetch(&store).await;
         assert_eq!(server.connections(), 2);
     }

@@ -18,11 +18,7 @@ use crate::transport::Unresolved;
 pub(super) struct JudgingResolver(pub(super) Arc<HopRules>);
 
 impl JudgingResolver {
-    /// The addresses of a host.
-    ///
-    /// # Errors
-    /// [`Unresolved`], or the [`RefusedAddress`](crate::transport::RefusedAddress) that must not be
-    /// asked.
+    /// The addresses of a host, or `Unresolved`, or the `RefusedAddress` among them.
     pub(super) async fn resolve(
         &self,
         host: &str,

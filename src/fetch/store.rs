@@ -1,9 +1,7 @@
-//! The store client: from a link to an open body. It follows the store's own redirects and judges
-//! each of them.
+//! The store client: from a link to an open body. It judges and follows the store's redirects.
 //!
-//! It speaks HTTP/1.1 through hyper itself (`wire`), not through `reqwest` as the API's client
-//! does. So a part has a read buffer of known size, and the task that hashes and writes a part also
-//! reads it.
+//! It speaks HTTP/1.1 through hyper (`wire`), unlike the API's client, which is `reqwest`. So a
+//! part has a read buffer of known size, and the task that hashes and writes a part also reads it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,12 +29,10 @@ use crate::transport::{
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePolicy {
-    /// Any URL of the API. Links never lead back to its origin; if it is on loopback, they lead to
-    /// loopback only.
+    /// Any URL of the API. No link leads back to its origin. On loopback, all links stay there.
     pub api_origin: Url,
     /// Hosts that may have addresses that are not public.
     pub allowed_hosts: Vec<String>,
-    /// To connect, TLS included.
     pub connect_timeout: Duration,
     /// To the headers of one answer, including the connect.
     pub headers_timeout: Duration,
@@ -56,19 +52,11 @@ pub enum FetchRefusal {
     /// 404.
     Gone { cause: String },
     /// 429 or 503: the host waits.
-    Busy {
-        host: String,
-        /// `Retry-After`, if the answer had a usable one.
-        retry_after: Option<Duration>,
-    },
+    Busy { host: String, retry_after: Option<Duration> },
     /// The partial cannot be continued: drop it and ask for the whole file.
     StartOver { reason: &'static str },
-    /// An answer that is not the file.
-    Refused {
-        cause: String,
-        /// Whether it contradicts the listing.
-        listing_in_doubt: bool,
-    },
+    /// An answer that is not the file. It may contradict the listing.
+    Refused { cause: String, listing_in_doubt: bool },
     /// No answer, or a link that must not be followed: a passing fault.
     Fault { cause: String },
 }
@@ -87,16 +75,14 @@ pub struct StoreClient {
 }
 
 impl StoreClient {
-    #[must_use]
     pub fn new(tls: &ClientConfig, policy: &StorePolicy) -> Self {
         let plain = is_plain_loopback(&policy.api_origin);
         let proxies = (!plain).then(Matcher::from_env);
         let proxy_host = proxies.as_ref().and_then(proxy_host);
         let api = policy.api_origin.clone();
         let rules = Arc::new(HopRules::new(api, &policy.allowed_hosts, proxy_host.as_deref()));
-        // HTTP/1.1 gives each part a connection: over HTTP/2 all parts of a host would share one
-        // congestion window and one flow-control window, and a part that waits for the disk would
-        // hold up the others.
+        // HTTP/1.1 gives each part a connection. Over HTTP/2 all parts of a host would share a
+        // flow-control window, and a part that waits for the disk would hold up the others.
         let tls = with_alpn(tls, ALPN_HTTP1);
         let resolver = JudgingResolver(Arc::clone(&rules));
         Self {
@@ -127,27 +113,21 @@ impl StoreClient {
         next
     }
 
-    /// Puts this client into use. Its bandwidth cap holds for it and the previous client together:
-    /// bodies under way get the new cap as well, or none if there no longer is one. Only a first
-    /// cap leaves them alone.
+    /// Puts this client into use. Bodies of the previous client get the new cap, or none if there
+    /// no longer is one. Only a first cap leaves them alone.
     pub fn take_over(&self) {
         if let Some((bucket, bandwidth)) = &self.inherited {
             bucket.change(*bandwidth);
         }
     }
 
-    /// The same client with connections of its own, which belong to the runtime that reads from
-    /// them.
+    /// The same client with connections of its own, for the runtime that reads from them.
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
         Self { pool: Pool::default(), ..self.clone() }
     }
 
-    /// Opens the body behind `link` as `plan` says, and judges its head by the rules of
-    /// [`crate::domain::resume`].
-    ///
-    /// # Errors
-    /// If there is no body to read; the variant says what to do about it.
+    /// Opens the body behind `link` as `plan` says, and judges its head.
     pub async fn open(
         &self,
         link: Link,
@@ -176,20 +156,11 @@ impl StoreClient {
                 cause: format!("{host}: {words}"),
             };
             self.rules.judge(url.expose()).map_err(|refusal| fault(&refusal))?;
-            let response = match tokio::time::timeout(
-                self.headers_timeout,
-                self.get(url.expose(), plan),
-            )
-            .await
-            {
-                Ok(sent) => sent.map_err(|error| fault(&error))?,
-                Err(_) => {
-                    return Err(fault(&format_args!(
-                        "no answer within {:?}",
-                        self.headers_timeout
-                    )));
-                }
-            };
+            let limit = self.headers_timeout;
+            let response = tokio::time::timeout(limit, self.get(url.expose(), plan))
+                .await
+                .map_err(|_| fault(&format_args!("no answer within {limit:?}")))?
+                .map_err(|error| fault(&error))?;
             if !is_redirect(response.status()) {
                 return Ok((response, host));
             }
@@ -250,10 +221,8 @@ impl StoreClient {
                 return Err(FetchRefusal::Busy { host, retry_after });
             }
             Verdict::Refused { reason, listing_in_doubt } => {
-                return Err(FetchRefusal::Refused {
-                    cause: format!("{host}: {reason}"),
-                    listing_in_doubt,
-                });
+                let cause = format!("{host}: {reason}");
+                return Err(FetchRefusal::Refused { cause, listing_in_doubt });
             }
         };
         let (coverage, position) = match (opening, plan) {

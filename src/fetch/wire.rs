@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection to a store, driven by its reader. It has no task of its own: so a chunk
-//! is hashed and written where it was received, and a body needs no memory but one read buffer.
+//! One HTTP/1.1 connection to a store, driven by its reader. It has no task of its own: a chunk is
+//! hashed and written where it was received, and a body needs one read buffer.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -22,7 +22,6 @@ use crate::transport::AGENT;
 /// 1.02 s and 29, 37, 46 and 76 MiB.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
-/// A connection that can take a request.
 pub(super) struct Wire {
     sender: SendRequest<Empty<Bytes>>,
     /// Moves the bytes when polled. `None` once the connection has ended.
@@ -38,7 +37,6 @@ pub(super) enum SendError {
 }
 
 impl Wire {
-    /// Begins to speak HTTP/1.1 on a connection.
     pub(super) async fn begin(connection: Connection) -> Result<Self, hyper::Error> {
         let mut http = http1::Builder::new();
         http.max_buf_size(READ_BUFFER_BYTES);
@@ -53,8 +51,7 @@ impl Wire {
         self.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the answer's head. Bound it with a timeout; dropped, the
-    /// connection is closed.
+    /// Sends a request and waits for the head, to be bounded by a timeout. If dropped, closes.
     pub(super) async fn send(
         mut self,
         request: Request<Empty<Bytes>>,
@@ -82,7 +79,7 @@ impl Wire {
     }
 }
 
-/// Moves bytes. What ended a connection is told by the request or the body that it leaves behind.
+/// Moves bytes. The request or the body that is left behind says what ended a connection.
 fn drive(connection: &mut Option<Driver>, cx: &mut Context<'_>) {
     if let Some(alive) = connection
         && Pin::new(alive).poll(cx).is_ready()
@@ -91,14 +88,12 @@ fn drive(connection: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
-/// The body of an answer on its connection.
 pub(super) struct WireBody {
     wire: Wire,
     body: Incoming,
 }
 
 impl WireBody {
-    /// The length of the rest, if it is known.
     pub(super) fn length(&self) -> Option<u64> {
         self.body.size_hint().exact()
     }

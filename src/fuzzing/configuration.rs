@@ -8,7 +8,6 @@ use crate::config::{self, Config, ConfigFaults, Environment};
 const PATH: &str = "/nonexistent/batch-export-watcher/c.toml";
 const REST_KEY: &str = "r3st-k3y";
 
-/// The file's bytes.
 pub fn configuration(data: &[u8]) {
     match judge(data) {
         Ok(config) => {
@@ -41,21 +40,15 @@ fn check_faults(faults: &ConfigFaults, data: &[u8]) {
 
 fn check(config: &Config) {
     assert!(!config.projects.is_empty());
-    assert!(
-        config.poll.cadence.min() <= config.poll.cadence.max()
-            && !config.poll.cadence.min().is_zero()
-    );
+    let (min, max) = (config.poll.cadence.min(), config.poll.cadence.max());
+    assert!(min <= max && !min.is_zero());
     let base = &config.api.base_url;
     assert!(base.scheme() == "https" || config.api.is_loopback_http(), "{base}");
-    assert!(
-        base.username().is_empty() && base.password().is_none() && base.query().is_none(),
-        "{base}"
-    );
+    let is_bare = base.username().is_empty() && base.password().is_none();
+    assert!(is_bare && base.query().is_none(), "{base}");
     assert!(config.download.directory.is_absolute() && config.state_directory.is_absolute());
-    assert!(
-        !config.state_directory.starts_with(&config.download.directory),
-        "the state among the exports"
-    );
+    let is_among = config.state_directory.starts_with(&config.download.directory);
+    assert!(!is_among, "the state among the exports");
     for (index, project) in config.projects.iter().enumerate() {
         for other in &config.projects[..index] {
             assert!(project.name != other.name && project.project_key != other.project_key);
@@ -68,20 +61,20 @@ fn check(config: &Config) {
     assert!(!shown.contains(REST_KEY), "{shown}");
 }
 
-/// What is shown is the same configuration, but for the keys of the projects, which are put back.
+/// What is shown is the same configuration, once the keys of the projects are put back.
 fn reads_back(config: &Config) {
     let shown = config.show();
-    let mut table: toml::Table = shown.parse().expect("what is shown is toml");
+    let mut table: toml::Table = shown.parse().expect("what is shown is TOML");
     let projects =
         table.get_mut("project").and_then(toml::Value::as_array_mut).expect("there are projects");
     for (shown, project) in projects.iter_mut().zip(&config.projects) {
         shown["project_key"] = project.project_key.expose().into();
     }
-    let text = toml::to_string(&table).expect("a table is toml");
+    let text = toml::to_string(&table).expect("a table is TOML");
     let again = judge(text.as_bytes()).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
     let bare = |config: &Config| {
         let mut config = config.clone();
-        // Warnings name lines; the ids of a file are shown among the others.
+        // Warnings name lines; the IDs of a file appear among the others.
         config.warnings.clear();
         config.projects.iter_mut().for_each(|project| project.exports_file = None);
         config

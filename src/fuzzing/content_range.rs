@@ -1,5 +1,4 @@
-//! Fuzzed: the head of a store's answer to a range. A wrong verdict would join the bytes of two
-//! files.
+//! Fuzzed: the head of a store's answer to a range. A wrong verdict would mix two files.
 
 use super::number;
 use crate::domain::part::Sha256;
@@ -39,10 +38,8 @@ pub fn content_range(data: &[u8]) {
     let plan = plan_resume(point, declared);
     if let Plan::Continue(point) = &plan {
         assert!(0 < point.bytes && point.bytes < point.total_bytes, "{point:?}");
-        assert!(
-            declared.is_none_or(|declared| declared == point.total_bytes),
-            "{point:?} {declared:?}"
-        );
+        let is_declared = declared.is_none_or(|declared| declared == point.total_bytes);
+        assert!(is_declared, "{point:?} {declared:?}");
     }
     let fits = fits_exactly(&plan, &head);
     match judge_response(&plan, declared, &head) {
@@ -58,10 +55,8 @@ pub fn content_range(data: &[u8]) {
             if let Verdict::Whole { total_bytes } = verdict {
                 assert_eq!(head.status, 200);
                 assert!(is_identity(&head), "a file in a coding: {head:?}");
-                assert!(
-                    declared.is_none() || total_bytes == declared,
-                    "{total_bytes:?} {declared:?}"
-                );
+                let is_declared = declared.is_none() || total_bytes == declared;
+                assert!(is_declared, "{total_bytes:?} {declared:?}");
                 assert!(declared.is_some() || framed, "an end that cannot be told from a cut");
                 let told = declared.zip(content_length);
                 assert!(told.is_none_or(|(declared, length)| declared == length), "{told:?}");
@@ -84,8 +79,7 @@ fn fits_exactly(plan: &Plan, head: &ResponseHead) -> bool {
         && is_identity(head)
 }
 
-/// `007-9/010` is `7-9/10`: RFC 9110 has numbers as digits, however many. Blanks around the range
-/// and the total are accepted.
+/// `007-9/010` is `7-9/10`: RFC 9110 has numbers as digits, however many. Blanks are accepted.
 fn without_leading_zeros(range: &str) -> Option<String> {
     let (range, total) = range.split_once('/')?;
     let (first, last) = range.trim().split_once('-')?;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use reqwest::header::{HeaderMap, HeaderValue, LOCATION};
 use url::{Host, Url};
 
-use crate::api::fuzzing::Credentialed;
-use crate::fetch::fuzzing::Hops;
+use crate::api::ApiUrl;
+use crate::fetch::HopRules;
 use crate::transport::redirect_target;
 
 /// The settings that the first byte chooses from: the API, the hosts that may be inward, the proxy.
@@ -18,18 +18,18 @@ const SETTINGS: [(&str, &[&str], Option<&str>); 5] = [
     ("https://api.batch.com/2.11", &[], Some("10.0.0.3")),
 ];
 
-/// A digit that chooses the settings, then one `Location` a line; a tab separates two headers of
-/// one answer.
+/// A digit that chooses the settings, then a `Location` a line; a tab separates two headers.
 pub fn location(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let choice = lines.next().and_then(|line| line.first()).copied().unwrap_or_default();
     let (api, allowed, proxy) = SETTINGS[usize::from(choice.wrapping_sub(b'0')) % SETTINGS.len()];
-    let api: Url = api.parse().expect("a url");
+    let api: Url = api.parse().expect("a URL");
     let allowed: Vec<_> = allowed.iter().map(|host| (*host).to_owned()).collect();
-    let hops = Hops::new(api.clone(), &allowed, proxy);
+    let hops = HopRules::new(api.clone(), &allowed, proxy);
 
-    let mut with_credentials = Credentialed::download(&api, "file_1");
-    let mut current = with_credentials.as_ref().expect("an api has a path").url().clone();
+    let download = ApiUrl::endpoint(&api, "download").expect("an API has a path");
+    let mut with_credentials = Some(download.with("id", "file_1"));
+    let mut current = download.with("id", "file_1").as_url().clone();
     for line in lines {
         let mut headers = HeaderMap::new();
         for bytes in line.split(|byte| *byte == b'\t') {
@@ -47,23 +47,19 @@ pub fn location(data: &[u8]) {
         assert!(target.username().is_empty() && target.password().is_none(), "{target}");
         match with_credentials.take().map(|url| url.follow(target.clone())) {
             Some(Ok(on_origin)) => {
-                assert_eq!(
-                    origin(on_origin.url()),
-                    origin(&api),
-                    "credentials go to {}",
-                    on_origin.url()
-                );
+                let url = on_origin.as_url();
+                assert_eq!(origin(url), origin(&api), "credentials go to {url}");
                 with_credentials = Some(on_origin);
             }
-            // From here on no request carries credentials: none is `Credentialed`.
+            // From here on no request carries credentials: none is an `ApiUrl`.
             Some(Err(_)) | None => match hops.judge(&target) {
                 Ok(()) => check(&target, &api, &allowed, proxy, &hops),
-                Err(words) => {
+                Err(refusal) => {
                     // What is shown of a link does not depend on its secret parts.
                     let mut bare = target.clone();
                     bare.set_path("/");
                     bare.set_query(None);
-                    assert_eq!(hops.judge(&bare), Err(words));
+                    assert_eq!(hops.judge(&bare), Err(refusal));
                     return;
                 }
             },
@@ -73,10 +69,10 @@ pub fn location(data: &[u8]) {
 }
 
 /// Checks a hop without credentials against the rules, by other means than the code's.
-fn check(url: &Url, api: &Url, allowed: &[String], proxy: Option<&str>, hops: &Hops) {
+fn check(url: &Url, api: &Url, allowed: &[String], proxy: Option<&str>, hops: &HopRules) {
     let plain_api = api.scheme() == "http";
     assert!(url.scheme() == "https" || (plain_api && url.scheme() == "http"), "{url}");
-    assert_ne!(origin(url), origin(api), "back to the api");
+    assert_ne!(origin(url), origin(api), "back to the API");
     let host = url.host_str().expect("what is asked has a host");
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if allowed.iter().any(|allowed| allowed == bare) {
@@ -104,15 +100,19 @@ fn check(url: &Url, api: &Url, allowed: &[String], proxy: Option<&str>, hops: &H
 }
 
 /// A name that is not on the list never leads to an inward address.
-fn check_resolved(name: &str, api: &Url, hops: &Hops) {
+fn check_resolved(name: &str, api: &Url, hops: &HopRules) {
     let on_loopback = matches!(api.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
     for address in ["10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fd00::1", "0.0.0.0"] {
         let address = address.parse().expect("an address");
-        assert!(!hops.allows_address(name, address), "{name} may be {address}");
+        assert!(hops.judge_address(name, address).is_err(), "{name} may be {address}");
     }
     for address in ["127.0.0.1", "::1"] {
         let address = address.parse().expect("an address");
-        assert_eq!(hops.allows_address(name, address), on_loopback, "{name} may be {address}");
+        assert_eq!(
+            hops.judge_address(name, address).is_ok(),
+            on_loopback,
+            "{name} may be {address}"
+        );
     }
 }
 
@@ -136,11 +136,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Scheme, host and port as texts.
 fn origin(url: &Url) -> (String, Option<String>, Option<u16>) {
-    (
-        url.scheme().to_owned(),
-        url.host_str().map(str::to_ascii_lowercase),
-        url.port_or_known_default(),
-    )
+    let host = url.host_str().map(str::to_ascii_lowercase);
+    (url.scheme().to_owned(), host, url.port_or_known_default())
 }

@@ -14,9 +14,8 @@ pub fn manifest(data: &[u8]) {
     if let Some(name) =
         data.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok())
     {
-        // A leftover that is removed is one name in the folder, and never the name of a finished
-        // file.
-        if local::fuzzing::is_working_name(name) {
+        // A leftover that is removed is one name in the folder, and never that of a finished file.
+        if local::is_working_name(name) {
             assert!(name.starts_with('.') && name.ends_with(".partial"), "{name:?}");
             assert!(is_safe_name(&name[1..]) && !name.contains('/'), "{name:?}");
         }
@@ -25,11 +24,8 @@ pub fn manifest(data: &[u8]) {
     for part in &manifest.parts {
         assert!(is_safe_name(&part.path), "{part:?}");
         assert!(part.path != MANIFEST_FILE && part.path != FAILED_FILE, "{part:?}");
-        assert!(!local::fuzzing::is_working_name(&part.path), "{part:?} would be removed");
-        assert!(
-            local::fuzzing::is_working_name(&local::fuzzing::working_name(&part.path)),
-            "{part:?}"
-        );
+        assert!(!local::is_working_name(&part.path), "{part:?} would be removed");
+        assert!(local::is_working_name(&local::working_name(&part.path)), "{part:?}");
     }
     let text = manifest.to_text();
     let again = Manifest::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -38,7 +34,7 @@ pub fn manifest(data: &[u8]) {
     conflicts(&manifest, text);
 }
 
-/// An export keeps every part if another file has the manifest's name when it is sealed.
+/// An export keeps every part if another file has the manifest's name.
 fn conflicts(manifest: &Manifest, text: String) {
     let parts: Vec<_> = manifest.parts.iter().cloned().map(CommittedPart::from).collect();
     let state = WatchState::Sealing { manifest: text.into(), totals: Totals::of(&parts) };

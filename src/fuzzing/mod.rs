@@ -1,10 +1,9 @@
-//! Fuzz targets: each passes bytes to the code that reads them in production, and checks the result
-//! against that code's rules.
+//! Fuzz targets: each passes bytes to the code that reads them in production, and checks the rules.
 //!
 //! The same functions run under `cargo fuzz` (`fuzz/fuzz_targets`, one line each) and, over the
-//! committed inputs, in the ordinary tests (`replay`). This module is not part of the program: it
-//! exists only in tests and under `cfg(fuzzing)`. Inputs are lines of text unless the code under
-//! test needs another form, so that a seed can be written by hand.
+//! committed inputs, in the ordinary tests (`replay`). This module exists only in tests and under
+//! `cfg(fuzzing)`. Inputs are lines of text unless the code under test needs another form, so that
+//! a seed can be written by hand.
 
 mod configuration;
 mod content_range;

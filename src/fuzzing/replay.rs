@@ -1,5 +1,4 @@
-//! Runs the committed inputs of every target once, so that what fuzzing has found does not come
-//! back.
+//! Runs the committed inputs of every target once, so that no finding comes back.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,15 +52,11 @@ replayed!(configuration, content_range, location, manifest, retry_after, state_r
 fn every_target_is_built_and_replayed() {
     let targets: BTreeSet<_> = TARGETS.into_iter().map(|(name, _)| name.to_owned()).collect();
     let stem = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
-    assert_eq!(
-        files(&folder("fuzz_targets")).into_iter().map(stem).collect::<BTreeSet<_>>(),
-        targets
-    );
+    let built: BTreeSet<_> = files(&folder("fuzz_targets")).into_iter().map(stem).collect();
+    assert_eq!(built, targets);
     let manifest = fs::read_to_string(folder("Cargo.toml")).unwrap();
     for target in targets {
-        assert!(
-            manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")),
-            "{target} is not built"
-        );
+        let path = format!("path = \"fuzz_targets/{target}.rs\"");
+        assert!(manifest.contains(&path), "{target} is not built");
     }
 }

@@ -16,7 +16,6 @@ use crate::ledgers::sqlite::fuzzing::{Memory, Value};
 use crate::ports::{ExportRecord, Ledger, LedgerFault, RecordedState};
 
 const PROJECT_KEY: &str = "project_1";
-/// Rows that are inserted from one input; more would show nothing new.
 const MAX_ROWS: usize = 40;
 
 thread_local! {
@@ -24,8 +23,7 @@ thread_local! {
 }
 
 /// A row a line: the first letter of its table (`e`xport, `p`art, partia`l`, pa`u`se), then its
-/// columns behind the project's, each after a `|`: `~` is null, `#` begins a number, `!` a blob,
-/// anything else is a text.
+/// other columns, each after a `|`: `~` is null, `#` begins a number, `!` a blob, all else is text.
 pub fn state_rows(data: &[u8]) {
     STATE.with_borrow_mut(|state| {
         let (runtime, memory) = state.get_or_insert_with(|| {
@@ -104,40 +102,36 @@ fn check(record: ExportRecord) {
         }
         (WatchState::Sealing { .. }, RecordedState::Sealing { manifest }) => {
             let orders = world.watch.resume_commands();
-            assert!(
-                matches!(orders.as_slice(), [Command::Seal(text)] if **text == *manifest),
-                "{orders:?}"
-            );
-            world.bring_home(orders, &report(&export, &[]));
+            let [Command::Seal(text)] = orders.as_slice() else { panic!("{orders:?}") };
+            assert_eq!(**text, *manifest);
+            world.settle(orders, &report(&export, &[]));
             keeps(&world.manifest(), &parts);
             assert_eq!(world.sealed, Some(manifest));
         }
         (WatchState::Failed { failure, .. }, RecordedState::Failed(recorded)) => {
             assert_eq!(*failure, recorded);
             let orders = world.step(WatchEvent::Retry);
-            come_home(world, orders, &export, &parts);
+            finish(world, orders, &export, &parts);
         }
         (WatchState::Polling(_), RecordedState::Watching | RecordedState::Sealing { .. }) => {
             let orders = world.watch.wake_commands();
-            come_home(world, orders, &export, &parts);
+            finish(world, orders, &export, &parts);
         }
         (state, recorded) => panic!("{recorded:?} became {state:?}"),
     }
 }
 
-/// Fetches what is missing; a part on record is not fetched again, whether it is still listed or
-/// not.
-fn come_home(mut world: World, orders: Vec<Command>, export: &ExportId, parts: &[CommittedPart]) {
+/// Fetches what is missing; a part on record is not fetched again, listed or not.
+fn finish(mut world: World, orders: Vec<Command>, export: &ExportId, parts: &[CommittedPart]) {
     let report = report(export, parts);
-    world.bring_home(orders, &report);
+    world.settle(orders, &report);
     for part in parts {
         assert!(!world.fetched.contains_key(&part.key.file_id), "{:?} was fetched again", part.key);
     }
     keeps(&world.manifest(), parts);
 }
 
-/// Every file on record is in the manifest with one of its records: with a digest that was on
-/// record.
+/// Every file on record is in the manifest, with a digest that was on record.
 fn keeps(manifest: &Manifest, parts: &[CommittedPart]) {
     for part in parts {
         let digests: Vec<_> = parts
@@ -147,10 +141,8 @@ fn keeps(manifest: &Manifest, parts: &[CommittedPart]) {
             .collect();
         let sealed = manifest.parts.iter().find(|sealed| sealed.file_id == part.key.file_id);
         let sealed = sealed.unwrap_or_else(|| panic!("{:?} was lost", part.key));
-        assert!(
-            digests.contains(&(sealed.part, sealed.bytes, sealed.sha256)),
-            "{sealed:?} is none of {digests:?}"
-        );
+        let digest = (sealed.part, sealed.bytes, sealed.sha256);
+        assert!(digests.contains(&digest), "{sealed:?} is none of {digests:?}");
     }
 }
 
@@ -160,17 +152,13 @@ fn report(export: &ExportId, parts: &[CommittedPart]) -> Report {
     for part in parts.iter().step_by(2) {
         let file_id = part.key.file_id.clone();
         let declared_bytes = part.declared_bytes;
-        files.insert(
-            file_id.clone(),
-            PartListing { file_id, number: Some(part.key.number.max(1)), declared_bytes },
-        );
+        let number = Some(part.key.number.max(1));
+        files.insert(file_id.clone(), PartListing { file_id, number, declared_bytes });
     }
     let new: FileId = "not_on_record".parse().expect("an id");
     if parts.iter().all(|part| part.key.file_id != new) {
-        files.insert(
-            new.clone(),
-            PartListing { file_id: new, number: None, declared_bytes: Some(1) },
-        );
+        let listing = PartListing { file_id: new.clone(), number: None, declared_bytes: Some(1) };
+        files.insert(new, listing);
     }
     Report {
         export: export.clone(),

@@ -14,16 +14,14 @@ use crate::domain::watch::{Command, Watch, WatchEvent, WatchState};
 const ASKED: &str = "export_1";
 const SECRET: &str = "k3y";
 
-/// The body of a 200.
 pub fn view_answer(data: &[u8]) {
     let asked: ExportId = ASKED.parse().expect("an id");
-    let report = match api::fuzzing::parse_view(data, &asked, &[SECRET]) {
+    let report = match api::parse_view(data, &asked, &[SECRET]) {
         Ok(report) => report,
-        Err(words) => {
-            assert!(
-                !words.contains(SECRET) && words.len() < 300 && !words.contains('\n'),
-                "{words}"
-            );
+        Err(error) => {
+            let words = error.to_string();
+            let is_safe = !words.contains(SECRET) && !words.contains('\n');
+            assert!(is_safe && words.len() < 300, "{words}");
             return;
         }
     };
@@ -42,8 +40,7 @@ fn check(report: &Report, data: &[u8]) {
         assert!(file.number != Some(0), "{file:?}");
         assert!(ids.insert(&file.file_id), "{file:?} is listed twice");
     }
-    // A number beyond f64 or a lone surrogate in a field that is not read is an error there and
-    // none here.
+    // A number beyond f64 or a lone surrogate in an unread field is an error only there.
     let Ok(json) = serde_json::from_slice::<serde_json::Value>(data) else { return };
     assert_eq!(json["id"], ASKED, "an answer about another export was used");
     assert!(json["error_code"].is_null(), "an error was used");
@@ -54,7 +51,6 @@ fn check(report: &Report, data: &[u8]) {
     assert_eq!(ids, listed, "the files are those of the answer");
 }
 
-/// The first view of a new export.
 fn first_view(report: &Report) {
     let mut world = World::new(Watch::new(project(), report.export.clone()));
     let commands = world.step(WatchEvent::Viewed(ViewOutcome::Report(report.clone())));
@@ -62,22 +58,18 @@ fn first_view(report: &Report) {
     let finished = report.status == RemoteStatus::Success && report.files.is_some();
     assert_eq!(fetches, finished, "{:?} led to {commands:?}", report.status);
     if !finished && report.status != RemoteStatus::Error {
-        assert!(
-            commands.iter().any(|command| matches!(command, Command::ViewAfter(_))),
-            "{commands:?}"
-        );
+        let waits = commands.iter().any(|command| matches!(command, Command::ViewAfter(_)));
+        assert!(waits, "{commands:?}");
         return;
     }
-    world.bring_home(commands, report);
+    world.settle(commands, report);
     if finished {
         let manifest = world.manifest();
         let files = report.files.iter().flatten();
         let expected: BTreeSet<_> = files.map(|file| &file.file_id).collect();
-        assert_eq!(
-            manifest.parts.iter().map(|part| &part.file_id).collect::<BTreeSet<_>>(),
-            expected
-        );
-        assert_eq!(manifest.parts.len(), expected.len(), "a part stands there twice");
+        let sealed: BTreeSet<_> = manifest.parts.iter().map(|part| &part.file_id).collect();
+        assert_eq!(sealed, expected);
+        assert_eq!(manifest.parts.len(), expected.len(), "a part is there twice");
         assert_eq!(manifest.scope, report.facts.scope);
         let request = |request: &Option<Box<serde_json::value::RawValue>>| {
             request.as_ref().map(|request| request.get().to_owned())

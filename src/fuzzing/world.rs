@@ -1,4 +1,4 @@
-//! A world in which everything succeeds: it does what a watch commands until the watch has settled.
+//! A world in which everything succeeds: it does what a watch commands until the watch settles.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,13 +18,12 @@ use crate::domain::watch::{
     Command, Policies, RecordChange, Recorded, StepContext, Watch, WatchEvent, WatchState,
 };
 
-/// A watch, and the reports that the API has of it: always the same.
+/// A watch, and the one report that the API always gives.
 pub(super) struct World {
     pub(super) watch: Watch,
     policies: Policies,
     seconds: u64,
     pub(super) fetched: BTreeMap<FileId, CommittedPart>,
-    /// The manifest that was last ordered to be written.
     pub(super) sealed: Option<String>,
 }
 
@@ -47,12 +46,9 @@ impl World {
         self.watch.step(event, &StepContext { now, jitter: Unit::HALF, policies: &self.policies })
     }
 
-    /// Executes commands, and those that follow from them, until nothing is left to do.
-    ///
-    /// # Panics
-    /// If that does not end, if a committed part is fetched again, or if a manifest is not what was
-    /// committed.
-    pub(super) fn bring_home(&mut self, commands: Vec<Command>, report: &Report) {
+    /// Executes commands, and those that follow, until nothing is left to do. Panics if that does
+    /// not end, or if a committed part is fetched again.
+    pub(super) fn settle(&mut self, commands: Vec<Command>, report: &Report) {
         let parts = report.files.as_ref().map_or(0, Vec::len);
         let mut left = 100 + 20 * parts;
         let mut orders = VecDeque::from(commands);
@@ -103,10 +99,7 @@ impl World {
         vec![WatchEvent::PartStarted(key.clone()), WatchEvent::PartEnded { key, outcome: Ok(part) }]
     }
 
-    /// The manifest of an export that is whole.
-    ///
-    /// # Panics
-    /// If it is not whole, or the manifest cannot be read back.
+    /// The manifest of the export. Panics if the export is not whole.
     pub(super) fn manifest(&self) -> Manifest {
         let WatchState::Completed { totals, .. } = self.watch.state() else {
             panic!("{:?}", self.watch)

@@ -1,5 +1,4 @@
-//! What every ledger has to do, written against the port alone. [`conforms!`] makes a test of each
-//! function here for one implementation.
+//! What every ledger has to do, by the port alone: [`conforms!`] makes a test of each function.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,11 +14,11 @@ use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
 use crate::domain::stage::PauseScope;
 use crate::ports::{Epoch, ExportRecord, Fact, Ledger, LedgerFault, RecordedState};
 
-/// Where one ledger is kept. It is empty at first.
+/// Where one ledger is kept, empty at first.
 pub(crate) trait Home {
     type Ledger: Ledger;
 
-    /// Another way in, as another process would have one.
+    /// Another connection, as another process would have one.
     async fn open(&self) -> Self::Ledger;
 }
 
@@ -90,7 +89,6 @@ fn watching(id: &str) -> Fact {
     Fact::Watching { export: export(id) }
 }
 
-/// A ledger, claimed.
 async fn claimed<H: Home>(home: &H) -> (H::Ledger, Epoch) {
     let mut ledger = home.open().await;
     let epoch = ledger.claim(&[project("project_one"), project("project_two")]).await.unwrap();
@@ -120,11 +118,9 @@ pub(crate) async fn every_fact_survives_a_restart(home: &impl Home) {
         place: "/srv".to_owned(),
         identity: identity.to_owned(),
     };
+    let odd = || RemoteStatus::Unrecognized("ODD".to_owned());
     let facts = [
-        Fact::StatusSeen {
-            export: key.clone(),
-            status: RemoteStatus::Unrecognized("ODD".to_owned()),
-        },
+        Fact::StatusSeen { export: key.clone(), status: odd() },
         Fact::PartCommitted { export: key.clone(), part: part(2) },
         Fact::PartCommitted { export: key.clone(), part: part(1) },
         Fact::Paused { scope: PauseScope::Origin, until: at },
@@ -137,7 +133,7 @@ pub(crate) async fn every_fact_survives_a_restart(home: &impl Home) {
     ledger.commit(epoch, &facts).await.unwrap();
     let mut ledger = reopen(home, ledger).await;
     let record = only(&mut ledger).await;
-    assert_eq!(record.remote_status, Some(RemoteStatus::Unrecognized("ODD".to_owned())));
+    assert_eq!(record.remote_status, Some(odd()));
     assert_eq!((record.state, record.parts), (RecordedState::Watching, vec![part(1), part(2)]));
     assert_eq!(ledger.pauses().await.unwrap(), HashMap::from([(PauseScope::Origin, at)]));
     assert_eq!(ledger.sink_identity("/srv").await.unwrap().as_deref(), Some("m2"));
@@ -298,7 +294,7 @@ pub(crate) async fn a_later_claim_ends_every_earlier_one(home: &impl Home) {
     let fault = first.commit(early, &[watching("e2")]).await.unwrap_err();
     assert_eq!(fault, LedgerFault::Refused { epoch: early, holder: late });
     second.commit(late, &[watching("e3")]).await.unwrap();
-    // It is the epoch that may write, by whatever way in.
+    // The epoch may write, over whatever connection.
     first.commit(late, &[watching("e4")]).await.unwrap();
     first.close().await.unwrap();
     let mut second = reopen(home, second).await;

@@ -1,5 +1,4 @@
-//! What is known across restarts: implementations of [`Ledger`](crate::ports::Ledger), and the
-//! suite that each has to pass.
+//! Implementations of [`Ledger`](crate::ports::Ledger), and the suite that each has to pass.
 
 #[cfg(test)]
 pub(crate) mod conformance;

@@ -1,5 +1,5 @@
 //! Where bytes go: implementations of [`Sink`], the suite that each has to pass, and the choice
-//! between them, which is made once for each part and not for each chunk.
+//! between them, made once for each part.
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -17,7 +17,6 @@ use crate::ports::{
     Armed, Document, Finished, FoundManifest, Prepared, Put, Sink, SinkFault, Upload,
 };
 
-/// The configured sink.
 #[derive(Debug, Clone)]
 pub enum AnySink {
     Local(local::LocalSink),

@@ -1,8 +1,8 @@
 //! The ladder of retry delays. The only file that uses `backoff`.
 //!
 //! `backoff` 0.4 is unmaintained (RUSTSEC-2025-0012, and RUSTSEC-2024-0384 through `instant`). The
-//! owner chose it. What is used is the arithmetic of its exponential policy, without a limit on the
-//! elapsed time and without its own randomisation. It reads a clock and rolls dice all the same; so
+//! owner chose it. Only the arithmetic of its exponential policy is used, without a limit on the
+//! elapsed time and without its own randomisation. It reads a clock and rolls dice all the same, so
 //! it runs when a policy is made, and no delay depends on either.
 
 use std::time::Duration;

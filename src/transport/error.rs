@@ -1,8 +1,7 @@
 //! The single conversion of an HTTP client's error into words that are safe to show.
 //!
 //! The words come from facts about an error, not from its `Display`: `reqwest` prints the URL, and
-//! `h2` prints debug data that the server chose. Only errors with a fixed text, or with a text
-//! about addresses and certificates, are quoted.
+//! `h2` prints what the server chose. Only texts about addresses and certificates are quoted.
 
 use std::error::Error;
 use std::io;
@@ -12,7 +11,6 @@ use crate::domain::text::shown;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportErrorKind {
-    /// The host name has no address.
     Dns,
     /// An address was refused by this program's own rules.
     Refused,
@@ -36,30 +34,27 @@ pub struct TransportError {
 }
 
 impl TransportError {
-    #[must_use]
     pub fn kind(&self) -> TransportErrorKind {
         self.kind
     }
 }
 
-/// A host has an address that must not be contacted. Returned by a resolver, and shown as it is.
+/// A host has an address that must not be contacted. Shown as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the host leads to {address}, a {class} address, and is not listed in download.allowed_hosts"
 )]
 pub struct RefusedAddress {
-    /// The host, safe to show.
     pub host: String,
     pub address: IpAddr,
     pub class: &'static str,
 }
 
-/// No connection within the connect timeout. Returned by a connector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("connecting timed out")]
 pub struct ConnectTimedOut;
 
-/// A host name without an address. Returned by a resolver; the system's own words say no more.
+/// A host name without an address; the system's own words say no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the host name could not be resolved")]
 pub struct Unresolved;
@@ -188,10 +183,8 @@ impl Facts {
             return (TransportErrorKind::Other, "the request could not be made".to_owned());
         }
         if self.body || self.http.is_some() || self.io.is_some() {
-            return (
-                TransportErrorKind::Cut,
-                because("the connection failed", self.io.or(self.http)),
-            );
+            let words = because("the connection failed", self.io.or(self.http));
+            return (TransportErrorKind::Cut, words);
         }
         (TransportErrorKind::Other, "the request failed".to_owned())
     }
@@ -207,15 +200,13 @@ mod tests {
     use super::super::{ALPN_HTTP2, build, client_builder, send};
     use super::*;
 
-    /// Something that must not turn up in any text.
     const SECRET: &str = "s3cr3t";
 
     fn assert_hides(error: &TransportError) {
         for text in [error.to_string(), format!("{error:?}")] {
-            assert!(
-                !text.contains(SECRET) && !text.contains("http://") && !text.contains("X-Sig"),
-                "{text}"
-            );
+            for hidden in [SECRET, "http://", "X-Sig"] {
+                assert!(!text.contains(hidden), "{text}");
+            }
         }
     }
 
@@ -235,8 +226,7 @@ mod tests {
         assert_eq!(error.kind(), TransportErrorKind::Connect);
         assert!(error.to_string().contains("refused"), "{error}");
 
-        // A label of more than 63 characters has no address anywhere, and no name server is asked
-        // for it.
+        // No name server is asked for a label of more than 63 characters.
         let error = failure(format!("http://{}{path}", "x".repeat(64))).await;
         assert_eq!(error.kind(), TransportErrorKind::Dns);
 

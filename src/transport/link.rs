@@ -15,20 +15,16 @@ pub const MAX_HOPS: u8 = 5;
 pub struct SecretUrl(Url);
 
 impl SecretUrl {
-    #[must_use]
     pub fn new(url: Url) -> Self {
         Self(url)
     }
 
     /// The URL itself, to judge or to send a request to. Never show it.
-    #[must_use]
     pub fn expose(&self) -> &Url {
         &self.0
     }
 
-    /// The host, with its port unless that is the scheme's default. Safe to show; empty if there is
-    /// none.
-    #[must_use]
+    /// The host, with its port unless it is the scheme's default. Safe to show; may be empty.
     pub fn host(&self) -> String {
         host_of(&self.0)
     }
@@ -40,7 +36,6 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
-/// As [`SecretUrl::host`].
 pub(crate) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
@@ -49,8 +44,7 @@ pub(crate) fn host_of(url: &Url) -> String {
     }
 }
 
-/// The link that the API's download call answers with: valid for 20 minutes, requested without
-/// credentials.
+/// The link that the download call answers with: valid for 20 minutes, without credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedLink {
     pub url: SecretUrl,
@@ -62,8 +56,6 @@ pub struct SignedLink {
 pub struct DirectAnswer(pub(crate) Response);
 
 impl DirectAnswer {
-    /// The host that answered, as [`SecretUrl::host`].
-    #[must_use]
     pub fn host(&self) -> String {
         host_of(self.0.url())
     }
@@ -82,8 +74,6 @@ pub enum Link {
 }
 
 impl Link {
-    /// The host of the request, as [`SecretUrl::host`].
-    #[must_use]
     pub fn host(&self) -> String {
         match self {
             Self::Signed(link) => link.url.host(),

@@ -1,10 +1,9 @@
-//! What the HTTP clients of the API and of the stores share: one TLS configuration, redirects,
-//! `Retry-After`, retry delays, and one conversion of errors. The API's client uses `reqwest`; the
+//! What the HTTP clients of the API and of the stores share. The API's client uses `reqwest`; the
 //! store's client opens its connections itself.
 //!
-//! A `reqwest` error carries the URL it failed on, and a signed URL is a secret. So [`send`] and
-//! [`next_chunk`] are the only callers of `reqwest`'s own methods, and what they return has been
-//! through [`TransportError`]; so has what `fetch` reads of a body that the API sent directly.
+//! A `reqwest` error contains the URL, and a signed URL is a secret. So [`send`] and [`next_chunk`]
+//! are the only callers of `reqwest`'s own methods, and what they return has been through
+//! [`TransportError`]; so has what `fetch` reads of a body that the API sent directly.
 
 mod backoff;
 mod error;
@@ -40,8 +39,7 @@ pub(crate) const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 #[error("cannot set up the HTTP client: {0}")]
 pub struct ClientError(pub(crate) String);
 
-/// The settings of the API's clients: no redirects, no referer, no cookies, no retries of their
-/// own, a bounded connect.
+/// The settings of the API's clients: no redirects, referer, cookies or retries, a bounded connect.
 ///
 /// `alpn` is set here because `reqwest` leaves a preconfigured TLS configuration as it is. `api` is
 /// any URL of the API: if it is plain HTTP on loopback, no proxy is used, else the environment's.
@@ -68,15 +66,11 @@ pub(crate) fn with_alpn(tls: &ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
     tls
 }
 
-/// Finishes what [`client_builder`] began.
 pub(crate) fn build(builder: ClientBuilder) -> Result<Client, ClientError> {
     builder.build().map_err(|error| ClientError(TransportError::from(error).to_string()))
 }
 
 /// Sends a request and waits for the answer's head. Bound it with a timeout.
-///
-/// # Errors
-/// If no answer came; the error never holds the URL.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that sends, and takes the URL out of the error"
@@ -86,9 +80,6 @@ pub async fn send(request: RequestBuilder) -> Result<Response, TransportError> {
 }
 
 /// The next bytes of a body, `None` at its complete end. Cancel-safe. Bound it with a timeout.
-///
-/// # Errors
-/// If the body was cut; the error never holds the URL.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that reads, and takes the URL out of the error"
@@ -103,10 +94,7 @@ pub enum ReadError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error("the answer is larger than {cap_bytes} bytes; reading stopped")]
-    TooLarge {
-        /// The limit in bytes.
-        cap_bytes: usize,
-    },
+    TooLarge { cap_bytes: usize },
 }
 
 /// Reads a whole body of at most `cap_bytes`. Bound it with a timeout.
@@ -125,17 +113,12 @@ pub async fn read_capped(mut response: Response, cap_bytes: usize) -> Result<Vec
     Ok(body)
 }
 
-/// Whether the status is a redirect. It may turn the method into GET; this program sends nothing
-/// else.
-#[must_use]
+/// Whether the status is a redirect. The method may become GET; this program uses no other.
 pub fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// The target of a redirect, resolved against the requested URL, without its fragment.
-///
-/// # Errors
-/// If `Location` is missing, repeated or not a URL, or names a user; the words are safe to show.
+/// The target of a redirect, without its fragment. The error's words are safe to show.
 pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
     let mut locations = headers.get_all(LOCATION).iter();
     let location = match (locations.next(), locations.next()) {
@@ -153,21 +136,16 @@ pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'stat
     Ok(target)
 }
 
-/// Whether a URL carries a user name or a password.
-#[must_use]
 pub fn has_userinfo(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }
 
-/// Whether two URLs have the same scheme, host and port.
-#[must_use]
 pub fn same_origin(a: &Url, b: &Url) -> bool {
     let (a, b) = (a.origin(), b.origin());
     a.is_tuple() && a == b
 }
 
 /// Whether a URL's host is this machine: 127.0.0.0/8, `::1` or `localhost`.
-#[must_use]
 pub fn is_loopback_host(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -178,7 +156,6 @@ pub fn is_loopback_host(url: &Url) -> bool {
 }
 
 /// Whether a URL is plain http to this machine.
-#[must_use]
 pub fn is_plain_loopback(url: &Url) -> bool {
     url.scheme() == "http" && is_loopback_host(url)
 }

@@ -1,5 +1,5 @@
-//! A loopback server for the tests of both clients: sends raw bytes, one scripted answer a
-//! connection, and keeps the heads of the requests it saw.
+//! A loopback server for the tests of both clients: one scripted answer a connection, in raw bytes.
+//! It keeps the heads of the requests.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,6 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// These bytes, then the connection is closed.
     pub(crate) fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self { pieces: vec![bytes.into()], stays: false }
     }
@@ -41,7 +40,6 @@ impl Answer {
         Self::raw([head.as_bytes(), body].concat())
     }
 
-    /// 200 with this body.
     pub(crate) fn ok(body: &[u8]) -> Self {
         Self::with(200, "", body)
     }
@@ -87,16 +85,8 @@ impl RawServer {
     /// Serves these answers in order, then refuses further connections.
     pub(crate) async fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
         let answers: Vec<_> = answers.into_iter().collect();
-        Self::start_with(|_| answers).await
-    }
-
-    /// As [`RawServer::start`], for answers that name the server's own address.
-    pub(crate) async fn start_with(
-        answers: impl FnOnce(std::net::SocketAddr) -> Vec<Answer>,
-    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let answers = answers(address);
         let heads = Arc::new(Mutex::new(Vec::new()));
         let gate = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -150,7 +140,7 @@ async fn converse(
             Ok(byte) => head.push(byte),
             Err(_) => break,
         }
-        // A TLS client speaks first as well, and never ends a line.
+        // A TLS client speaks first, and never ends a line.
         if head.first() == Some(&0x16) && head.len() > 5 {
             break;
         }
@@ -167,8 +157,7 @@ async fn converse(
         std::future::pending::<()>().await;
     }
     stream.shutdown().await?;
-    // Reading what is left keeps the kernel from answering with a reset, which could overtake the
-    // last bytes.
+    // Reading the rest keeps the kernel from sending a reset, which could overtake the last bytes.
     let mut rest = [0; 1024];
     while stream.read(&mut rest).await? > 0 {}
     Ok(())

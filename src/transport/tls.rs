@@ -1,4 +1,4 @@
-//! Which certificates to trust: one TLS configuration for every connection that this program opens.
+//! Which certificates to trust: one TLS configuration for all connections.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,16 +7,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file of additional roots cannot be used.
     #[error("cannot use the certificates in {}: {reason}", path.display())]
-    CaFile {
-        /// `api.ca_file`.
-        path: PathBuf,
-        reason: String,
-    },
+    CaFile { path: PathBuf, reason: String },
     #[error(
         "no trusted root certificate was found ({reason}); \
          install the system's ca-certificates, or set api.ca_file"
@@ -27,19 +21,12 @@ pub enum TlsError {
     Provider(#[from] rustls::Error),
 }
 
-/// The system's roots (or those `SSL_CERT_FILE` and `SSL_CERT_DIR` name), and those in `ca_file`.
-/// Reads files.
-///
-/// ALPN is left empty; each client sets its own.
-///
-/// # Errors
-/// If `ca_file` cannot be read or holds something that is no certificate; and if `roots_needed` and
-/// there is no root.
+/// The system's roots (or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those in `ca_file`. No
+/// root is an error only if `roots_needed`. ALPN is left empty; each client sets its own.
 pub fn tls_config(ca_file: Option<&Path>, roots_needed: bool) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
-    // The system's bundle may hold certificates that this library cannot read; the operator's own
-    // file may not.
+    // The system's bundle may hold certificates that this library cannot read; `ca_file` may not.
     roots.add_parsable_certificates(native.certs);
     if let Some(path) = ca_file {
         add_file(&mut roots, path)?;
@@ -67,11 +54,8 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
         let certificate = certificate.map_err(|error| refused(error.to_string()))?;
         roots.add(certificate).map_err(|error| refused(error.to_string()))?;
     }
-    if roots.len() == before {
-        Err(refused("it holds none, in PEM form".to_owned()))
-    } else {
-        Ok(())
-    }
+    let added = roots.len() > before;
+    added.then_some(()).ok_or_else(|| refused("it holds none, in PEM form".to_owned()))
 }
 
 #[cfg(test)]

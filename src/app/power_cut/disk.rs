@@ -1,4 +1,4 @@
-//! What a disk may hold after a power cut: everything that was synced, and of the rest any part.
+//! What a disk may hold after a power cut: everything that was synced, and any part of the rest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -10,10 +10,10 @@ use fastrand::Rng;
 
 use crate::durable::record::{Node, Operation};
 
-/// What is written to a disk as a whole.
+/// The unit in which a disk writes.
 const PAGE_BYTES: usize = 4096;
 
-/// What becomes of bytes that were written after the last sync of their file.
+/// What happens to bytes that were written after the last sync of their file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Data {
     Dropped,
@@ -24,21 +24,18 @@ pub(super) enum Data {
     Torn,
 }
 
-/// What becomes of names that were given or taken after the last sync of their folder.
+/// What happens to names that were given or taken after the last sync of their folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {
     Dropped,
     Kept,
-    /// Each change by itself.
     Random,
 }
 
-/// A disk with all that was done to it.
 #[derive(Default)]
 pub(super) struct Disk {
     folders: HashMap<Node, Folder>,
     files: HashMap<Node, Content>,
-    /// Names that were ever taken away.
     removed: Vec<String>,
 }
 
@@ -67,7 +64,6 @@ enum Change {
 }
 
 impl Disk {
-    /// The next thing that was done.
     pub(super) fn apply(&mut self, position: u64, operation: &Operation) {
         match operation {
             Operation::MakeFolder { parent, name, folder } => {
@@ -104,7 +100,6 @@ impl Disk {
         }
     }
 
-    /// Whether a name has been taken away at any time.
     pub(super) fn was_removed(&self, name: &str) -> bool {
         self.removed.iter().any(|removed| removed == name)
     }
@@ -168,8 +163,7 @@ impl Disk {
                 Names::Random => random.bool(),
             };
             if survives {
-                // What a change needs may be lost: then it cannot have been written either, except
-                // as a whole.
+                // If what a change needs was lost, it can only have been written as a whole.
                 naming.apply(&mut left, pending);
             }
         }
@@ -253,7 +247,7 @@ fn write(path: &Path, content: &Content, data: Data, random: &mut Rng) {
     file.write_all(left.as_ref().unwrap_or(durable)).unwrap();
 }
 
-/// Of the new pages some; where one is missing there is the old one, or nothing.
+/// Some of the new pages. In place of a missing one there is the old one, or nothing.
 fn torn(durable: &[u8], mut kept: Vec<u8>, random: &mut Rng) -> Vec<u8> {
     let changed: Vec<usize> = (0..kept.len().div_ceil(PAGE_BYTES))
         .filter(|page| {
@@ -321,10 +315,8 @@ mod tests {
         assert_eq!((zeros.len(), zeros[4999], zeros[5000]), (10_000, b'1', 0));
         for seed in 0..50 {
             let torn = left(&disk, Data::Torn, Names::Kept, seed)[0].1.clone();
-            assert!(
-                torn[..5000].iter().all(|byte| *byte == b'1')
-                    && (5000..=10_000).contains(&torn.len())
-            );
+            assert!(torn[..5000].iter().all(|byte| *byte == b'1'));
+            assert!((5000..=10_000).contains(&torn.len()));
             let names = left(&disk, Data::Kept, Names::Random, seed);
             assert!(names.len() <= 1, "a rename is whole: {names:?}");
         }

@@ -1,5 +1,4 @@
-//! After a power cut: what lies on the disk, what the state has on record, and what the recovery
-//! makes of both.
+//! After a power cut: compares the disk, the state, and what the recovery makes of both.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -24,7 +23,6 @@ use crate::sinks::local::{Digests, LocalSink, Opened, SinkSettings};
 /// The download directory, below whatever is recorded.
 pub(super) const DOWNLOADS: &str = "exports";
 
-/// One part as it has to be.
 #[derive(Debug, Clone)]
 pub(super) struct TruePart {
     pub(super) key: PartKey,
@@ -38,7 +36,6 @@ impl TruePart {
     }
 }
 
-/// What is demanded besides that nothing is wrong.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Demands {
     /// The bytes of every checkpoint on record are there. A file system that reorders the changes
@@ -53,7 +50,7 @@ pub(super) struct Judge {
     place: TempDir,
     config: Config,
     truth: BTreeMap<ExportId, Vec<TruePart>>,
-    /// A state with so many of the batches.
+    /// A state for each number of batches on record.
     states: HashMap<usize, PathBuf>,
 }
 
@@ -71,15 +68,14 @@ fn sha256(bytes: &[u8]) -> Sha256 {
 
 impl Judge {
     pub(super) fn new(config: Config, truth: BTreeMap<ExportId, Vec<TruePart>>) -> Self {
-        // In memory, where that can be had: nothing has to be durable here, and thousands of disks
-        // are laid out.
+        // In memory if possible: thousands of disks are laid out, and none has to be durable.
         let memory = Path::new("/dev/shm");
         let place =
             if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         Self { place: place.unwrap(), config, truth, states: HashMap::new() }
     }
 
-    /// Where the disk is to be laid out: empty.
+    /// Where to lay out the disk: empty.
     pub(super) fn clear(&self) -> &Path {
         for folder in [DOWNLOADS, "state"] {
             let _ = fs::remove_dir_all(self.place.path().join(folder));
@@ -99,7 +95,7 @@ impl Judge {
         ExportPath { project: self.project().clone(), export: export.clone() }
     }
 
-    /// A state that has these batches on record, in the place of the one before.
+    /// Replaces the state by one that has these batches on record.
     pub(super) async fn record(&mut self, batches: &[Vec<Fact>]) {
         let template = self.place.path().join(format!("state-{}", batches.len()));
         if !self.states.contains_key(&batches.len()) {
@@ -117,7 +113,7 @@ impl Judge {
         fs::copy(template.join("state.db"), state.join("state.db")).unwrap();
     }
 
-    /// The marker is on record for the directory's path, which is another one here.
+    /// The marker is on record for the path of the directory, which differs here.
     fn moved(&self, change: &Fact) -> Fact {
         match change {
             Fact::SinkIdentified { identity, .. } => Fact::SinkIdentified {
@@ -128,8 +124,7 @@ impl Judge {
         }
     }
 
-    /// Holds what is there against what is demanded, recovers twice, and holds the end against it
-    /// again.
+    /// Checks the disk, recovers twice, and checks the outcome.
     pub(super) async fn judge(&self, demands: Demands) -> Verdict<()> {
         let mut ledger = SqliteLedger::beside(&self.place.path().join("state"));
         let epoch = ledger.claim(&[]).await.map_err(faulty("the state"))?;
@@ -151,20 +146,16 @@ impl Judge {
         let tree = tree(&self.downloads());
         let second = self.recover(ledger, epoch, demands).await?;
         if first != second {
-            return Err(format!(
-                "the second recovery is another one: {first:#?}, then {second:#?}"
-            ));
+            return Err(format!("the second recovery differs: {first:#?}, then {second:#?}"));
         }
         let again = self::tree(&self.downloads());
         if tree != again {
-            return Err(format!(
-                "the second recovery changed the disk: {tree:#?}, then {again:#?}"
-            ));
+            return Err(format!("the second recovery changed the disk: {tree:#?}, {again:#?}"));
         }
         Ok(())
     }
 
-    /// What a consumer sees is right.
+    /// Whether a consumer sees only valid files.
     fn look(&self) -> Verdict<()> {
         for (export, parts) in &self.truth {
             let folder = self.downloads().join(self.project().as_str()).join(export.as_str());
@@ -222,25 +213,22 @@ impl Judge {
         part.ok_or_else(|| format!("{export} has no {key:?}"))
     }
 
-    /// Whatever is on record is on the disk.
+    /// Whether everything on record is on the disk.
     fn hold_to_records(&self, records: &[ExportRecord], demands: Demands) -> Verdict<()> {
         for record in records {
             let export = &record.key.export;
             for part in &record.parts {
                 let truth = self.true_part(export, &part.key)?;
                 if part.sha256 != truth.sha256 || !self.has_part(export, truth) {
-                    return Err(format!(
-                        "{export}/{} is on record and not on the disk",
-                        part.key.file_name()
-                    ));
+                    let name = part.key.file_name();
+                    return Err(format!("{export}/{name} is on record and not on the disk"));
                 }
             }
             match &record.state {
                 RecordedState::Completed { .. } => self.look_at_manifest(export)?,
                 RecordedState::Sealing { .. } => {
-                    if let Some(part) =
-                        self.truth[export].iter().find(|part| !self.has_part(export, part))
-                    {
+                    let mut parts = self.truth[export].iter();
+                    if let Some(part) = parts.find(|part| !self.has_part(export, part)) {
                         return Err(format!("{export} is sealed without {}", part.key.file_name()));
                     }
                 }
@@ -254,7 +242,7 @@ impl Judge {
         Ok(())
     }
 
-    /// As a start of the program would; in words, what it decided.
+    /// Recovers as a start of the program does. Returns what it decided, in words.
     async fn recover(
         &self,
         ledger: &mut SqliteLedger,
@@ -305,7 +293,7 @@ impl Judge {
         Ok(decisions)
     }
 
-    /// An export that is still to be fetched, or to be fetched to its end.
+    /// An export that is not fetched to its end yet.
     async fn prepare(
         &self,
         sink: &impl Sink,
@@ -336,10 +324,8 @@ impl Judge {
         }
         for part in &prepared.adopted {
             if part.sha256 != self.true_part(export, &part.key)?.sha256 {
-                return Err(format!(
-                    "{export}/{} is adopted with other bytes",
-                    part.key.file_name()
-                ));
+                let name = part.key.file_name();
+                return Err(format!("{export}/{name} is adopted with other bytes"));
             }
         }
         let mut resumed = Vec::new();
@@ -378,7 +364,7 @@ async fn load(ledger: &mut SqliteLedger, config: &Config) -> Verdict<Vec<ExportR
     ledger.load(&digests).await.map_err(faulty("the state"))
 }
 
-/// Every name below a folder, with what it holds.
+/// Every name below a folder, with its content.
 fn tree(folder: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -390,8 +376,7 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, String> {
                 folders.push(path);
             } else {
                 let bytes = fs::read(&path).unwrap();
-                // Of a large file some pages: a change of its length, or of all of it, is what
-                // could happen.
+                // Some pages of a large file: a change would show in its length or on every page.
                 let pages = bytes.chunks(4096).step_by(1 + bytes.len() / (1 << 20));
                 let pages = pages.collect::<Vec<_>>().concat();
                 found.insert(path, format!("{} bytes, {}", bytes.len(), sha256(&pages)));

@@ -1,5 +1,5 @@
-//! Power cuts: the real program runs while everything that it does to the disk is recorded; then
-//! every beginning of that is laid out again without what was not synced, and recovered. `kill -9`
+//! Power cuts: the real program runs while everything it does to the disk is recorded. Then every
+//! prefix of the recording is laid out again, without what was not synced, and recovered. `kill -9`
 //! cannot show a missing fsync: the page cache stays.
 
 mod disk;
@@ -20,7 +20,7 @@ use disk::{Data, Disk, Names};
 use judge::{DOWNLOADS, Demands, Judge, TruePart};
 use scenes::{Played, Scene};
 
-/// What is left of data and names, each of these for each beginning in the long run.
+/// What is left of data and names. The long run tries each of these for each prefix.
 const CUTS: [(Data, Names); 8] = [
     (Data::Dropped, Names::Kept),
     (Data::Dropped, Names::Dropped),
@@ -31,21 +31,19 @@ const CUTS: [(Data, Names); 8] = [
     (Data::Dropped, Names::Random),
     (Data::Kept, Names::Kept),
 ];
-/// Names the seed of the long run.
 const SEED_VARIABLE: &str = "BATCH_EXPORT_WATCHER_TEST_SEED";
 
-/// How thoroughly beginnings are tried.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
-    /// Of a row of writes to one file every n-th is a beginning, and the last one.
+    /// Of consecutive writes to one file, every n-th ends a prefix, and so does the last.
     writes: usize,
-    /// Of [`CUTS`] so many for each beginning, the first two always.
+    /// How many of [`CUTS`] are tried for each prefix. The first two always are.
     cuts: usize,
     seed: u64,
 }
 
 const QUICK: Effort = Effort { writes: 1000, cuts: 3, seed: 20_260_105 };
-/// The same for a large part: laying it out and hashing it takes its time.
+/// A large part takes longer to lay out and to hash.
 const QUICK_LARGE: Effort = Effort { cuts: 2, ..QUICK };
 
 #[derive(Debug, Default)]
@@ -55,7 +53,7 @@ struct Account {
     replays: usize,
 }
 
-/// Whether a beginning may end behind this operation; of many writes in a row a few.
+/// Whether a prefix ends behind this operation.
 fn is_end(log: &Log, at: usize, effort: Effort) -> bool {
     let is_write = |at: usize| matches!(log.get(at), Some((_, Operation::Write { .. })));
     !is_write(at) || !is_write(at + 1) || at.is_multiple_of(effort.writes)
@@ -80,7 +78,7 @@ async fn replay(played: Played, effort: Effort) -> Result<Account, String> {
             continue;
         }
         account.beginnings += 1;
-        // What is being recorded may be on record already.
+        // What is being recorded may already be on record.
         for recorded in durable..=batches.len() {
             for turn in 0..effort.cuts {
                 let cut = if turn < 2 {

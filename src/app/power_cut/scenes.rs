@@ -24,25 +24,22 @@ use crate::simulator::{
 
 const PROJECT: &str = "project_shop";
 const KEY: &str = "key-of-the-shop";
-/// Long enough for two checkpoints.
 const LARGE_BYTES: usize = (17 << 20) + 4321;
-/// Longest wait for a checkpoint.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One story.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Scene {
     /// Two exports of small parts, committed in groups.
     Small { without_rename: bool },
     /// One large part with checkpoints, beside a small one.
     Large { without_rename: bool },
-    /// A large part that is stopped behind its first checkpoint, and continued by the next run.
+    /// A large part that is stopped after its first checkpoint. The next run continues it.
     Stopped,
     /// An export that fails, is retried, and succeeds.
     Failed,
 }
 
-/// What was recorded, and how it has to be.
+/// The recording, and the expected content.
 pub(super) struct Played {
     pub(super) log: Log,
     pub(super) config: Config,
@@ -67,7 +64,6 @@ impl Scene {
         Self::Failed,
     ];
 
-    /// Plays it to its end.
     pub(super) async fn play(self, transfer: TransferRuntimes) -> Played {
         let truth = self.truth();
         let script = Script::new(vec![SimProject::new(PROJECT, KEY, self.exports(&truth))]);
@@ -216,7 +212,7 @@ impl Stage {
         tokio::time::timeout(PATIENCE, run).await.expect("every export is settled");
     }
 
-    /// Stops it in good order once a checkpoint is on record and the store sends no more.
+    /// Stops cleanly once a checkpoint is on record and the store has stalled.
     async fn run_until_checkpoint(&self) {
         let stop = CancellationToken::new();
         let stopping = async {
@@ -240,7 +236,6 @@ impl Stage {
     }
 }
 
-/// An operation as a reader of a failure wants it.
 pub(super) fn words(operation: &Operation) -> String {
     match operation {
         Operation::MakeFolder { parent, name, folder } => {

@@ -17,11 +17,9 @@ use crate::domain::resume::ResumablePart;
 
 use views::listing_oddity;
 
-/// After this many failed attempts in a row a part asks for a fresh view: the listing may have
-/// changed or expired.
+/// Failed attempts in a row after which a part asks for a fresh view: its listing may be outdated.
 const ATTEMPTS_PER_VIEW: u32 = 3;
 
-/// A finished export whose parts are being downloaded.
 #[derive(Debug)]
 pub struct Fetching {
     facts: ReportFacts,
@@ -80,12 +78,10 @@ impl Fetching {
         self.parts.iter()
     }
 
-    #[must_use]
     pub fn part(&self, key: &PartKey) -> Option<&Part> {
         self.parts.get(key)
     }
 
-    /// The parts to look for in the folder: neither recorded nor under way.
     pub fn unrecorded(&self) -> impl Iterator<Item = PartOrder> + '_ {
         self.parts
             .iter()
@@ -94,19 +90,15 @@ impl Fetching {
     }
 
     /// Declared bytes that no room is taken for yet. Parts under way count whole.
-    #[must_use]
     pub fn missing_bytes(&self) -> u64 {
         u64::try_from(self.tally.missing_bytes).unwrap_or(u64::MAX)
     }
 
-    #[must_use]
     pub fn is_prepared(&self) -> bool {
         self.prepared
     }
 
-    /// Whether some parts are not yet durable under their names. Until they are, no one waits for
-    /// the record of a part that is.
-    #[must_use]
+    /// Whether parts are still to come. If not, only records are awaited.
     pub fn awaits_parts(&self) -> bool {
         self.tally.open > self.tally.recording
     }
@@ -294,10 +286,8 @@ impl Fetching {
                 self.tally.moves(part, PartState::Queued);
                 self.tally.resumes(part, kept.clone());
                 if let Some(point) = kept {
-                    commands.push(Command::Record(RecordChange::PartialSynced(ResumablePart {
-                        key,
-                        point,
-                    })));
+                    let part = ResumablePart { key, point };
+                    commands.push(Command::Record(RecordChange::PartialSynced(part)));
                 }
             }
             Err(PartFailure::Failed { fault, kept, progressed }) => {
@@ -331,8 +321,7 @@ impl Fetching {
                 self.wait(key, cause, cx, commands);
                 self.want_view(cx, commands);
             }
-            // The fault may be this part's own. Without a wait it would be the first in the queue
-            // each time the disk is found to be well.
+            // The fault may be this part's own: without a wait it would come first each time.
             PartFault::Held(Hold::Disk { cause }) => self.wait(key, cause, cx, commands),
             PartFault::Held(_) => {
                 self.tally.moves(part, PartState::Queued);

@@ -40,7 +40,6 @@ pub use fetching::Fetching;
 pub use part_state::{Part, PartState};
 pub use polling::Polling;
 
-/// The policies that a step follows.
 #[derive(Debug, Clone, Copy)]
 pub struct Policies {
     /// How often to ask while nothing is wrong.
@@ -54,7 +53,6 @@ pub struct Policies {
 #[derive(Debug, Clone, Copy)]
 pub struct StepContext<'a> {
     pub now: Moment,
-    /// Spreads the delays of this step.
     pub jitter: Unit,
     pub policies: &'a Policies,
 }
@@ -70,29 +68,16 @@ pub struct Watch {
 pub enum WatchState {
     /// Asks the API until it reports SUCCESS or ERROR.
     Polling(Polling),
+    /// Downloads the listed parts.
     Fetching(Fetching),
     /// All parts are committed; the manifest is not yet durable.
-    Sealing {
-        manifest: Arc<str>,
-        totals: Totals,
-    },
+    Sealing { manifest: Arc<str>, totals: Totals },
     /// Whole. Terminal.
-    Completed {
-        totals: Totals,
-        at: Timestamp,
-    },
+    Completed { totals: Totals, at: Timestamp },
     /// Failed for good; `failed.json` or its record is not yet durable.
-    Failing {
-        failure: Failure,
-        /// Verified parts, which stay on disk.
-        kept: Kept,
-    },
+    Failing { failure: Failure, kept: Kept },
     /// Failed for good. Terminal until `retry`.
-    Failed {
-        failure: Failure,
-        /// Verified parts, which stay on disk.
-        kept: Kept,
-    },
+    Failed { failure: Failure, kept: Kept },
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -102,7 +87,6 @@ pub struct Totals {
 }
 
 impl Totals {
-    #[must_use]
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a CommittedPart>) -> Self {
         parts.into_iter().fold(Self::default(), |sum, part| Self {
             parts: sum.parts + 1,
@@ -110,7 +94,6 @@ impl Totals {
         })
     }
 
-    #[must_use]
     pub fn of_manifest(manifest: &Manifest) -> Self {
         // A manifest that was found may say anything of files that are no longer there.
         let bytes = manifest.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add);
@@ -118,10 +101,9 @@ impl Totals {
     }
 }
 
-/// What must not be downloaded again, by file.
+/// Verified parts and what is begun, by file: neither is downloaded again.
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
-    /// Parts that are committed and recorded.
     pub committed: BTreeMap<FileId, CommittedPart>,
     pub partials: BTreeMap<FileId, ResumablePart>,
 }
@@ -133,14 +115,11 @@ pub enum WatchEvent {
     RejectionConfirmed,
     /// The API refused the whole project, and no longer does.
     RejectionWithdrawn,
-    /// The folder exists and was searched.
+    /// Valid files without a record, and parts whose names foreign files have, with the cause.
     Prepared {
-        /// Valid files without a record.
         adopted: Vec<CommittedPart>,
-        /// Names that a foreign file has, with the cause in words.
         conflicts: Vec<(PartKey, String)>,
     },
-    /// A part got a slot.
     PartStarted(PartKey),
     /// A part's attempt ended. If it succeeded, the file is durable under its final name.
     PartEnded {
@@ -149,7 +128,6 @@ pub enum WatchEvent {
     },
     /// The first bytes of a part under way are durable.
     PartCheckpointed(ResumablePart),
-    /// A part's retry wait is over.
     PartRetryDue(PartKey),
     Recorded(Recorded),
     ManifestDurable,
@@ -157,26 +135,19 @@ pub enum WatchEvent {
     ManifestConflict {
         cause: String,
     },
-    /// `failed.json` is durable.
     FailureNoticeDurable,
     /// Someone asked to retry a failed export.
     Retry,
-    /// `failed.json` is gone.
     FailureNoticeRemoved,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
     PartCommitted(PartKey),
-    /// The bytes that a part can be continued from.
-    PartialSynced {
-        key: PartKey,
-        bytes: u64,
-    },
+    PartialSynced { key: PartKey, bytes: u64 },
     Sealing,
     Completed,
     Failed,
-    /// A failed export is watched again.
     Watching,
 }
 
@@ -188,21 +159,16 @@ pub enum Command {
     Prepare,
     /// Give the part a slot when one is free.
     QueuePart(PartKey),
-    /// Wake the part after this delay.
     RetryPartAfter(PartKey, Duration),
     Record(RecordChange),
-    /// Write `manifest.json`.
     Seal(Arc<str>),
-    /// Write `failed.json`.
     WriteFailureNotice(Failure),
-    /// Remove `failed.json`.
     RemoveFailureNotice,
     Notify(Notice),
 }
 
 impl Command {
     /// Whether this begins something new, rather than finish what is under way.
-    #[must_use]
     pub fn begins_work(&self) -> bool {
         match self {
             Self::ViewAfter(_) | Self::Prepare | Self::QueuePart(_) | Self::RetryPartAfter(..) => {
@@ -217,70 +183,33 @@ impl Command {
     }
 }
 
-/// A change to the state, which survives restarts.
+/// A change to the state, which survives restarts. `Sealing` has the manifest's exact text.
 #[derive(Debug, Clone)]
 pub enum RecordChange {
     StatusSeen(RemoteStatus),
     PartCommitted(CommittedPart),
-    /// A partial is durable up to its resume point.
     PartialSynced(ResumablePart),
-    /// All parts are committed; the manifest's exact text.
     Sealing(Arc<str>),
-    Completed {
-        totals: Totals,
-        at: Timestamp,
-    },
+    Completed { totals: Totals, at: Timestamp },
     Failed(Failure),
     Watching,
 }
 
-/// A line for the log. Texts are safe to show.
+/// A line for the log. Texts are safe to show. What fails is told once, until the cause changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    StatusChanged {
-        from: Option<RemoteStatus>,
-        to: RemoteStatus,
-    },
-    /// Polls of this export fail; told once until the cause changes.
-    PollFailing {
-        cause: String,
-    },
-    /// Polls of this export work again.
+    StatusChanged { from: Option<RemoteStatus>, to: RemoteStatus },
+    PollFailing { cause: String },
     PollRecovered,
-    /// The API said something odd that needs no action; told once.
-    Surprise {
-        words: String,
-    },
-    /// The files of a finished export are known.
-    PartsListed {
-        parts: u64,
-        bytes: u64,
-        /// Parts that are already on disk and recorded.
-        committed: u64,
-        /// Parts that an earlier attempt has begun.
-        partials: u64,
-    },
-    /// An attempt at a part failed and will be repeated; told once until the cause changes.
-    PartFailing {
-        key: PartKey,
-        cause: String,
-    },
-    /// A part will not be tried again.
-    PartAbandoned {
-        key: PartKey,
-        cause: String,
-    },
-    /// The first bytes of a part are on disk and recorded.
-    PartCheckpointed {
-        key: PartKey,
-        bytes: u64,
-    },
-    /// A part is on disk and recorded.
+    Surprise { words: String },
+    PartsListed { parts: u64, bytes: u64, committed: u64, partials: u64 },
+    PartFailing { key: PartKey, cause: String },
+    PartAbandoned { key: PartKey, cause: String },
+    PartCheckpointed { key: PartKey, bytes: u64 },
     PartCommitted(CommittedPart),
     ExportSealed(Totals),
     ExportCompleted(Totals),
     ExportFailed(Failure),
-    /// `failed.json` is gone, and so is the failure.
     FailureForgotten,
 }
 
@@ -293,37 +222,30 @@ pub struct PartOrder {
 }
 
 impl Watch {
-    #[must_use]
     pub fn new(project: ProjectName, export: ExportId) -> Self {
         Self::with_state(project, export, WatchState::Polling(Polling::default()))
     }
 
-    #[must_use]
     pub fn with_state(project: ProjectName, export: ExportId, state: WatchState) -> Self {
         Self { project, export, state }
     }
 
-    #[must_use]
     pub fn export(&self) -> &ExportId {
         &self.export
     }
 
-    #[must_use]
     pub fn project(&self) -> &ProjectName {
         &self.project
     }
 
-    #[must_use]
     pub fn state(&self) -> &WatchState {
         &self.state
     }
 
-    #[must_use]
     pub fn is_settled(&self) -> bool {
         matches!(self.state, WatchState::Completed { .. } | WatchState::Failed { .. })
     }
 
-    #[must_use]
     pub fn wants_views(&self) -> bool {
         match &self.state {
             WatchState::Polling(_) => true,
@@ -333,7 +255,6 @@ impl Watch {
     }
 
     /// The order for a queued part, if it may start now.
-    #[must_use]
     pub fn part_order(&self, key: &PartKey) -> Option<PartOrder> {
         match &self.state {
             WatchState::Fetching(fetching) => fetching.part_order(key),
@@ -341,7 +262,6 @@ impl Watch {
         }
     }
 
-    #[must_use]
     pub fn declared_bytes(&self, key: &PartKey) -> Option<u64> {
         match &self.state {
             WatchState::Fetching(fetching) => fetching.declared_bytes(key),
@@ -349,9 +269,7 @@ impl Watch {
         }
     }
 
-    /// Declared bytes that no room is taken for yet, once the folder is prepared. Parts under way
-    /// count whole.
-    #[must_use]
+    /// Declared bytes that no room is taken for yet. Parts under way count whole.
     pub fn claimed_bytes(&self) -> u64 {
         match &self.state {
             WatchState::Fetching(fetching) if fetching.is_prepared() => fetching.missing_bytes(),
@@ -371,8 +289,7 @@ impl Watch {
         }
     }
 
-    /// The commands that resume an export whose waits and turns were cancelled. Work under way
-    /// reports back by itself.
+    /// The commands that resume an export whose waits and turns were cancelled.
     #[must_use]
     pub fn wake_commands(&self) -> Vec<Command> {
         match &self.state {

@@ -11,7 +11,6 @@ pub struct Part {
     pub state: PartState,
     /// Failed attempts in a row, without progress between them.
     pub(super) failures: u32,
-    /// The last cause that was logged.
     pub(super) told: Option<String>,
     /// Whether it was missing once already, before the last view listed it again.
     pub(super) gone_before: bool,
@@ -36,11 +35,9 @@ pub enum PartState {
     Abandoned { kind: FailureKind, cause: String, error_code: Option<String> },
 }
 
-/// Counts of parts by state. They are kept up to date because every event needs them, and an export
-/// may have 100,000 parts.
+/// Counts of parts by state: every event needs them, and an export may have 100,000 parts.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Parts with work under way.
     pub(super) in_flight: usize,
     /// Parts that are neither committed nor abandoned.
     pub(super) open: usize,
@@ -72,12 +69,10 @@ impl Tally {
         self.enters(part);
     }
 
-    /// A part changes its state.
     pub(super) fn moves(&mut self, part: &mut Part, to: PartState) {
         self.changes(part, |part| part.state = to);
     }
 
-    /// The next attempt at a part goes on from there.
     pub(super) fn resumes(&mut self, part: &mut Part, from: Option<ResumePoint>) {
         self.changes(part, |part| part.resume = from);
     }
@@ -85,7 +80,6 @@ impl Tally {
 
 impl Part {
     /// Bytes of earlier attempts that the next attempt continues from.
-    #[must_use]
     pub fn resumable_bytes(&self) -> u64 {
         self.resume.as_ref().map_or(0, |point| point.bytes)
     }
@@ -130,7 +124,6 @@ impl Part {
         matches!(self.state, PartState::Recording(_))
     }
 
-    /// Whether the part has reached its end.
     pub(super) fn is_terminal(&self) -> bool {
         matches!(self.state, PartState::Committed(_) | PartState::Abandoned { .. })
     }

@@ -7,7 +7,6 @@ use crate::domain::cadence::spread;
 use crate::domain::failure::{ApiRefusal, EXPIRED, Failure, FailureKind, ViewOutcome};
 use crate::domain::report::{RemoteStatus, Report};
 
-/// What is remembered between polls.
 #[derive(Debug, Default)]
 pub struct Polling {
     seen: Option<RemoteStatus>,
@@ -17,38 +16,29 @@ pub struct Polling {
     told: Option<String>,
     /// Since when (on the monotonic clock) the API has not known this export.
     not_found_since: Option<Duration>,
-    /// The API refused the request; until it is known whether that concerns this export alone.
+    /// The API refused the request, and it is open whether that concerns this export alone.
     rejected: Option<ApiRefusal>,
     kept: Kept,
 }
 
 impl Polling {
-    /// Continues where an earlier run stopped.
-    #[must_use]
     pub fn resumed(seen: Option<RemoteStatus>, kept: Kept) -> Self {
         Self { seen, kept, ..Self::default() }
     }
 
-    /// The last status the API reported.
-    #[must_use]
     pub fn seen(&self) -> Option<&RemoteStatus> {
         self.seen.as_ref()
     }
 
-    /// Whether nothing is known of the export yet.
-    #[must_use]
     pub fn is_new(&self) -> bool {
         self.seen.is_none() && self.kept.committed.is_empty() && self.kept.partials.is_empty()
     }
 
-    #[must_use]
     pub fn kept(&self) -> &Kept {
         &self.kept
     }
 
-    /// Whether the API refused the request, and it is not yet known whether that concerns this
-    /// export alone.
-    #[must_use]
+    /// Whether the API refused the request, and it is open whether that concerns this export alone.
     pub fn is_rejected(&self) -> bool {
         self.rejected.is_some()
     }
@@ -136,12 +126,10 @@ impl Polling {
                 commands.push(Command::ViewAfter(cadence.slow(cx.jitter)));
                 None
             }
-            RemoteStatus::Error => Some(self.fail(
-                FailureKind::RemoteError,
-                "the API reports ERROR".to_owned(),
-                None,
-                cx,
-            )),
+            RemoteStatus::Error => {
+                let cause = "the API reports ERROR".to_owned();
+                Some(self.fail(FailureKind::RemoteError, cause, None, cx))
+            }
             RemoteStatus::Success => {
                 let kept = std::mem::take(&mut self.kept);
                 let files = report.files.unwrap_or_default();
@@ -178,12 +166,10 @@ impl Polling {
         }
         self.tell(refusal.words("the API does not know the export yet"), commands);
         self.failures = self.failures.saturating_add(1);
-        let slow = policies
-            .retry
-            .delay(self.failures, cx.jitter)
-            .max(spread(policies.cadence.min(), cx.jitter));
-        commands
-            .push(Command::ViewAfter(slow.min(policies.not_found_grace.saturating_sub(elapsed))));
+        let (retry, soonest) = (policies.retry, spread(policies.cadence.min(), cx.jitter));
+        let delay = retry.delay(self.failures, cx.jitter).max(soonest);
+        let left = policies.not_found_grace.saturating_sub(elapsed);
+        commands.push(Command::ViewAfter(delay.min(left)));
         None
     }
 
@@ -222,8 +208,7 @@ mod tests {
     use crate::domain::watch::tests::{ended, listing};
     use crate::domain::watch::{Watch, WatchState};
 
-    /// A failure is shown with its code beside the cause: with the code in the cause it would be
-    /// said twice.
+    /// A failure shows its code beside the cause: in the cause the code would appear twice.
     #[test]
     fn a_cause_leaves_the_code_to_its_field_and_a_notice_has_it_once() {
         let code = || Some("SOME_CODE".to_owned());

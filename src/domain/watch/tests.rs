@@ -1,5 +1,4 @@
-//! The machine held to its rules: tables for what the API may say. Properties for every order of
-//! events are next door.
+//! Tables for what the API may say. `properties` has every order of events.
 
 mod clock;
 mod part_ends;
@@ -9,6 +8,7 @@ use crate::domain::checksum::Check;
 use crate::domain::failure::{ApiRefusal, Hold, PartFault};
 use crate::domain::part::Sha256;
 use crate::domain::report::{PartListing, Report, ReportFacts};
+use crate::domain::resume::StrongEtag;
 
 pub(super) fn policies() -> Policies {
     Policies {
@@ -121,6 +121,11 @@ pub(super) fn committed(key: PartKey) -> CommittedPart {
     }
 }
 
+pub(super) fn point(bytes: u64) -> ResumePoint {
+    let etag = StrongEtag::parse("\"a\"").unwrap();
+    ResumePoint { bytes, sha256: Sha256::new([0; 32]), total_bytes: 10, etag }
+}
+
 pub(super) fn refusal(code: &str) -> ApiRefusal {
     ApiRefusal { status: 404, code: code.into(), message: String::new() }
 }
@@ -157,32 +162,21 @@ fn fetching() -> (Driver, PartKey) {
 #[test]
 fn a_part_that_met_a_sick_disk_waits_its_backoff_and_starts_over() {
     let (mut driver, part) = fetching();
-    let point = ResumePoint {
-        bytes: 5,
-        sha256: Sha256::new([0; 32]),
-        total_bytes: 10,
-        etag: crate::domain::resume::StrongEtag::parse("\"a\"").unwrap(),
-    };
-    driver.says(ended(&part, Err(transient(Some(point)))));
+    driver.says(ended(&part, Err(transient(Some(point(5))))));
     driver.says(WatchEvent::PartRetryDue(part.clone()));
     driver.says(WatchEvent::PartStarted(part.clone()));
     let sick = PartFault::Held(Hold::Disk { cause: "input/output error".into() });
     assert_eq!(driver.says(ended(&part, Err(sick.into()))), ["say failing a", "retry a 1.50"]);
     driver.says(WatchEvent::PartRetryDue(part.clone()));
-    assert_eq!(
-        driver.watch.part_order(&part).unwrap().resume,
-        None,
-        "bytes of a sick disk are not believed"
-    );
+    let resume = driver.watch.part_order(&part).unwrap().resume;
+    assert_eq!(resume, None, "bytes of a sick disk are not believed");
 }
 
 #[test]
 fn a_checkpoint_is_recorded_while_its_attempt_is_under_way_and_not_after() {
     let (mut driver, part) = fetching();
-    let etag = crate::domain::resume::StrongEtag::parse("\"a\"").unwrap();
-    let point = ResumePoint { bytes: 5, sha256: Sha256::new([0; 32]), total_bytes: 10, etag };
     let checkpoint =
-        || WatchEvent::PartCheckpointed(ResumablePart { key: part.clone(), point: point.clone() });
+        || WatchEvent::PartCheckpointed(ResumablePart { key: part.clone(), point: point(5) });
     assert_eq!(driver.says(checkpoint()), ["record partial a"]);
     let recorded = WatchEvent::Recorded(Recorded::PartialSynced { key: part.clone(), bytes: 5 });
     assert_eq!(driver.says(recorded), ["say a at 5"]);
@@ -190,11 +184,7 @@ fn a_checkpoint_is_recorded_while_its_attempt_is_under_way_and_not_after() {
     assert_eq!(driver.says(checkpoint()), [""; 0], "the part is committed");
     let (mut driver, _) = fetching();
     driver.step(ended(&part, Err(transient(None))));
-    assert_eq!(
-        driver.says(checkpoint()),
-        [""; 0],
-        "the end of the attempt has said from where to go on"
-    );
+    assert_eq!(driver.says(checkpoint()), [""; 0], "the end of the attempt said where to resume");
 }
 
 #[test]
@@ -209,28 +199,20 @@ fn room_is_missing_for_what_has_not_taken_it() {
     d.step(WatchEvent::PartStarted(key("a", 1)));
     assert_eq!(d.watch.claimed_bytes(), declared, "a part under way counts whole");
     d.step(ended(&key("a", 1), Ok(committed(key("a", 1)))));
-    assert_eq!(
-        d.watch.claimed_bytes(),
-        declared / 3 * 2,
-        "what is on disk needs no room, recorded or not"
-    );
+    let claimed = d.watch.claimed_bytes();
+    assert_eq!(claimed, declared / 3 * 2, "what is on disk needs no room, recorded or not");
 }
 
 #[test]
 fn the_happy_path_from_created_to_whole() {
     let mut d = Driver::new();
-    assert_eq!(
-        d.view(report("CREATED", Some(vec![]))),
-        ["record CREATED", "say CREATED", "view 10.0"]
-    );
+    let said = d.view(report("CREATED", Some(vec![])));
+    assert_eq!(said, ["record CREATED", "say CREATED", "view 10.0"]);
     assert_eq!(d.view(report("CREATED", None)), ["view 15.0"], "silence while nothing changes");
     assert_eq!(d.view(report("PENDING", None)), ["record PENDING", "say PENDING", "view 10.0"]);
     let early = Some(vec![listing("a", Some(1))]);
-    assert_eq!(
-        d.view(report("RUNNING", early)),
-        ["record RUNNING", "say RUNNING", "view 10.0"],
-        "nothing is fetched yet"
-    );
+    let said = d.view(report("RUNNING", early));
+    assert_eq!(said, ["record RUNNING", "say RUNNING", "view 10.0"], "nothing is fetched yet");
     let listed = success(&[("a", 1), ("b", 2)]);
     assert_eq!(d.view(listed), ["record SUCCESS", "say SUCCESS", "say 0 of 2", "prepare"]);
     assert_eq!(d.says(prepared()), ["queue a", "queue b"]);
@@ -241,10 +223,8 @@ fn the_happy_path_from_created_to_whole() {
     assert_eq!(d.says(ended(&b, Ok(committed(b.clone())))), ["record b"]);
     assert_eq!(d.says(ended(&a, Ok(committed(a.clone())))), ["record a"]);
     assert_eq!(d.says(WatchEvent::Recorded(Recorded::PartCommitted(a))), ["say committed a"]);
-    assert_eq!(
-        d.says(WatchEvent::Recorded(Recorded::PartCommitted(b))),
-        ["say committed b", "record sealing"]
-    );
+    let said = d.says(WatchEvent::Recorded(Recorded::PartCommitted(b)));
+    assert_eq!(said, ["say committed b", "record sealing"]);
     assert_eq!(d.says(WatchEvent::Recorded(Recorded::Sealing)), ["seal"]);
     assert_eq!(d.says(WatchEvent::ManifestDurable), ["say sealed 2", "record completed"]);
     assert_eq!(d.says(WatchEvent::Recorded(Recorded::Completed)), ["say whole 2/20"]);
@@ -256,33 +236,13 @@ fn what_one_view_leads_to_while_polling() {
     let fault = || ViewOutcome::Fault("cut".into());
     let held = || ViewOutcome::Held(Hold::Throttled { retry_after: None });
     let (hole, twice) = (success(&[("a", 1), ("c", 3)]), success(&[("a", 1), ("c", 1)]));
-    let empty = success(&[]);
+    let (empty, success) = (success(&[]), ["record SUCCESS", "say SUCCESS"]);
     for (outcome, expected) in [
         (report("ERROR", None), vec!["record ERROR", "say ERROR", "failed.json remote_error"]),
         (report("PAUSED", None), vec!["record PAUSED", "say PAUSED", "say surprise", "view 300.0"]),
         (report("SUCCESS", None), vec!["record SUCCESS", "say SUCCESS", "say failing", "view 0.8"]),
-        (
-            empty,
-            vec![
-                "record SUCCESS",
-                "say SUCCESS",
-                "say 0 of 0",
-                "say surprise",
-                "view 10.0",
-                "prepare",
-            ],
-        ),
-        (
-            hole,
-            vec![
-                "record SUCCESS",
-                "say SUCCESS",
-                "say 0 of 2",
-                "say surprise",
-                "view 10.0",
-                "prepare",
-            ],
-        ),
+        (empty, [&success, &["say 0 of 0", "say surprise", "view 10.0", "prepare"][..]].concat()),
+        (hole, [&success, &["say 0 of 2", "say surprise", "view 10.0", "prepare"][..]].concat()),
         (twice, vec!["record SUCCESS", "say SUCCESS", "say 0 of 2", "say surprise", "prepare"]),
         (ViewOutcome::NotFound(refusal("X")), vec!["say failing", "view 10.0"]),
         (ViewOutcome::Rejected(refusal("X")), vec!["say failing", "view 0.8"]),
@@ -303,10 +263,8 @@ fn days_of_faults_are_logged_once_and_recovery_takes_one_capped_interval() {
         assert_eq!(said.len(), 1, "{said:?}");
     }
     assert_eq!(d.view(ViewOutcome::Fault("refused".into())), ["view 450.0"]);
-    assert_eq!(
-        d.view(report("CREATED", None)),
-        ["record CREATED", "say CREATED", "say recovered", "view 10.0"]
-    );
+    let said = d.view(report("CREATED", None));
+    assert_eq!(said, ["record CREATED", "say CREATED", "say recovered", "view 10.0"]);
 }
 
 #[test]
@@ -331,10 +289,8 @@ fn a_failed_export_is_watched_again_once_its_notice_is_gone() {
     d.says(WatchEvent::Recorded(Recorded::Failed));
     assert_eq!(d.says(WatchEvent::Retry), ["remove failed.json"]);
     assert!(d.watch.is_settled(), "a crash now leaves it failed, and it can be retried once more");
-    assert_eq!(
-        d.says(WatchEvent::FailureNoticeRemoved),
-        ["say forgotten", "record watching", "view 0.0"]
-    );
+    let said = d.says(WatchEvent::FailureNoticeRemoved);
+    assert_eq!(said, ["say forgotten", "record watching", "view 0.0"]);
     assert!(!d.watch.is_settled() && d.watch.wants_views());
     assert!(d.says(WatchEvent::Recorded(Recorded::Watching)).is_empty());
 }
@@ -395,19 +351,11 @@ fn a_delisted_missing_file_is_left_out_and_a_new_one_is_fetched() {
 #[test]
 fn a_part_backs_off_resumes_and_asks_for_a_view_now_and_then() {
     let (mut d, a) = fetching();
-    let point = ResumePoint {
-        bytes: 4,
-        sha256: Sha256::new([0; 32]),
-        total_bytes: 10,
-        etag: crate::domain::resume::StrongEtag::parse("\"v\"").unwrap(),
-    };
-    assert_eq!(
-        d.says(ended(&a, Err(transient(Some(point.clone()))))),
-        ["say failing a", "retry a 0.75"]
-    );
+    let cut = transient(Some(point(4)));
+    assert_eq!(d.says(ended(&a, Err(cut))), ["say failing a", "retry a 0.75"]);
     assert!(d.watch.part_order(&a).is_none(), "not before its wait is over");
     assert_eq!(d.says(WatchEvent::PartRetryDue(a.clone())), ["queue a"]);
-    assert_eq!(d.watch.part_order(&a).unwrap().resume, Some(point));
+    assert_eq!(d.watch.part_order(&a).unwrap().resume, Some(point(4)));
     d.step(WatchEvent::PartStarted(a.clone()));
     assert_eq!(d.says(ended(&a, Err(transient(None)))), ["retry a 1.50"]);
     d.step(WatchEvent::PartRetryDue(a.clone()));
@@ -416,7 +364,7 @@ fn a_part_backs_off_resumes_and_asks_for_a_view_now_and_then() {
 }
 
 #[test]
-fn a_conflict_fails_the_export_after_everything_else_is_home() {
+fn a_conflict_fails_the_export_after_everything_else_is_downloaded() {
     let mut d = Driver::new();
     d.view(success(&[("a", 1), ("b", 2)]));
     let said = d.says(WatchEvent::Prepared {
@@ -452,9 +400,9 @@ fn an_empty_export_is_whole_after_a_second_view_confirms_it() {
     assert_eq!(d.view(report("SUCCESS", Some(vec![]))), ["record sealing"]);
 }
 
-/// With a look at every part for every event this takes minutes.
+/// If each event looked at every part, this would take minutes.
 #[test]
-fn a_hundred_thousand_parts_are_no_matter_of_squares() {
+fn events_of_a_hundred_thousand_parts_take_linear_time() {
     let files: Vec<_> =
         (1..=100_000_u32).map(|number| listing(&format!("f{number}"), Some(number))).collect();
     let mut driver = Driver::new();

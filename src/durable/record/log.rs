@@ -38,8 +38,7 @@ pub(crate) struct Recording(Arc<Mutex<Records>>);
 
 struct Records {
     root: PathBuf,
-    /// By device and inode. A file that is gone may leave its inode to another one, which then gets
-    /// a number of its own.
+    /// By device and inode. A new file on the inode of a removed one gets a new number.
     nodes: HashMap<(u64, u64), Node>,
     next: Node,
     log: Log,
@@ -50,8 +49,7 @@ static RECORDINGS: Mutex<Vec<Weak<Mutex<Records>>>> = Mutex::new(Vec::new());
 static DONE: AtomicU64 = AtomicU64::new(1);
 
 impl Recording {
-    /// Records the operations below this folder, which is as good as empty. `without_rename`: as if
-    /// the file system could not rename without replacing.
+    /// Records what happens below this folder, on request as if it could not rename.
     pub(crate) fn start(root: &Path, without_rename: bool) -> Self {
         let identity = identity(File::open(root).unwrap()).unwrap();
         let nodes = HashMap::from([(identity, 0)]);
@@ -115,11 +113,8 @@ pub(super) fn folder_made(parent: &OwnedFd, name: &OsStr) {
         records.nodes.remove(&made);
         let Some(parent) = records.node(parent) else { return };
         let folder = records.new_node(made);
-        records.push(Operation::MakeFolder {
-            parent,
-            name: name.to_string_lossy().into_owned(),
-            folder,
-        });
+        let name = name.to_string_lossy().into_owned();
+        records.push(Operation::MakeFolder { parent, name, folder });
     });
 }
 
@@ -159,11 +154,8 @@ pub(super) fn linked(folder: impl AsFd, name: &str) {
 }
 
 pub(super) fn renamed(folder: impl AsFd, old: &str, new: &str) {
-    in_file(folder, |folder| Operation::Rename {
-        folder,
-        old: old.to_owned(),
-        new: new.to_owned(),
-    });
+    let (old, new) = (old.to_owned(), new.to_owned());
+    in_file(folder, |folder| Operation::Rename { folder, old: old.clone(), new: new.clone() });
 }
 
 pub(super) fn knows_rename(folder: impl AsFd) -> Result<(), Errno> {

@@ -1,5 +1,5 @@
-//! Records what is done to a file system, so that a test can ask what a power cut would have left.
-//! The functions have a body only in the tests of this crate.
+//! Records what is done to a file system, so that a test can ask what a power cut would leave. The
+//! functions have a body only in the tests of this crate.
 
 #[cfg(test)]
 mod log;
@@ -18,7 +18,7 @@ pub(crate) use log::{Log, Node, Operation, Recording};
 /// How much had been done by then.
 pub(super) type Position = u64;
 
-/// Asked for before a sync begins: what comes later is not covered by it.
+/// Asked for before a sync begins: the sync does not cover what comes later.
 #[inline]
 pub(super) fn position() -> Position {
     #[cfg(test)]
@@ -27,72 +27,36 @@ pub(super) fn position() -> Position {
     0
 }
 
-#[inline]
-pub(super) fn folder_made(parent: &OwnedFd, name: &OsStr) {
-    #[cfg(test)]
-    log::folder_made(parent, name);
-    let _ = (parent, name);
+/// Functions that do this in the tests of this crate, and nothing elsewhere.
+macro_rules! recorded {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $kind:ty),*) = $record:expr;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub(super) fn $name($($argument: $kind),*) {
+            #[cfg(test)]
+            $record;
+            let _ = ($($argument,)*);
+        }
+    )*};
 }
 
-/// A file was created, with or without a name.
-#[inline]
-pub(super) fn created(folder: &OwnedFd, name: Option<&str>, file: &OwnedFd) {
-    #[cfg(test)]
-    log::created(folder, name, file);
-    let _ = (folder, name, file);
-}
-
-/// All of it was written, and the file's offset is behind it.
-#[inline]
-pub(super) fn wrote(file: &File, bytes: &[u8]) {
-    #[cfg(test)]
-    log::wrote(file, bytes);
-    let _ = (file, bytes);
-}
-
-#[inline]
-pub(super) fn cut(file: &File, bytes: u64) {
-    #[cfg(test)]
-    log::in_file(file, |file| Operation::Cut { file, bytes });
-    let _ = (file, bytes);
-}
-
-/// A file was synced: what had been written to it by the time that the sync began.
-#[inline]
-pub(super) fn synced(file: &File, covers: Position) {
-    #[cfg(test)]
-    log::in_file(file, |file| Operation::Sync { file, covers });
-    let _ = (file, covers);
-}
-
-/// A folder was synced, in the same sense.
-#[inline]
-pub(super) fn folder_synced(folder: &OwnedFd, covers: Position) {
-    #[cfg(test)]
-    log::in_file(folder, |folder| Operation::SyncFolder { folder, covers });
-    let _ = (folder, covers);
-}
-
-/// A file has one more name.
-#[inline]
-pub(super) fn linked(folder: impl AsFd, name: &str) {
-    #[cfg(test)]
-    log::linked(&folder, name);
-    let _ = (folder, name);
-}
-
-#[inline]
-pub(super) fn renamed(folder: impl AsFd, old: &str, new: &str) {
-    #[cfg(test)]
-    log::renamed(&folder, old, new);
-    let _ = (folder, old, new);
-}
-
-#[inline]
-pub(super) fn removed(folder: &OwnedFd, name: &str) {
-    #[cfg(test)]
-    log::in_file(folder, |folder| Operation::Remove { folder, name: name.to_owned() });
-    let _ = (folder, name);
+recorded! {
+    fn folder_made(parent: &OwnedFd, name: &OsStr) = log::folder_made(parent, name);
+    /// A file was created, with or without a name.
+    fn created(folder: &OwnedFd, name: Option<&str>, file: &OwnedFd) = log::created(folder, name, file);
+    /// All of it was written, and the file's offset is behind it.
+    fn wrote(file: &File, bytes: &[u8]) = log::wrote(file, bytes);
+    fn cut(file: &File, bytes: u64) = log::in_file(file, |file| Operation::Cut { file, bytes });
+    /// What had been written to the file when the sync began is durable.
+    fn synced(file: &File, covers: Position) =
+        log::in_file(file, |file| Operation::Sync { file, covers });
+    fn folder_synced(folder: &OwnedFd, covers: Position) =
+        log::in_file(folder, |folder| Operation::SyncFolder { folder, covers });
+    /// A file has one more name.
+    fn linked(folder: impl AsFd, name: &str) = log::linked(&folder, name);
+    fn renamed(folder: impl AsFd, old: &str, new: &str) = log::renamed(&folder, old, new);
+    fn removed(folder: &OwnedFd, name: &str) =
+        log::in_file(folder, |folder| Operation::Remove { folder, name: name.to_owned() });
 }
 
 /// Whether a file system knows `RENAME_NOREPLACE`.

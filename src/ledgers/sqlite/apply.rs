@@ -10,22 +10,18 @@ use crate::domain::resume::ResumablePart;
 use crate::failpoint;
 use crate::ports::{Epoch, Fact};
 
-/// Rows that one statement inserts at most.
 const MAX_ROWS: usize = 64;
-/// Takes the lock before the epoch is read: it cannot fact until the transaction ends.
+/// Takes the lock before the epoch is read: it cannot change until the transaction ends.
 const IMMEDIATE: &str = "BEGIN IMMEDIATE";
 
-/// What a recording of the state's folder is told of a batch.
+/// What the recording of a test is told of a batch: it may be durable from now on, or it is.
 #[derive(Debug)]
 pub(crate) enum Applying {
-    /// From now on it may be durable.
     #[cfg_attr(not(test), expect(dead_code, reason = "nobody records but tests"))]
     Begun(Vec<Fact>),
-    /// From now on it is.
     Durable,
 }
 
-/// The epoch that may write.
 async fn holder(on: &mut SqliteConnection) -> Result<Epoch, sqlx::Error> {
     let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(on).await?;
     let version = u64::try_from(version).map_err(|error| sqlx::Error::Decode(error.into()))?;
@@ -35,7 +31,7 @@ async fn holder(on: &mut SqliteConnection) -> Result<Epoch, sqlx::Error> {
 pub(super) async fn claim(connection: &mut SqliteConnection) -> Result<Epoch, sqlx::Error> {
     let mut transaction = connection.begin_with(IMMEDIATE).await?;
     let Epoch(earlier) = holder(&mut transaction).await?;
-    // The number has 31 bits. Beyond them SQLite would begin anew without a word.
+    // The number has 31 bits. Beyond them SQLite would silently start over.
     let next = i32::try_from(earlier + 1).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let claim = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {next}"));
     sqlx::query(claim).execute(&mut *transaction).await?;
@@ -43,8 +39,7 @@ pub(super) async fn claim(connection: &mut SqliteConnection) -> Result<Epoch, sq
     Ok(Epoch(earlier + 1))
 }
 
-/// Makes a batch durable, all or none; nothing of it if the epoch is not the one that may write,
-/// which is returned.
+/// Makes a batch durable, all or none. Returns the epoch that may write: if it differs, none is.
 pub(super) async fn apply_all(
     connection: &mut SqliteConnection,
     epoch: Epoch,
@@ -84,7 +79,7 @@ pub(super) async fn apply_all(
     Ok(holder)
 }
 
-/// What a fact is called where the tests interfere.
+/// The name of a fact's failpoint.
 fn point(fact: &Fact) -> &'static str {
     match fact {
         Fact::StatusSeen { .. } => "record:status",
@@ -107,14 +102,14 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
             ensure(on, export).await?;
             let update =
                 "UPDATE export SET remote_status = $3 WHERE project = $1 AND export_id = $2";
-            one(on, update, export, &[status.as_str()]).await
+            one(on, update, export, &[Some(status.as_str())]).await
         }
         Fact::PartCommitted { export, part } => commit_parts(on, export, &[part]).await,
         Fact::Sealing { export, manifest } => {
             ensure(on, export).await?;
             let update = "UPDATE export SET state = 'sealing', manifest = $3 WHERE project = $1 \
                           AND export_id = $2";
-            one(on, update, export, &[manifest]).await
+            one(on, update, export, &[Some(manifest)]).await
         }
         Fact::Completed { export, parts, bytes, at } => {
             complete(on, export, to_sql(*parts), to_sql(*bytes), &at.to_string()).await
@@ -141,35 +136,20 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
         Fact::Paused { scope, until } => {
             let upsert = "INSERT INTO pause (scope, until_at) VALUES ($1, $2) ON CONFLICT (scope) \
                           DO UPDATE SET until_at = excluded.until_at";
-            done(
-                sqlx::query(upsert)
-                    .bind(scope.to_string())
-                    .bind(until.to_string())
-                    .execute(on)
-                    .await,
-            )
+            run(on, upsert, &[&scope.to_string(), &until.to_string()]).await
         }
-        Fact::PauseEnded { scope } => done(
-            sqlx::query("DELETE FROM pause WHERE scope = $1")
-                .bind(scope.to_string())
-                .execute(on)
-                .await,
-        ),
+        Fact::PauseEnded { scope } => {
+            run(on, "DELETE FROM pause WHERE scope = $1", &[&scope.to_string()]).await
+        }
         Fact::SinkIdentified { place, identity } => {
             let upsert = "INSERT INTO marker (directory, marker) VALUES ($1, $2) ON CONFLICT \
                           (directory) DO UPDATE SET marker = excluded.marker";
-            done(sqlx::query(upsert).bind(place).bind(identity).execute(on).await)
+            run(on, upsert, &[place, identity]).await
         }
         Fact::Recovered { project, at } => {
             let insert = "INSERT INTO project (project, recovered_at) VALUES ($1, $2) ON CONFLICT \
                           (project) DO NOTHING";
-            done(
-                sqlx::query(insert)
-                    .bind(project.to_string())
-                    .bind(at.to_string())
-                    .execute(on)
-                    .await,
-            )
+            run(on, insert, &[&project.to_string(), &at.to_string()]).await
         }
     }
 }
@@ -180,9 +160,9 @@ async fn ensure(on: &mut SqliteConnection, export: &ExportKey) -> Result<(), sql
     one(on, insert, export, &[]).await
 }
 
-/// Parts of one export in a few statements, however many there are: a statement costs two switches
-/// between threads, a row next to nothing. Of 23 parts 16, 4, 2 and 1 share one, so that there are
-/// few different statements and each is parsed once.
+/// Parts of one export in a few statements: a statement costs two switches between threads, a row
+/// next to nothing. Of 23 parts 16, 4, 2 and 1 share one, so that there are few different
+/// statements and each is parsed once.
 async fn commit_parts(
     on: &mut SqliteConnection,
     export: &ExportKey,
@@ -232,7 +212,7 @@ async fn insert_parts(
          declared_bytes = excluded.declared_bytes, sha256 = excluded.sha256, verified_by = \
          excluded.verified_by",
     );
-    done(upsert.build().execute(on).await)
+    upsert.build().execute(on).await.map(drop)
 }
 
 async fn complete(
@@ -252,7 +232,7 @@ async fn complete(
         .bind(parts)
         .bind(bytes)
         .bind(at);
-    done(updated.execute(&mut *on).await)?;
+    updated.execute(&mut *on).await?;
     one(on, "DELETE FROM part WHERE project = $1 AND export_id = $2", export, &[]).await?;
     one(on, "DELETE FROM partial WHERE project = $1 AND export_id = $2", export, &[]).await
 }
@@ -266,14 +246,9 @@ async fn fail(
     let update = "UPDATE export SET state = 'failed', manifest = NULL, failure_kind = $3, \
                   failure_cause = $4, failure_code = $5, failed_at = $6 WHERE project = $1 AND \
                   export_id = $2";
-    let updated = sqlx::query(update)
-        .bind(export.project.to_string())
-        .bind(export.export.as_str())
-        .bind(failure.kind.as_str())
-        .bind(&failure.cause)
-        .bind(failure.error_code.as_deref())
-        .bind(failure.at.to_string());
-    done(updated.execute(on).await)
+    let (kind, cause, code) = (failure.kind.as_str(), &failure.cause, &failure.error_code);
+    let at = failure.at.to_string();
+    one(on, update, export, &[Some(kind), Some(cause), code.as_deref(), Some(&at)]).await
 }
 
 async fn keep_partial(
@@ -295,7 +270,7 @@ async fn keep_partial(
         .bind(part.point.sha256.to_string())
         .bind(to_sql(part.point.total_bytes))
         .bind(part.point.etag.as_str());
-    done(inserted.execute(on).await)
+    inserted.execute(on).await.map(drop)
 }
 
 /// A statement about one export: `$1` is its project, `$2` its ID, then the given texts.
@@ -303,16 +278,21 @@ async fn one(
     on: &mut SqliteConnection,
     statement: &'static str,
     export: &ExportKey,
-    texts: &[&str],
+    texts: &[Option<&str>],
 ) -> Result<(), sqlx::Error> {
     let mut query =
         sqlx::query(statement).bind(export.project.to_string()).bind(export.export.as_str());
     for text in texts {
         query = query.bind(*text);
     }
-    done(query.execute(on).await)
+    query.execute(on).await.map(drop)
 }
 
-fn done<T>(result: Result<T, sqlx::Error>) -> Result<(), sqlx::Error> {
-    result.map(drop)
+async fn run(
+    on: &mut SqliteConnection,
+    statement: &'static str,
+    texts: &[&str],
+) -> Result<(), sqlx::Error> {
+    let query = texts.iter().fold(sqlx::query(statement), |query, text| query.bind(*text));
+    query.execute(on).await.map(drop)
 }

@@ -7,8 +7,7 @@ use sqlx::migrate::MigrateError;
 
 use crate::ports::LedgerFault;
 
-/// `SQLITE_CORRUPT` and `SQLITE_NOTADB`, <https://www.sqlite.org/rescode.html>: the low byte of an
-/// extended code.
+/// Low bytes of `SQLITE_CORRUPT` and `SQLITE_NOTADB`, <https://www.sqlite.org/rescode.html>.
 const DAMAGE_CODES: [i32; 2] = [11, 26];
 
 pub(super) fn corrupt(path: &Path, cause: &str) -> LedgerFault {

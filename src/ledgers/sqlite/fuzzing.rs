@@ -1,5 +1,4 @@
-//! A state in memory, and the door through which `crate::fuzzing` puts rows into it that this
-//! program never writes.
+//! A state in memory, into which `crate::fuzzing` puts rows that this program never writes.
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, QueryBuilder, Sqlite, SqliteConnection};
@@ -7,7 +6,7 @@ use sqlx::{ConnectOptions, QueryBuilder, Sqlite, SqliteConnection};
 use super::SqliteLedger;
 use crate::ports::LedgerFault;
 
-/// Renames a table: a transaction that needs it fails from then on.
+/// Renames a table: from then on a transaction that needs it fails.
 #[cfg(test)]
 pub(crate) async fn rename_table(directory: &std::path::Path, from: &str, to: &str) {
     let mut ledger = SqliteLedger::beside(directory);
@@ -16,7 +15,6 @@ pub(crate) async fn rename_table(directory: &std::path::Path, from: &str, to: &s
     ledger.disconnect().await;
 }
 
-/// A value of a row, of whatever type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
     Null,
@@ -32,7 +30,6 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// An empty state of the latest schema.
     pub(crate) async fn new() -> Result<Self, LedgerFault> {
         let options: SqliteConnectOptions = "sqlite::memory:".parse().expect("sqlx knows the word");
         let options = options.disable_statement_logging();
@@ -48,7 +45,6 @@ impl Memory {
         Ok(Self { ledger, writer })
     }
 
-    /// Takes every row away.
     pub(crate) async fn clear(&mut self) -> Result<(), sqlx::Error> {
         let statement =
             "DELETE FROM partial; DELETE FROM part; DELETE FROM export; DELETE FROM pause";

@@ -17,10 +17,8 @@ use crate::domain::resume::{ResumablePart, ResumePoint, StrongEtag};
 use crate::domain::stage::PauseScope;
 use crate::ports::{ExportRecord, RecordedState};
 
-/// IDs that one statement asks for at most.
 const MAX_IDS: usize = 64;
 
-/// Everything known of the exports of these projects.
 pub(super) async fn all(
     connection: &mut SqliteConnection,
     projects: &[ProjectDigest],
@@ -97,8 +95,7 @@ pub(super) async fn some(
     Ok(records)
 }
 
-/// The rows of a table that belong to these exports of a project, or to all of them if none is
-/// named.
+/// The rows of a table that belong to these exports of a project, or to all if none is named.
 async fn rows_of(
     on: &mut SqliteConnection,
     table: &str,
@@ -119,8 +116,7 @@ async fn rows_of(
     query.push(order).build().fetch_all(on).await
 }
 
-/// What is known of these exports of one project, or of all of them if none is named, with or
-/// without the partials.
+/// What is known of these exports of one project, or of all of them if none is named.
 pub(super) async fn load_project(
     on: &mut SqliteConnection,
     project: ProjectDigest,

@@ -3,8 +3,8 @@
 //! A batch of facts is one transaction, and a transaction is synced before it counts (WAL,
 //! `synchronous=FULL`). The SQL keeps to what PostgreSQL understands too.
 //!
-//! One epoch at a time may write. Its number is the `user_version` in the database's header, which
-//! versions of this program from before it neither read nor change.
+//! One epoch at a time may write: the `user_version` in the database's header, which earlier
+//! versions of this program neither read nor change.
 
 mod apply;
 mod error;
@@ -35,31 +35,25 @@ use crate::ports::{Epoch, ExportRecord, Fact, Ledger, LedgerFault};
 
 /// File name of the database in the state directory.
 const DATABASE_FILE: &str = "state.db";
-/// How long a statement waits for another process (the `retry` command) that has the database
-/// locked.
+/// How long a statement waits for another process, such as `retry`, that holds the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Every schema there has been, in order: version, name, statements.
+/// Every schema so far, in order: version, name, statements.
 const MIGRATIONS: [(i64, &str, &str); 2] = [
     (1, "initial", include_str!("migrations/0001_initial.sql")),
     (2, "checkpoints", include_str!("migrations/0002_checkpoints.sql")),
 ];
 
-/// A way into the state.
 #[derive(Debug)]
 pub struct SqliteLedger {
     path: PathBuf,
     options: SqliteConnectOptions,
-    /// Absent after a failure: the next use connects anew, because a connection that met an I/O
-    /// error is not trusted.
+    /// Absent after a failure: a connection that met an I/O error is not reliable.
     connection: Option<SqliteConnection>,
 }
 
 impl SqliteLedger {
-    /// Opens the state in `directory`, which is made (0700) if it is missing, and brings it to the
-    /// latest schema. A database that is damaged or newer is refused as it is.
-    ///
-    /// # Errors
-    /// When it cannot be made, read or migrated.
+    /// Opens the state in `directory`, makes it (0700) if it is missing, and migrates it to the
+    /// latest schema. A damaged or newer database is refused and left as it is.
     pub async fn open(directory: &Path) -> Result<Self, LedgerFault> {
         let path = directory.join(DATABASE_FILE);
         let place = directory.to_owned();
@@ -71,9 +65,7 @@ impl SqliteLedger {
         Ok(ledger)
     }
 
-    /// Another way into a state that this process has open already: it is neither checked nor
-    /// migrated again.
-    #[must_use]
+    /// Another connection to an open state: neither checked nor migrated again.
     pub fn beside(directory: &Path) -> Self {
         let path = directory.join(DATABASE_FILE);
         let options = SqliteConnectOptions::new()
@@ -98,19 +90,9 @@ impl SqliteLedger {
     }
 
     async fn migrate(&mut self) -> Result<(), LedgerFault> {
-        let migrations = MIGRATIONS.map(|(version, name, statements)| {
-            Migration::new(
-                version,
-                name.into(),
-                MigrationType::Simple,
-                statements.into_sql_str(),
-                false,
-            )
-        });
-        let known = MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default();
-        let migrator = Migrator::with_migrations(migrations.into());
+        let migrator = Migrator::with_migrations(MIGRATIONS.map(migration).into());
         let migrated = migrator.run(self.connection().await?).await;
-        migrated.map_err(|error| error::migration(&self.path, known, &error))
+        migrated.map_err(|error| error::migration(&self.path, latest(), &error))
     }
 
     async fn connection(&mut self) -> Result<&mut SqliteConnection, LedgerFault> {
@@ -121,10 +103,9 @@ impl SqliteLedger {
         Ok(self.connection.insert(connection))
     }
 
-    /// After a failure: rolls back by closing, so that the next use begins with a new connection.
+    /// Rolls back by closing, so that the next use begins with a new connection.
     async fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // It failed already; what closing it says adds nothing.
             drop(connection.close().await);
         }
     }
@@ -217,8 +198,7 @@ impl Ledger for SqliteLedger {
     }
 }
 
-/// Makes the state's folder, and the database as an empty file: SQLite itself would not make it
-/// 0600.
+/// Makes the state's folder, and an empty database: SQLite itself would not make it 0600.
 fn make_place(directory: &Path) -> Result<(), LedgerFault> {
     let disk = |error: DurableError| LedgerFault::Unavailable(error.to_string());
     let dir = Dir::create_all(directory, DirectoryMode::PRIVATE, DirectoryMode::PRIVATE);
@@ -231,6 +211,16 @@ fn make_place(directory: &Path) -> Result<(), LedgerFault> {
         ))),
         Entry::Absent => dir.create_empty(DATABASE_FILE).map_err(disk),
     }
+}
+
+fn migration((version, name, statements): (i64, &'static str, &'static str)) -> Migration {
+    let sql = statements.into_sql_str();
+    Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+}
+
+/// The version of the latest schema.
+fn latest() -> i64 {
+    MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default()
 }
 
 /// SQL has no unsigned integers; a length beyond `i64` does not exist.

@@ -1,5 +1,4 @@
-//! A look at the state that leaves no trace: it makes no folder or file, migrates nothing, and
-//! holds up nobody.
+//! A look at the state that leaves no trace: it makes nothing, migrates nothing, blocks nobody.
 
 use std::path::Path;
 
@@ -7,14 +6,11 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use super::load::{load_project, pauses};
-use super::{BUSY_TIMEOUT, DATABASE_FILE, MIGRATIONS, error};
+use super::{BUSY_TIMEOUT, DATABASE_FILE, error, latest};
 use crate::domain::ids::ProjectDigest;
 use crate::ports::{LedgerFault, Seen};
 
 /// Reads the state in `directory`; `None` if there is none yet.
-///
-/// # Errors
-/// When it cannot be read, is damaged, or was written by a newer version.
 pub async fn look(
     directory: &Path,
     projects: &[ProjectDigest],
@@ -32,7 +28,7 @@ pub async fn look(
         return Ok(None);
     }
     let looked = async {
-        // A state that was closed well has no -wal, and needs no -shm beside it to be read.
+        // A state that was closed cleanly has no -wal, and can be read without a -shm.
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(false)
@@ -52,10 +48,6 @@ pub async fn look(
         return Err(error::newer(&path, version, known));
     }
     Ok((version > 0).then_some(seen))
-}
-
-fn latest() -> i64 {
-    MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default()
 }
 
 /// The version of the schema, 0 if there is none, and what is in it if that can be understood.

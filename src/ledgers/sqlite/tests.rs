@@ -18,7 +18,6 @@ impl Home for TempDir {
 
 conforms!(tempfile::tempdir().unwrap());
 
-/// A ledger, claimed.
 async fn claimed(directory: &Path) -> (SqliteLedger, Epoch) {
     let mut ledger = SqliteLedger::open(directory).await.unwrap();
     let epoch = ledger.claim(&[]).await.unwrap();
@@ -36,24 +35,14 @@ async fn first_schema(directory: &Path) {
     Dir::open(directory).unwrap().create_empty(DATABASE_FILE).unwrap();
     let options = SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE));
     let mut old = options.connect().await.unwrap();
-    let (version, name, statements) = MIGRATIONS[0];
-    let migration = Migration::new(
-        version,
-        name.into(),
-        MigrationType::Simple,
-        statements.into_sql_str(),
-        false,
-    );
-    Migrator::with_migrations(vec![migration]).run(&mut old).await.unwrap();
+    let migrator = Migrator::with_migrations(vec![migration(MIGRATIONS[0])]);
+    migrator.run(&mut old).await.unwrap();
     for insert in [
         "INSERT INTO export (project, export_id, state) VALUES ($1, 'e1', 'watching')",
         "INSERT INTO partial VALUES ($1, 'e1', 1, 'f1', 40, 100, '\"v\"')",
     ] {
-        sqlx::query(insert)
-            .bind(project("project_one").to_string())
-            .execute(&mut old)
-            .await
-            .unwrap();
+        let insert = sqlx::query(insert).bind(project("project_one").to_string());
+        insert.execute(&mut old).await.unwrap();
     }
     old.close().await.unwrap();
 }
@@ -63,18 +52,13 @@ async fn an_older_schema_is_brought_up_to_date() {
     let root = tempfile::tempdir().unwrap();
     first_schema(root.path()).await;
     let seen = look(root.path(), &[project("project_one")]).await.unwrap().unwrap();
-    assert_eq!(
-        (seen.exports.len(), seen.exports[0].partials.len()),
-        (1, 0),
-        "a look migrates nothing"
-    );
+    let found = (seen.exports.len(), seen.exports[0].partials.len());
+    assert_eq!(found, (1, 0), "a look migrates nothing");
     let (mut ledger, epoch) = claimed(root.path()).await;
     let record = only(&mut ledger).await;
     assert_eq!(record.partials, [], "what does not say what its bytes are is not believed");
-    ledger
-        .commit(epoch, &[Fact::PartialSynced { export: export("e1"), part: partial(1) }])
-        .await
-        .unwrap();
+    let synced = Fact::PartialSynced { export: export("e1"), part: partial(1) };
+    ledger.commit(epoch, &[synced]).await.unwrap();
     assert_eq!(only(&mut ledger).await.partials, [partial(1)]);
 }
 
@@ -101,14 +85,11 @@ async fn neither_the_key_nor_anybody_else_gets_in() {
 async fn a_failed_batch_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let (mut ledger, epoch) = claimed(root.path()).await;
-    sqlx::query("ALTER TABLE pause RENAME TO hidden")
-        .execute(ledger.connection().await.unwrap())
-        .await
-        .unwrap();
-    let paused =
-        Fact::Paused { scope: PauseScope::Origin, until: "2026-01-01T00:00:00Z".parse().unwrap() };
-    let error =
-        ledger.commit(epoch, &[Fact::Watching { export: export("e1") }, paused]).await.unwrap_err();
+    let rename = sqlx::query("ALTER TABLE pause RENAME TO hidden");
+    rename.execute(ledger.connection().await.unwrap()).await.unwrap();
+    let watching = Fact::Watching { export: export("e1") };
+    let paused = Fact::Paused { scope: PauseScope::Origin, until: Timestamp::UNIX_EPOCH };
+    let error = ledger.commit(epoch, &[watching, paused]).await.unwrap_err();
     assert!(error.to_string().contains("state.db"), "{error}");
     assert_eq!(ledger.load(&[project("project_one")]).await.unwrap(), []);
 }
@@ -118,10 +99,7 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
     let damages: [fn(&mut Vec<u8>); 4] = [
         |bytes| *bytes = vec![b'x'; 9000],
         |bytes| bytes[..16].fill(0),
-        |bytes| {
-            let length = bytes.len();
-            bytes[4096..length].fill(0xff);
-        },
+        |bytes| bytes[4096..].fill(0xff),
         |bytes| {
             let length = bytes.len();
             bytes[length - 4096..].fill(0xff);
@@ -138,11 +116,8 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
         std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), &bytes).unwrap();
         let error = SqliteLedger::open(root.path()).await.unwrap_err();
         assert!(matches!(error, LedgerFault::Corrupt(_)), "{error:?}");
-        let message = error.to_string();
-        assert!(
-            message.contains(&path.display().to_string()) && message.contains("move it"),
-            "{message}"
-        );
+        let words = error.to_string();
+        assert!(words.contains(path.to_str().unwrap()) && words.contains("move it"), "{words}");
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
     }
 }
@@ -156,16 +131,11 @@ async fn a_newer_schema_is_refused() {
                   VALUES (7, 'later', TRUE, x'00', 0)";
     sqlx::query(insert).execute(ledger.connection().await.unwrap()).await.unwrap();
     ledger.close().await.unwrap();
-    let error = SqliteLedger::open(root.path()).await.unwrap_err();
-    assert!(
-        matches!(&error, LedgerFault::Newer(words) if words.contains("schema 7, this one knows 2")),
-        "{error:?}"
-    );
-    let error = look(root.path(), &[]).await.unwrap_err();
-    assert!(
-        matches!(&error, LedgerFault::Newer(words) if words.contains("schema 7, this one knows 2")),
-        "{error:?}"
-    );
+    let opened = SqliteLedger::open(root.path()).await.unwrap_err();
+    for error in [opened, look(root.path(), &[]).await.unwrap_err()] {
+        let LedgerFault::Newer(words) = &error else { panic!("{error:?}") };
+        assert!(words.contains("schema 7, this one knows 2"), "{words}");
+    }
 }
 
 #[tokio::test]
@@ -181,10 +151,8 @@ async fn a_look_sees_what_is_in_use_or_was_closed_and_leaves_nothing_behind() {
         names
     };
     let (mut ledger, epoch) = claimed(&directory).await;
-    ledger
-        .commit(epoch, &[Fact::Failed { export: export("e1"), failure: failure() }])
-        .await
-        .unwrap();
+    let failed = Fact::Failed { export: export("e1"), failure: failure() };
+    ledger.commit(epoch, &[failed]).await.unwrap();
     let in_use = files();
     assert_eq!(in_use.len(), 3, "{in_use:?}");
     let state = RecordedState::Failed(failure());

@@ -1,5 +1,4 @@
-//! What every sink has to do, written against the port alone. [`conforms!`] makes a test of each
-//! function here for one implementation.
+//! What every sink has to do, by the port alone: [`conforms!`] makes a test of each function.
 
 mod documents;
 
@@ -12,28 +11,18 @@ use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, ResumePoint, StrongE
 use crate::domain::watch::PartOrder;
 use crate::ports::{Armed, Finished, Sink, SinkFault, Upload};
 
-pub(crate) use documents::{
-    a_manifest_is_written_once_and_never_over_another,
-    a_notice_is_ours_to_replace_and_to_remove_and_nobody_elses,
-    a_sink_that_is_well_says_so_and_has_no_room_for_everything,
-    manifests_are_found_again_and_believed_only_if_the_files_agree,
-    sealing_is_finished_after_a_crash_whatever_a_consumer_took,
-    what_is_forgotten_leaves_what_is_finished,
-};
+pub(crate) use documents::*;
 
-/// One place for bytes, empty at first, as a consumer sees it: what is still being written has no
-/// name there.
+/// A place for bytes, empty at first, as a consumer sees it: unfinished files have no name there.
 pub(crate) trait Shelf {
     type Sink: Sink;
 
-    /// A sink for it, as another start of the program would have one.
+    /// A sink for this place, as after another start of the program.
     async fn open(&self) -> Self::Sink;
-    /// What an export has there, sorted.
     fn names(&self, at: &ExportPath) -> Vec<String>;
     fn read(&self, at: &ExportPath, name: &str) -> Option<Vec<u8>>;
-    /// Puts a file of somebody else there.
+    /// Puts a file of another program there.
     fn put(&self, at: &ExportPath, name: &str, bytes: &[u8]);
-    /// Takes a file away.
     fn take(&self, at: &ExportPath, name: &str);
 }
 
@@ -74,11 +63,11 @@ pub(crate) use conforms;
 
 const DIGITS: &[u8] = b"0123456789";
 
-fn at(export: &str) -> ExportPath {
+pub(crate) fn at(export: &str) -> ExportPath {
     ExportPath { project: "shop".parse().unwrap(), export: export.parse().unwrap() }
 }
 
-fn key(number: u32) -> PartKey {
+pub(crate) fn key(number: u32) -> PartKey {
     PartKey { number, file_id: format!("file_{number}").parse().unwrap() }
 }
 
@@ -95,14 +84,12 @@ fn sha256(bytes: &[u8]) -> Sha256 {
     Sha256::new(digest(&SHA256, bytes).as_ref().try_into().unwrap())
 }
 
-/// MD5 of [`DIGITS`].
-fn md5_of_digits() -> PromisedChecksum {
+pub(crate) fn md5_of_digits() -> PromisedChecksum {
     let value = (0..16)
         .map(|at| u8::from_str_radix(&"781e5e245d69b566979b86e28d23f2c7"[at * 2..at * 2 + 2], 16));
     PromisedChecksum { algorithm: Algorithm::Md5, value: value.map(Result::unwrap).collect() }
 }
 
-/// Behind these bytes of a file.
 fn behind(prefix: Prefix, total: usize) -> Plan {
     let etag = StrongEtag::parse("\"v1\"").unwrap();
     let Prefix { bytes, sha256 } = prefix;
@@ -324,7 +311,7 @@ pub(crate) async fn a_checkpoint_outlives_a_crash_or_is_never_promised(shelf: &i
         }
         None => Plan::FromStart,
     };
-    // As a crash would: nobody keeps it.
+    // As in a crash: nothing keeps it.
     drop(upload);
     let sink = shelf.open().await;
     let mut upload = begin(&sink, 1, large, &plan).await;

@@ -1,5 +1,4 @@
-//! What lies in an export's folder besides what belongs there: leftovers to remove, finished files
-//! to adopt.
+//! What an export's folder contains besides its own files: leftovers, and finished files to adopt.
 
 use std::collections::HashSet;
 
@@ -22,9 +21,9 @@ use crate::failpoint;
 use crate::ports::Prepared;
 
 impl LocalSink {
-    /// Makes an export's folder and looks through it. A partial stays if one of these parts has a
-    /// resume point for it, or a [`super::PartWriter`] has it open; all others are removed. Files
-    /// that are not ours stay untouched. What it adopts it hashes: slow.
+    /// Makes an export's folder and searches it. A partial stays if one of these parts has a resume
+    /// point for it, or a [`super::PartWriter`] has it open; all others are removed. Files that are
+    /// not ours stay untouched. It hashes what it adopts: slow.
     pub(super) fn prepare_export(
         &self,
         at: &ExportPath,
@@ -63,8 +62,7 @@ impl LocalSink {
         Ok(prepared)
     }
 
-    /// Removes every partial in the folder of an export that is finished with, except those that a
-    /// [`super::PartWriter`] has open.
+    /// Removes every partial of a finished export that no [`super::PartWriter`] has open.
     pub(super) fn tidy(&self, dir: &Dir, at: &ExportPath) -> Result<(), DurableError> {
         let names = dir.names()?.into_iter().collect();
         remove_leftovers(dir, &names, &self.partials_in_flight(at))
@@ -78,8 +76,7 @@ fn remove_leftovers(
 ) -> Result<(), DurableError> {
     for name in names.iter().filter(|name| is_working_name(name) && !kept.contains(*name)) {
         match dir.remove(name) {
-            // A folder by such a name is not ours. It becomes a conflict only if that very part is
-            // fetched.
+            // A folder with such a name is not ours. It is a conflict only if that part is fetched.
             Err(error) if error.class() != ErrorClass::WrongKind => return Err(error),
             Ok(_) | Err(_) => {}
         }
@@ -93,10 +90,9 @@ enum Adoption {
     Nothing,
 }
 
-/// A file of ours gets its final name only after its length and every promised checksum were
-/// checked, so one that is left by a crash is adopted by its length; without a declared length the
-/// first byte has to do. A file that is not ours by owner and mode proves nothing by its length:
-/// the part is fetched, and the commit compares the contents.
+/// A file of ours gets its final name only after all checks, so a crash leaves one that is adopted
+/// by its length; without a declared length by its first byte. A file that is not ours by owner and
+/// mode proves nothing: the part is fetched, and the commit compares the contents.
 fn adopt(
     dir: &Dir,
     key: &PartKey,
@@ -119,12 +115,11 @@ fn adopt(
     }
     let (sha256, first) = hash(dir, &name, &file, length)?;
     if declared_bytes.is_none() && !matches!(first, Some(b'{' | b'[')) {
-        return Ok(Adoption::Foreign(format!(
-            "{name} already exists and does not begin like JSON"
-        )));
+        let found = format!("{name} already exists and does not begin like JSON");
+        return Ok(Adoption::Foreign(found));
     }
     failpoint::pass("adopt", &name);
-    // If somebody else put it there, nobody has synced it yet.
+    // If another program put it there, nobody has synced it yet.
     dir.sync_entry(&name, &file)?;
     let check = if declared_bytes.is_some() { Check::Size } else { Check::Framing };
     Ok(Adoption::Ours(CommittedPart {
@@ -136,7 +131,7 @@ fn adopt(
     }))
 }
 
-/// Whether a file looks as this program makes them: owned by its user, and either with exactly the
+/// Whether a file looks as this program makes them: owned by its user, and either with the
 /// configured mode or closed to everybody else, as an earlier configuration may have had it. A file
 /// with any other mode was made by another program of the same user, such as `cp`.
 fn is_ours(file: &std::fs::File, mode: FileMode) -> Result<bool, Errno> {
@@ -147,7 +142,6 @@ fn is_ours(file: &std::fs::File, mode: FileMode) -> Result<bool, Errno> {
     Ok(stat.st_uid == geteuid().as_raw() && looks_ours)
 }
 
-/// The SHA-256 of a file on disk, and its first byte.
 pub(super) fn hash(
     dir: &Dir,
     name: &str,
@@ -166,8 +160,8 @@ pub(super) fn hash(
     }
 }
 
-/// Whether a file is a partial of ours, or what a crash has left of a probe, by its name.
-pub(super) fn is_working_name(name: &str) -> bool {
+/// Whether a file is a partial of ours, or the leftover of a probe, by its name.
+pub(crate) fn is_working_name(name: &str) -> bool {
     if is_probe_name(name) || [MANIFEST_FILE, FAILED_FILE].iter().any(|of| name == working_name(of))
     {
         return true;
@@ -177,7 +171,7 @@ pub(super) fn is_working_name(name: &str) -> bool {
         return false;
     };
     let (Ok(number), Ok(file_id)) = (number.parse(), file_id.parse()) else { return false };
-    // Letter for letter: a number with more zeros than we write is somebody else's.
+    // Exactly: a number with more zeros than we write is not ours.
     name == working_name(&PartKey { number, file_id }.file_name())
 }
 

@@ -1,5 +1,5 @@
-//! Complete and checked parts get their final names: steps 4 to 6 of the order in `directory`. A group
-//! of parts shares one check of each folder and one sync of it.
+//! Complete and checked parts get their final names: steps 4 to 6 of the order in `directory`. A
+//! group of parts shares one check and one sync of each folder.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,20 +15,19 @@ use crate::durable::{
 };
 use crate::ports::SinkFault;
 
-/// A part that is complete and agrees with all that was promised. If it is dropped, its partial is
-/// not trusted again.
+/// A complete part that matches all that was promised. If dropped, its partial is not used again.
 #[must_use]
 pub struct FinishedPart {
     pub(super) sink: LocalSink,
-    at: ExportPath,
-    dir: Arc<Dir>,
-    file: File,
-    part: CommittedPart,
+    pub(super) at: ExportPath,
+    pub(super) dir: Arc<Dir>,
+    pub(super) file: File,
+    pub(super) part: CommittedPart,
     /// Held until the part has its name or is gone.
-    _reservation: Reservation,
+    pub(super) reservation: Reservation,
 }
 
-enum File {
+pub(super) enum File {
     Unsynced(Partial),
     Synced(Synced),
 }
@@ -40,18 +39,6 @@ impl fmt::Debug for FinishedPart {
 }
 
 impl FinishedPart {
-    pub(super) fn new(
-        sink: LocalSink,
-        at: ExportPath,
-        dir: Arc<Dir>,
-        partial: Partial,
-        part: CommittedPart,
-        reservation: Reservation,
-    ) -> Self {
-        let file = File::Unsynced(partial);
-        Self { sink, at, dir, file, part, _reservation: reservation }
-    }
-
     /// Whether it is synced with its group. A large part is synced before, or its group would wait.
     pub(super) fn costs_little(&self) -> bool {
         is_small(Some(self.part.bytes)) || matches!(self.file, File::Synced(_))
@@ -84,13 +71,12 @@ impl File {
     }
 }
 
-/// The outcome of each part, in the order of the group.
 type Outcomes = Vec<Option<Result<CommittedPart, SinkFault>>>;
 
 impl LocalSink {
     /// Gives each part of a group its final name, durable on return. A file that already has the
     /// name is adopted if it is identical. The outcomes are in the order of the group. The partial
-    /// of a part that failed is gone.
+    /// of a failed part is gone.
     #[must_use]
     pub(super) fn commit(&self, group: Vec<FinishedPart>) -> Vec<Result<CommittedPart, SinkFault>> {
         if group.len() > 1 {
@@ -131,7 +117,7 @@ impl LocalSink {
         for (place, finished) in folder {
             match finished.file.sync() {
                 Ok(file) => {
-                    synced.push((place, finished.dir, file, finished.part, finished._reservation));
+                    synced.push((place, finished.dir, file, finished.part, finished.reservation));
                 }
                 Err(error) => outcomes[place] = Some(Err(error.into())),
             }
@@ -154,8 +140,7 @@ impl LocalSink {
         }
     }
 
-    /// The folder must still be the one that its path leads to, or the file would be published
-    /// where nobody looks.
+    /// The folder must still be at its path, or no consumer would find the file.
     fn check_place(&self, finished: &FinishedPart) -> Result<NoOverwrite, SinkFault> {
         let root = self.root()?;
         let now = LocalSink::export_dir(&root, &finished.at)?;
@@ -164,9 +149,8 @@ impl LocalSink {
             return Ok(self.no_overwrite(&root)?);
         }
         let path = finished.dir.path().display();
-        Err(SinkFault::Mismatch(format!(
-            "the folder {path} was moved or removed during the download"
-        )))
+        let cause = format!("the folder {path} was moved or removed during the download");
+        Err(SinkFault::Mismatch(cause))
     }
 }
 
@@ -185,15 +169,15 @@ fn name(
     }
 }
 
-/// The final name is taken. The same file is adopted; another one stays untouched.
+/// The final name is taken. An identical file is adopted; another one stays untouched.
 fn settle(dir: &Dir, name: &str, part: &CommittedPart, synced: Synced) -> Result<(), SinkFault> {
     let same = is_same(dir, name, part);
     synced.discard();
     match same.map_err(SinkError::below)? {
         true => Ok(dir.sync().map_err(SinkError::from)?),
         false => {
-            let cause =
-                format!("{} already exists with other content", dir.path().join(name).display());
+            let path = dir.path().join(name);
+            let cause = format!("{} already exists with other content", path.display());
             Err(SinkFault::Conflict(cause))
         }
     }

@@ -7,7 +7,6 @@ use md5::Digest as _;
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
 use crate::domain::part::Sha256;
 
-/// The running digests of one file.
 pub struct Digests {
     sha256: Context,
     promised: Vec<(Algorithm, Hasher)>,
@@ -24,26 +23,22 @@ enum Hasher {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the {algorithm} of the bytes is not the one that the store sent")]
 pub struct Mismatch {
-    /// Which one.
     pub algorithm: Algorithm,
 }
 
 impl Digests {
     /// Digests of nothing yet; `algorithms` are those that [`Digests::finish`] will be asked for.
-    #[must_use]
     pub fn new(algorithms: &[Algorithm]) -> Self {
         let mut promised: Vec<(Algorithm, Hasher)> = Vec::new();
         for &algorithm in algorithms {
-            if algorithm != Algorithm::Sha256
-                && promised.iter().all(|(known, _)| *known != algorithm)
-            {
+            let is_new = promised.iter().all(|(known, _)| *known != algorithm);
+            if algorithm != Algorithm::Sha256 && is_new {
                 promised.push((algorithm, Hasher::new(algorithm)));
             }
         }
         Self { sha256: Context::new(&SHA256), promised }
     }
 
-    /// The next bytes of the file.
     pub fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
         for (_, hasher) in &mut self.promised {
@@ -51,16 +46,12 @@ impl Digests {
         }
     }
 
-    /// SHA-256 of the bytes so far.
-    #[must_use]
     pub fn so_far(&self) -> Sha256 {
         sha256_of(self.sha256.clone())
     }
 
-    /// The file's SHA-256, and the checks it passed, in manifest order.
-    ///
-    /// # Errors
-    /// When a promised checksum differs, or was not named to [`Digests::new`].
+    /// The file's SHA-256, and the checks it passed, in manifest order. A promised checksum that
+    /// differs, or was not named to [`Digests::new`], is a mismatch.
     pub fn finish(self, promised: &[PromisedChecksum]) -> Result<(Sha256, Vec<Check>), Mismatch> {
         let sha256 = sha256_of(self.sha256);
         let mut values: Vec<(Algorithm, Vec<u8>)> = self
@@ -127,8 +118,7 @@ mod tests {
     use super::*;
 
     /// The check values of "123456789": RFC 1321 and FIPS 180 by `md5sum` and `sha*sum`, the CRCs
-    /// by the catalogue of parametrised CRC algorithms (CRC-32/ISO-HDLC, CRC-32/ISCSI,
-    /// CRC-64/NVME).
+    /// by the catalogue of parametrised CRC algorithms.
     const KNOWN: [(Algorithm, &str); 7] = [
         (Algorithm::Md5, "25f9e794323b453885f5181f1b624d0b"),
         (Algorithm::Sha1, "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
@@ -180,10 +170,8 @@ mod tests {
     #[test]
     fn what_was_not_computed_is_not_called_verified() {
         let promised = [promise(Algorithm::Md5, KNOWN[0].1)];
-        assert_eq!(
-            digests(&[]).finish(&promised).unwrap_err(),
-            Mismatch { algorithm: Algorithm::Md5 }
-        );
+        let refused = digests(&[]).finish(&promised).unwrap_err();
+        assert_eq!(refused, Mismatch { algorithm: Algorithm::Md5 });
         assert_eq!(digests(&[]).finish(&[]).unwrap().1, []);
     }
 }

@@ -50,15 +50,12 @@ use crate::durable::{
     CommitFailure, Dir, DurableError, Entry, ErrorClass, NoOverwrite, Partial, probe_unnamed,
 };
 
-/// Exists for a moment while the disk is checked.
+/// Exists briefly while the disk is checked.
 const CHECK_FILE: &str = ".batch-export-watcher.check";
-/// Written to find out whether the disk accepts bytes: one block of most file systems.
 const CHECK_BYTES: [u8; 4096] = [b' '; 4096];
 
-/// What can change while the sink is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SinkSettings {
-    /// Free space that is never used.
     pub reserve_bytes: u64,
     /// Modes of new files and folders of exports.
     pub modes: Modes,
@@ -80,37 +77,33 @@ pub(super) struct Inner {
     no_overwrite: OnceLock<NoOverwrite>,
     /// Whether working files can do without a name, once that is known.
     unnamed: Mutex<Option<bool>>,
-    /// The keys are made by [`folded`].
+    /// By [`folded`] path.
     in_flight: Mutex<HashMap<String, InFlight>>,
-    /// Folders of exports whose names this run has made durable. They are not synced again for
-    /// every part, nor looked up again while one of their parts is being written.
+    /// Folders of exports whose names this run has made durable. They are not synced again for each
+    /// part, nor looked up again while one of their parts is written.
     folders: Mutex<HashMap<ExportPath, Weak<Dir>>>,
 }
 
 type InFlight = (ExportPath, PartKey);
 
-/// How the download directory was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
     /// It got a new marker, to be recorded before the first download.
     Created(MarkerId),
     /// The state did not know it, but it has a marker, to be recorded before the first download.
     Adopted(MarkerId),
-    /// It is the one that the state knows.
     Known,
-    /// It is missing, or it is another one; why, in words. Every operation fails until the right
-    /// one is back.
+    /// Missing, or another one; why, in words. Every operation fails until the right one is back.
     Away(String),
 }
 
-/// The outcome of writing a small file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
     Written,
     Occupied,
 }
 
-/// While it lives, the partial of this part is being written and must not be removed.
+/// While it lives, this part is being written and its partial must not be removed.
 #[derive(Debug)]
 pub(super) struct Reservation {
     sink: LocalSink,
@@ -118,13 +111,12 @@ pub(super) struct Reservation {
 }
 
 impl LocalSink {
-    /// Opens the download directory. `known` is the marker that the state has for it. If there is
-    /// none, the directory is made and marked, or its marker adopted; a known directory is never
-    /// made again. Missing parent folders get the same mode, so that its readers can reach it.
+    /// Opens the download directory. `known` is its marker in the state. Without one, the directory
+    /// is made and marked, or its marker adopted; a known directory is never made again. Missing
+    /// parent folders get the same mode, so that its readers can reach it.
     ///
-    /// # Errors
-    /// When a new directory cannot be made or marked, or its file system cannot do step 5. A known
-    /// directory that is missing is [`Opened::Away`] and no error.
+    /// It is an error if a new directory cannot be made or marked, or its file system cannot do
+    /// step 5.
     pub fn open(
         directory: &Path,
         known: Option<MarkerId>,
@@ -165,8 +157,7 @@ impl LocalSink {
     }
 
     /// Changes the settings of this sink and all its clones, for what begins from now on. The
-    /// process's umask has to allow the modes, or folders may lose the setgid bit that they
-    /// inherit.
+    /// process's umask has to allow the modes, or folders may lose an inherited setgid bit.
     pub fn reconfigure(&self, settings: SinkSettings) {
         *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
@@ -182,8 +173,7 @@ impl LocalSink {
     }
 
     /// Whether the disk is fit for downloads: the marker is there, `room_bytes` are free above the
-    /// reserve, and a small file can go through all steps of a part. A smaller check would let
-    /// parts be fetched in vain.
+    /// reserve, and a small file can go through all steps of a part.
     pub(super) fn disk_check(&self, room_bytes: u64) -> Result<(), SinkError> {
         let root = Arc::new(self.root()?);
         self.check_reserve(&root, room_bytes)?;
@@ -221,10 +211,9 @@ impl LocalSink {
         }
     }
 
-    /// Whether working files can do without a name here; no, if that cannot be found out now.
+    /// Whether working files can do without a name here; no, if that cannot be probed now.
     pub(super) fn takes_unnamed(&self, dir: &Dir) -> bool {
-        // Parts that begin at the same time would meet each other's probe: one looks, the others
-        // wait for it.
+        // Parts that begin at once would disturb each other's probe: one probes, the others wait.
         let mut unnamed = self.inner.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
         if unnamed.is_none() {
             *unnamed = probe_unnamed(dir).ok();
@@ -242,7 +231,6 @@ impl LocalSink {
         Err(SinkError::Reserve { directory, free_bytes, needed_bytes, reserve_bytes })
     }
 
-    /// The folder of an export, if there is one.
     pub(super) fn export_dir(root: &Dir, at: &ExportPath) -> Result<Option<Arc<Dir>>, SinkError> {
         let Some(project) = root.child(at.project.as_str()).map_err(SinkError::below)? else {
             return Ok(None);
@@ -270,19 +258,17 @@ impl LocalSink {
         Ok(dir)
     }
 
-    /// The folder of an export, if a part that is being written has it open. Whether its path still
-    /// leads there is checked before anything gets its final name.
+    /// The folder of an export, if a part that is being written has it open. Its path is checked
+    /// before anything gets its final name.
     pub(super) fn open_export_dir(&self, at: &ExportPath) -> Option<Arc<Dir>> {
         self.folders().get(at).and_then(Weak::upgrade)
     }
 
-    /// Forgets an open folder when its path no longer leads to it, or nothing more will be written
-    /// to it.
+    /// Forgets an open folder that has moved, or that nothing more is written to.
     pub(super) fn forget_export_dir(&self, at: &ExportPath) {
         self.folders().remove(at);
     }
 
-    /// How many folders are remembered.
     #[cfg(test)]
     pub(super) fn known_folders(&self) -> usize {
         self.folders().len()
@@ -307,7 +293,6 @@ impl LocalSink {
         }
     }
 
-    /// The names of the partials of an export that are being written.
     pub(super) fn partials_in_flight(&self, at: &ExportPath) -> HashSet<String> {
         self.in_flight()
             .values()
@@ -317,7 +302,6 @@ impl LocalSink {
     }
 
     fn in_flight(&self) -> MutexGuard<'_, HashMap<String, InFlight>> {
-        // A map is whole after any panic: an insertion happened or it did not.
         self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -333,8 +317,7 @@ fn folded((at, key): &InFlight) -> String {
     format!("{at}/{}", key.file_name()).to_ascii_lowercase()
 }
 
-/// The name of the working file of `final_name`.
-pub(super) fn working_name(final_name: &str) -> String {
+pub(crate) fn working_name(final_name: &str) -> String {
     format!(".{final_name}.partial")
 }
 
@@ -391,13 +374,8 @@ fn mark(root: &Arc<Dir>, no_overwrite: NoOverwrite) -> Result<(MarkerId, Named),
     if let Found::Nothing = read_marker(root)? {
         let marker =
             MarkerId::random().map_err(|errno| root.failed("draw a random marker for", errno))?;
-        let written = write_named(
-            root,
-            MARKER_FILE,
-            marker.to_file().as_bytes(),
-            FileMode::PRIVATE,
-            no_overwrite,
-        )?;
+        let (text, mode) = (marker.to_file(), FileMode::PRIVATE);
+        let written = write_named(root, MARKER_FILE, text.as_bytes(), mode, no_overwrite)?;
         if written == Named::Written {
             return Ok((marker, Named::Written));
         }

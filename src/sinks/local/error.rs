@@ -1,14 +1,12 @@
-//! What keeps bytes from getting to their place, in words that are safe to show.
+//! What the directory refuses, in words that are safe to show.
 
 use std::path::PathBuf;
 
 use crate::durable::{DurableError, ErrorClass};
 use crate::ports::SinkFault;
 
-/// Why the directory did not take something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {
-    /// The file system refused.
     #[error(transparent)]
     Disk(#[from] DurableError),
     /// The download directory or its marker is not there, or it is another one.
@@ -17,23 +15,23 @@ pub enum SinkError {
         .directory.display()
     )]
     Away { directory: PathBuf, found: &'static str },
-    /// Going on would use space that the operator reserved.
+    /// The download would use space that the operator reserved.
     #[error(
         "{} has {free_bytes} bytes free; {needed_bytes} are needed besides the {reserve_bytes} \
          that download.reserve keeps free",
         .directory.display()
     )]
     Reserve { directory: PathBuf, free_bytes: u64, needed_bytes: u64, reserve_bytes: u64 },
-    /// Something that is not ours stands where our file or folder belongs. It stays untouched.
+    /// Something that is not ours has the name of our file or folder. It stays untouched.
     #[error("{} is in the way: {found}", .path.display())]
     Conflict { path: PathBuf, found: String },
-    /// The part is being written already, or another one whose name differs in case alone.
+    /// This part, or one whose name differs only in case, is already being written.
     #[error(
         "{} is already being written, under this name or one that differs only in case",
         .path.display()
     )]
     Busy { path: PathBuf },
-    /// The marker cannot be read. Only when a directory is opened that the state does not know.
+    /// The marker of a directory that the state does not know cannot be read.
     #[error(
         "{} is not a marker that this version can read; if the folder is the right one, remove it",
         .path.display()
@@ -53,8 +51,7 @@ impl SinkError {
         Self::Conflict { path: path.into(), found: found.into() }
     }
 
-    /// An error below the download directory: there something of the wrong kind is a conflict, not
-    /// a fault of the disk.
+    /// An error below the download directory, where something of the wrong kind is a conflict.
     pub(super) fn below(error: DurableError) -> Self {
         match error.class() {
             ErrorClass::WrongKind => {
@@ -64,8 +61,6 @@ impl SinkError {
         }
     }
 
-    /// Whether only this export is hit, for good.
-    #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }

@@ -1,5 +1,4 @@
-//! The notice beside the parts of an export that failed. It is ours to replace, unlike everything
-//! else.
+//! The notice beside the parts of a failed export. Unlike everything else, it is ours to replace.
 
 use std::sync::Arc;
 
@@ -15,8 +14,8 @@ use crate::durable::{Dir, Entry};
 const MAX_NOTICE_BYTES: u64 = 64 * 1024;
 
 impl LocalSink {
-    /// Writes `failed.json` in the place of an earlier one, and removes all partials. A crash in
-    /// between can leave neither: write it again at the next start.
+    /// Writes `failed.json`, replaces an earlier one, and removes all partials. A crash in between
+    /// can leave neither: write it again at the next start.
     pub(super) fn write_failed(&self, at: &ExportPath, bytes: &[u8]) -> Result<(), SinkError> {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
@@ -40,8 +39,8 @@ impl LocalSink {
         }
     }
 
-    /// Removes the partials of an export, then its `failed.json`. Everything else stays. What is
-    /// gone already is no error, so that a second try finishes a first one.
+    /// Removes the partials of an export, then its `failed.json`. What is gone already is no error,
+    /// so that a second try finishes a first one.
     pub(super) fn forget(&self, at: &ExportPath) -> Result<(), SinkError> {
         let Some(dir) = Self::export_dir(&self.root()?, at)? else { return Ok(()) };
         self.tidy(&dir, at)?;

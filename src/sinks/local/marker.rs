@@ -1,10 +1,10 @@
-//! The marker in the download directory: tells our directory from an empty mount point or somebody
-//! else's disk.
+//! The marker in the download directory distinguishes it from an empty mount point or another disk.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// File name of the marker.
+use rustix::rand::{GetRandomFlags, getrandom};
+
 pub const MARKER_FILE: &str = ".batch-export-watcher";
 /// First line of a marker; the number is the format's version.
 const HEADER: &str = "batch-export-watcher 1";
@@ -15,7 +15,6 @@ pub(super) const MAX_MARKER_BYTES: u64 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MarkerId(u128);
 
-/// The text is no marker's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a marker's identity is 32 hexadecimal digits")]
 pub struct MarkerIdError;
@@ -26,15 +25,11 @@ impl MarkerId {
         let mut bytes = [0; 16];
         let mut filled = 0;
         while filled < bytes.len() {
-            filled += rustix::rand::getrandom(
-                &mut bytes[filled..],
-                rustix::rand::GetRandomFlags::empty(),
-            )?;
+            filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty())?;
         }
         Ok(Self(u128::from_ne_bytes(bytes)))
     }
 
-    /// The content of the marker file.
     pub(super) fn to_file(self) -> String {
         format!(
             "{HEADER}\n{self}\n\
@@ -44,7 +39,6 @@ impl MarkerId {
         )
     }
 
-    /// Reads [`MarkerId::to_file`] back.
     pub(super) fn from_file(bytes: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(bytes).ok()?.lines();
         (lines.next()? == HEADER).then_some(())?;

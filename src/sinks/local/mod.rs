@@ -6,8 +6,6 @@ mod digest;
 mod directory;
 mod error;
 mod failed;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod marker;
 mod part_writer;
 mod port;
@@ -21,3 +19,5 @@ pub use directory::{LocalSink, Opened, SinkSettings};
 pub use error::SinkError;
 pub use marker::{MARKER_FILE, MarkerId, MarkerIdError};
 pub use part_writer::PartWriter;
+#[cfg(any(test, fuzzing))]
+pub(crate) use {adopt::is_working_name, directory::working_name};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::SinkError;
-use super::commit::FinishedPart;
+use super::commit::{File, FinishedPart};
 use super::digest::Digests;
 use super::directory::{LocalSink, Reservation, working_name};
 use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
@@ -15,12 +15,10 @@ use crate::durable::{DataSync, Dir, ErrorClass, Partial};
 use crate::failpoint;
 use crate::ports::{Armed, SinkFault};
 
-/// Bytes between two looks at the free space: few against any sensible reserve, and rare enough to
-/// cost nothing even on a network file system.
+/// Bytes between two looks at the free space: few, and cheap even on a network file system.
 const SPACE_CHECK_BYTES: u64 = 1024 * 1024;
 
-/// A part being written. If it is dropped, its partial is not trusted again: use `sync_and_keep` to
-/// go on later, `throw_away` to start over.
+/// A part being written. If it is dropped, its partial is not used again: `sync_and_keep` keeps it.
 #[must_use]
 pub struct PartWriter {
     pub(super) sink: LocalSink,
@@ -30,27 +28,12 @@ pub struct PartWriter {
     partial: Partial,
     pub(super) plan: Plan,
     pub(super) bytes: u64,
-    /// Room on the disk that this part has already.
+    /// Room on the disk that this part occupies.
     pub(super) allocated_bytes: u64,
     digests: Option<Digests>,
     until_space_check: u64,
     spoiled: bool,
     reservation: Reservation,
-}
-
-/// Makes the bytes that a part has so far durable, while more are written.
-#[derive(Debug)]
-#[must_use]
-pub(super) struct Checkpoint {
-    sync: DataSync,
-    prefix: Prefix,
-}
-
-impl Checkpoint {
-    pub(super) fn run(self) -> Result<Prefix, SinkError> {
-        self.sync.run()?;
-        Ok(self.prefix)
-    }
 }
 
 impl fmt::Debug for PartWriter {
@@ -128,7 +111,7 @@ impl LocalSink {
 }
 
 impl PartWriter {
-    /// Checks that the whole part has room, and reserves the room of a large one: then nobody else
+    /// Checks that the whole part has room. Reserves the room of a large one, so that nobody else
     /// can fill the disk meanwhile, and the file lies in one piece.
     fn make_room(&mut self, declared_bytes: u64) -> Result<(), SinkError> {
         let more_bytes = declared_bytes.saturating_sub(self.bytes);
@@ -140,9 +123,8 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Names the checksums that the store promised, before the first byte. The bytes that are there
-    /// already are hashed from disk, which may take a moment, and compared with the resume point.
-    /// Without this only SHA-256 is computed.
+    /// Names the promised checksums, before the first byte. The bytes that are there already are
+    /// hashed from disk, which may take a moment, and compared with the resume point.
     pub(super) fn hash_from_start(&mut self, algorithms: &[Algorithm]) -> Result<Armed, SinkError> {
         let mut digests = Digests::new(algorithms);
         self.partial.read(self.bytes, &mut |bytes| digests.update(bytes))?;
@@ -173,10 +155,10 @@ impl PartWriter {
         Ok(())
     }
 
-    /// `None` for a small part: it has no name by which its bytes could be found again.
-    pub(super) fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
+    /// `None` for a small part: without a name its bytes could not be found again.
+    pub(super) fn begin_checkpoint(&mut self) -> Option<(DataSync, Prefix)> {
         let prefix = self.prefix()?;
-        self.partial.checkpoint().map(|sync| Checkpoint { sync, prefix })
+        Some((self.partial.checkpoint()?, prefix))
     }
 
     /// The bytes so far; `None` if there are none, or they have not been hashed.
@@ -198,15 +180,15 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Makes what was written durable and leaves it for later; `None` if there are no bytes yet, or
-    /// the device failed while they were written. If the sync fails, the partial is thrown away.
+    /// Makes what was written durable and keeps it; `None` if there are no bytes yet, or the device
+    /// failed during a write. If the sync fails, the partial is thrown away.
     pub(super) fn sync_and_keep(mut self) -> Result<Option<Prefix>, SinkError> {
         let prefix = self.prefix().filter(|_| !self.spoiled);
         if prefix.is_none() {
             self.partial.discard();
             return Ok(None);
         }
-        // A write that failed half way may have left bytes that were not counted.
+        // A failed write may have left bytes that were not counted.
         self.partial.cut(self.bytes)?;
         self.partial.sync()?.keep()?;
         Ok(prefix)
@@ -216,8 +198,7 @@ impl PartWriter {
         self.partial.discard();
     }
 
-    /// Checks the file against the declared length and every promised checksum: step 3. After an
-    /// error the partial is gone.
+    /// Checks the length and every promised checksum: step 3. After an error the partial is gone.
     pub(super) fn verified(
         mut self,
         declared_bytes: Option<u64>,
@@ -233,7 +214,8 @@ impl PartWriter {
         failpoint::pass("verify", &self.key.file_name());
         let part =
             CommittedPart { key: self.key, bytes: self.bytes, declared_bytes, sha256, verified_by };
-        Ok(FinishedPart::new(self.sink, self.at, self.dir, self.partial, part, self.reservation))
+        let Self { sink, at, dir, partial, reservation, .. } = self;
+        Ok(FinishedPart { sink, at, dir, file: File::Unsynced(partial), part, reservation })
     }
 
     /// [`PartWriter::verified`], and then [`LocalSink::commit`] for this part alone.
@@ -254,7 +236,7 @@ impl PartWriter {
         promised: &[PromisedChecksum],
     ) -> Result<(Sha256, Vec<Check>), SinkFault> {
         if let Some(declared) = declared_bytes.filter(|declared| *declared != self.bytes) {
-            let cause = format!("the file has {} bytes, the api declares {declared}", self.bytes);
+            let cause = format!("the file has {} bytes, the API declares {declared}", self.bytes);
             return Err(SinkFault::Mismatch(cause));
         }
         if self.digests.is_none() {
@@ -266,9 +248,9 @@ impl PartWriter {
             }
         }
         let digests = self.digests.take().unwrap_or_else(|| Digests::new(&[]));
-        let (sha256, mut checks) = digests
-            .finish(promised)
-            .map_err(|mismatch| SinkFault::Mismatch(mismatch.to_string()))?;
+        let finished = digests.finish(promised);
+        let (sha256, mut checks) =
+            finished.map_err(|mismatch| SinkFault::Mismatch(mismatch.to_string()))?;
         checks.insert(0, if declared_bytes.is_some() { Check::Size } else { Check::Framing });
         Ok((sha256, checks))
     }

@@ -1,5 +1,5 @@
-//! The port on a directory. What may take long happens on threads that may block; what is small
-//! enough that the switch of threads would cost more happens where it is asked for.
+//! The port on a directory. What may take long runs on threads that may block. For small work the
+//! switch of threads would cost more.
 
 use std::panic::resume_unwind;
 
@@ -154,8 +154,9 @@ impl Upload for PartWriter {
     }
 
     fn checkpoint(&mut self) -> Option<BoxFuture<'static, Result<Prefix, SinkFault>>> {
-        let checkpoint = self.begin_checkpoint()?;
-        Some(Box::pin(self.sink.may_block(move || Ok(checkpoint.run()?))))
+        let (sync, prefix) = self.begin_checkpoint()?;
+        let sync = move || sync.run().map(|()| prefix).map_err(SinkError::from);
+        Some(Box::pin(self.sink.may_block(move || Ok(sync()?))))
     }
 
     async fn restart(mut self) -> Result<Self, SinkFault> {
@@ -177,7 +178,6 @@ impl Upload for PartWriter {
             self.throw_away();
             Ok(())
         };
-        // It cannot fail, and nobody needs to know of an end of the program.
         drop(sink.may_block(discard).await);
     }
 

@@ -1,4 +1,4 @@
-//! Writing, finding and reading back the manifest, the file that says an export is whole.
+//! Writes, finds and reads back the manifest, the file that says that an export is whole.
 
 use std::sync::Arc;
 
@@ -10,13 +10,11 @@ use crate::domain::watch::Totals;
 use crate::durable::{Dir, DurableError, Entry};
 use crate::ports::{Found, FoundManifest, Put, SinkFault};
 
-/// Longest manifest that is read back: 100,000 parts take a quarter of it, the request's definition
-/// at most another.
+/// Longest manifest that is read back: 100,000 parts take a quarter of it.
 const MAX_MANIFEST_BYTES: u64 = 128 * 1024 * 1024;
 
 impl LocalSink {
-    /// Writes `manifest.json`, after it has removed all partials, such as that of a part that is no
-    /// longer listed.
+    /// Writes `manifest.json`, after it has removed all partials.
     pub(super) fn seal(&self, at: &ExportPath, bytes: &[u8]) -> Result<Put, SinkError> {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
@@ -57,7 +55,6 @@ impl LocalSink {
         self.seal(at, text.as_bytes())
     }
 
-    /// The manifests of these exports of a project, or of all of them, for a state that is lost.
     pub(super) fn find_manifests(
         &self,
         project: &ProjectName,
@@ -88,8 +85,7 @@ impl LocalSink {
     }
 }
 
-/// A manifest is there already. Another one of the same files will do: the state may be older than
-/// the disk.
+/// The name is taken. A manifest of the same files will do: the state may be older than the disk.
 fn settle(dir: &Arc<Dir>, ours: &[u8]) -> Result<(), SinkError> {
     let conflict = |found: &str| SinkError::conflict(dir.path().join(MANIFEST_FILE), found);
     let Entry::Regular(file, length) = dir.entry(MANIFEST_FILE)? else {
@@ -136,10 +132,8 @@ fn examine(dir: &Arc<Dir>, export: &ExportId) -> Result<Option<Found>, DurableEr
             Entry::Other => false,
         };
         if !right {
-            return rejected(format!(
-                "{} is not the file of {} bytes that the manifest lists",
-                part.path, part.bytes
-            ));
+            let listed = format!("file of {} bytes that the manifest lists", part.bytes);
+            return rejected(format!("{} is not the {listed}", part.path));
         }
     }
     dir.sync()?;

@@ -1,4 +1,4 @@
-//! The sink on real files: the durable order, and every shape in which a crash can leave a folder.
+//! The sink on real files: the durable order, and every state in which a crash can leave a folder.
 
 mod disks;
 mod modes;
@@ -9,17 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
-use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
-use crate::domain::ids::{ExportPath, ProjectName};
-use crate::domain::manifest::{MANIFEST_FILE, Manifest};
+use crate::domain::checksum::Check;
+use crate::domain::ids::ExportPath;
+use crate::domain::manifest::Manifest;
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::ReportFacts;
 use crate::domain::resume::{CHECKPOINT_BYTES, Plan, ResumablePart, ResumePoint, StrongEtag};
 use crate::domain::watch::PartOrder;
 use crate::ports::{Armed, Found, Prepared, Put, SinkFault, Upload};
-use crate::sinks::conformance::{Shelf, conforms};
+use crate::sinks::conformance::{Shelf, at, conforms, key, md5_of_digits};
 
-/// The download directory, as its consumers see it.
 impl Shelf for tempfile::TempDir {
     type Sink = LocalSink;
 
@@ -66,14 +65,6 @@ fn bench() -> Bench {
     Bench { root, sink, at: at("export_1") }
 }
 
-fn at(export: &str) -> ExportPath {
-    ExportPath { project: "shop".parse().unwrap(), export: export.parse().unwrap() }
-}
-
-fn key(number: u32) -> PartKey {
-    PartKey { number, file_id: format!("file_{number}").parse().unwrap() }
-}
-
 fn order(number: u32, declared_bytes: Option<u64>, resume: Option<ResumePoint>) -> PartOrder {
     PartOrder { key: key(number), declared_bytes, resume }
 }
@@ -94,13 +85,6 @@ fn point(before: &[u8]) -> ResumePoint {
 const LARGE: u64 = CHECKPOINT_BYTES;
 
 const SHA256_OF_12345: &str = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5";
-
-/// MD5 of "0123456789".
-fn md5_of_digits() -> PromisedChecksum {
-    let value = (0..16)
-        .map(|at| u8::from_str_radix(&"781e5e245d69b566979b86e28d23f2c7"[at * 2..at * 2 + 2], 16));
-    PromisedChecksum { algorithm: Algorithm::Md5, value: value.map(Result::unwrap).collect() }
-}
 
 impl Bench {
     fn folder(&self) -> PathBuf {
@@ -126,14 +110,9 @@ impl Bench {
     }
 
     fn manifest(&self, parts: Vec<CommittedPart>) -> Manifest {
-        let at = "2026-01-02T03:04:05Z".parse().unwrap();
-        Manifest::seal(
-            self.at.project.clone(),
-            self.at.export.clone(),
-            ReportFacts::default(),
-            parts,
-            at,
-        )
+        let ExportPath { project, export } = self.at.clone();
+        let sealed_at = "2026-01-02T03:04:05Z".parse().unwrap();
+        Manifest::seal(project, export, ReportFacts::default(), parts, sealed_at)
     }
 
     fn seal(&self, bytes: &[u8]) -> Result<Put, SinkError> {
@@ -151,17 +130,13 @@ impl Bench {
 }
 
 #[test]
-fn a_part_gets_its_name_whole_and_checked() {
+fn a_part_has_a_working_name_until_it_is_whole_and_all_modes_are_private() {
     let bench = bench();
     let mut writer = bench.begin(1, &Plan::FromStart);
-    writer.hash_from_start(&[Algorithm::Md5]).unwrap();
-    writer.append(b"01234").unwrap();
+    writer.append(b"0123456789").unwrap();
     assert_eq!(bench.names(), [".part-00001-file_1.json.partial"]);
-    writer.append(b"56789").unwrap();
-    let part = writer.commit(Some(10), &[md5_of_digits()]).unwrap();
+    let part = writer.commit(Some(10), &[]).unwrap();
     assert_eq!(bench.names(), ["part-00001-file_1.json"]);
-    assert_eq!((part.bytes, part.declared_bytes), (10, Some(10)));
-    assert_eq!(part.verified_by, [Check::Size, Check::Md5]);
     assert!(part.sha256.to_string().starts_with("84d89877f0d4041e"), "{}", part.sha256);
     for (path, mode) in
         [("part-00001-file_1.json", 0o600), (".", 0o700), ("..", 0o700), ("../..", 0o700)]
@@ -201,9 +176,9 @@ fn a_checkpoint_says_what_is_durable_while_more_is_written() {
     let mut writer = bench.begin_declared(1, &Plan::FromStart, Some(LARGE));
     assert_eq!(writer.allocated_bytes(), LARGE, "its room is taken at once");
     writer.append(b"01234").unwrap();
-    let checkpoint = writer.begin_checkpoint().unwrap();
+    let (sync, prefix) = writer.begin_checkpoint().unwrap();
     writer.append(b"56").unwrap();
-    let prefix = checkpoint.run().unwrap();
+    sync.run().unwrap();
     assert_eq!((prefix.bytes, prefix.sha256), (5, point(b"01234").sha256));
     drop(writer);
     let path = bench.folder().join(".part-00001-file_1.json.partial");
@@ -215,60 +190,31 @@ fn a_checkpoint_says_what_is_durable_while_more_is_written() {
 }
 
 #[test]
-fn a_group_is_committed_together_and_each_part_has_its_own_outcome() {
+fn a_group_whose_folder_moved_away_gets_no_name_and_a_conflict_leaves_no_partial() {
     let bench = bench();
     let finished = |number, bytes: &[u8]| {
         let mut writer = bench.begin_declared(number, &Plan::FromStart, Some(bytes.len() as u64));
         writer.append(bytes).unwrap();
         writer.verified(None, &[]).unwrap()
     };
-    put(&bench.folder().join("part-00002-file_2.json"), b"something else");
-    put(&bench.folder().join("part-00003-file_3.json"), b"the same");
-    let group = vec![
-        finished(1, b"one"),
-        finished(2, b"two"),
-        finished(3, b"the same"),
-        finished(4, b"four"),
-    ];
-    let synced = finished(5, b"five").sync_now().unwrap();
-    let outcomes = bench.sink.commit(group.into_iter().chain([synced]).collect());
-    let numbers: Vec<_> =
-        outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|part| part.key.number)).collect();
-    assert_eq!(numbers, [Some(1), None, Some(3), Some(4), Some(5)]);
-    assert!(matches!(&outcomes[1], Err(SinkFault::Conflict(_))), "{outcomes:?}");
-    assert_eq!(bench.names().len(), 5);
-    assert_eq!(fs::read(bench.folder().join("part-00004-file_4.json")).unwrap(), b"four");
-    assert_eq!(fs::read(bench.folder().join("part-00002-file_2.json")).unwrap(), b"something else");
+    put(&bench.folder().join(key(2).file_name()), b"something else");
+    let outcomes = bench.sink.commit(vec![finished(1, b"one"), finished(2, b"two")]);
+    assert!(matches!(&outcomes[..], [Ok(_), Err(SinkFault::Conflict(_))]), "{outcomes:?}");
+    assert_eq!(bench.names(), [1, 2].map(|number| key(number).file_name()));
 
     let group = vec![finished(6, b"six"), finished(7, b"seven")];
-    Command::new("mv").arg(bench.folder()).arg(bench.root.path().join("taken")).status().unwrap();
+    let taken = bench.root.path().join("taken");
+    Command::new("mv").arg(bench.folder()).arg(&taken).status().unwrap();
     for outcome in bench.sink.commit(group) {
-        assert!(
-            matches!(&outcome, Err(SinkFault::Mismatch(words)) if words.contains("moved")),
-            "{outcome:?}"
-        );
+        let Err(SinkFault::Mismatch(words)) = &outcome else { panic!("{outcome:?}") };
+        assert!(words.contains("moved"), "{words}");
     }
+    assert_eq!(fs::read_dir(taken).unwrap().count(), 2, "nothing is added");
     bench.commit(6, b"six");
     assert_eq!(bench.names(), ["part-00006-file_6.json"], "the folder is found anew");
 }
 
-#[test]
-fn a_continued_part_is_hashed_from_its_first_byte() {
-    let bench = bench();
-    let mut writer = bench.begin(1, &Plan::FromStart);
-    writer.append(b"0123456xx").unwrap();
-    assert_eq!(writer.sync_and_keep().unwrap().unwrap().bytes, 9);
-    let plan = Plan::Continue(point(b"0123456"));
-    let mut writer = bench.begin(1, &plan);
-    assert_eq!((Upload::plan(&writer), writer.bytes()), (&plan, 7));
-    writer.hash_from_start(&[Algorithm::Md5]).unwrap();
-    writer.append(b"789").unwrap();
-    let part = writer.commit(None, &[md5_of_digits()]).unwrap();
-    assert_eq!((part.bytes, part.verified_by), (10, vec![Check::Framing, Check::Md5]));
-}
-
-/// To some disks their working files would be one, and one of them would get its final name with
-/// the bytes of the other.
+/// A disk that ignores case has one working file for both: one would get the bytes of the other.
 #[test]
 fn parts_whose_names_differ_in_case_alone_are_written_one_after_the_other() {
     let bench = bench();
@@ -314,13 +260,8 @@ fn leftovers_are_removed_unless_a_record_or_a_writer_vouches_for_them() {
     let prepared = bench.prepare(&[keep(1, 7), keep(2, 11), keep(9, 1)]);
     let resumable = ResumablePart { key: key(1), point: point(&[0; 7]) };
     assert_eq!(prepared, Prepared { resumable: vec![resumable], ..Prepared::default() });
-    let left = [
-        ".hidden",
-        ".part-00001-file_1.json.partial",
-        ".part-00004-file_4.json.partial",
-        "notes.txt",
-    ];
-    assert_eq!(bench.names(), left);
+    let (kept, open) = (".part-00001-file_1.json.partial", ".part-00004-file_4.json.partial");
+    assert_eq!(bench.names(), [".hidden", kept, open, "notes.txt"]);
 }
 
 #[test]
@@ -334,8 +275,7 @@ fn a_final_name_without_a_record_is_adopted_or_a_conflict() {
         put(&path, bytes.as_bytes());
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
-    // Of the right length, and a stranger's by its mode: neither believed nor refused before its
-    // content is known.
+    // Of the right length, but another program's by its mode: its content decides later.
     let strangers = folder.join(key(9).file_name());
     put(&strangers, b"x");
     fs::set_permissions(strangers, fs::Permissions::from_mode(0o644)).unwrap();
@@ -374,9 +314,11 @@ fn what_stands_where_a_folder_belongs_is_that_exports_conflict() {
     let error = bench.sink.prepare_export(&bench.at, &[]).unwrap_err();
     assert!(error.is_conflict(), "{error:?}");
     assert!(bench.seal(b"{}").unwrap_err().is_conflict());
-    let only = Some(vec![bench.at.export.clone()]);
-    let found = bench.sink.find_manifests(&bench.at.project, only).unwrap();
-    assert!(matches!(&found[..], [Ok((_, Found::Rejected(_)))]), "{found:?}");
+    put(&bench.root.path().join("exports/shop/not an ID"), b"");
+    for only in [None, Some(vec![bench.at.export.clone()])] {
+        let found = bench.sink.find_manifests(&bench.at.project, only).unwrap();
+        assert!(matches!(&found[..], [Ok((_, Found::Rejected(_)))]), "{found:?}");
+    }
     bench.sink.prepare_export(&at("export_2"), &[]).unwrap();
 }
 
@@ -408,60 +350,13 @@ fn sealing_is_finished_without_making_a_folder_that_was_taken() {
 }
 
 #[test]
-fn manifests_are_found_again_and_believed_only_where_the_files_agree() {
-    let bench = bench();
-    let exports = ["taken", "whole", "short", "renamed", "cut", "none"];
-    for name in exports {
-        let of = Bench { at: at(name), sink: bench.sink.clone(), ..self::bench() };
-        let mut writer = of.sink.begin_part(&of.at, &key(1), &Plan::FromStart, None).unwrap();
-        writer.append(b"1234").unwrap();
-        let part = writer.commit(Some(4), &[]).unwrap();
-        if name != "none" {
-            of.seal(&of.manifest(vec![part]).to_text().into_bytes()).unwrap();
-        }
-    }
-    let shop = bench.root.path().join("exports/shop");
-    fs::remove_file(shop.join("taken/part-00001-file_1.json")).unwrap();
-    put(&shop.join("short/part-00001-file_1.json"), b"123");
-    Command::new("mv").arg(shop.join("renamed")).arg(shop.join("renamed2")).status().unwrap();
-    put(&shop.join("cut").join(MANIFEST_FILE), b"{\"version\": 1,");
-    put(&shop.join("a file"), b"");
-    put(&shop.join("file"), b"");
-    let found = bench.sink.find_manifests(&bench.at.project, None).unwrap();
-    let mut found: Vec<(String, bool)> = found
-        .into_iter()
-        .map(|found| found.unwrap())
-        .map(|(export, found)| (export.to_string(), matches!(found, Found::Whole { .. })))
-        .collect();
-    found.sort();
-    let expected = [
-        ("cut", false),
-        ("file", false),
-        ("renamed2", false),
-        ("short", false),
-        ("taken", true),
-        ("whole", true),
-    ];
-    assert_eq!(found, expected.map(|(name, whole)| (name.to_owned(), whole)));
-    let other: ProjectName = "other".parse().unwrap();
-    assert_eq!(bench.sink.find_manifests(&other, None).unwrap(), []);
-}
-
-#[test]
 fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     let root = tempfile::tempdir().unwrap();
     let (path, aside) = (root.path().join("a/exports"), root.path().join("aside"));
-    let (_, Opened::Created(marker)) =
-        LocalSink::open(&path, None, SinkSettings::default()).unwrap()
-    else {
-        panic!("not created")
-    };
-    assert_eq!(
-        LocalSink::open(&path, None, SinkSettings::default()).unwrap().1,
-        Opened::Adopted(marker),
-        "the state was lost"
-    );
-    let (sink, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
+    let open = |known| LocalSink::open(&path, known, SinkSettings::default());
+    let (_, Opened::Created(marker)) = open(None).unwrap() else { panic!("not created") };
+    assert_eq!(open(None).unwrap().1, Opened::Adopted(marker), "the state was lost");
+    let (sink, opened) = open(Some(marker)).unwrap();
     assert_eq!(opened, Opened::Known);
     let at = at("export_1");
     let mv = |from: &Path, to: &Path| {
@@ -469,16 +364,14 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     };
 
     mv(&path, &aside);
-    let (late, opened) = LocalSink::open(&path, Some(marker), SinkSettings::default()).unwrap();
+    let (late, opened) = open(Some(marker)).unwrap();
     assert!(matches!(&opened, Opened::Away(words) if words.contains("not mounted?")), "{opened:?}");
     for sink in [&sink, &late] {
         assert!(matches!(sink.room(), Err(SinkError::Away { .. })));
         assert!(matches!(sink.disk_check(0), Err(SinkError::Away { .. })));
         assert!(matches!(sink.prepare_export(&at, &[]), Err(SinkError::Away { .. })));
-        assert!(matches!(
-            sink.begin_part(&at, &key(1), &Plan::FromStart, None),
-            Err(SinkError::Away { .. })
-        ));
+        let begun = sink.begin_part(&at, &key(1), &Plan::FromStart, None);
+        assert!(matches!(begun, Err(SinkError::Away { .. })));
         assert!(matches!(sink.seal(&at, b"{}"), Err(SinkError::Away { .. })));
     }
     assert!(!path.exists(), "never made again");
@@ -489,10 +382,7 @@ fn a_directory_that_is_not_the_one_on_record_is_away_until_it_is_back() {
     assert!(matches!(sink.room(), Err(SinkError::Away { .. })), "another disk");
     put(&path.join(MARKER_FILE), b"");
     assert!(matches!(sink.room(), Err(SinkError::Away { .. })), "a damaged marker");
-    assert!(matches!(
-        LocalSink::open(&path, None, SinkSettings::default()),
-        Err(SinkError::Marker { .. })
-    ));
+    assert!(matches!(open(None), Err(SinkError::Marker { .. })));
     fs::remove_dir_all(&path).unwrap();
     mv(&aside, &path);
     late.disk_check(0).unwrap();

@@ -1,5 +1,4 @@
-//! Views while parts are being downloaded: new parts join, missing parts are dropped, and an odd
-//! listing has to be confirmed by a second view.
+//! Views during the download: parts join, missing ones are dropped, an odd listing is confirmed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -50,19 +49,12 @@ impl Fetching {
                 self.relisted(files, commands);
             }
             (RemoteStatus::Success, None) => {
-                self.view_faulted(
-                    "the API reports SUCCESS without a list of files".to_owned(),
-                    cx,
-                    commands,
-                );
+                let cause = "the API reports SUCCESS without a list of files".to_owned();
+                self.view_faulted(cause, cx, commands);
             }
             (RemoteStatus::Error, _) => {
-                self.doom(
-                    FailureKind::RemoteError,
-                    "the API reports ERROR after SUCCESS".to_owned(),
-                    None,
-                    cx,
-                );
+                let cause = "the API reports ERROR after SUCCESS".to_owned();
+                self.doom(FailureKind::RemoteError, cause, None, cx);
             }
             (status, _) => {
                 if self.odd_status.as_ref() != Some(&status) {
@@ -107,11 +99,8 @@ impl Fetching {
                 }
                 commands.push(Command::QueuePart(key));
             } else {
-                let words = format!(
-                    "part {} is gone and the API no longer lists it; \
-                     the export continues without it",
-                    key.number
-                );
+                let part = format!("part {} is gone and the API no longer lists it", key.number);
+                let words = format!("{part}; the export continues without it");
                 commands.push(Command::Notify(Notice::Surprise { words }));
                 if let Some(part) = self.parts.remove(&key) {
                     self.tally.leaves(&part);
@@ -182,17 +171,11 @@ impl Fetching {
     }
 }
 
-/// What is odd about a listing, and whether a second view has to confirm it before the export is
-/// sealed.
+/// What is odd about a listing, and whether a second view has to confirm it.
 pub(super) fn listing_oddity(files: &[PartListing]) -> (Option<String>, bool) {
     if files.is_empty() {
-        return (
-            Some(
-                "the API reports SUCCESS without any file; a second view has to confirm this"
-                    .to_owned(),
-            ),
-            true,
-        );
+        let words = "the API reports SUCCESS without any file; a second view has to confirm this";
+        return (Some(words.to_owned()), true);
     }
     let numbers: Vec<u32> = files.iter().filter_map(|file| file.number).collect();
     let distinct: BTreeSet<u32> = numbers.iter().copied().collect();
@@ -253,11 +236,8 @@ mod tests {
         ] {
             let (told, confirms) = oddity(numbers);
             let told = told.unwrap_or_default();
-            assert_eq!(
-                (told.is_empty(), confirms),
-                (words.is_empty(), confirm),
-                "{numbers:?}: {told}"
-            );
+            let expected = (words.is_empty(), confirm);
+            assert_eq!((told.is_empty(), confirms), expected, "{numbers:?}: {told}");
             assert!(words.iter().all(|word| told.contains(word)), "{numbers:?}: {told}");
         }
     }

@@ -1,5 +1,4 @@
-//! Checks the machine's rules in every order of events: a small world owes what is commanded, and
-//! pays in any order.
+//! Checks the machine's rules in every order of events, in a small world that obeys its commands.
 
 mod world;
 
@@ -7,14 +6,15 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::tests::{committed, ended, gone, key, listing, policies, refusal, report, transient};
+use super::tests::{
+    committed, ended, gone, key, listing, point, policies, refusal, report, transient,
+};
 use super::*;
 use crate::domain::failure::{Hold, PartFault};
 use crate::domain::report::PartListing;
-use world::{World, pick, point};
+use world::{World, pick};
 
-/// What is drawn for one event: which of those that are possible, its variant, the seconds since
-/// the last, the jitter.
+/// One drawn event: which of the possible ones, its variant, the seconds before it, the jitter.
 type Draw = (u8, u8, u16, f64);
 
 fn draws(most: usize) -> impl Strategy<Value = Vec<Draw>> {
@@ -32,7 +32,7 @@ fn stage(watch: &Watch) -> &'static str {
     }
 }
 
-/// Whether the drawing at the head of the module has this arrow.
+/// Whether the diagram at the head of the module has this arrow.
 fn is_drawn(from: &str, to: &str) -> bool {
     from == to
         || matches!(
@@ -77,7 +77,7 @@ fn some_view(how: u8) -> ViewOutcome {
 }
 
 fn some_end(how: u8, key: PartKey) -> Result<CommittedPart, PartFailure> {
-    // With bytes that are kept, also where that makes no sense.
+    // With bytes that are kept, even if that makes no sense.
     let failed = |fault| {
         let kept = (how >= 128).then(|| point(6));
         Err(PartFailure::Failed { fault, progressed: kept.is_some(), kept })
@@ -127,9 +127,9 @@ fn some_event(which: u8, how: u8) -> WatchEvent {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(800))]
 
-    /// Whatever the world does in whatever order, over crashes as well: no live state without a
-    /// wake-up, nothing committed lost or fetched again, nothing sealed before everything listed is
-    /// on record, no arrow that is not drawn.
+    /// Whatever happens in whatever order, with crashes: every live state has a wake-up, nothing
+    /// committed is lost or fetched again, nothing is sealed before everything listed is on record,
+    /// and every transition is in the diagram.
     #[test]
     fn every_live_state_has_a_wake_up_and_what_is_committed_stays(draws in draws(150)) {
         let mut world = World::new();
@@ -138,7 +138,7 @@ proptest! {
         }
     }
 
-    /// Events that fit no state are survived, by liars as well; what is whole stays whole.
+    /// Events that fit no state break nothing; what is whole stays whole.
     #[test]
     fn no_event_breaks_a_rule_in_any_state(draws in draws(80)) {
         let policies = policies();
@@ -157,7 +157,7 @@ proptest! {
     }
 }
 
-/// The properties mean something: each state is reached, the whole export by several ways.
+/// The properties mean something: every state is reached.
 #[test]
 fn the_world_gets_everywhere() {
     use proptest::strategy::ValueTree as _;

@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
-use crate::domain::part::Sha256;
-use crate::domain::resume::StrongEtag;
 
-/// What may happen next if everyone tells the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Happening {
     View,
@@ -27,7 +24,6 @@ enum Happening {
     Crash,
 }
 
-/// A watch, what the world owes it, and what is on record of it.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) watch: Watch,
@@ -47,7 +43,7 @@ pub(super) struct World {
     status: Option<RemoteStatus>,
     state: RecordedState,
     parts: BTreeMap<FileId, CommittedPart>,
-    /// What the last view listed that reported SUCCESS.
+    /// What the last view with SUCCESS listed.
     listed: BTreeSet<FileId>,
 }
 
@@ -66,11 +62,6 @@ fn watch_in(state: WatchState) -> Watch {
 pub(super) fn pick<T: Clone>(from: impl IntoIterator<Item = T>, how: u8) -> Option<T> {
     let from: Vec<_> = from.into_iter().collect();
     from.get(usize::from(how) % from.len().max(1)).cloned()
-}
-
-pub(super) fn point(bytes: u64) -> ResumePoint {
-    let etag = StrongEtag::parse("\"v\"").unwrap();
-    ResumePoint { bytes, sha256: Sha256::new([0; 32]), total_bytes: 10, etag }
 }
 
 impl World {
@@ -146,10 +137,8 @@ impl World {
                 self.queued.remove(&key);
                 let Some(order) = self.watch.part_order(&key) else { return };
                 assert_eq!(order.key, key);
-                assert!(
-                    !self.parts.contains_key(&key.file_id),
-                    "{key:?} is fetched although it is on record"
-                );
+                let on_record = self.parts.contains_key(&key.file_id);
+                assert!(!on_record, "{key:?} is fetched although it is on record");
                 assert!(self.active.insert(key.clone()), "{key:?} is fetched twice at once");
                 self.step(WatchEvent::PartStarted(key));
             }
@@ -159,8 +148,7 @@ impl World {
                 self.step(ended(&key, some_end(how, key.clone())));
             }
             Happening::Stopped => {
-                // The program is draining: what is under way stops, its records are written, and a
-                // new run begins.
+                // The program drains: what is under way stops and is recorded. A new run begins.
                 for key in std::mem::take(&mut self.active) {
                     let kept = (how % 2 == 0).then(|| point(5));
                     self.step(ended(&key, Err(PartFailure::Stopped { kept })));
@@ -226,16 +214,13 @@ impl World {
         let free = |order: &PartOrder| !self.active.contains(&order.key);
         let found: Vec<_> = fetching.unrecorded().filter(free).map(|order| order.key).collect();
         let found = pick(found, how / 8).into_iter();
+        let (mut adopted, mut conflicts) = (vec![], vec![]);
         match how % 8 {
-            0 | 1 => {
-                WatchEvent::Prepared { adopted: found.map(committed).collect(), conflicts: vec![] }
-            }
-            2 => WatchEvent::Prepared {
-                adopted: vec![],
-                conflicts: found.map(|key| (key, "foreign".to_owned())).collect(),
-            },
-            _ => WatchEvent::Prepared { adopted: vec![], conflicts: vec![] },
+            0 | 1 => adopted = found.map(committed).collect(),
+            2 => conflicts = found.map(|key| (key, "foreign".to_owned())).collect(),
+            _ => {}
         }
+        WatchEvent::Prepared { adopted, conflicts }
     }
 
     pub(super) fn cx<'a>(&self, policies: &'a Policies) -> StepContext<'a> {
@@ -256,10 +241,8 @@ impl World {
         assert!(is_drawn(before, after), "{before} became {after} by {said}");
         if self.watch.is_settled() && before == after {
             let removes = matches!(commands.as_slice(), [Command::RemoveFailureNotice]);
-            assert!(
-                commands.is_empty() || (removes && said == "Retry"),
-                "{after} does {commands:?} by {said}"
-            );
+            let fits = commands.is_empty() || (removes && said == "Retry");
+            assert!(fits, "{after} does {commands:?} by {said}");
         }
         self.owe(commands);
     }
@@ -277,10 +260,8 @@ impl World {
                 }
                 Command::Prepare => self.prepare += 1,
                 Command::QueuePart(key) => {
-                    assert!(
-                        !self.parts.contains_key(&key.file_id),
-                        "{key:?} is queued although it is on record"
-                    );
+                    let on_record = self.parts.contains_key(&key.file_id);
+                    assert!(!on_record, "{key:?} is queued although it is on record");
                     self.queued.insert(key);
                 }
                 Command::RetryPartAfter(key, delay) => {
@@ -299,7 +280,6 @@ impl World {
         }
     }
 
-    /// A record becomes durable, and the watch is told.
     fn record(&mut self, change: RecordChange) {
         let recorded = match change {
             RecordChange::StatusSeen(status) => {
@@ -313,10 +293,8 @@ impl World {
                 recorded
             }
             RecordChange::PartialSynced(part) => {
-                assert!(
-                    !self.parts.contains_key(&part.key.file_id),
-                    "{part:?} is on record as a whole"
-                );
+                let on_record = self.parts.contains_key(&part.key.file_id);
+                assert!(!on_record, "{part:?} is on record as a whole");
                 Recorded::PartialSynced { key: part.key, bytes: part.point.bytes }
             }
             RecordChange::Sealing(manifest) => {
@@ -355,19 +333,16 @@ impl World {
             }
             RecordedState::Failed(failure) => WatchState::Failed { failure, kept },
         };
-        let (status, recorded) = (self.status.take(), self.state.clone());
-        let (parts, listed) = (std::mem::take(&mut self.parts), std::mem::take(&mut self.listed));
-        let since_start = self.since_start;
         *self = Self {
-            status,
-            state: recorded,
-            parts,
-            listed,
-            since_start,
+            watch: watch_in(state),
+            since_start: self.since_start,
+            status: self.status.take(),
+            state: self.state.clone(),
+            parts: std::mem::take(&mut self.parts),
+            listed: std::mem::take(&mut self.listed),
             view: false,
             ..Self::new()
         };
-        self.watch = watch_in(state);
         let mut commands = self.watch.resume_commands();
         commands.extend(self.watch.wake_commands());
         self.owe(commands);
@@ -467,15 +442,13 @@ impl World {
             || self.notice
     }
 
-    /// The same for each part; and the counts match the parts.
+    /// Whether each part is awake, and the counts match the parts.
     fn check_parts(&self, fetching: &Fetching) {
         assert!(!self.watch.wants_views() || self.view, "no view is due although one is wanted");
         assert!(fetching.is_prepared() || self.prepare > 0, "the folder is never prepared");
         let doomed = fetching.is_doomed();
-        assert!(
-            !doomed || !self.active.is_empty() || !self.records.is_empty(),
-            "nothing is left to wait for"
-        );
+        let is_busy = !self.active.is_empty() || !self.records.is_empty();
+        assert!(!doomed || is_busy, "nothing is left to wait for");
         let mut open = 0;
         for (key, part) in fetching.parts() {
             let owed = match &part.state {

@@ -2,8 +2,7 @@
 
 use super::*;
 
-/// What a watch does on its way through faults, a grace and a fetch, by a wall clock that says this
-/// at each step.
+/// What a watch does during faults, a grace and a fetch, by this wall clock.
 fn told_by(wall: impl Fn(i64) -> i64) -> Vec<Vec<String>> {
     let mut d = Driver::new();
     let policies = policies();

@@ -1,15 +1,8 @@
-//! What a watch does when an attempt at a part ends without a file: every fault, with bytes that
-//! are kept and without.
+//! How an attempt at a part ends without a file: every fault, with and without kept bytes.
 
 use super::*;
-use crate::domain::resume::StrongEtag;
 
-fn point() -> ResumePoint {
-    let etag = StrongEtag::parse("\"a\"").unwrap();
-    ResumePoint { bytes: 5, sha256: Sha256::new([0; 32]), total_bytes: 10, etag }
-}
-
-/// From where the part is fetched, once its turn has come again; `None` if it never does.
+/// Where the part resumes, once its turn has come again; `None` if it never does.
 fn next_start(driver: &mut Driver, part: &PartKey) -> Option<Option<ResumePoint>> {
     driver.step(WatchEvent::PartRetryDue(part.clone()));
     driver.view(success(&[("a", 1)]));
@@ -50,7 +43,7 @@ fn each_fault_has_its_way_back_and_its_rule_for_the_bytes() {
         ),
     ];
     for (fault, says, comes_back_with_bytes) in cases {
-        for kept in [None, Some(point())] {
+        for kept in [None, Some(point(5))] {
             let (mut driver, part) = fetching();
             let failure =
                 PartFailure::Failed { fault: fault.clone(), kept: kept.clone(), progressed: false };
@@ -63,7 +56,7 @@ fn each_fault_has_its_way_back_and_its_rule_for_the_bytes() {
 
 #[test]
 fn a_part_that_was_stopped_resumes_in_a_later_run_if_bytes_are_kept() {
-    for (kept, says) in [(None, &[][..]), (Some(point()), &["record partial a"])] {
+    for (kept, says) in [(None, &[][..]), (Some(point(5)), &["record partial a"])] {
         let (mut driver, part) = fetching();
         let stopped = PartFailure::Stopped { kept: kept.clone() };
         assert_eq!(driver.says(ended(&part, Err(stopped))), says);
@@ -79,7 +72,7 @@ fn bytes_that_were_gained_let_the_backoff_start_over() {
         driver.step(WatchEvent::PartRetryDue(part.clone()));
         driver.step(WatchEvent::PartStarted(part.clone()));
         let fault = PartFault::transient("cut");
-        let failure = PartFailure::Failed { fault, kept: Some(point()), progressed };
+        let failure = PartFailure::Failed { fault, kept: Some(point(5)), progressed };
         assert_eq!(driver.says(ended(&part, Err(failure))), [waits]);
     }
 }

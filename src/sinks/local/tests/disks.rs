@@ -10,12 +10,8 @@ use crate::domain::resume::{Plan, ResumePoint};
 #[test]
 fn the_reserve_is_not_touched() {
     let root = tempfile::tempdir().unwrap();
-    let (sink, _) = LocalSink::open(
-        root.path(),
-        None,
-        SinkSettings { reserve_bytes: u64::MAX, ..SinkSettings::default() },
-    )
-    .unwrap();
+    let settings = SinkSettings { reserve_bytes: u64::MAX, ..SinkSettings::default() };
+    let (sink, _) = LocalSink::open(root.path(), None, settings).unwrap();
     assert!(matches!(sink.disk_check(0), Err(SinkError::Reserve { .. })));
     let at = at("export_1");
     let mut writer = sink.begin_part(&at, &key(1), &Plan::FromStart, None).unwrap();
@@ -23,7 +19,7 @@ fn the_reserve_is_not_touched() {
     assert_eq!(writer.sync_and_keep().unwrap(), None);
 }
 
-/// A small file system of its own, unmounted at the end. `None` where this process may not mount.
+/// A small file system, unmounted at the end. `None` if this process may not mount.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -63,10 +59,7 @@ fn a_full_disk_keeps_what_was_written_and_heals() {
     assert!(matches!(&error, SinkError::Disk(error) if error.is_space()), "{error:?}");
     assert!(!error.is_conflict());
     let kept = writer.sync_and_keep().unwrap().unwrap().bytes;
-    assert!(
-        kept > 0 && kept.is_multiple_of(10_000),
-        "{kept}: the half-written block does not count"
-    );
+    assert!(kept > 0 && kept.is_multiple_of(10_000), "{kept}: half a block does not count");
     let partial = disk.0.path().join("shop/export_1/.part-00001-file_1.json.partial");
     assert_eq!(fs::metadata(partial).unwrap().len(), kept);
     let mut rest = fs::File::create(disk.0.path().join("ballast-2")).unwrap();
@@ -74,10 +67,8 @@ fn a_full_disk_keeps_what_was_written_and_heals() {
     assert!(matches!(sink.disk_check(0), Err(SinkError::Disk(_) | SinkError::Reserve { .. })));
     fs::remove_file(disk.0.path().join("ballast")).unwrap();
     sink.disk_check(0).unwrap();
-    let plan = Plan::Continue(ResumePoint {
-        total_bytes: kept + 5,
-        ..point(&vec![b'x'; usize::try_from(kept).unwrap()])
-    });
+    let before = vec![b'x'; usize::try_from(kept).unwrap()];
+    let plan = Plan::Continue(ResumePoint { total_bytes: kept + 5, ..point(&before) });
     let mut writer = sink.begin_part(&at, &key(1), &plan, None).unwrap();
     assert_eq!(writer.bytes, kept);
     writer.append(b"tail!").unwrap();
@@ -97,10 +88,8 @@ fn no_inodes_and_a_read_only_disk_are_the_disks_fault() {
         Command::new("mount").args(["-o", options]).arg(disk.0.path()).status().unwrap();
     };
     remount("remount,ro");
-    let error = sink.disk_check(0).unwrap_err();
-    assert!(
-        matches!(&error, SinkError::Disk(error) if error.class() == crate::durable::ErrorClass::ReadOnly)
-    );
+    let SinkError::Disk(error) = sink.disk_check(0).unwrap_err() else { panic!("not the disk") };
+    assert_eq!(error.class(), crate::durable::ErrorClass::ReadOnly);
     let (late, opened) =
         LocalSink::open(disk.0.path(), Some(marker), SinkSettings::default()).unwrap();
     assert_eq!(opened, Opened::Known, "a start on a read-only disk waits for it to heal");

@@ -10,7 +10,6 @@ use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE};
 use crate::domain::modes::{DirectoryMode, FileMode, Modes};
 use crate::domain::resume::Plan;
 
-/// What a group may read.
 fn shared() -> SinkSettings {
     let file = FileMode::try_new(0o640).unwrap();
     let directory = DirectoryMode::try_new(0o750).unwrap();
@@ -81,9 +80,6 @@ fn a_file_for_the_group_is_ours_where_that_is_configured() {
     assert_eq!(adopted(), [1]);
     bench.sink.reconfigure(shared());
     assert_eq!(adopted(), [1, 2]);
-    assert_eq!(
-        mode(&bench.folder().join(key(1).file_name())),
-        0o600,
-        "what is finished keeps its mode"
-    );
+    let finished = mode(&bench.folder().join(key(1).file_name()));
+    assert_eq!(finished, 0o600, "what is finished keeps its mode");
 }
