@@ -18,7 +18,6 @@ pub struct Console {
 }
 
 /// Starts logging, with progress bars if the command shows some and standard error is a terminal.
-#[must_use]
 pub fn start_console(cli: &Cli) -> Console {
     let watched = match &cli.command {
         Command::Run(args) => args.exit_when_settled,

@@ -18,12 +18,9 @@ const COLUMNS: usize = 80;
 const OLDER_VERSION: &str =
     "the running daemon is an older version and reports only this summary: restart it";
 
-/// Why there is no document.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// The daemon reports only this sentence.
     Older(String),
-    /// A message and the exit code.
     Words(String, u8),
 }
 
@@ -119,7 +116,6 @@ async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stampe
         .map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
 }
 
-/// The document on one line.
 pub(super) fn json(status: &Stamped) -> String {
     // It holds only strings, numbers and lists of them, so serializing cannot fail.
     serde_json::to_string(status).unwrap_or_default() + "\n"

@@ -10,7 +10,6 @@ use std::fmt;
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    #[must_use]
     pub fn from_process() -> Self {
         Self(std::env::vars_os().collect())
     }
@@ -22,7 +21,6 @@ impl Environment {
     }
 
     /// `None` if the variable is unset or not UTF-8.
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.get_os(name)?.to_str()
     }

@@ -51,7 +51,6 @@ impl ConfigFaults {
         (!faults.is_empty()).then_some(Self(faults))
     }
 
-    #[must_use]
     pub fn faults(&self) -> &[Fault] {
         &self.0
     }

@@ -20,7 +20,6 @@ struct Look {
 
 impl Fingerprint {
     /// Blocks on the disk.
-    #[must_use]
     pub fn of(files: Vec<PathBuf>) -> Self {
         let look = |path: PathBuf| {
             let look = fs::metadata(&path).ok().map(|found| Look {

@@ -22,7 +22,6 @@ pub(super) struct Listed {
     pub(super) ids: Vec<(usize, ExportId)>,
     /// The last line, if it was left out because somebody may still be writing it.
     pub(super) unfinished_line: Option<usize>,
-    /// The lines that are not IDs.
     pub(super) faults: Vec<Fault>,
 }
 

@@ -78,7 +78,6 @@ struct Places {
     state_directory: Option<usize>,
     server_listen: Option<usize>,
     server_allowed_hosts: Option<usize>,
-    /// One for each project.
     names: Vec<usize>,
 }
 
@@ -93,9 +92,7 @@ impl Eq for Places {}
 /// `[reload]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReloadConfig {
-    /// Whether changed files are noticed.
     pub watch: bool,
-    /// How often the files are checked.
     pub interval: Duration,
 }
 
@@ -130,7 +127,6 @@ pub struct ApiConfig {
 impl ApiConfig {
     /// Whether the API uses plain HTTP. Then it is on this machine, no proxy is used, and links may
     /// be HTTP.
-    #[must_use]
     pub fn is_loopback_http(&self) -> bool {
         self.base_url.scheme() == "http"
     }
@@ -157,7 +153,6 @@ pub struct DownloadConfig {
     pub stall_timeout: Duration,
     /// A body that is slower over a minute is given up; zero accepts any rate.
     pub min_rate_bytes_per_second: u64,
-    /// The limit for all bodies together.
     pub bandwidth: Option<Bandwidth>,
     /// Hosts behind signed links that may have private addresses: lower-case host names in ASCII,
     /// or addresses in their canonical form, IPv6 without brackets.
@@ -179,19 +174,16 @@ pub struct ProjectConfig {
 impl Config {
     /// The effective configuration as TOML with every key. Project keys are shortened, and it has
     /// no REST API key.
-    #[must_use]
     pub fn show(&self) -> String {
         show::render(self)
     }
 
     /// Whether the file itself says where the status page listens.
-    #[must_use]
     pub fn says_where_to_listen(&self) -> bool {
         self.places.server_listen.is_some()
     }
 
     /// Every file that this was read from. If one of them changes, a reload may be needed.
-    #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let of_project = |project: &ProjectConfig| {
             let key = project.key_source.file();
@@ -204,18 +196,14 @@ impl Config {
 
 /// The state directory in the configuration file, or the default. The file may have faults: a
 /// command that asks a running daemon must work while somebody edits the file.
-#[must_use]
 pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
     let text = file::read(path, MAX_FILE_BYTES).map(|content| content.bytes).unwrap_or_default();
     let named = raw::state_directory(&String::from_utf8_lossy(&text));
     validate::state_directory(path, named.as_deref(), environment)
 }
 
-/// Reads and validates the configuration file and every file it names. Blocks on the disk; changes
-/// nothing.
-///
-/// # Errors
-/// The first fault of the file's syntax, keys and types, or else every fault of its values.
+/// Reads and validates the configuration file and every file it names; blocks on the disk. The
+/// error is the first fault of syntax, keys and types, or else every fault of the values.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
     let content = file::read(path, MAX_FILE_BYTES).map_err(|error| {
         let help = "name the configuration file with -c FILE or BATCH_EXPORT_WATCHER_CONFIG";

@@ -138,7 +138,6 @@ pub(super) struct RawProject {
 /// A fault of syntax, of a key or of a type.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ShapeFault {
-    /// Byte offset in the text.
     pub(super) offset: usize,
     /// Whether an element of an array is at fault.
     pub(super) in_array: bool,

@@ -9,7 +9,6 @@ use super::{Config, ConfigFaults, Fault};
 /// What in `next` needs a restart: the directories are locked, they and the folders of projects
 /// hold work in progress, and the status page is bound once. `name_of` gives the current name of a
 /// project.
-#[must_use]
 pub fn restart_faults(
     current: &Config,
     next: &Config,

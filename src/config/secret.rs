@@ -25,9 +25,6 @@ pub struct RestKey(SecretString);
 impl RestKey {
     /// Removes a BOM and one line end; the rest must be one line of printable ASCII. A space at
     /// either end is refused, because HTTP would silently drop it.
-    ///
-    /// # Errors
-    /// If the rest is empty or not a key.
     pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
         let line = bytes
@@ -48,12 +45,10 @@ impl RestKey {
     }
 
     /// The key itself, for the request header and for removing it from a server's messages.
-    #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    #[must_use]
     pub fn secret(&self) -> &SecretString {
         &self.0
     }
@@ -76,12 +71,10 @@ impl fmt::Debug for RestKey {
 /// Where a project's REST API key is read from. `Display` names the source, never the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// An absolute path.
     File(PathBuf),
     Env(String),
     /// A credential that systemd puts into a folder of this service.
     Credential {
-        /// One path component.
         name: String,
         /// `$CREDENTIALS_DIRECTORY` when the configuration was loaded.
         directory: PathBuf,
@@ -91,9 +84,6 @@ pub enum KeySource {
 impl KeySource {
     /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the
     /// changed key. A variable gives the same key as long as the process runs.
-    ///
-    /// # Errors
-    /// If the source has no valid key.
     pub fn read(&self, environment: &Environment) -> Result<RestKey, KeyError> {
         match self {
             Self::File(path) => read_file(path),

@@ -56,9 +56,6 @@ fn has_form<'u>(text: &str, mut units: impl Iterator<Item = &'u str>) -> bool {
 }
 
 /// Parses `10ms`, `5s`, `2m`, `1h` or `7d`, up to a year.
-///
-/// # Errors
-/// If the text has another form or means more than 365 days.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     if !has_form(text, DURATION_UNITS.iter().map(|unit| unit.0)) {
         return Err(UnitError::NotADuration);

@@ -11,7 +11,6 @@ use tokio::net::UnixStream;
 use super::protocol::{Answer, Question};
 use super::{MAX_ANSWER_BYTES, SOCKET_FILE, address};
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     #[error(
@@ -31,9 +30,6 @@ pub enum AskError {
 }
 
 /// Asks the daemon that uses this state directory.
-///
-/// # Errors
-/// If the daemon gives no answer.
 pub async fn ask(
     state_directory: &Path,
     question: &Question,

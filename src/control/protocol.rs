@@ -11,16 +11,16 @@ use crate::domain::ids::ExportId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "question", rename_all = "snake_case")]
 pub enum Question {
-    /// Asks for a [`Report`].
     Status,
-    /// Asks for the status document.
     Document,
-    /// Read the configuration again.
     Reload,
-    /// Watch failed exports again.
-    Retry { exports: BTreeSet<ExportId> },
+    Retry {
+        exports: BTreeSet<ExportId>,
+    },
     /// Drop the record and the unfinished files of exports.
-    Forget { exports: BTreeSet<ExportId> },
+    Forget {
+        exports: BTreeSet<ExportId>,
+    },
     /// Hang forever, to test the watchdog.
     #[cfg(debug_assertions)]
     Hang,
@@ -36,9 +36,7 @@ pub enum Answer {
     },
     /// The new configuration has taken effect.
     Reloaded {
-        /// What changed.
         words: String,
-        /// The file that the daemon read.
         file: PathBuf,
     },
     /// The new configuration has faults, and the daemon keeps the current one.
@@ -53,7 +51,6 @@ pub enum Answer {
     Forgotten {
         exports: Vec<Forgotten>,
     },
-    /// The daemon cannot do it now.
     Unavailable {
         cause: String,
     },
@@ -61,7 +58,6 @@ pub enum Answer {
     NotUnderstood,
 }
 
-/// The status in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub sentence: String,
@@ -74,7 +70,6 @@ pub struct Report {
     pub failed: usize,
     /// Since the start of the daemon.
     pub reloads_accepted: u64,
-    /// Since the start of the daemon.
     pub reloads_refused: u64,
 }
 

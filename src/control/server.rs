@@ -44,9 +44,6 @@ pub struct ControlSocket {
 impl ControlSocket {
     /// Listens in the state directory. The caller must hold the directory's lock: then a socket
     /// that is already there is left over from a process that has ended.
-    ///
-    /// # Errors
-    /// If the socket cannot be created; some file systems have none.
     pub fn listen(state_directory: &Path) -> Result<Self, ControlError> {
         let path = state_directory.join(SOCKET_FILE);
         let failed = |cause: io::Error| ControlError { path: path.display().to_string(), cause };
@@ -55,7 +52,6 @@ impl ControlSocket {
         Ok(Self { listener, path })
     }
 
-    /// Answers until it is dropped.
     pub async fn serve<F, A>(self, answer: F)
     where
         F: Fn(Question) -> A + Clone + Send + 'static,

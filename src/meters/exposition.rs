@@ -13,7 +13,6 @@ pub enum Format {
 }
 
 impl Format {
-    #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",

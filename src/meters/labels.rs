@@ -23,7 +23,6 @@ macro_rules! words {
         impl $name {
             pub const ALL: &[Self] = &[$(Self::$value),+];
 
-            #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$value => $word,)+
@@ -34,14 +33,11 @@ macro_rules! words {
 }
 
 words! {
-    /// The outcome of a poll.
     PollOutcome {
-        /// The API told the export's status.
         Report = "report",
         /// The API does not know the export.
         NotFound = "not_found",
         Rejected = "rejected",
-        /// The API asks for fewer requests.
         Throttled = "throttled",
         Unavailable = "unavailable",
         Unauthorized = "unauthorized",
@@ -61,7 +57,6 @@ words! {
 }
 
 words! {
-    /// The result of a reload.
     Verdict {
         Accepted = "accepted",
         Refused = "refused",
@@ -69,7 +64,6 @@ words! {
 }
 
 impl PollOutcome {
-    #[must_use]
     pub fn of(outcome: &ViewOutcome) -> Self {
         match outcome {
             ViewOutcome::Report(_) => Self::Report,

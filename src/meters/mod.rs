@@ -156,7 +156,6 @@ impl Meters {
     }
 
     /// The counter for the bytes of a project's parts.
-    #[must_use]
     pub fn received(&self, project: &ProjectName) -> ByteCounter {
         ByteCounter(self.0.bytes.get_or_create_owned(&of_project(project)))
     }
@@ -166,7 +165,6 @@ impl Meters {
         self.0.part_seconds.observe(duration.as_secs_f64());
     }
 
-    /// Something has to be done again.
     pub fn retried(&self, work: Work, cause: Cause) {
         self.0.retries.get_or_create(&OfRetry { work, cause }).inc();
     }
@@ -186,9 +184,6 @@ impl Meters {
     }
 
     /// All counters and the gauges of this moment, as text.
-    ///
-    /// # Errors
-    /// Never: writing to a string cannot fail.
     pub fn expose(&self, moment: &Moment, format: Format) -> Result<String, std::fmt::Error> {
         exposition::expose(&[&self.0.registry, &moment.registry()], format)
     }

@@ -12,14 +12,12 @@ use crate::domain::stage::{Cause, Stage};
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// Gauges of the whole program.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
     pub slots_in_use: usize,
     pub slots_max: usize,
     /// Free bytes on the download directory's file system; `None` if it does not answer in time.
     pub free_bytes: Option<u64>,
-    /// Bytes that must stay free.
     pub reserve_bytes: u64,
     /// Whether the last reload took effect, or there was none.
     pub reload_accepted: bool,
@@ -36,7 +34,6 @@ pub struct Moment {
 }
 
 impl Moment {
-    #[must_use]
     pub fn new(facts: Facts) -> Self {
         Self { facts, ..Self::default() }
     }

@@ -34,7 +34,6 @@ impl Stream {
 }
 
 /// Whether standard error is connected to the journal.
-#[must_use]
 pub fn takes_stderr() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|named| names(&named, io::stderr()))
 }
@@ -63,7 +62,6 @@ pub(super) fn layer() -> io::Result<Layer> {
 }
 
 /// Puts `<N>` before each line: the journal reads the priority of the line from it.
-#[must_use]
 pub fn with_priority(level: Level, text: &[u8]) -> Vec<u8> {
     let prefix = [b'<', priority(level) as u8, b'>'];
     text.split_inclusive(|byte| *byte == b'\n').flat_map(|line| [&prefix, line].concat()).collect()

@@ -9,9 +9,6 @@ use rustix::process::{
 
 /// Sets RLIMIT_CORE to zero and PR_SET_DUMPABLE to off. The latter also keeps other processes of
 /// the user from attaching.
-///
-/// # Errors
-/// If the kernel refuses either.
 pub fn disable_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
@@ -20,9 +17,6 @@ pub fn disable_core_dumps() -> io::Result<()> {
 /// Raises the soft limit of open files to the hard one. Each part in flight takes two, a connection
 /// and a file. The usual soft limit of 1024 is for programs that use `select(2)`; this one uses
 /// epoll.
-///
-/// # Errors
-/// If the kernel refuses; then the limit is unchanged.
 pub fn raise_open_files() -> io::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -32,7 +26,6 @@ pub fn raise_open_files() -> io::Result<()> {
 }
 
 /// How many files this process may open; `None` if there is no limit.
-#[must_use]
 pub fn open_files() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }

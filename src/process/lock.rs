@@ -27,14 +27,11 @@ pub struct LateLock {
     held: OnceLock<InstanceLock>,
 }
 
-/// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The process ID on its host or in its container.
     pub pid: u32,
-    /// The host or container.
     pub host: String,
-    /// When the process took the lock.
     pub started_at: Timestamp,
 }
 
@@ -52,9 +49,6 @@ pub enum LockError {
 
 impl InstanceLock {
     /// Takes the lock without waiting. The directory must exist.
-    ///
-    /// # Errors
-    /// [`LockError::Held`] if another instance, or this one, already holds it.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source: io::Error| LockError::Failed { path: path.to_owned(), source };
         let flags =
@@ -84,16 +78,11 @@ impl InstanceLock {
 }
 
 impl LateLock {
-    /// Does not take the lock yet.
-    #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path, held: OnceLock::new() }
     }
 
     /// Takes the lock unless it is already held. Blocks; must not be called by two threads at once.
-    ///
-    /// # Errors
-    /// As [`InstanceLock::acquire`].
     pub fn ensure(&self) -> Result<(), LockError> {
         if !self.is_held() {
             let lock = InstanceLock::acquire(&self.path)?;
@@ -102,7 +91,6 @@ impl LateLock {
         Ok(())
     }
 
-    #[must_use]
     pub fn is_held(&self) -> bool {
         self.held.get().is_some()
     }

@@ -45,8 +45,6 @@ struct LaneThread {
 }
 
 impl Runtimes {
-    /// # Errors
-    /// If a thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let stop_lanes = CancellationToken::new();
         Ok(Self {
@@ -59,7 +57,6 @@ impl Runtimes {
         })
     }
 
-    #[must_use]
     pub fn transfer(&self) -> TransferRuntimes {
         let mut lanes = self.lanes.iter().map(|lane| lane.runtime.clone());
         // LANES is not zero; without a lane, bytes would move on the control runtime.

@@ -22,7 +22,6 @@ pub fn reloading() {
     }
 }
 
-/// The drain has begun.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
@@ -38,13 +37,11 @@ pub fn alive() {
     notify(&[NotifyState::Watchdog]);
 }
 
-#[must_use]
 pub fn listens() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// How often [`alive`] must be called: half the timeout of the watchdog (sd_watchdog_enabled(3)).
-#[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }

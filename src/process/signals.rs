@@ -16,8 +16,6 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// # Errors
-    /// If the handlers cannot be installed.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -52,8 +50,6 @@ impl StopSignals {
 pub struct Hangups(Signal);
 
 impl Hangups {
-    /// # Errors
-    /// If the handler cannot be installed.
     pub fn install() -> io::Result<Self> {
         Ok(Self(signal(SignalKind::hangup())?))
     }

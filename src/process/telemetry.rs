@@ -28,13 +28,11 @@ pub enum LogFormat {
 
 impl LogFormat {
     /// The format that the user wants, else the one that fits standard error.
-    #[must_use]
     pub fn choose(wanted: Option<Self>, journal_takes_stderr: bool) -> Self {
         wanted.unwrap_or(if journal_takes_stderr { Self::Journald } else { Self::Text })
     }
 }
 
-/// Where text and JSON lines go.
 #[derive(Debug, Clone)]
 pub enum LogTarget {
     Stderr,
@@ -113,7 +111,6 @@ struct StderrWriter {
     priorities: bool,
 }
 
-/// Writes one event to stderr.
 #[derive(Debug)]
 struct Line<'a> {
     target: &'a LogTarget,

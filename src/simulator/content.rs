@@ -18,7 +18,6 @@ const NUMBER_AT: usize = 20;
 const TOKEN_AT: usize = 47;
 const HASHED_BYTES: usize = 256 * 1024;
 
-/// The bytes behind a file ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Bytes(Bytes),
@@ -32,7 +31,6 @@ pub enum Content {
 }
 
 impl Content {
-    #[must_use]
     pub fn len_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -42,7 +40,6 @@ impl Content {
 
     /// The digest of the whole, as a store would send it before base64. Reads it all: slow for a
     /// large one.
-    #[must_use]
     pub fn digest(&self, algorithm: Algorithm) -> Vec<u8> {
         match algorithm {
             Algorithm::Md5 => {
@@ -60,7 +57,6 @@ impl Content {
     }
 
     /// SHA-256 of the whole, for a test that compares it with what landed on disk.
-    #[must_use]
     pub fn sha256(&self) -> Sha256 {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(&self.digest(Algorithm::Sha256));
@@ -68,7 +64,6 @@ impl Content {
     }
 
     /// A strong validator: equal content has equal tags, quotes included.
-    #[must_use]
     pub fn etag(&self) -> String {
         match self {
             Self::Bytes(_) => format!("\"{}\"", &self.sha256().to_string()[..32]),

@@ -89,22 +89,18 @@ impl Simulator {
         while self.servers.join_next().await.is_some() {}
     }
 
-    #[must_use]
     pub fn api_base_url(&self) -> &str {
         &self.world.api_base_url
     }
 
-    #[must_use]
     pub fn api_address(&self) -> SocketAddr {
         self.api_address
     }
 
-    #[must_use]
     pub fn store_address(&self) -> SocketAddr {
         self.store_address
     }
 
-    #[must_use]
     pub fn store_origin(&self) -> String {
         format!("http://{}", self.store_address)
     }
@@ -176,14 +172,12 @@ impl Simulator {
     }
 
     /// Every request so far, in order of arrival.
-    #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
         self.world.recorder.requests()
     }
 
     /// Removes the oldest requests from the record, up to the first one that has not ended: a long
     /// run would fill the memory.
-    #[must_use]
     pub fn take_ended_requests(&self) -> Vec<Recorded> {
         self.world.recorder.take_ended()
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Which of the simulator's two listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     Api,
@@ -37,43 +36,36 @@ pub struct Recorded {
 
 impl Recorded {
     /// The first value of a header, by its name in lower case.
-    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The first value of a query parameter, decoded.
-    #[must_use]
     pub fn parameter(&self, name: &str) -> Option<String> {
         parameter(self.query.as_deref(), name)
     }
 
     /// Whether the answer's body was handed to the connection to its end.
-    #[must_use]
     pub fn is_complete(&self) -> bool {
         self.whole_bytes == Some(self.body_bytes)
     }
 
     /// Whether this is a view call for that export.
-    #[must_use]
     pub fn is_view_of(&self, export_id: &str) -> bool {
         self.is_call("/exports/view", export_id)
     }
 
     /// Whether this is a download call for that file.
-    #[must_use]
     pub fn is_link_of(&self, file_id: &str) -> bool {
         self.is_call("/exports/download", file_id)
     }
 
     /// Whether this asks the store for that file.
-    #[must_use]
     pub fn is_fetch_of(&self, file_id: &str) -> bool {
         self.fetched_file() == Some(file_id)
     }
 
     /// The file that this asks the store for.
-    #[must_use]
     pub fn fetched_file(&self) -> Option<&str> {
         self.path.strip_prefix("/blob/").filter(|_| self.origin == Origin::Store)
     }
@@ -127,7 +119,6 @@ impl Recorder {
         number
     }
 
-    /// Notes what became of a request.
     pub(super) fn update(&self, number: usize, change: impl FnOnce(&mut Recorded)) {
         self.0.send_modify(|log| {
             let place = number.checked_sub(log.first);

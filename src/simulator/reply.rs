@@ -16,7 +16,6 @@ use super::connection::Drained;
 use super::content::{Content, Reader};
 use super::world::World;
 
-/// Bytes per frame of a body.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Frames per second of a slowed body.
 const FRAMES_PER_SECOND: u64 = 20;
@@ -31,7 +30,6 @@ pub(super) struct Reply {
     pub(super) body: BodyPlan,
 }
 
-/// How a body is sent.
 #[derive(Debug)]
 pub(super) struct BodyPlan {
     pub(super) reader: Reader,

@@ -4,7 +4,6 @@
 use super::canned::Canned;
 use super::content::Content;
 
-/// The answer to one download call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkStep {
     /// 307 to a fresh signed link.
@@ -14,7 +13,6 @@ pub enum LinkStep {
     /// it is.
     RedirectWith {
         status: u16,
-        /// The template of the `Location`.
         location: String,
     },
     /// 307 to a path on the API itself, without an origin, which answers with 307 to a fresh signed
@@ -30,7 +28,6 @@ pub enum LinkStep {
 /// The answer to one blob request whose link is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreStep {
-    /// The file, more or less well.
     Serve(Serving),
     /// 403, as for a link whose time is over.
     ExpiredLink,
@@ -60,7 +57,6 @@ pub enum Place {
 
 impl Place {
     /// In bytes, for a body of `whole_bytes`; never behind its end.
-    #[must_use]
     pub fn in_body(self, whole_bytes: u64) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.min(whole_bytes),
@@ -106,66 +102,55 @@ pub struct Serving {
 }
 
 impl Serving {
-    #[must_use]
     pub fn well() -> Self {
         Self::default()
     }
 
-    #[must_use]
     pub fn other_content(mut self, content: impl Into<Content>) -> Self {
         self.other_content = Some(content.into());
         self
     }
 
-    #[must_use]
     pub fn ignoring_range(mut self) -> Self {
         self.ignores_range = true;
         self
     }
 
-    #[must_use]
     pub fn ignoring_if_range(mut self) -> Self {
         self.ignores_if_range = true;
         self
     }
 
-    #[must_use]
     pub fn chunked(mut self) -> Self {
         self.chunked = true;
         self
     }
 
-    #[must_use]
     pub fn claiming_length(mut self, bytes: u64) -> Self {
         self.claimed_length = Some(bytes);
         self
     }
 
-    #[must_use]
     pub fn cut_after(mut self, place: impl Into<Place>) -> Self {
         self.cut_after = Some(place.into());
         self
     }
 
-    #[must_use]
     pub fn stall_after(mut self, place: impl Into<Place>) -> Self {
         self.stall_after = Some(place.into());
         self
     }
 
-    #[must_use]
     pub fn held(mut self) -> Self {
         self.held = true;
         self
     }
 
-    #[must_use]
     pub fn bytes_per_second(mut self, rate: u64) -> Self {
         self.bytes_per_second = Some(rate);
         self
     }
 
-    #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

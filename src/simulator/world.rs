@@ -18,7 +18,6 @@ use super::stored::StoredFile;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the script has no {kind} {id}")]
 pub struct UnknownId {
-    /// "project" or "export".
     kind: &'static str,
     id: String,
 }
@@ -34,11 +33,8 @@ pub(super) struct World {
 
 #[derive(Debug)]
 struct State {
-    /// By project key.
     projects: HashMap<String, Project>,
-    /// By file ID.
     files: HashMap<String, FileEntry>,
-    /// By signature.
     links: HashMap<String, Link>,
     link_origin: String,
     link_lifetime: Duration,

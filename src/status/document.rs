@@ -29,13 +29,11 @@ pub struct Stamped {
 
 impl Stamped {
     /// Made from the engine's read model. `config_file` is the one that the daemon reads.
-    #[must_use]
     pub fn of(overview: &Overview, config_file: &Path) -> Self {
         Self { now: text(overview.standing.now), document: Document::of(overview, config_file) }
     }
 
     /// Everything but the time.
-    #[must_use]
     pub fn document(&self) -> &Document {
         &self.document
     }

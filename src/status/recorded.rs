@@ -15,7 +15,6 @@ use crate::engine::overview::exports;
 use crate::ports::{ExportRecord, RecordedState, Seen};
 
 /// The document of what was seen of the state; `None` if there is none yet.
-#[must_use]
 pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped {
     let is_there = seen.is_some();
     let Seen { exports, pauses } = seen.unwrap_or_default();

@@ -28,7 +28,6 @@ pub struct Look {
 }
 
 /// One element a line.
-#[must_use]
 pub fn table(status: &Stamped, look: Look) -> Vec<String> {
     let columns = look.columns.clamp(MIN_WIDTH, MAX_WIDTH);
     let now = status.now.parse().unwrap_or_else(|_| Timestamp::now());

@@ -46,7 +46,6 @@ use crate::engine::Control;
 use crate::meters::Meters;
 use crate::sinks::AnySink;
 
-/// Open streams of events.
 const MAX_STREAMS: usize = 16;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -82,16 +81,12 @@ struct Shared {
 impl StatusServer {
     /// Binds the address; port 0 picks a free one. `allowed_hosts` are spelled as the configuration
     /// spells them.
-    ///
-    /// # Errors
-    /// When it cannot be bound.
     pub async fn bind(address: SocketAddr, allowed_hosts: &[String]) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, hosts: Hosts::new(allowed_hosts) })
     }
 
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -16,9 +16,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// Longest wait for the head of a request: of the first, and of the next one over the same
 /// connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of a head.
 const MAX_HEAD_BYTES: usize = 16 << 10;
-/// Most headers of a request.
 const MAX_HEADERS: usize = 64;
 /// The pause after a connection could not be accepted: without free descriptors the next try fails,
 /// too.
