@@ -37,9 +37,8 @@ pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> u8 {
         }
     }
     for export in wanted.iter().filter(|export| !forgotten.iter().any(|of| of.export == **export)) {
-        console::complain(&format!(
-            "{export} is not known to any project of the configuration: nothing was changed for it"
-        ));
+        let words = "is not known to any project of the configuration: nothing was changed for it";
+        console::complain(&format!("{export} {words}"));
         code = if code == exit::DONE { exit::EXPORTS_FAILED } else { code };
     }
     code

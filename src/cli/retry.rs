@@ -31,9 +31,8 @@ pub(super) async fn retry(args: &RetryArgs, environment: &Environment) -> u8 {
     let found: BTreeSet<&ExportId> = retried.iter().map(|retried| &retried.export).collect();
     let missing: Vec<_> = wanted.iter().filter(|export| !found.contains(export)).collect();
     for export in &missing {
-        console::complain(&format!(
-            "{export} is not a failed export of the configuration: nothing was changed for it"
-        ));
+        let words = "is not a failed export of the configuration: nothing was changed for it";
+        console::complain(&format!("{export} {words}"));
     }
     if missing.is_empty() { exit::DONE } else { exit::EXPORTS_FAILED }
 }

@@ -43,9 +43,7 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
             exit::DONE
         }
         Ok(status) => {
-            let text: String =
-                table(&status, terminal_look()).into_iter().map(|line| line + "\n").collect();
-            console::print(&text);
+            console::print(&(table(&status, terminal_look()).join("\n") + "\n"));
             exit::DONE
         }
         Err(Silence::Older(sentence)) if !args.json => {
@@ -73,30 +71,22 @@ async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
 }
 
 /// The document of the running daemon, or else of the recorded state.
-pub(super) async fn look(
-    config: &ConfigArg,
-    environment: &Environment,
-) -> Result<Stamped, Silence> {
-    match from_daemon(config, environment).await? {
+pub(super) async fn look(arg: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
+    match from_daemon(arg, environment).await? {
         Some(status) => Ok(status),
-        None => from_state(config, environment).await,
+        None => from_state(arg, environment).await,
     }
 }
 
 /// `None` if no daemon runs.
-async fn from_daemon(
-    arg: &ConfigArg,
-    environment: &Environment,
-) -> Result<Option<Stamped>, Silence> {
-    let directory = config::state_directory(&arg.config, environment);
+async fn from_daemon(arg: &ConfigArg, of: &Environment) -> Result<Option<Stamped>, Silence> {
+    let directory = config::state_directory(&arg.config, of);
     let unfinished = |words: String| Silence::Words(words, exit::UNFINISHED);
+    let other = "cannot read the answer of the daemon, which is another version";
     match ask(&directory, &Question::Document, PATIENCE).await {
-        Ok(Answer::Document { document }) => match serde_json::from_value(document) {
-            Ok(status) => Ok(Some(status)),
-            Err(error) => Err(unfinished(format!(
-                "cannot read the answer of the daemon, which is another version: {error}"
-            ))),
-        },
+        Ok(Answer::Document { document }) => serde_json::from_value(document)
+            .map(Some)
+            .map_err(|error| unfinished(format!("{other}: {error}"))),
         Ok(Answer::Unavailable { cause }) => Err(unfinished(console::unavailable(&cause))),
         Ok(_) => match ask(&directory, &Question::Status, PATIENCE).await {
             Ok(Answer::Status(report)) => Err(Silence::Older(report.sentence)),
@@ -111,9 +101,8 @@ async fn from_daemon(
 async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
     let config = config::load(&arg.config, environment)
         .map_err(|faults| Silence::Words(faults.to_string(), exit::CONFIGURATION))?;
-    app::recorded_status(&config)
-        .await
-        .map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
+    let status = app::recorded_status(&config).await;
+    status.map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
 }
 
 pub(super) fn json(status: &Stamped) -> String {

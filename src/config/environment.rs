@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
-/// A snapshot of environment variables. It may hold REST keys: `Debug` shows no values.
+/// A snapshot of environment variables. It may hold REST API keys: `Debug` shows no values.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 

@@ -111,11 +111,8 @@ mod tests {
     fn a_last_line_written_just_before_is_read_after_a_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ids.txt");
-        std::io::Write::write_all(
-            &mut std::fs::File::create(&path).unwrap(),
-            b"export_1\nexport_2",
-        )
-        .unwrap();
+        let mut file = std::fs::File::create(&path).unwrap();
+        std::io::Write::write_all(&mut file, b"export_1\nexport_2").unwrap();
         assert_eq!(ids(&read(&path).unwrap()), [(1, "export_1"), (2, "export_2")]);
     }
 
@@ -159,10 +156,8 @@ mod tests {
         assert!(!faults[1].contains("s3cret"), "{faults:?}");
         let flood = parsed(&"not an id\n".repeat(1_000), true);
         assert_eq!(flood.faults.len(), SHOWN_FAULTS + 1);
-        assert_eq!(
-            flood.faults[SHOWN_FAULTS].to_string(),
-            "ids.txt: 980 more lines are not export IDs"
-        );
+        let rest = flood.faults[SHOWN_FAULTS].to_string();
+        assert_eq!(rest, "ids.txt: 980 more lines are not export IDs");
         let binary = parse(b"\xff\xfe\n", Path::new("ids.txt"), true);
         assert_eq!(binary.faults[0].to_string(), "ids.txt:1: the line is not UTF-8 text");
     }

@@ -185,10 +185,7 @@ impl Config {
 
     /// Every file that this was read from. If one of them changes, a reload may be needed.
     pub fn files(&self) -> Vec<PathBuf> {
-        let of_project = |project: &ProjectConfig| {
-            let key = project.key_source.file();
-            [key, project.exports_file.clone()]
-        };
+        let of_project = |of: &ProjectConfig| [of.key_source.file(), of.exports_file.clone()];
         let named = self.projects.iter().flat_map(of_project).flatten();
         std::iter::once(self.file.clone()).chain(self.api.ca_file.clone()).chain(named).collect()
     }

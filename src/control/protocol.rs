@@ -39,9 +39,8 @@ pub enum Answer {
         words: String,
         file: PathBuf,
     },
-    /// The new configuration has faults, and the daemon keeps the current one.
+    /// The daemon keeps its configuration. One fault on each line, with file, line and key.
     Refused {
-        /// One fault on each line, with file, line and key.
         faults: String,
     },
     Retried {
@@ -106,8 +105,7 @@ mod tests {
         let text = r#"{"answer":"refused","faults":"c.toml:1: wrong"}"#;
         assert_eq!(serde_json::to_string(&answer).unwrap(), text);
         assert_eq!(serde_json::from_str::<Answer>(text).unwrap(), answer);
-        assert!(
-            serde_json::from_str::<Question>(r#"{"question":"retry","exports":["../x"]}"#).is_err()
-        );
+        let bad = r#"{"question":"retry","exports":["../x"]}"#;
+        assert!(serde_json::from_str::<Question>(bad).is_err());
     }
 }

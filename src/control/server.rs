@@ -109,9 +109,9 @@ where
     let (from, mut to) = stream.into_split();
     let mut line = Vec::new();
     let mut from = BufReader::new(from.take(MAX_QUESTION_BYTES));
-    match tokio::time::timeout(TALK_TIMEOUT, from.read_until(b'\n', &mut line)).await {
-        Ok(Ok(_)) if line.ends_with(b"\n") => {}
-        _ => return,
+    let read = tokio::time::timeout(TALK_TIMEOUT, from.read_until(b'\n', &mut line)).await;
+    if !matches!(read, Ok(Ok(_))) || !line.ends_with(b"\n") {
+        return;
     }
     let answer = match serde_json::from_slice(&line) {
         Ok(question) => answer(question).await,

@@ -2,11 +2,6 @@
 //!
 //! Events are counted where they happen, through [`Meters`]. Gauges are made for each scrape from
 //! the read model, through [`Moment`], so none can be stale. There is no label for an export.
-//!
-//! - `mod.rs` counters
-//! - `moment.rs` gauges
-//! - `labels.rs` labels and their values
-//! - `exposition.rs` the two text formats
 
 mod exposition;
 mod labels;
@@ -81,19 +76,13 @@ impl Default for Meters {
 impl Counted {
     fn registered(mut self) -> Self {
         let to = &mut self.registry;
-        to.register(
-            "build",
-            "The running program",
-            Info::new(OfBuild { version: env!("CARGO_PKG_VERSION") }),
-        );
+        let build = Info::new(OfBuild { version: env!("CARGO_PKG_VERSION") });
+        to.register("build", "The running program", build);
         to.register("polls", "Finished polls, by outcome", self.polls.clone());
         let help = "Time from a poll's request to its answer";
         to.register_with_unit("poll_duration", help, Unit::Seconds, self.poll_seconds.clone());
-        to.register(
-            "parts_downloaded",
-            "Parts that are durable under their names",
-            self.parts.clone(),
-        );
+        let help = "Parts that are durable under their names";
+        to.register("parts_downloaded", help, self.parts.clone());
         let help = "Bytes of parts received from stores, including those not kept";
         to.register_with_unit("downloaded", help, Unit::Bytes, self.bytes.clone());
         let help = "Time from a part's slot until it is durable under its name";
@@ -174,7 +163,7 @@ impl Meters {
         self.0.link_refreshes.inc();
     }
 
-    /// A pause has begun; `project` where it is one project's own.
+    /// A pause has begun; `project` is `None` if it is for all.
     pub fn paused(&self, project: Option<&ProjectName>, cause: Cause) {
         self.0.pauses.get_or_create(&of_pause(project, cause)).inc();
     }

@@ -40,8 +40,7 @@ pub fn takes_stderr() -> bool {
 
 /// The variable alone proves nothing: a process with another standard error inherits it.
 fn names(journal_stream: &str, file: impl AsFd) -> bool {
-    Stream::parse(journal_stream)
-        .is_some_and(|named| Stream::of(file).is_ok_and(|descriptor| named == descriptor))
+    Stream::parse(journal_stream).is_some_and(|named| Stream::of(file).is_ok_and(|of| named == of))
 }
 
 /// Makes an entry of each event. The fields keep their names, in upper case.
@@ -53,12 +52,11 @@ pub(super) fn layer() -> io::Result<Layer> {
         debug: priority(Level::DEBUG),
         trace: priority(Level::TRACE),
     };
-    let layer = Layer::new()?
+    Ok(Layer::new()?
         .with_field_prefix(None)
         .with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned())
         .with_custom_fields([("SYSLOG_FACILITY", DAEMON)])
-        .with_priority_mappings(priorities);
-    Ok(layer)
+        .with_priority_mappings(priorities))
 }
 
 /// Puts `<N>` before each line: the journal reads the priority of the line from it.

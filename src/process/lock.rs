@@ -53,10 +53,10 @@ impl InstanceLock {
         let failed = |source: io::Error| LockError::Failed { path: path.to_owned(), source };
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd =
-            open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = open(path, flags, mode).map_err(|errno| failed(errno.into()))?;
         // The umask may have removed the owner's bits, and the next start could not open the file.
-        fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        fchmod(&fd, mode).map_err(|errno| failed(errno.into()))?;
         let mut file = File::from(fd);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -138,9 +138,8 @@ mod tests {
         let LockError::Held { holder: Some(holder), .. } = &refused else { panic!("{refused:?}") };
         assert_eq!(holder.pid, std::process::id());
         let message = refused.to_string();
-        for part in
-            [holder.pid.to_string(), holder.host.clone(), format!("{:.0}", holder.started_at)]
-        {
+        let started_at = format!("{:.0}", holder.started_at);
+        for part in [holder.pid.to_string(), holder.host.clone(), started_at] {
             assert!(message.contains(&part), "{message}");
         }
         drop(first);

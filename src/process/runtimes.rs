@@ -47,14 +47,10 @@ struct LaneThread {
 impl Runtimes {
     pub fn start() -> io::Result<Self> {
         let stop_lanes = CancellationToken::new();
-        Ok(Self {
-            // Runs on the thread that calls block_on, so its tasks need not wake another thread.
-            control: one_thread("control")?,
-            lanes: (0..LANES)
-                .map(|_| LaneThread::start(stop_lanes.clone()))
-                .collect::<io::Result<_>>()?,
-            stop_lanes,
-        })
+        // Runs on the thread that calls block_on, so its tasks need not wake another thread.
+        let control = one_thread("control")?;
+        let lanes = (0..LANES).map(|_| LaneThread::start(stop_lanes.clone()));
+        Ok(Self { control, lanes: lanes.collect::<io::Result<_>>()?, stop_lanes })
     }
 
     pub fn transfer(&self) -> TransferRuntimes {
@@ -97,8 +93,7 @@ impl LaneThread {
 }
 
 fn one_thread(blocking_threads_name: &str) -> io::Result<Runtime> {
-    let mut builder = Builder::new_current_thread();
-    builder
+    Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name(blocking_threads_name)
         .enable_all()

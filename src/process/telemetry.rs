@@ -2,7 +2,6 @@
 //! events. Other crates log only warnings and errors, because the debug lines of HTTP crates show
 //! signed links.
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 
 use indicatif::MultiProgress;
@@ -131,12 +130,11 @@ impl<'a> MakeWriter<'a> for StderrWriter {
 
 impl Write for Line<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let line = self
-            .priority_of
-            .map_or(Cow::Borrowed(text), |level| Cow::Owned(journal::with_priority(level, text)));
+        let prefixed = self.priority_of.map(|level| journal::with_priority(level, text));
+        let line = prefixed.as_deref().unwrap_or(text);
         match self.target {
-            LogTarget::Stderr => io::stderr().lock().write_all(&line)?,
-            LogTarget::Above(bars) => bars.suspend(|| io::stderr().lock().write_all(&line))?,
+            LogTarget::Stderr => io::stderr().lock().write_all(line)?,
+            LogTarget::Above(bars) => bars.suspend(|| io::stderr().lock().write_all(line))?,
         }
         Ok(text.len())
     }

@@ -20,14 +20,12 @@ impl<'writer> FormatFields<'writer> for TextFields {
         let mut line = Collected::default();
         fields.record(&mut line);
         let Collected { sentence, fields } = line;
-        let cause =
-            fields.iter().find(|(name, _)| *name == "cause").map(|(_, cause)| format!(": {cause}"));
-        let sentence =
-            cause.map_or_else(|| sentence.clone(), |cause| sentence.replacen(&cause, "", 1));
+        let cause = fields.iter().find(|(name, _)| *name == "cause");
+        let cause = cause.map(|(_, cause)| format!(": {cause}")).unwrap_or_default();
+        let sentence = sentence.replacen(&cause, "", 1);
         write!(writer, "{}", OneLine(&sentence))?;
-        let separators = std::iter::once(if sentence.is_empty() { "" } else { " " });
-        let separators = separators.chain(std::iter::repeat(" "));
-        for ((name, value), separator) in fields.iter().zip(separators) {
+        for (index, (name, value)) in fields.iter().enumerate() {
+            let separator = if sentence.is_empty() && index == 0 { "" } else { " " };
             if writer.has_ansi_escapes() {
                 write!(writer, "{separator}\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{}", Value(value))?;
             } else {

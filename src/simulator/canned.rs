@@ -1,8 +1,7 @@
-//! An answer written down beforehand: status, headers, body.
+//! An answer that does not depend on the request: status, headers, body.
 
 use serde_json::{Value, json};
 
-/// An answer that does not depend on the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canned {
     pub status: u16,
@@ -13,11 +12,8 @@ pub struct Canned {
 
 impl Canned {
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            status,
-            headers: vec![("content-type".to_owned(), content_type.to_owned())],
-            body: body.into(),
-        }
+        let headers = vec![("content-type".to_owned(), content_type.to_owned())];
+        Self { status, headers, body: body.into() }
     }
 
     pub fn json(status: u16, body: &Value) -> Self {
@@ -40,11 +36,8 @@ impl Canned {
 
     /// The page of a gateway in between.
     pub fn html(status: u16) -> Self {
-        Self::new(
-            status,
-            "text/html; charset=utf-8",
-            "<!doctype html><title>Gateway</title><p>Not the API.</p>",
-        )
+        let page = "<!doctype html><title>Gateway</title><p>Not the API.</p>";
+        Self::new(status, "text/html; charset=utf-8", page)
     }
 
     /// The error document of an S3-like store.
@@ -57,14 +50,10 @@ impl Canned {
     }
 
     pub fn redirect(status: u16, location: &str) -> Self {
-        Self {
-            status,
-            headers: vec![("location".to_owned(), location.to_owned())],
-            body: Vec::new(),
-        }
+        let headers = vec![("location".to_owned(), location.to_owned())];
+        Self { status, headers, body: Vec::new() }
     }
 
-    /// The same answer with one more header.
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

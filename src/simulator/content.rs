@@ -12,7 +12,6 @@ use crate::domain::part::Sha256;
 /// One row of generated content; the zeros are replaced by the row's number and a pseudo-random
 /// token.
 const ROW: &[u8] = b"\n{\"custom_id\":\"user-0000000000000000\",\"token\":\"0000000000000000\"},";
-/// Length of a row, as a file offset.
 const ROW_BYTES: u64 = ROW.len() as u64;
 const NUMBER_AT: usize = 20;
 const TOKEN_AT: usize = 47;
@@ -21,11 +20,9 @@ const HASHED_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Bytes(Bytes),
-    /// A JSON array of this length, always the same for the same seed. Valid JSON from two bytes
-    /// up.
+    /// A JSON array of this length, always the same for the same seed; valid from two bytes up.
     Generated {
         bytes: u64,
-        /// What tells it from others of the same length.
         seed: u64,
     },
 }
@@ -38,8 +35,7 @@ impl Content {
         }
     }
 
-    /// The digest of the whole, as a store would send it before base64. Reads it all: slow for a
-    /// large one.
+    /// The digest of the whole, before base64. Reads everything: slow for a large content.
     pub fn digest(&self, algorithm: Algorithm) -> Vec<u8> {
         match algorithm {
             Algorithm::Md5 => {
@@ -248,14 +244,12 @@ mod tests {
         let hex = |algorithm| -> String {
             content.digest(algorithm).iter().map(|byte| format!("{byte:02x}")).collect()
         };
+        let sha256 = "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225";
         assert_eq!(hex(Algorithm::Md5), "25f9e794323b453885f5181f1b624d0b");
         assert_eq!(hex(Algorithm::Sha1), "f7c3bc1d808e04732adf679965ccc34ca7ae3441");
+        assert_eq!(hex(Algorithm::Sha256), sha256);
         assert_eq!(hex(Algorithm::Crc32), "cbf43926");
         assert_eq!(hex(Algorithm::Crc32c), "e3069283");
         assert_eq!(hex(Algorithm::Crc64nvme), "ae8b14860a799888");
-        assert_eq!(
-            hex(Algorithm::Sha256),
-            "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"
-        );
     }
 }

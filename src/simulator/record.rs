@@ -20,11 +20,11 @@ pub struct Recorded {
     pub at: Instant,
     pub method: String,
     pub path: String,
-    /// Query, as sent, without the question mark.
+    /// As sent, without the question mark.
     pub query: Option<String>,
     /// Headers in order, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Status answered; `None` while it is held or worked on.
+    /// `None` until there is an answer.
     pub status: Option<u16>,
     /// Length of the answer's body if it is not cut; `None` as long as there is no answer.
     pub whole_bytes: Option<u64>,
@@ -40,7 +40,6 @@ impl Recorded {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The first value of a query parameter, decoded.
     pub fn parameter(&self, name: &str) -> Option<String> {
         parameter(self.query.as_deref(), name)
     }
@@ -50,22 +49,19 @@ impl Recorded {
         self.whole_bytes == Some(self.body_bytes)
     }
 
-    /// Whether this is a view call for that export.
     pub fn is_view_of(&self, export_id: &str) -> bool {
         self.is_call("/exports/view", export_id)
     }
 
-    /// Whether this is a download call for that file.
     pub fn is_link_of(&self, file_id: &str) -> bool {
         self.is_call("/exports/download", file_id)
     }
 
-    /// Whether this asks the store for that file.
     pub fn is_fetch_of(&self, file_id: &str) -> bool {
         self.fetched_file() == Some(file_id)
     }
 
-    /// The file that this asks the store for.
+    /// The ID of the file that the store is asked for.
     pub fn fetched_file(&self) -> Option<&str> {
         self.path.strip_prefix("/blob/").filter(|_| self.origin == Origin::Store)
     }
@@ -109,7 +105,7 @@ impl Recorder {
         Self(watch::Sender::new(Log::default()))
     }
 
-    /// Adds a request; the number is how [`Recorder::update`] finds it again.
+    /// Returns the number for [`Recorder::update`].
     pub(super) fn add(&self, request: Recorded) -> usize {
         let mut number = 0;
         self.0.send_modify(|log| {
@@ -132,12 +128,11 @@ impl Recorder {
         self.0.borrow().requests.clone()
     }
 
-    /// Takes the oldest requests out, up to the first one that has not ended.
     pub(super) fn take_ended(&self) -> Vec<Recorded> {
         let mut taken = Vec::new();
         self.0.send_if_modified(|log| {
-            let ended =
-                log.requests.iter().take_while(|request| request.ended_at.is_some()).count();
+            let has_ended = |request: &&Recorded| request.ended_at.is_some();
+            let ended = log.requests.iter().take_while(has_ended).count();
             taken.extend(log.requests.drain(..ended));
             log.first += ended;
             false
@@ -161,8 +156,8 @@ impl Recorder {
 
     fn summary(&self) -> String {
         let line = |request: &Recorded| {
-            let status =
-                request.status.map_or_else(|| "unanswered".to_owned(), |status| status.to_string());
+            let status = request.status.map(|status| status.to_string());
+            let status = status.unwrap_or_else(|| "unanswered".to_owned());
             let id = request.parameter("id").unwrap_or_default();
             let Recorded { origin, method, path, body_bytes, .. } = request;
             format!("  {origin:?} {method} {path} {id} -> {status}, {body_bytes} bytes")

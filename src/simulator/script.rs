@@ -30,7 +30,6 @@ pub struct Script {
 }
 
 impl Script {
-    /// Good links of 20 minutes, no latency.
     pub fn new(projects: Vec<SimProject>) -> Self {
         Self { projects, link_lifetime: LINK_LIFETIME, link_origin: None, latency: Duration::ZERO }
     }
@@ -192,7 +191,6 @@ pub struct SimFile {
 }
 
 impl SimFile {
-    /// A healthy file, with the part number that is given.
     pub fn new(id: &str, part: u64, content: impl Into<Content>) -> Self {
         Self {
             id: id.to_owned(),
@@ -247,10 +245,8 @@ impl SimFile {
     }
 
     fn row(&self, api_base_url: &str) -> Value {
-        let url = self
-            .url
-            .clone()
-            .unwrap_or_else(|| format!("{api_base_url}/exports/download?id={}", self.id));
+        let download = || format!("{api_base_url}/exports/download?id={}", self.id);
+        let url = self.url.clone().unwrap_or_else(download);
         let mut row = json!({ "id": self.id, "url": url });
         if let Some(part) = self.part {
             row["part"] = part.into();
@@ -286,12 +282,9 @@ pub enum ChecksumHeader {
     AmzChecksum,
 }
 
-/// A checksum that the store sends with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentChecksum {
     pub header: ChecksumHeader,
-    /// By which algorithm; a header that has no word for it is sent with the algorithm's name
-    /// anyway.
     pub algorithm: Algorithm,
     /// Whether it is the content's; otherwise it is wrong in one bit.
     pub correct: bool,
@@ -302,7 +295,6 @@ impl SentChecksum {
         Self { header, algorithm, correct: true }
     }
 
-    /// One that no bytes of this file will match.
     pub fn wrong(header: ChecksumHeader, algorithm: Algorithm) -> Self {
         Self { header, algorithm, correct: false }
     }

@@ -15,8 +15,7 @@ pub enum LinkStep {
         status: u16,
         location: String,
     },
-    /// 307 to a path on the API itself, without an origin, which answers with 307 to a fresh signed
-    /// link.
+    /// 307 to a path on the API itself, without an origin; from there 307 to a fresh signed link.
     RelativeHop,
     /// 200 with the file itself, as the store would serve it.
     Direct,
@@ -86,8 +85,7 @@ pub struct Serving {
     pub ignores_if_range: bool,
     /// Sends chunks, and no `Content-Length`.
     pub chunked: bool,
-    /// A `Content-Length` that is not the truth: a larger one ends in a closed connection, a
-    /// smaller one cuts the body.
+    /// A wrong `Content-Length`: a larger one ends in a closed connection, a smaller one cuts.
     pub claimed_length: Option<u64>,
     /// Closes the connection there, in the middle of the body.
     pub cut_after: Option<Place>,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::document::{
-    Bytes, Commands, Document, Export, Parts, Project, STATE, Slots, Stamped, failed, text, waits,
+    Amount, Commands, Document, Export, Project, STATE, Slots, Stamped, failed, text, waits,
 };
 use crate::config::Config;
 use crate::domain::ids::{ExportKey, ProjectDigest};
@@ -14,7 +14,7 @@ use crate::domain::stage::{Cause, PauseScope, Stage, Wait};
 use crate::engine::overview::exports;
 use crate::ports::{ExportRecord, RecordedState, Seen};
 
-/// The document of what was seen of the state; `None` if there is none yet.
+/// `seen` is `None` if there is no state yet.
 pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped {
     let is_there = seen.is_some();
     let Seen { exports, pauses } = seen.unwrap_or_default();
@@ -105,8 +105,8 @@ fn export(record: ExportRecord, stage: Stage, commands: &Commands) -> Export {
     let total = (stage == Stage::Polling).then_some(0);
     let known = Export {
         remote_status: remote_status.as_ref().map(|status| status.as_str().to_owned()),
-        parts: Parts { done: parts.len() as u64, total },
-        bytes: Bytes { done: done.fold(0, u64::saturating_add), total: None },
+        parts: Amount { done: parts.len() as u64, total },
+        bytes: Amount { done: done.fold(0, u64::saturating_add), total: None },
         ..Export::default()
     };
     let succeeded = || Some(RemoteStatus::Success.as_str().to_owned());
@@ -116,8 +116,8 @@ fn export(record: ExportRecord, stage: Stage, commands: &Commands) -> Export {
         RecordedState::Completed { parts, bytes, at } => Export {
             remote_status: succeeded(),
             since: Some(text(at)),
-            parts: Parts { done: parts, total: Some(parts) },
-            bytes: Bytes { done: bytes, total: Some(bytes) },
+            parts: Amount { done: parts, total: Some(parts) },
+            bytes: Amount { done: bytes, total: Some(bytes) },
             ..known
         },
         RecordedState::Failed(failure) => Export {

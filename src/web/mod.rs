@@ -3,16 +3,6 @@
 //!
 //! While nobody looks, it makes nothing. One answer serves everybody who asks within a quarter of a
 //! second. Connections are few, and each has an end.
-//!
-//! - `mod.rs` binding, and the routes
-//! - `source.rs` the scheduler's answer, shared
-//! - `events.rs` the stream of snapshots
-//! - `guard.rs` what every request has to pass, and the headers of every answer
-//! - `hosts.rs` the names that a request may use for the server
-//! - `metrics.rs` what Prometheus scrapes; `accept.rs` in which format; `space.rs` the free space
-//!   of the disk
-//! - `server.rs` connections
-//! - `stall.rs` a bound on every write
 
 mod accept;
 mod events;
@@ -32,7 +22,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -54,7 +44,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// The status server, bound and not yet serving.
+/// Bound, but not serving yet.
 #[derive(Debug)]
 pub struct StatusServer {
     listener: TcpListener,
@@ -123,10 +113,7 @@ async fn asset(content_type: &'static str, text: &'static str) -> Response {
 }
 
 async fn live(State(shared): State<Shared>) -> Response {
-    match shared.source.latest().await {
-        Some(_) => plain(StatusCode::OK, "ok\n"),
-        None => silent(),
-    }
+    shared.source.latest().await.map_or_else(silent, |_| plain(StatusCode::OK, "ok\n"))
 }
 
 async fn ready(State(shared): State<Shared>) -> Response {
@@ -140,10 +127,7 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn status(State(shared): State<Shared>) -> Response {
-    match shared.source.latest().await {
-        Some(made) => typed(JSON, made.json.clone()),
-        None => silent(),
-    }
+    shared.source.latest().await.map_or_else(silent, |made| typed(JSON, made.json.clone()))
 }
 
 async fn stream(State(shared): State<Shared>) -> Response {
@@ -152,9 +136,7 @@ async fn stream(State(shared): State<Shared>) -> Response {
         Err(_) => {
             let words = "too many event streams are open; close one, or ask /api/v1/status\n";
             let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, words);
-            answer
-                .headers_mut()
-                .insert(RETRY_AFTER, const { axum::http::HeaderValue::from_static("10") });
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
             answer
         }
     }
