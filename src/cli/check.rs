@@ -1,7 +1,6 @@
-//! `check`: validates and prints the configuration, and with `--probe` asks the API for each
-//! project.
+//! `check`: validates and prints the configuration; `--probe` asks the API for each project.
 
-use super::{CheckArgs, console, load};
+use super::{CheckArgs, console, failed, load};
 use crate::api::ProbeOutcome;
 use crate::app;
 use crate::config::{Config, Environment};
@@ -20,10 +19,7 @@ pub(super) async fn check(args: &CheckArgs, environment: &Environment) -> u8 {
 async fn probe(config: &Config, environment: &Environment) -> u8 {
     let clients = match app::api_clients(config, environment) {
         Ok(clients) => clients,
-        Err(error) => {
-            console::complain(&error.to_string());
-            return error.exit_code();
-        }
+        Err(error) => return failed(&error),
     };
     let mut code = exit::DONE;
     for (project, client) in config.projects.iter().zip(clients) {

@@ -1,5 +1,4 @@
-//! The terminal, which log lines, plain output and progress bars share. Nothing panics if it is
-//! gone.
+//! The terminal: log lines, plain output and progress bars. Nothing panics if it is gone.
 
 use std::io::{self, IsTerminal as _, Write as _};
 

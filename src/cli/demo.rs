@@ -1,5 +1,4 @@
-//! `demo`: the whole job on this machine without a key, with the real daemon and a simulated API
-//! and object store.
+//! `demo`: the real daemon with a simulated API and object store on this machine. Needs no key.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

@@ -1,5 +1,4 @@
-//! `status`: shows the exports, from the running daemon or else from the recorded state. `--check`
-//! is a health probe.
+//! `status`: shows the exports, from the running daemon or from the recorded state.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;

@@ -1,11 +1,10 @@
-//! The environment variables at one moment, so that tests of the loader need not change the
-//! process.
+//! A snapshot of the environment variables, so that tests need not change the process.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
-/// A snapshot of environment variables. It may hold REST API keys: `Debug` shows no values.
+/// It may hold REST API keys, so `Debug` shows no values.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 

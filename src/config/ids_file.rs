@@ -37,8 +37,7 @@ pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
 }
 
 fn read_now(path: &Path) -> Result<Listed, ReadError> {
-    // The metadata is from after the last read, so a line that was appended during it counts as
-    // new.
+    // Metadata from after the last read: a line that was appended meanwhile counts as new.
     let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
     Ok(parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now())))
 }

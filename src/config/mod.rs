@@ -70,8 +70,7 @@ pub struct Config {
     places: Places,
 }
 
-/// The lines of what a reload may refuse to change. They do not count when two configurations are
-/// compared.
+/// The lines of what a reload may refuse to change. They do not make configurations differ.
 #[derive(Debug, Clone, Default)]
 struct Places {
     download_directory: Option<usize>,
@@ -89,14 +88,12 @@ impl PartialEq for Places {
 
 impl Eq for Places {}
 
-/// `[reload]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReloadConfig {
     pub watch: bool,
     pub interval: Duration,
 }
 
-/// `[server]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     /// Where the status page listens; `None` if it is off. If this is not a loopback address,
@@ -107,11 +104,9 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
 }
 
-/// `[api]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiConfig {
-    /// The API with its version, without a slash at its end, userinfo, query or fragment. HTTPS, or
-    /// HTTP on loopback.
+    /// With its version, and without a slash at its end. HTTPS, or HTTP on loopback.
     pub base_url: Url,
     /// View calls per second, for each project.
     pub requests_per_second: NonZeroU32,
@@ -125,14 +120,12 @@ pub struct ApiConfig {
 }
 
 impl ApiConfig {
-    /// Whether the API uses plain HTTP. Then it is on this machine, no proxy is used, and links may
-    /// be HTTP.
+    /// If so, the API is on this machine, no proxy is used, and links may be HTTP.
     pub fn is_loopback_http(&self) -> bool {
         self.base_url.scheme() == "http"
     }
 }
 
-/// `[poll]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PollConfig {
     pub cadence: Cadence,
@@ -140,7 +133,6 @@ pub struct PollConfig {
     pub not_found_grace: Duration,
 }
 
-/// `[download]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadConfig {
     pub directory: PathBuf,
@@ -159,7 +151,6 @@ pub struct DownloadConfig {
     pub allowed_hosts: Vec<String>,
 }
 
-/// `[[project]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectConfig {
     pub name: ProjectName,
@@ -172,8 +163,7 @@ pub struct ProjectConfig {
 }
 
 impl Config {
-    /// The effective configuration as TOML with every key. Project keys are shortened, and it has
-    /// no REST API key.
+    /// As TOML with every key. Project keys are shortened, and there is no REST API key.
     pub fn show(&self) -> String {
         show::render(self)
     }

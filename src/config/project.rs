@@ -1,5 +1,4 @@
-//! `[[project]]`: names, keys, the one source of the REST API key, and the exports from both
-//! places.
+//! `[[project]]`: its name, its keys, and its exports from both places.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -50,13 +49,8 @@ fn project(
     let project_key = required(checker, "project.project_key", raw.project_key.as_ref(), &header);
     let key_source = key_source(checker, raw, header);
     let (exports, exports_file) = exports(checker, raw);
-    Some(ProjectConfig {
-        name: name?,
-        project_key: project_key?,
-        key_source: key_source?,
-        exports,
-        exports_file,
-    })
+    let (name, project_key, key_source) = (name?, project_key?, key_source?);
+    Some(ProjectConfig { name, project_key, key_source, exports, exports_file })
 }
 
 fn required<T: std::str::FromStr>(
@@ -144,19 +138,16 @@ fn file_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<Key
 }
 
 fn variable_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
-    let parse = |name: &str| {
-        let well_formed = !name.is_empty() && !name.contains(['=', '\0']);
-        well_formed
-            .then(|| KeySource::Env(name.to_owned()))
-            .ok_or("is not the name of an environment variable")
-    };
-    checker.parsed(key, Some(value), parse)
+    checker.parsed(key, Some(value), |name| match name {
+        "" => Err("is not the name of an environment variable"),
+        _ if name.contains(['=', '\0']) => Err("is not the name of an environment variable"),
+        _ => Ok(KeySource::Env(name.to_owned())),
+    })
 }
 
 fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
-    let directory =
-        checker.environment.get_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
-    let directory = directory.map(PathBuf::from);
+    let directory = checker.environment.get_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let directory = directory.filter(|path| !path.as_os_str().is_empty());
     let parse = |name: &str| {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err("is not the name of a credential: write a name without '/'");
@@ -202,8 +193,8 @@ fn append_exports_file(
     let mut warn = |line, message: String| {
         checker.warnings.push(Fault::new(path, line, message).to_string());
     };
-    let in_list = exports.iter().map(|id| (id.clone(), "in project.exports".to_owned()));
-    let mut known: HashMap<ExportId, String> = in_list.collect();
+    let in_list = |id: &ExportId| (id.clone(), "in project.exports".to_owned());
+    let mut known: HashMap<ExportId, String> = exports.iter().map(in_list).collect();
     let mut repetitions = 0;
     for (line, id) in ids {
         match known.entry(id) {
@@ -362,7 +353,7 @@ mod tests {
         let places = [("7:3", "`é` "), ("7:8", "`two words` "), ("8:2", "the value is empty")];
         assert_eq!(faults.len(), places.len(), "{faults:?}");
         for (fault, (place, value)) in faults.iter().zip(places) {
-            begins(&fault, &format!("c.toml:{place}: project.exports: {value}"));
+            begins(fault, &format!("c.toml:{place}: project.exports: {value}"));
         }
         let hosts = "[download]\nallowed_hosts = [\n  \"minio\",\n  \"minio:9000\",\n]\n";
         let host = fault(&format!("{hosts}{}", shop("")));

@@ -17,122 +17,94 @@ pub(super) const TABLES: [(&str, &[&str]); 8] = [
     ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
     ("poll", &["min_interval", "max_interval", "not_found_grace"]),
     ("retry", &["initial", "max"]),
-    (
-        "download",
-        &[
-            "directory",
-            "file_mode",
-            "dir_mode",
-            "max_parts",
-            "reserve",
-            "stall_timeout",
-            "min_rate",
-            "bandwidth",
-            "allowed_hosts",
-        ],
-    ),
+    ("download", DOWNLOAD),
     ("state", &["directory"]),
     ("reload", &["watch", "interval"]),
     ("server", &["listen", "allowed_hosts"]),
-    (
-        "project",
-        &[
-            "name",
-            "project_key",
-            "rest_api_key_file",
-            "rest_api_key_env",
-            "rest_api_key_credential",
-            "exports",
-            "exports_file",
-        ],
-    ),
+    ("project", PROJECT),
+];
+const DOWNLOAD: &[&str] = &[
+    "directory",
+    "file_mode",
+    "dir_mode",
+    "max_parts",
+    "reserve",
+    "stall_timeout",
+    "min_rate",
+    "bandwidth",
+    "allowed_hosts",
+];
+const PROJECT: &[&str] = &[
+    "name",
+    "project_key",
+    "rest_api_key_file",
+    "rest_api_key_env",
+    "rest_api_key_credential",
+    "exports",
+    "exports_file",
 ];
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct Raw {
-    pub(super) api: RawApi,
-    pub(super) poll: RawPoll,
-    pub(super) retry: RawRetry,
-    pub(super) download: RawDownload,
-    pub(super) state: RawState,
-    pub(super) reload: RawReload,
-    pub(super) server: RawServer,
-    pub(super) project: Vec<Spanned<RawProject>>,
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $key:ident: $type:ty,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields, expecting = "a table")]
+        pub(super) struct $name {
+            $($(#[$of])* pub(super) $key: $type,)+
+        }
+    )+};
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawApi {
-    pub(super) base_url: Option<Text>,
-    pub(super) requests_per_second: Option<Spanned<i64>>,
-    pub(super) connect_timeout: Option<Text>,
-    pub(super) request_timeout: Option<Text>,
-    pub(super) ca_file: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawPoll {
-    pub(super) min_interval: Option<Text>,
-    pub(super) max_interval: Option<Text>,
-    pub(super) not_found_grace: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawRetry {
-    pub(super) initial: Option<Text>,
-    pub(super) max: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawDownload {
-    pub(super) directory: Option<Text>,
-    pub(super) file_mode: Option<Text>,
-    pub(super) dir_mode: Option<Text>,
-    pub(super) max_parts: Option<Spanned<i64>>,
-    pub(super) reserve: Option<Text>,
-    pub(super) stall_timeout: Option<Text>,
-    pub(super) min_rate: Option<Text>,
-    pub(super) bandwidth: Option<Text>,
-    pub(super) allowed_hosts: Vec<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawState {
-    pub(super) directory: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawReload {
-    pub(super) watch: Option<bool>,
-    pub(super) interval: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawServer {
-    pub(super) listen: Option<Text>,
-    pub(super) allowed_hosts: Vec<Text>,
-}
-
-/// Every key is optional here, so that validation reports a missing one with the other faults.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawProject {
-    pub(super) name: Option<Text>,
-    pub(super) project_key: Option<Text>,
-    pub(super) rest_api_key_file: Option<Text>,
-    pub(super) rest_api_key_env: Option<Text>,
-    pub(super) rest_api_key_credential: Option<Text>,
-    /// Known only to be refused with a helpful message; its value is never read.
-    pub(super) rest_api_key: Option<Spanned<IgnoredAny>>,
-    pub(super) exports: Vec<Text>,
-    pub(super) exports_file: Option<Text>,
+tables! {
+    Raw {
+        api: RawApi,
+        poll: RawPoll,
+        retry: RawRetry,
+        download: RawDownload,
+        state: RawState,
+        reload: RawReload,
+        server: RawServer,
+        project: Vec<Spanned<RawProject>>,
+    }
+    RawApi {
+        base_url: Option<Text>,
+        requests_per_second: Option<Spanned<i64>>,
+        connect_timeout: Option<Text>,
+        request_timeout: Option<Text>,
+        ca_file: Option<Text>,
+    }
+    RawPoll {
+        min_interval: Option<Text>,
+        max_interval: Option<Text>,
+        not_found_grace: Option<Text>,
+    }
+    RawRetry { initial: Option<Text>, max: Option<Text>, }
+    RawDownload {
+        directory: Option<Text>,
+        file_mode: Option<Text>,
+        dir_mode: Option<Text>,
+        max_parts: Option<Spanned<i64>>,
+        reserve: Option<Text>,
+        stall_timeout: Option<Text>,
+        min_rate: Option<Text>,
+        bandwidth: Option<Text>,
+        allowed_hosts: Vec<Text>,
+    }
+    RawState { directory: Option<Text>, }
+    RawReload { watch: Option<bool>, interval: Option<Text>, }
+    RawServer { listen: Option<Text>, allowed_hosts: Vec<Text>, }
+    /// Every key is optional here, so that validation reports a missing one with the other faults.
+    RawProject {
+        name: Option<Text>,
+        project_key: Option<Text>,
+        rest_api_key_file: Option<Text>,
+        rest_api_key_env: Option<Text>,
+        rest_api_key_credential: Option<Text>,
+        /// Known only to be refused with a helpful message; its value is never read.
+        rest_api_key: Option<Spanned<IgnoredAny>>,
+        exports: Vec<Text>,
+        exports_file: Option<Text>,
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -185,8 +157,7 @@ fn type_fault(tree: &DeTable<'_>, error: &toml::de::Error) -> ShapeFault {
     ShapeFault { offset, in_array: in_array.unwrap_or(false), key, message }
 }
 
-/// The dotted path of the innermost key whose name or value is at `offset`, and whether an element
-/// of an array is there.
+/// The path of the innermost key at `offset`, and whether an element of an array is there.
 fn key_at(table: &DeTable<'_>, offset: usize) -> Option<(String, bool)> {
     table.iter().find_map(|(name, value)| {
         let (inner, in_array) = match value.get_ref() {
@@ -250,7 +221,7 @@ fn unknown_key(key: Option<&str>) -> String {
         None => TABLES.map(|(table, _)| table).join(", "),
         Some((table, _)) => {
             let keys = TABLES.iter().find(|(known, _)| *known == table);
-            keys.map_or_else(String::new, |(_, keys)| keys.join(", "))
+            keys.map(|(_, keys)| keys.join(", ")).unwrap_or_default()
         }
     };
     format!("unknown key; expected one of: {known}")

@@ -6,9 +6,8 @@ use crate::domain::ids::{ProjectKey, ProjectName};
 
 use super::{Config, ConfigFaults, Fault};
 
-/// What in `next` needs a restart: the directories are locked, they and the folders of projects
-/// hold work in progress, and the status page is bound once. `name_of` gives the current name of a
-/// project.
+/// The directories are locked, they and the folders of projects hold work in progress, and the
+/// status page is bound once. `name_of` gives the current name of a project.
 pub fn restart_faults(
     current: &Config,
     next: &Config,

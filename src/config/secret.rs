@@ -65,17 +65,12 @@ impl fmt::Debug for RestKey {
     }
 }
 
-/// `Display` names the source, never the key.
+/// systemd puts credentials into `$CREDENTIALS_DIRECTORY`. `Display` names the source, never the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     File(PathBuf),
     Env(String),
-    /// A credential that systemd puts into a folder of this service.
-    Credential {
-        name: String,
-        /// `$CREDENTIALS_DIRECTORY` when the configuration was loaded.
-        directory: PathBuf,
-    },
+    Credential { name: String, directory: PathBuf },
 }
 
 impl KeySource {

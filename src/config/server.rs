@@ -34,10 +34,8 @@ fn parse_listen(text: &str) -> Result<Option<SocketAddr>, &'static str> {
     if text == OFF {
         return Ok(None);
     }
-    let address = text.parse::<SocketAddr>();
-    address.map(Some).map_err(
-        |_| "is not an address: write an IP address with a port, such as 127.0.0.1:9847, or off",
-    )
+    let help = "is not an address: write an IP address with a port, such as 127.0.0.1:9847, or off";
+    text.parse().map(Some).map_err(|_| help)
 }
 
 impl ServerConfig {

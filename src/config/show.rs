@@ -1,5 +1,4 @@
-//! The effective configuration as TOML, for a person: every key present, defaults filled in,
-//! secrets hidden.
+//! The effective configuration as TOML: every key present, defaults filled in, secrets hidden.
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
-//! The loader as its users meet it: each sentence of the configuration's contract, through
-//! [`load`].
+//! The contract of the configuration, through [`load`].
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -395,8 +394,7 @@ fn the_base_url_is_bare_and_plain_http_is_only_for_this_machine() {
     }
 }
 
-/// A self-signed authority, made with `openssl req -x509 -newkey ec`; its private key was never
-/// kept.
+/// Self-signed, made with `openssl req -x509 -newkey ec`; nobody has its private key.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
 MIIBezCCASGgAwIBAgIUQjgldDFQ4sCSFHvTcYe1V9SU63wwCgYIKoZIzj0EAwIw
 EjEQMA4GA1UEAwwHdGVzdCBjYTAgFw0yNjExMjMxNjA2MTRaGA8yMTI2MTAzMDE2

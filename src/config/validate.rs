@@ -1,5 +1,4 @@
-//! Turns the texts of the file into types, table by table, and collects every fault. A missing key
-//! gets its default.
+//! Turns texts into types, table by table, and collects every fault. A missing key has a default.
 
 use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -249,8 +248,7 @@ fn directory(checker: &mut Checker<'_>, key: &str, value: Option<&Text>, default
     path.unwrap_or_else(|| checker.folder.join(home(checker.environment)).join(default))
 }
 
-/// The folder of the directories by default: `$STATE_DIRECTORY` if systemd sets it, else
-/// [`HOME`].
+/// `$STATE_DIRECTORY` if systemd sets it, else [`HOME`].
 fn home(environment: &Environment) -> &Path {
     // systemd separates several directories with colons; the first belongs to this service.
     let list = environment.get_os("STATE_DIRECTORY").unwrap_or_default().as_bytes();

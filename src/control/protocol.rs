@@ -26,34 +26,17 @@ pub enum Question {
     Hang,
 }
 
-/// Never holds a secret.
+/// Never holds a secret. `faults` has one fault on each line, with file, line and key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
     Status(Report),
-    Document {
-        document: serde_json::Value,
-    },
-    /// The new configuration has taken effect.
-    Reloaded {
-        words: String,
-        file: PathBuf,
-    },
-    /// The daemon keeps its configuration. One fault on each line, with file, line and key.
-    Refused {
-        faults: String,
-    },
-    Retried {
-        exports: Vec<Retried>,
-    },
-    /// Those that are configured start over.
-    Forgotten {
-        exports: Vec<Forgotten>,
-    },
-    Unavailable {
-        cause: String,
-    },
-    /// The daemon does not know the question.
+    Document { document: serde_json::Value },
+    Reloaded { words: String, file: PathBuf },
+    Refused { faults: String },
+    Retried { exports: Vec<Retried> },
+    Forgotten { exports: Vec<Forgotten> },
+    Unavailable { cause: String },
     NotUnderstood,
 }
 

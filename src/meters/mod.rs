@@ -27,11 +27,10 @@ use crate::domain::stage::Cause;
 use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project};
 
 const PREFIX: &str = "batch_export_watcher";
-/// Bounds in seconds for a poll: from an immediate answer to the longest sensible
-/// `request_timeout`.
+/// Seconds, from an immediate answer to the longest sensible `request_timeout`.
 const POLL_SECONDS: [f64; 12] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Bounds in seconds for a part: from 50 KB nearby to gigabytes over a slow line.
+/// Seconds, from 50 KB nearby to gigabytes over a slow line.
 const PART_SECONDS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 

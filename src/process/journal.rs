@@ -13,23 +13,20 @@ use tracing_journald::{Layer, Priority, PriorityMappings};
 /// The facility "daemon" of syslog, which systemd gives to the lines of a service.
 const DAEMON: &str = "3";
 
-/// An open file as `$JOURNAL_STREAM` names it.
+/// The device and the inode of an open file, as `$JOURNAL_STREAM` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stream {
-    device: u64,
-    inode: u64,
-}
+struct Stream(u64, u64);
 
 impl Stream {
     /// Parses `device:inode`, both decimal.
     fn parse(text: &str) -> Option<Self> {
         let (device, inode) = text.split_once(':')?;
-        Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+        Some(Self(device.parse().ok()?, inode.parse().ok()?))
     }
 
     fn of(file: impl AsFd) -> io::Result<Self> {
         let stat = fstat(file)?;
-        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+        Ok(Self(stat.st_dev, stat.st_ino))
     }
 }
 
@@ -82,9 +79,9 @@ mod tests {
 
     #[test]
     fn a_stream_is_two_decimal_numbers() {
-        assert_eq!(Stream::parse("8:24713"), Some(Stream { device: 8, inode: 24713 }));
+        assert_eq!(Stream::parse("8:24713"), Some(Stream(8, 24713)));
         let largest = format!("{0}:{0}", u64::MAX);
-        assert_eq!(Stream::parse(&largest), Some(Stream { device: u64::MAX, inode: u64::MAX }));
+        assert_eq!(Stream::parse(&largest), Some(Stream(u64::MAX, u64::MAX)));
         let bad = ["", ":", "8", "8:", ":8", "8:9:10", "8;9", " 8:9", "8:9\n", "-8:9", "0x8:9"];
         for nonsense in bad.into_iter().chain(["8:18446744073709551616"]) {
             assert_eq!(Stream::parse(nonsense), None, "{nonsense:?}");

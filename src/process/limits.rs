@@ -7,16 +7,14 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
-/// Sets RLIMIT_CORE to zero and PR_SET_DUMPABLE to off. The latter also keeps other processes of
-/// the user from attaching.
+/// PR_SET_DUMPABLE also keeps other processes of the user from attaching.
 pub fn disable_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Raises the soft limit of open files to the hard one. Each part in flight takes two, a connection
-/// and a file. The usual soft limit of 1024 is for programs that use `select(2)`; this one uses
-/// epoll.
+/// Raises the soft limit to the hard one: each part in flight takes a connection and a file. The
+/// usual soft limit of 1024 is for programs that use `select(2)`; this one uses epoll.
 pub fn raise_open_files() -> io::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {

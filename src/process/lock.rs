@@ -1,5 +1,4 @@
-//! One instance for each state and download directory: an advisory lock that the kernel releases
-//! when the process ends.
+//! One instance for each directory: an advisory lock that the kernel releases at exit.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -65,8 +64,7 @@ impl InstanceLock {
             }
             Err(errno) => return Err(failed(errno.into())),
         }
-        // The flock is the lock: if the disk is too full to write the holder, the program still
-        // starts.
+        // The flock is the lock: on a full disk the program still starts without the note.
         if let Err(error) = note(&mut file) {
             tracing::debug!(
                 event = "lock_holder_unnoted", path = %path.display(), cause = %error,

@@ -17,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A lane hashes and writes what it receives. More than two gain nothing on the usual hardware.
 const LANES: usize = 2;
-/// Threads of each runtime for fsync, rename and other blocking work. A disk that hangs must not
-/// collect more.
+/// For fsync, rename and the like, for each runtime. A disk that hangs must not take more.
 const BLOCKING_THREADS: usize = 16;
 /// The longest wait for threads at exit. One that is stuck in the kernel is abandoned.
 const EXIT_WAIT: Duration = Duration::from_millis(200);

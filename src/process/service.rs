@@ -13,12 +13,9 @@ pub fn ready() {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => {
-            tracing::debug!(
-                event = "clock_unreadable", cause = %error,
-                "cannot read the monotonic clock: {error}"
-            );
-        }
+        Err(error) => tracing::debug!(
+            event = "clock_unreadable", cause = %error, "cannot read the monotonic clock: {error}"
+        ),
     }
 }
 

@@ -1,5 +1,4 @@
-//! SIGTERM and SIGINT: the first drains, the second ends the process at once. SIGHUP reloads the
-//! configuration.
+//! SIGTERM and SIGINT: the first drains, the second ends the process. SIGHUP reloads.
 
 use std::io;
 

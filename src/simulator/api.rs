@@ -81,7 +81,7 @@ fn redirect(world: &World, file_id: &str) -> Reply {
     Canned::redirect(307, &format!("{origin}{path}")).into()
 }
 
-/// The project whose key came with the right REST key.
+/// The project whose key came with the right REST API key.
 fn authenticate<'a>(world: &World, head: &'a Parts) -> Option<&'a str> {
     let header = |name: &str| head.headers.get(name)?.to_str().ok();
     let project_key = header("x-batch-project")?;

@@ -1,5 +1,4 @@
-//! What a simulated file holds: given bytes, or a JSON array made up on the way and never held
-//! whole in memory.
+//! Given bytes, or a JSON array that is generated as it is sent and never whole in memory.
 
 use aws_lc_rs::digest;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
@@ -9,22 +8,19 @@ use md5::{Digest as _, Md5};
 use crate::domain::checksum::Algorithm;
 use crate::domain::part::Sha256;
 
-/// One row of generated content; the zeros are replaced by the row's number and a pseudo-random
-/// token.
+/// The row's number and a pseudo-random token replace the zeros.
 const ROW: &[u8] = b"\n{\"custom_id\":\"user-0000000000000000\",\"token\":\"0000000000000000\"},";
 const ROW_BYTES: u64 = ROW.len() as u64;
 const NUMBER_AT: usize = 20;
 const TOKEN_AT: usize = 47;
 const HASHED_BYTES: usize = 256 * 1024;
 
+/// What is generated is a JSON array of this length, always the same for the same seed, and valid
+/// from two bytes up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Bytes(Bytes),
-    /// A JSON array of this length, always the same for the same seed; valid from two bytes up.
-    Generated {
-        bytes: u64,
-        seed: u64,
-    },
+    Generated { bytes: u64, seed: u64 },
 }
 
 impl Content {
@@ -141,8 +137,7 @@ impl Reader {
     }
 }
 
-/// `length` bytes from offset `from` of the array of `total` bytes: a bracket, whole rows, spaces,
-/// a bracket.
+/// Bytes from offset `from` of an array of `total` bytes: a bracket, rows, spaces, a bracket.
 fn generate(total: u64, seed: u64, from: u64, length: usize) -> Vec<u8> {
     let rows = total.saturating_sub(2) / ROW_BYTES;
     let mut out = Vec::with_capacity(length);
@@ -238,8 +233,7 @@ mod tests {
 
     #[test]
     fn digests_are_the_published_ones() {
-        // The check value of each algorithm, of the text "123456789" (RFC 1321 A.5 style, the CRC
-        // catalogue, FIPS 180).
+        // Check values of the text "123456789": RFC 1321 A.5, the CRC catalogue, FIPS 180.
         let content = Content::from("123456789");
         let hex = |algorithm| -> String {
             content.digest(algorithm).iter().map(|byte| format!("{byte:02x}")).collect()

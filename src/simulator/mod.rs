@@ -40,8 +40,7 @@ use world::World;
 
 const API_VERSION: &str = "2.11";
 
-/// A running simulator, inside the caller's tokio runtime. Dropping it ends its tasks and
-/// connections.
+/// Needs a tokio runtime. Dropping it ends its tasks and connections.
 #[derive(Debug)]
 pub struct Simulator {
     world: Arc<World>,
@@ -106,8 +105,7 @@ impl Simulator {
         self.world.state().links.clear();
     }
 
-    /// Releases everything that is held for this export or file ID, now and later, until
-    /// [`Simulator::hold`].
+    /// Releases everything that is held for this export or file ID, until [`Simulator::hold`].
     pub fn release(&self, id: &str) {
         self.world.released.send_if_modified(|released| released.insert(id.to_owned()));
     }
@@ -117,8 +115,7 @@ impl Simulator {
         self.world.released.send_if_modified(|released| released.remove(id));
     }
 
-    /// Every request to this origin gets this answer, until `None`. Steps are not used up
-    /// meanwhile.
+    /// Every request to this origin gets this answer, until `None`. It uses no step.
     pub fn set_outage(&self, origin: Origin, answer: Option<Canned>) {
         let outages = &mut self.world.state().outages;
         match answer {
@@ -127,7 +124,7 @@ impl Simulator {
         };
     }
 
-    /// Every call of this project gets this answer, until `None`. Steps are not used up meanwhile.
+    /// Every call of this project gets this answer, until `None`. It uses no step.
     pub fn set_project_outage(&self, key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
         self.world.state().project(key)?.outage = answer;
         Ok(())
@@ -171,8 +168,7 @@ impl Simulator {
         self.world.recorder.take_ended()
     }
 
-    /// Waits until the requests so far satisfy `seen`, which is checked after each change; returns
-    /// them.
+    /// Waits until the requests satisfy `seen`, which is checked after each change.
     pub async fn wait_for(
         &self,
         seen: impl FnMut(&[Recorded]) -> bool,

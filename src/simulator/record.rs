@@ -90,7 +90,7 @@ pub struct NotSeen {
 }
 
 /// The list of requests; each change wakes all waiters.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Recorder(watch::Sender<Log>);
 
 #[derive(Debug, Default)]
@@ -101,10 +101,6 @@ struct Log {
 }
 
 impl Recorder {
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::new(Log::default()))
-    }
-
     /// Returns the number for [`Recorder::update`].
     pub(super) fn add(&self, request: Recorded) -> usize {
         let mut number = 0;

@@ -133,8 +133,7 @@ impl Flow {
                 Some(Ok(chunk))
             }
             None if self.plan.cut => {
-                // An error drops what hyper still buffers, so what was promised has to be on the
-                // socket first.
+                // An error drops what hyper still buffers, so that must be on the socket first.
                 self.drained.wait().await;
                 self.plan.cut = false;
                 Some(Err(io::Error::other("cut by the script")))

@@ -14,8 +14,7 @@ use crate::domain::checksum::Algorithm;
 
 /// How long a signed link lives: 20 minutes by the API's documentation.
 const LINK_LIFETIME: Duration = Duration::from_secs(20 * 60);
-/// When the scripted exports were requested, unless they say otherwise: a fixed moment keeps
-/// answers the same.
+/// When exports were requested by default: fixed, so that answers stay the same.
 const REQUEST_DATE: Timestamp = Timestamp::constant(1_767_600_000, 0);
 
 #[derive(Debug, Clone)]
@@ -34,14 +33,12 @@ impl Script {
         Self { projects, link_lifetime: LINK_LIFETIME, link_origin: None, latency: Duration::ZERO }
     }
 
-    pub fn with_link_lifetime(mut self, lifetime: Duration) -> Self {
-        self.link_lifetime = lifetime;
-        self
+    pub fn with_link_lifetime(self, lifetime: Duration) -> Self {
+        Self { link_lifetime: lifetime, ..self }
     }
 
-    pub fn with_latency(mut self, latency: Duration) -> Self {
-        self.latency = latency;
-        self
+    pub fn with_latency(self, latency: Duration) -> Self {
+        Self { latency, ..self }
     }
 }
 
@@ -212,9 +209,8 @@ impl SimFile {
         Self::new(id, part, Content::Generated { bytes, seed: part })
     }
 
-    pub fn declaring(mut self, declared: Declared) -> Self {
-        self.declared = declared;
-        self
+    pub fn declaring(self, declared: Declared) -> Self {
+        Self { declared, ..self }
     }
 
     pub fn with_checksum(mut self, checksum: SentChecksum) -> Self {
@@ -222,14 +218,12 @@ impl SimFile {
         self
     }
 
-    pub fn with_etag(mut self, etag: Etag) -> Self {
-        self.etag = etag;
-        self
+    pub fn with_etag(self, etag: Etag) -> Self {
+        Self { etag, ..self }
     }
 
-    pub fn with_bytes_per_second(mut self, rate: u64) -> Self {
-        self.bytes_per_second = Some(rate);
-        self
+    pub fn with_bytes_per_second(self, rate: u64) -> Self {
+        Self { bytes_per_second: Some(rate), ..self }
     }
 
     /// The next download call gets this.

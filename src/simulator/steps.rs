@@ -1,5 +1,4 @@
-//! The answer to the n-th request for a file: to the download call, and to the store. The last step
-//! of a list repeats.
+//! The answers to the n-th download call and store request for a file. The last one repeats.
 
 use super::canned::Canned;
 use super::content::Content;
@@ -9,8 +8,7 @@ pub enum LinkStep {
     /// 307 to a fresh signed link.
     Redirect,
     /// Another redirect. In `location`, `{link}` stands for a fresh signed link, `{authority}` for
-    /// its host and port, `{path}` for its path and query; without any of them the text is sent as
-    /// it is.
+    /// its host and port, and `{path}` for its path and query.
     RedirectWith {
         status: u16,
         location: String,
@@ -49,8 +47,7 @@ impl From<Canned> for StoreStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Bytes(u64),
-    /// After this many thousandths of the body, whatever range of the file it is; below 1000 it is
-    /// never the end.
+    /// After this many thousandths of the body; below 1000 never at its end.
     Permille(u16),
 }
 
@@ -73,8 +70,7 @@ impl From<u64> for Place {
     }
 }
 
-/// How the store sends a file; [`Serving::well`] is what a healthy one does. Bytes count the body
-/// of this one answer.
+/// How the store sends a file. Bytes count the body of this one answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Serving {
     /// Sent instead of the file's own content, with its own ETag and without the file's checksums.
@@ -104,49 +100,40 @@ impl Serving {
         Self::default()
     }
 
-    pub fn other_content(mut self, content: impl Into<Content>) -> Self {
-        self.other_content = Some(content.into());
-        self
+    pub fn other_content(self, content: impl Into<Content>) -> Self {
+        Self { other_content: Some(content.into()), ..self }
     }
 
-    pub fn ignoring_range(mut self) -> Self {
-        self.ignores_range = true;
-        self
+    pub fn ignoring_range(self) -> Self {
+        Self { ignores_range: true, ..self }
     }
 
-    pub fn ignoring_if_range(mut self) -> Self {
-        self.ignores_if_range = true;
-        self
+    pub fn ignoring_if_range(self) -> Self {
+        Self { ignores_if_range: true, ..self }
     }
 
-    pub fn chunked(mut self) -> Self {
-        self.chunked = true;
-        self
+    pub fn chunked(self) -> Self {
+        Self { chunked: true, ..self }
     }
 
-    pub fn claiming_length(mut self, bytes: u64) -> Self {
-        self.claimed_length = Some(bytes);
-        self
+    pub fn claiming_length(self, bytes: u64) -> Self {
+        Self { claimed_length: Some(bytes), ..self }
     }
 
-    pub fn cut_after(mut self, place: impl Into<Place>) -> Self {
-        self.cut_after = Some(place.into());
-        self
+    pub fn cut_after(self, place: impl Into<Place>) -> Self {
+        Self { cut_after: Some(place.into()), ..self }
     }
 
-    pub fn stall_after(mut self, place: impl Into<Place>) -> Self {
-        self.stall_after = Some(place.into());
-        self
+    pub fn stall_after(self, place: impl Into<Place>) -> Self {
+        Self { stall_after: Some(place.into()), ..self }
     }
 
-    pub fn held(mut self) -> Self {
-        self.held = true;
-        self
+    pub fn held(self) -> Self {
+        Self { held: true, ..self }
     }
 
-    pub fn bytes_per_second(mut self, rate: u64) -> Self {
-        self.bytes_per_second = Some(rate);
-        self
+    pub fn bytes_per_second(self, rate: u64) -> Self {
+        Self { bytes_per_second: Some(rate), ..self }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {

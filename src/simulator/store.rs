@@ -1,5 +1,4 @@
-//! The object store's side of a conversation: signed links, strictness, ranges, validators and
-//! checksums.
+//! The object store's side of a conversation: signed links, ranges, validators and checksums.
 
 use hyper::HeaderMap;
 use hyper::http::request::Parts;

@@ -9,7 +9,7 @@ use super::script::{ChecksumHeader, Etag, SentChecksum, SimFile};
 pub(super) struct StoredFile {
     pub(super) file: SimFile,
     pub(super) etag: Option<String>,
-    /// Checksum headers, and whether each speaks of a whole answer only.
+    /// Checksum headers, and whether each is sent with whole answers only.
     pub(super) checksums: Vec<(String, String, bool)>,
 }
 

@@ -1,5 +1,4 @@
-//! The simulator's memory: the script as it stands now, how often each step was used, and the links
-//! that are good.
+//! The simulator's memory: the script as it is now, the use of each step, and the good links.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +36,7 @@ pub(super) struct World {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct State {
     projects: HashMap<String, Project>,
     files: HashMap<String, FileEntry>,
@@ -75,22 +74,17 @@ pub(super) struct Link {
 impl World {
     /// Reads every content that a checksum is sent for.
     pub(super) fn new(script: Script, api_base_url: String, store_origin: String) -> Self {
-        let mut state = State {
-            projects: HashMap::new(),
-            files: HashMap::new(),
-            links: HashMap::new(),
-            link_origin: script.link_origin.unwrap_or(store_origin),
-            link_lifetime: script.link_lifetime,
-            outages: HashMap::new(),
-        };
+        let link_origin = script.link_origin.unwrap_or(store_origin);
+        let link_lifetime = script.link_lifetime;
+        let mut state = State { link_origin, link_lifetime, ..State::default() };
         for project in script.projects {
             state.add_project(project);
         }
         Self {
-            recorder: Recorder::new(),
+            recorder: Recorder::default(),
             api_base_url,
             latency: script.latency,
-            released: watch::Sender::new(HashSet::new()),
+            released: watch::Sender::default(),
             state: Mutex::new(state),
         }
     }
@@ -109,8 +103,7 @@ impl World {
         self.state().outages.get(&origin).cloned()
     }
 
-    /// Puts an export on top of its project's list, or in the place of the one with its ID; its
-    /// calls count from zero.
+    /// On top of the project's list, or in the place of the one with its ID. Calls count from 0.
     pub(super) fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
         let mut state = self.state();
         state.project(project_key)?;
@@ -143,8 +136,7 @@ impl World {
     }
 
     pub(super) fn authenticates(&self, project_key: &str, rest_api_key: &str) -> bool {
-        let state = self.state();
-        state.projects.get(project_key).is_some_and(|project| project.rest_api_key == rest_api_key)
+        self.state().project(project_key).is_ok_and(|project| project.rest_api_key == rest_api_key)
     }
 
     pub(super) fn project_outage(&self, project_key: &str) -> Option<Canned> {

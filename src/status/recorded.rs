@@ -71,8 +71,8 @@ fn sentence(counts: &Counts, is_there: bool) -> String {
         return format!("no daemon runs, and there is no state yet: {} configured", exports(all));
     }
     let count = |stage| counts.get(&stage).copied().unwrap_or_default();
-    let settled: usize =
-        counts.iter().filter(|(stage, _)| stage.is_settled()).map(|(_, count)| count).sum();
+    let settled = counts.iter().filter(|(stage, _)| stage.is_settled());
+    let settled: usize = settled.map(|(_, count)| count).sum();
     let mut words = format!("no daemon runs, the state has: {} to watch", exports(all - settled));
     let named = [(Stage::New, "not asked yet"), (Stage::Whole, "whole"), (Stage::Failed, "failed")];
     for (stage, word) in named.into_iter().filter(|(stage, _)| count(*stage) > 0) {
@@ -85,12 +85,9 @@ fn stage(record: &ExportRecord) -> Stage {
     let ExportRecord { remote_status, state, parts, partials, .. } = record;
     match state {
         RecordedState::Watching => {
-            let is_success = *remote_status == Some(RemoteStatus::Success);
-            if is_success || !parts.is_empty() || !partials.is_empty() {
-                Stage::Fetching
-            } else {
-                Stage::Polling
-            }
+            let is_waiting = *remote_status != Some(RemoteStatus::Success);
+            let has_nothing = parts.is_empty() && partials.is_empty();
+            if is_waiting && has_nothing { Stage::Polling } else { Stage::Fetching }
         }
         RecordedState::Sealing { .. } => Stage::Sealing,
         RecordedState::Completed { .. } => Stage::Whole,

@@ -37,29 +37,16 @@ pub fn table(status: &Stamped, look: Look) -> Vec<String> {
     table.lines
 }
 
+/// With the terminal's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Colour {
-    Plain,
-    Bold,
-    Dim,
-    Good,
-    Busy,
-    Bad,
-    Warning,
-}
-
-impl Colour {
-    fn code(self) -> Option<&'static str> {
-        match self {
-            Self::Plain => None,
-            Self::Bold => Some("1"),
-            Self::Dim => Some("2"),
-            Self::Good => Some("32"),
-            Self::Busy => Some("36"),
-            Self::Bad => Some("31"),
-            Self::Warning => Some("33"),
-        }
-    }
+    Plain = 0,
+    Bold = 1,
+    Dim = 2,
+    Bad = 31,
+    Good = 32,
+    Warning = 33,
+    Busy = 36,
 }
 
 struct Table {
@@ -216,10 +203,10 @@ impl Table {
     }
 
     fn painted(&self, text: &str, colour: Colour) -> String {
-        match colour.code().filter(|_| self.colours && width(text) > 0) {
-            Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
-            None => text.to_owned(),
+        if !self.colours || colour == Colour::Plain || width(text) == 0 {
+            return text.to_owned();
         }
+        format!("\x1b[{}m{text}\x1b[0m", colour as u8)
     }
 
     fn since(&self, at: Option<&str>) -> Option<Duration> {

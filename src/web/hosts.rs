@@ -1,6 +1,5 @@
-//! The names that a request may use for the server. A stranger's page can point a name of its own
-//! here (DNS rebinding). If that name were accepted, the browser would let the page read the
-//! answers.
+//! The names that a request may use for the server. Another site can point a name of its own here
+//! (DNS rebinding). If that name were accepted, a browser would let the site read the answers.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

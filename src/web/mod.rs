@@ -69,8 +69,7 @@ struct Shared {
 }
 
 impl StatusServer {
-    /// Binds the address; port 0 picks a free one. `allowed_hosts` are spelled as the configuration
-    /// spells them.
+    /// Port 0 picks a free one. `allowed_hosts` are spelled as in the configuration.
     pub async fn bind(address: SocketAddr, allowed_hosts: &[String]) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
