@@ -6,7 +6,6 @@ pub const DONE: u8 = 0;
 pub const EXPORTS_FAILED: u8 = 1;
 /// Of `status --check`: no daemon answers.
 pub const UNHEALTHY: u8 = 1;
-/// The command line is wrong.
 pub const USAGE: u8 = 2;
 /// A fault of this program or of the machine (`EX_SOFTWARE` of sysexits.h).
 pub const INTERNAL: u8 = 70;

@@ -13,31 +13,22 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let console = cli::start_console(&cli);
     if let Err(error) = disable_core_dumps() {
-        tracing::error!(
-            event = "start_failed", cause = %error,
-            "cannot disable core dumps: {error}"
-        );
+        tracing::error!(event = "start_failed", cause = %error, "cannot disable core dumps: {error}");
         return ExitCode::from(exit::INTERNAL);
     }
     if let Err(error) = raise_open_files() {
-        tracing::warn!(
-            event = "file_limit_low", cause = %error,
-            "cannot raise the limit of open files: {error}"
-        );
+        let words = "cannot raise the limit of open files";
+        tracing::warn!(event = "file_limit_low", cause = %error, "{words}: {error}");
     }
     let runtimes = match Runtimes::start() {
         Ok(runtimes) => runtimes,
         Err(error) => {
-            tracing::error!(
-                event = "start_failed", cause = %error,
-                "cannot start the threads of the runtimes: {error}"
-            );
+            let words = "cannot start the threads of the runtimes";
+            tracing::error!(event = "start_failed", cause = %error, "{words}: {error}");
             return ExitCode::from(exit::INTERNAL);
         }
     };
-    let code = runtimes
-        .block_on(cli::execute(cli, runtimes.transfer(), console))
-        .unwrap_or(exit::INTERNAL);
+    let code = runtimes.block_on(cli::execute(cli, runtimes.transfer(), console));
     runtimes.shut_down();
-    ExitCode::from(code)
+    ExitCode::from(code.unwrap_or(exit::INTERNAL))
 }

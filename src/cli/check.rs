@@ -1,7 +1,6 @@
-//! `check`: validates and prints the configuration, and with `--probe` asks the API for each
-//! project.
+//! `check`: validates and prints the configuration; `--probe` asks the API for each project.
 
-use super::{CheckArgs, console, load};
+use super::{CheckArgs, console, failed, load};
 use crate::api::ProbeOutcome;
 use crate::app;
 use crate::config::{Config, Environment};
@@ -20,36 +19,30 @@ pub(super) async fn check(args: &CheckArgs, environment: &Environment) -> u8 {
 async fn probe(config: &Config, environment: &Environment) -> u8 {
     let clients = match app::api_clients(config, environment) {
         Ok(clients) => clients,
-        Err(error) => {
-            console::complain(&error.to_string());
-            return error.exit_code();
-        }
+        Err(error) => return failed(&error),
     };
     let mut code = exit::DONE;
     for (project, client) in config.projects.iter().zip(clients) {
-        let (words, result) = match client.probe().await {
-            ProbeOutcome::Accepted => ("the API accepts the key".to_owned(), exit::DONE),
-            ProbeOutcome::Held(Hold::Unauthorized { status }) => {
-                let source = &project.key_source;
-                let words = format!("the API refuses the key from {source} (HTTP {status})");
-                (words, exit::CREDENTIALS_REFUSED)
-            }
-            ProbeOutcome::Held(Hold::RouteNotFound) => {
-                let base = &config.api.base_url;
-                let words =
-                    format!("the API at {base} does not know the route: check api.base_url");
-                (words, exit::CONFIGURATION)
-            }
+        let (source, base) = (&project.key_source, &config.api.base_url);
+        let (result, words) = match client.probe().await {
+            ProbeOutcome::Accepted => (exit::DONE, "the API accepts the key".to_owned()),
+            ProbeOutcome::Held(Hold::Unauthorized { status }) => (
+                exit::CREDENTIALS_REFUSED,
+                format!("the API refuses the key from {source} (HTTP {status})"),
+            ),
+            ProbeOutcome::Held(Hold::RouteNotFound) => (
+                exit::CONFIGURATION,
+                format!("the API at {base} does not know the route: check api.base_url"),
+            ),
             ProbeOutcome::Held(_) => {
-                ("the API is busy or down: try again later".to_owned(), exit::UNFINISHED)
+                (exit::UNFINISHED, "the API is busy or down: try again later".to_owned())
             }
-            ProbeOutcome::Rejected(refusal) => {
-                let words =
-                    format!("the API refuses the request: {}: {}", refusal.code, refusal.message);
-                (words, exit::CONFIGURATION)
-            }
+            ProbeOutcome::Rejected(of) => (
+                exit::CONFIGURATION,
+                format!("the API refuses the request: {}: {}", of.code, of.message),
+            ),
             ProbeOutcome::Fault(cause) => {
-                (format!("the API gave no valid answer: {cause}"), exit::UNFINISHED)
+                (exit::UNFINISHED, format!("the API gave no valid answer: {cause}"))
             }
         };
         console::print(&format!("# project {}: {words}\n", project.name));

@@ -1,5 +1,4 @@
-//! The terminal, which log lines, plain output and progress bars share. Nothing panics if it is
-//! gone.
+//! The terminal: log lines, plain output and progress bars. Nothing panics if it is gone.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -18,7 +17,6 @@ pub struct Console {
 }
 
 /// Starts logging, with progress bars if the command shows some and standard error is a terminal.
-#[must_use]
 pub fn start_console(cli: &Cli) -> Console {
     let watched = match &cli.command {
         Command::Run(args) => args.exit_when_settled,

@@ -1,5 +1,4 @@
-//! `demo`: the whole job on this machine without a key, with the real daemon and a simulated API
-//! and object store.
+//! `demo`: the real daemon with a simulated API and object store on this machine. Needs no key.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -56,7 +55,7 @@ pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Co
     ));
     let exports = config.download.directory.clone();
     let options = RunOptions { exit_when_settled: true, deadline: Some(Duration::from_mins(2)) };
-    let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
+    let environment = Environment::default();
     let setup = Setup { config, environment, options, transfer, hangups: None };
     let outcome = run_until_stopped(setup, console).await;
     simulator.stop().await;
@@ -77,27 +76,20 @@ fn script() -> Script {
     };
     let md5 = SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5);
     let crc = SentChecksum::correct(ChecksumHeader::AmzChecksum, Algorithm::Crc64nvme);
-    let customers = SimExport::succeeding(
-        SHOWN_EXPORT,
-        vec![
-            slow("file_customers_a", 1, 12_000_000).with_checksum(md5),
-            slow("file_customers_b", 2, 12_000_000).with_checksum(md5),
-            slow("file_customers_c", 3, 5_000_000).with_checksum(md5),
-        ],
-    );
-    let events = SimExport::finished(
-        "export_events",
-        vec![slow("file_events_a", 1, 9_000_000).with_checksum(crc)],
-    );
+    let files = vec![
+        slow("file_customers_a", 1, 12_000_000).with_checksum(md5),
+        slow("file_customers_b", 2, 12_000_000).with_checksum(md5),
+        slow("file_customers_c", 3, 5_000_000).with_checksum(md5),
+    ];
+    let customers = SimExport::succeeding(SHOWN_EXPORT, files);
+    let file = slow("file_events_a", 1, 9_000_000).with_checksum(crc);
+    let events = SimExport::finished("export_events", vec![file]);
     let mut newsletter =
         SimExport::succeeding("export_newsletter", vec![slow("file_newsletter_a", 1, 3_000_000)]);
     newsletter.views.insert(1, ViewStep::Answer(Canned::throttled(Some("1"))));
     let broken = SimExport::failing("export_broken");
-    Script::new(vec![SimProject::new(
-        DEMO_PROJECT,
-        DEMO_KEY,
-        vec![customers, events, newsletter, broken],
-    )])
+    let exports = vec![customers, events, newsletter, broken];
+    Script::new(vec![SimProject::new(DEMO_PROJECT, DEMO_KEY, exports)])
 }
 
 /// Writes the key and the configuration as a user would, and loads them as `run` does.
@@ -131,8 +123,7 @@ exports = ["{SHOWN_EXPORT}", "export_events", "export_newsletter", "export_broke
 "#
     );
     write_private(&config_file, &text)?;
-    let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
-    config::load(&config_file, &environment).map_err(|faults| faults.to_string())
+    config::load(&config_file, &Environment::default()).map_err(|faults| faults.to_string())
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), String> {
@@ -146,12 +137,9 @@ fn closing_words(folder: &Path, exports: &Path) -> String {
     let mut files = Vec::new();
     collect(exports, &mut files);
     for (path, bytes) in files {
-        let name = path.strip_prefix(exports).unwrap_or(&path);
-        text.push_str(&format!(
-            "  {:>10}  {}\n",
-            bytesize::ByteSize(bytes).to_string(),
-            name.display()
-        ));
+        let name = path.strip_prefix(exports).unwrap_or(&path).display();
+        let size = bytesize::ByteSize(bytes).to_string();
+        text.push_str(&format!("  {size:>10}  {name}\n"));
     }
     let manifest = exports.join("shop").join(SHOWN_EXPORT).join(MANIFEST_FILE);
     if let Ok(content) = fs::read_to_string(&manifest) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{ForgetArgs, asked_if_running, console, load};
+use super::{ForgetArgs, asked_if_running, console, failed, load};
 use crate::app;
 use crate::config::Environment;
 use crate::control::{Answer, Forgotten, Question};
@@ -17,13 +17,12 @@ pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> u8 {
     let wanted: BTreeSet<ExportId> = args.exports.iter().cloned().collect();
     let question = Question::Forget { exports: wanted.clone() };
     let forgotten = match asked_if_running(&args.config, environment, &question, PATIENCE).await {
-        Ok(Ok(Answer::Forgotten { exports })) => Ok(exports),
+        Ok(Ok(Answer::Forgotten { exports })) => exports,
         Ok(Ok(_)) => return console::complain_of_version(),
-        Ok(Err(_no_daemon)) => without_daemon(args, environment, &wanted).await,
-        Err(code) => Err(code),
-    };
-    let forgotten = match forgotten {
-        Ok(forgotten) => forgotten,
+        Ok(Err(_no_daemon)) => match without_daemon(args, environment, &wanted).await {
+            Ok(forgotten) => forgotten,
+            Err(code) => return code,
+        },
         Err(code) => return code,
     };
     let mut code = exit::DONE;
@@ -37,9 +36,8 @@ pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> u8 {
         }
     }
     for export in wanted.iter().filter(|export| !forgotten.iter().any(|of| of.export == **export)) {
-        console::complain(&format!(
-            "{export} is not known to any project of the configuration: nothing was changed for it"
-        ));
+        let words = "is not known to any project of the configuration: nothing was changed for it";
+        console::complain(&format!("{export} {words}"));
         code = if code == exit::DONE { exit::EXPORTS_FAILED } else { code };
     }
     code
@@ -51,10 +49,7 @@ async fn without_daemon(
     wanted: &BTreeSet<ExportId>,
 ) -> Result<Vec<Forgotten>, u8> {
     let config = load(&args.config, environment)?;
-    let forgotten = app::forget(&config, wanted).await.map_err(|error| {
-        console::complain(&error.to_string());
-        error.exit_code()
-    })?;
+    let forgotten = app::forget(&config, wanted).await.map_err(|error| failed(&error))?;
     let told = |app::Forgotten { project, export, hindrance }| Forgotten {
         project: project.to_string(),
         export,

@@ -20,7 +20,7 @@ use crate::config::{self, Config, Environment};
 use crate::control::{Answer, AskError, Question, ask};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::telemetry::LogFormat;
-use crate::{domain, exit};
+use crate::{app, domain, exit};
 
 pub use console::{Console, start_console};
 
@@ -164,6 +164,12 @@ fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
         tracing::warn!(event = "configuration_doubtful", cause = warning, "{warning}");
     }
     Ok(config)
+}
+
+/// Prints an error and returns its exit code.
+fn failed(error: &app::StartError) -> u8 {
+    console::complain(&error.to_string());
+    error.exit_code()
 }
 
 /// Asks the running daemon. If there is no answer, prints why and returns the exit code.

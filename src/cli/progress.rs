@@ -14,15 +14,15 @@ pub(super) async fn draw(bars: MultiProgress, mut overviews: watch::Receiver<Ove
     let mut lines: Vec<ProgressBar> = Vec::new();
     loop {
         let overview = overviews.borrow_and_update().clone();
-        let exports = overview
-            .projects
-            .iter()
-            .flat_map(|project| project.exports.iter().map(move |export| (&project.name, export)));
-        for (index, (project, export)) in exports.enumerate() {
-            if lines.len() <= index {
-                lines.push(new_line(&bars, project, export));
+        let mut index = 0;
+        for project in &overview.projects {
+            for export in &project.exports {
+                if lines.len() <= index {
+                    lines.push(new_line(&bars, &project.name, export));
+                }
+                show(&lines[index], export);
+                index += 1;
             }
-            show(&lines[index], export);
         }
         if overviews.changed().await.is_err() {
             break;

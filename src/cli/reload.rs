@@ -17,11 +17,8 @@ pub(super) async fn reload(args: &ReloadArgs, environment: &Environment) -> u8 {
             console::print(&format!("configuration reloaded: {words}\n"));
             // The user may have edited another file than the daemon's.
             if std::path::absolute(file).is_ok_and(|asked| asked != read) {
-                console::complain(&format!(
-                    "the daemon reads {}, not {}",
-                    read.display(),
-                    file.display()
-                ));
+                let (read, file) = (read.display(), file.display());
+                console::complain(&format!("the daemon reads {read}, not {file}"));
             }
             exit::DONE
         }

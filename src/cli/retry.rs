@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{RetryArgs, asked_if_running, console, load};
+use super::{RetryArgs, asked_if_running, console, failed, load};
 use crate::app;
 use crate::config::Environment;
 use crate::control::{Answer, Question, Retried};
@@ -31,9 +31,8 @@ pub(super) async fn retry(args: &RetryArgs, environment: &Environment) -> u8 {
     let found: BTreeSet<&ExportId> = retried.iter().map(|retried| &retried.export).collect();
     let missing: Vec<_> = wanted.iter().filter(|export| !found.contains(export)).collect();
     for export in &missing {
-        console::complain(&format!(
-            "{export} is not a failed export of the configuration: nothing was changed for it"
-        ));
+        let words = "is not a failed export of the configuration: nothing was changed for it";
+        console::complain(&format!("{export} {words}"));
     }
     if missing.is_empty() { exit::DONE } else { exit::EXPORTS_FAILED }
 }
@@ -44,10 +43,6 @@ async fn without_daemon(
     wanted: &BTreeSet<ExportId>,
 ) -> Result<Vec<Retried>, u8> {
     let config = load(&args.config, environment)?;
-    let retried = app::retry(&config, wanted).await.map_err(|error| {
-        console::complain(&error.to_string());
-        error.exit_code()
-    })?;
-    let retried = retried.into_iter();
+    let retried = app::retry(&config, wanted).await.map_err(|error| failed(&error))?.into_iter();
     Ok(retried.map(|(project, export)| Retried { project: project.to_string(), export }).collect())
 }

@@ -1,5 +1,4 @@
-//! `status`: shows the exports, from the running daemon or else from the recorded state. `--check`
-//! is a health probe.
+//! `status`: shows the exports, from the running daemon or from the recorded state.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -18,12 +17,9 @@ const COLUMNS: usize = 80;
 const OLDER_VERSION: &str =
     "the running daemon is an older version and reports only this summary: restart it";
 
-/// Why there is no document.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// The daemon reports only this sentence.
     Older(String),
-    /// A message and the exit code.
     Words(String, u8),
 }
 
@@ -46,9 +42,7 @@ pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
             exit::DONE
         }
         Ok(status) => {
-            let text: String =
-                table(&status, terminal_look()).into_iter().map(|line| line + "\n").collect();
-            console::print(&text);
+            console::print(&(table(&status, terminal_look()).join("\n") + "\n"));
             exit::DONE
         }
         Err(Silence::Older(sentence)) if !args.json => {
@@ -76,30 +70,22 @@ async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
 }
 
 /// The document of the running daemon, or else of the recorded state.
-pub(super) async fn look(
-    config: &ConfigArg,
-    environment: &Environment,
-) -> Result<Stamped, Silence> {
-    match from_daemon(config, environment).await? {
+pub(super) async fn look(arg: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
+    match from_daemon(arg, environment).await? {
         Some(status) => Ok(status),
-        None => from_state(config, environment).await,
+        None => from_state(arg, environment).await,
     }
 }
 
 /// `None` if no daemon runs.
-async fn from_daemon(
-    arg: &ConfigArg,
-    environment: &Environment,
-) -> Result<Option<Stamped>, Silence> {
-    let directory = config::state_directory(&arg.config, environment);
+async fn from_daemon(arg: &ConfigArg, of: &Environment) -> Result<Option<Stamped>, Silence> {
+    let directory = config::state_directory(&arg.config, of);
     let unfinished = |words: String| Silence::Words(words, exit::UNFINISHED);
+    let other = "cannot read the answer of the daemon, which is another version";
     match ask(&directory, &Question::Document, PATIENCE).await {
-        Ok(Answer::Document { document }) => match serde_json::from_value(document) {
-            Ok(status) => Ok(Some(status)),
-            Err(error) => Err(unfinished(format!(
-                "cannot read the answer of the daemon, which is another version: {error}"
-            ))),
-        },
+        Ok(Answer::Document { document }) => serde_json::from_value(document)
+            .map(Some)
+            .map_err(|error| unfinished(format!("{other}: {error}"))),
         Ok(Answer::Unavailable { cause }) => Err(unfinished(console::unavailable(&cause))),
         Ok(_) => match ask(&directory, &Question::Status, PATIENCE).await {
             Ok(Answer::Status(report)) => Err(Silence::Older(report.sentence)),
@@ -114,12 +100,10 @@ async fn from_daemon(
 async fn from_state(arg: &ConfigArg, environment: &Environment) -> Result<Stamped, Silence> {
     let config = config::load(&arg.config, environment)
         .map_err(|faults| Silence::Words(faults.to_string(), exit::CONFIGURATION))?;
-    app::recorded_status(&config)
-        .await
-        .map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
+    let status = app::recorded_status(&config).await;
+    status.map_err(|error| Silence::Words(error.to_string(), error.exit_code()))
 }
 
-/// The document on one line.
 pub(super) fn json(status: &Stamped) -> String {
     // It holds only strings, numbers and lists of them, so serializing cannot fail.
     serde_json::to_string(status).unwrap_or_default() + "\n"

@@ -17,16 +17,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
-struct Signals {
+/// Signals that end the command.
+struct Ends {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    resize: Signal,
-}
-
-enum Woken {
-    Tick,
-    Ended,
 }
 
 /// The terminal while it shows the table; dropping it restores the terminal.
@@ -39,8 +34,8 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
         );
         return exit::USAGE;
     }
-    let signals = Signals::install();
-    let mut signals = match signals {
+    let signals = Ends::install().and_then(|ends| Ok((ends, signal(SignalKind::window_change())?)));
+    let (mut ends, mut resize) = match signals {
         Ok(signals) => signals,
         Err(error) => {
             console::complain(&format!("cannot install the signal handlers: {error}"));
@@ -48,15 +43,12 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
         }
     };
     // A faulty configuration is reported before the alternate screen hides the message.
-    let first = match look(&args.config, environment).await {
-        Err(Silence::Words(words, exit::CONFIGURATION)) => {
-            console::complain(&words);
-            return exit::CONFIGURATION;
-        }
-        first => first,
-    };
+    let mut last = look(&args.config, environment).await;
+    if let Err(Silence::Words(words, exit::CONFIGURATION)) = &last {
+        console::complain(words);
+        return exit::CONFIGURATION;
+    }
     let screen = (!args.json).then(Screen::enter);
-    let mut last = first;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -69,13 +61,14 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
         if shown.is_err() {
             return exit::DONE;
         }
-        if let Woken::Ended = signals.next(&mut ticks).await {
-            return exit::DONE;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = resize.recv() => {}
+            () = ends.come() => return exit::DONE,
         }
-        let looking = look(&args.config, environment);
         last = tokio::select! {
-            looked = looking => looked,
-            () = signals.ended() => return exit::DONE,
+            looked = look(&args.config, environment) => looked,
+            () = ends.come() => return exit::DONE,
         };
     }
 }
@@ -83,16 +76,18 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
 /// Prints one document on one line. If there is none, the reason goes to standard error.
 fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
     match looked {
-        Ok(status) => {
-            let mut out = io::stdout().lock();
-            out.write_all(json(status).as_bytes())?;
-            out.flush()
-        }
+        Ok(status) => written(&json(status)),
         Err(silence) => {
             console::complain(&silence.words());
             Ok(())
         }
     }
+}
+
+fn written(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 impl Screen {
@@ -109,15 +104,11 @@ impl Screen {
         };
         let (_, rows) = console::size();
         if lines.len() > rows && rows > 1 {
-            let hidden = lines.len() - (rows - 1);
-            lines.truncate(rows - 1);
-            lines.push(format!(
-                "… {hidden} more lines: enlarge the terminal, or use status without --watch"
-            ));
+            let hidden = lines.split_off(rows - 1).len();
+            let help = "enlarge the terminal, or use status without --watch";
+            lines.push(format!("… {hidden} more lines: {help}"));
         }
-        let mut out = io::stdout().lock();
-        out.write_all(frame(&lines).as_bytes())?;
-        out.flush()
+        written(&frame(&lines))
     }
 }
 
@@ -136,27 +127,16 @@ impl Drop for Screen {
     }
 }
 
-impl Signals {
+impl Ends {
     fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            resize: signal(SignalKind::window_change())?,
         })
     }
 
-    async fn next(&mut self, ticks: &mut tokio::time::Interval) -> Woken {
-        tokio::select! {
-            _ = ticks.tick() => Woken::Tick,
-            _ = self.resize.recv() => Woken::Tick,
-            _ = self.terminate.recv() => Woken::Ended,
-            _ = self.interrupt.recv() => Woken::Ended,
-            _ = self.hangup.recv() => Woken::Ended,
-        }
-    }
-
-    async fn ended(&mut self) {
+    async fn come(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -79,15 +79,11 @@ impl Checker<'_> {
     }
 
     /// Two durations of at least 10 ms; the first is not longer than the second.
-    pub(super) fn ordered(
-        &mut self,
-        low: Interval<'_>,
-        high: Interval<'_>,
-    ) -> (Duration, Duration) {
+    pub(super) fn ordered(&mut self, low: Interval<'_>, high: Interval<'_>) -> [Duration; 2] {
         let faults = self.faults.len();
         let (shorter, longer) = (self.interval(low), self.interval(high));
         if shorter <= longer {
-            return (shorter, longer);
+            return [shorter, longer];
         }
         // If one of the two has its own fault, its default says nothing about their order.
         if faults == self.faults.len() {
@@ -103,7 +99,7 @@ impl Checker<'_> {
             let message = format!("is {relation} than {other}, which is {duration}{by_default}");
             self.fault(key, span, format!("{text} {message}"));
         }
-        (low.2, high.2)
+        [low.2, high.2]
     }
 
     pub(super) fn count(
@@ -177,9 +173,9 @@ pub(super) fn shown(key: &str, value: &str) -> String {
         }
         // A user name, a password and a query are left out.
         "api.base_url" => {
-            let (hidden, rest) =
-                value.rsplit_once('@').map_or(("", value), |(_, rest)| ("…@", rest));
-            format!("{hidden}{}", clean(rest.split(['?', '#']).next().unwrap_or_default()))
+            let host = value.rsplit_once('@').map_or(value, |(_, rest)| rest);
+            let hidden = if host.len() < value.len() { "…@" } else { "" };
+            hidden.to_owned() + &clean(host.split(['?', '#']).next().unwrap_or_default())
         }
         _ => clean(value),
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 use super::DEFAULT_FILE;
 
 /// `batch-export-watcher VERB`, with `-c FILE` unless the file is the default.
-#[must_use]
 pub fn command(verb: &str, file: &Path) -> String {
     if file == Path::new(DEFAULT_FILE) {
         format!("batch-export-watcher {verb}")

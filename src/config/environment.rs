@@ -1,16 +1,14 @@
-//! The environment variables at one moment, so that tests of the loader need not change the
-//! process.
+//! A snapshot of the environment variables, so that tests need not change the process.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
-/// A snapshot of environment variables. It may hold REST keys: `Debug` shows no values.
+/// It may hold REST API keys, so `Debug` shows no values.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    #[must_use]
     pub fn from_process() -> Self {
         Self(std::env::vars_os().collect())
     }
@@ -22,7 +20,6 @@ impl Environment {
     }
 
     /// `None` if the variable is unset or not UTF-8.
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.get_os(name)?.to_str()
     }

@@ -51,7 +51,6 @@ impl ConfigFaults {
         (!faults.is_empty()).then_some(Self(faults))
     }
 
-    #[must_use]
     pub fn faults(&self) -> &[Fault] {
         &self.0
     }
@@ -65,13 +64,8 @@ impl From<Fault> for ConfigFaults {
 
 impl fmt::Display for ConfigFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            fault.fmt(f)?;
-        }
-        Ok(())
+        let lines: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -86,9 +80,9 @@ pub(super) struct Lines<'t> {
 
 impl<'t> Lines<'t> {
     pub(super) fn of(bytes: &'t [u8]) -> Self {
-        let after_newlines =
-            bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-        Self { bytes, starts: std::iter::once(0).chain(after_newlines).collect() }
+        let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        Self { bytes, starts }
     }
 
     pub(super) fn line_at(&self, offset: usize) -> usize {

@@ -1,5 +1,4 @@
-//! Reads the small files that the configuration names: only regular files, only up to a size, and
-//! without waiting.
+//! Reads the small files that the configuration names, and never waits.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};

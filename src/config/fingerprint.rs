@@ -1,6 +1,5 @@
-//! Tells from the metadata of files whether they have changed. It follows links: if a folder is
-//! swapped behind one, as Kubernetes does with a ConfigMap, the file behind the link is another
-//! one.
+//! Tells from metadata whether files have changed, also behind a link that now leads elsewhere,
+//! as with a ConfigMap of Kubernetes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,25 +8,16 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint(Vec<(PathBuf, Option<Look>)>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Look {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    /// Seconds and nanoseconds of the last change of the content, and of the inode.
-    times: [i64; 4],
-}
+/// Device, inode, bytes, and when content and inode last changed, in seconds and nanoseconds.
+type Look = ([u64; 3], [i64; 4]);
 
 impl Fingerprint {
     /// Blocks on the disk.
-    #[must_use]
     pub fn of(files: Vec<PathBuf>) -> Self {
         let look = |path: PathBuf| {
-            let look = fs::metadata(&path).ok().map(|found| Look {
-                device: found.dev(),
-                inode: found.ino(),
-                bytes: found.size(),
-                times: [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()],
+            let look = fs::metadata(&path).ok().map(|found| {
+                let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+                ([found.dev(), found.ino(), found.size()], times)
             });
             (path, look)
         };

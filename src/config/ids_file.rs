@@ -22,7 +22,6 @@ pub(super) struct Listed {
     pub(super) ids: Vec<(usize, ExportId)>,
     /// The last line, if it was left out because somebody may still be writing it.
     pub(super) unfinished_line: Option<usize>,
-    /// The lines that are not IDs.
     pub(super) faults: Vec<Fault>,
 }
 
@@ -38,8 +37,7 @@ pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
 }
 
 fn read_now(path: &Path) -> Result<Listed, ReadError> {
-    // The metadata is from after the last read, so a line that was appended during it counts as
-    // new.
+    // Metadata from after the last read: a line that was appended meanwhile counts as new.
     let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
     Ok(parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now())))
 }
@@ -112,11 +110,8 @@ mod tests {
     fn a_last_line_written_just_before_is_read_after_a_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ids.txt");
-        std::io::Write::write_all(
-            &mut std::fs::File::create(&path).unwrap(),
-            b"export_1\nexport_2",
-        )
-        .unwrap();
+        let mut file = std::fs::File::create(&path).unwrap();
+        std::io::Write::write_all(&mut file, b"export_1\nexport_2").unwrap();
         assert_eq!(ids(&read(&path).unwrap()), [(1, "export_1"), (2, "export_2")]);
     }
 
@@ -160,10 +155,8 @@ mod tests {
         assert!(!faults[1].contains("s3cret"), "{faults:?}");
         let flood = parsed(&"not an id\n".repeat(1_000), true);
         assert_eq!(flood.faults.len(), SHOWN_FAULTS + 1);
-        assert_eq!(
-            flood.faults[SHOWN_FAULTS].to_string(),
-            "ids.txt: 980 more lines are not export IDs"
-        );
+        let rest = flood.faults[SHOWN_FAULTS].to_string();
+        assert_eq!(rest, "ids.txt: 980 more lines are not export IDs");
         let binary = parse(b"\xff\xfe\n", Path::new("ids.txt"), true);
         assert_eq!(binary.faults[0].to_string(), "ids.txt:1: the line is not UTF-8 text");
     }

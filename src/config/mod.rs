@@ -70,15 +70,13 @@ pub struct Config {
     places: Places,
 }
 
-/// The lines of what a reload may refuse to change. They do not count when two configurations are
-/// compared.
+/// The lines of what a reload may refuse to change. They do not make configurations differ.
 #[derive(Debug, Clone, Default)]
 struct Places {
     download_directory: Option<usize>,
     state_directory: Option<usize>,
     server_listen: Option<usize>,
     server_allowed_hosts: Option<usize>,
-    /// One for each project.
     names: Vec<usize>,
 }
 
@@ -90,16 +88,12 @@ impl PartialEq for Places {
 
 impl Eq for Places {}
 
-/// `[reload]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReloadConfig {
-    /// Whether changed files are noticed.
     pub watch: bool,
-    /// How often the files are checked.
     pub interval: Duration,
 }
 
-/// `[server]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     /// Where the status page listens; `None` if it is off. If this is not a loopback address,
@@ -110,11 +104,9 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
 }
 
-/// `[api]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiConfig {
-    /// The API with its version, without a slash at its end, userinfo, query or fragment. HTTPS, or
-    /// HTTP on loopback.
+    /// With its version, and without a slash at its end. HTTPS, or HTTP on loopback.
     pub base_url: Url,
     /// View calls per second, for each project.
     pub requests_per_second: NonZeroU32,
@@ -128,15 +120,12 @@ pub struct ApiConfig {
 }
 
 impl ApiConfig {
-    /// Whether the API uses plain HTTP. Then it is on this machine, no proxy is used, and links may
-    /// be HTTP.
-    #[must_use]
+    /// If so, the API is on this machine, no proxy is used, and links may be HTTP.
     pub fn is_loopback_http(&self) -> bool {
         self.base_url.scheme() == "http"
     }
 }
 
-/// `[poll]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PollConfig {
     pub cadence: Cadence,
@@ -144,7 +133,6 @@ pub struct PollConfig {
     pub not_found_grace: Duration,
 }
 
-/// `[download]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadConfig {
     pub directory: PathBuf,
@@ -157,14 +145,12 @@ pub struct DownloadConfig {
     pub stall_timeout: Duration,
     /// A body that is slower over a minute is given up; zero accepts any rate.
     pub min_rate_bytes_per_second: u64,
-    /// The limit for all bodies together.
     pub bandwidth: Option<Bandwidth>,
     /// Hosts behind signed links that may have private addresses: lower-case host names in ASCII,
     /// or addresses in their canonical form, IPv6 without brackets.
     pub allowed_hosts: Vec<String>,
 }
 
-/// `[[project]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectConfig {
     pub name: ProjectName,
@@ -177,26 +163,19 @@ pub struct ProjectConfig {
 }
 
 impl Config {
-    /// The effective configuration as TOML with every key. Project keys are shortened, and it has
-    /// no REST API key.
-    #[must_use]
+    /// As TOML with every key. Project keys are shortened, and there is no REST API key.
     pub fn show(&self) -> String {
         show::render(self)
     }
 
     /// Whether the file itself says where the status page listens.
-    #[must_use]
     pub fn says_where_to_listen(&self) -> bool {
         self.places.server_listen.is_some()
     }
 
     /// Every file that this was read from. If one of them changes, a reload may be needed.
-    #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        let of_project = |project: &ProjectConfig| {
-            let key = project.key_source.file();
-            [key, project.exports_file.clone()]
-        };
+        let of_project = |of: &ProjectConfig| [of.key_source.file(), of.exports_file.clone()];
         let named = self.projects.iter().flat_map(of_project).flatten();
         std::iter::once(self.file.clone()).chain(self.api.ca_file.clone()).chain(named).collect()
     }
@@ -204,18 +183,14 @@ impl Config {
 
 /// The state directory in the configuration file, or the default. The file may have faults: a
 /// command that asks a running daemon must work while somebody edits the file.
-#[must_use]
 pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
     let text = file::read(path, MAX_FILE_BYTES).map(|content| content.bytes).unwrap_or_default();
     let named = raw::state_directory(&String::from_utf8_lossy(&text));
     validate::state_directory(path, named.as_deref(), environment)
 }
 
-/// Reads and validates the configuration file and every file it names. Blocks on the disk; changes
-/// nothing.
-///
-/// # Errors
-/// The first fault of the file's syntax, keys and types, or else every fault of its values.
+/// Reads and validates the configuration file and every file it names; blocks on the disk. The
+/// error is the first fault of syntax, keys and types, or else every fault of the values.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
     let content = file::read(path, MAX_FILE_BYTES).map_err(|error| {
         let help = "name the configuration file with -c FILE or BATCH_EXPORT_WATCHER_CONFIG";

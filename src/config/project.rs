@@ -1,5 +1,4 @@
-//! `[[project]]`: names, keys, the one source of the REST API key, and the exports from both
-//! places.
+//! `[[project]]`: its name, its keys, and its exports from both places.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,22 +28,15 @@ pub(super) fn projects(
     raw: &[Spanned<RawProject>],
 ) -> Vec<ProjectConfig> {
     if raw.is_empty() {
-        checker.fault(
-            "project",
-            0..0,
-            "the file has no project: add a [[project]] table with a name, keys and exports",
-        );
+        let message =
+            "the file has no project: add a [[project]] table with a name, keys and exports";
+        checker.fault("project", 0..0, message);
     }
-    checker.refuse_repetitions(
-        "project.name",
-        raw.iter().filter_map(|project| project.get_ref().name.as_ref()),
-        "give each project its own name",
-    );
-    checker.refuse_repetitions(
-        "project.project_key",
-        raw.iter().filter_map(|project| project.get_ref().project_key.as_ref()),
-        "write one [[project]] table for each project key",
-    );
+    let names = raw.iter().filter_map(|project| project.get_ref().name.as_ref());
+    checker.refuse_repetitions("project.name", names, "give each project its own name");
+    let keys = raw.iter().filter_map(|project| project.get_ref().project_key.as_ref());
+    let advice = "write one [[project]] table for each project key";
+    checker.refuse_repetitions("project.project_key", keys, advice);
     raw.iter().filter_map(|raw| project(checker, raw.get_ref(), raw.span())).collect()
 }
 
@@ -57,13 +49,8 @@ fn project(
     let project_key = required(checker, "project.project_key", raw.project_key.as_ref(), &header);
     let key_source = key_source(checker, raw, header);
     let (exports, exports_file) = exports(checker, raw);
-    Some(ProjectConfig {
-        name: name?,
-        project_key: project_key?,
-        key_source: key_source?,
-        exports,
-        exports_file,
-    })
+    let (name, project_key, key_source) = (name?, project_key?, key_source?);
+    Some(ProjectConfig { name, project_key, key_source, exports, exports_file })
 }
 
 fn required<T: std::str::FromStr>(
@@ -92,16 +79,13 @@ fn key_source(
             format!("the REST API key must not be in this file: name its source with {KEY_WAYS}");
         checker.fault("project.rest_api_key", inline.span(), message);
     }
-    let ways: [(&str, Option<&Text>, ReadSource); 3] = [
-        ("project.rest_api_key_file", raw.rest_api_key_file.as_ref(), file_source),
-        ("project.rest_api_key_env", raw.rest_api_key_env.as_ref(), variable_source),
-        (
-            "project.rest_api_key_credential",
-            raw.rest_api_key_credential.as_ref(),
-            credential_source,
-        ),
+    let ways: [(&str, &Option<Text>, ReadSource); 3] = [
+        ("project.rest_api_key_file", &raw.rest_api_key_file, file_source),
+        ("project.rest_api_key_env", &raw.rest_api_key_env, variable_source),
+        ("project.rest_api_key_credential", &raw.rest_api_key_credential, credential_source),
     ];
-    let mut given = ways.into_iter().filter_map(|(key, value, source)| Some((key, value?, source)));
+    let mut given =
+        ways.into_iter().filter_map(|(key, value, source)| Some((key, value.as_ref()?, source)));
     let Some((key, value, source)) = given.next() else {
         if raw.rest_api_key.is_none() {
             let name = raw.name.as_ref().map_or("", |name| name.get_ref());
@@ -127,10 +111,9 @@ fn key_source(
     match source.read(checker.environment) {
         Err(error) => {
             let name = shown(key, value.get_ref());
+            let path = quoted_path(&checker.folder.join(&name));
             let name = match source {
-                KeySource::File(_) => {
-                    format!("key file {}", quoted_path(&checker.folder.join(name)))
-                }
+                KeySource::File(_) => format!("key file {path}"),
                 KeySource::Env(_) => format!("environment variable `{name}`"),
                 KeySource::Credential { .. } => format!("credential `{name}`"),
             };
@@ -155,19 +138,16 @@ fn file_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<Key
 }
 
 fn variable_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
-    let parse = |name: &str| {
-        let well_formed = !name.is_empty() && !name.contains(['=', '\0']);
-        well_formed
-            .then(|| KeySource::Env(name.to_owned()))
-            .ok_or("is not the name of an environment variable")
-    };
-    checker.parsed(key, Some(value), parse)
+    checker.parsed(key, Some(value), |name| match name {
+        "" => Err("is not the name of an environment variable"),
+        _ if name.contains(['=', '\0']) => Err("is not the name of an environment variable"),
+        _ => Ok(KeySource::Env(name.to_owned())),
+    })
 }
 
 fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
-    let directory =
-        checker.environment.get_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
-    let directory = directory.map(PathBuf::from);
+    let directory = checker.environment.get_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let directory = directory.filter(|path| !path.as_os_str().is_empty());
     let parse = |name: &str| {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err("is not the name of a credential: write a name without '/'");
@@ -213,8 +193,8 @@ fn append_exports_file(
     let mut warn = |line, message: String| {
         checker.warnings.push(Fault::new(path, line, message).to_string());
     };
-    let in_list = exports.iter().map(|id| (id.clone(), "in project.exports".to_owned()));
-    let mut known: HashMap<ExportId, String> = in_list.collect();
+    let in_list = |id: &ExportId| (id.clone(), "in project.exports".to_owned());
+    let mut known: HashMap<ExportId, String> = exports.iter().map(in_list).collect();
     let mut repetitions = 0;
     for (line, id) in ids {
         match known.entry(id) {
@@ -248,27 +228,21 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::time::{Duration, SystemTime};
 
-    use super::super::scene::{SHOP, Scene, fault};
+    use super::super::scene::{SHOP, Scene, begins, fault, holds, shop};
     use super::*;
 
     #[test]
     fn a_project_with_its_three_keys_is_required() {
-        assert!(fault("").starts_with("c.toml:1: project: the file has no project"));
+        begins(&fault(""), "c.toml:1: project: the file has no project");
         let faults = Scene::new().faults("\n[[project]]\n");
         assert_eq!(faults.len(), 3, "{faults:?}");
         for (fault, key) in faults.iter().zip(["name", "project_key"]) {
-            let expected =
-                format!("c.toml:2: project.{key}: this [[project]] table does not have the key");
-            assert_eq!(*fault, expected);
+            let rest = "this [[project]] table does not have the key";
+            assert_eq!(*fault, format!("c.toml:2: project.{key}: {rest}"));
         }
-        let expected =
-            "c.toml:2: project: the project has no source of its REST API key: add rest_";
-        assert!(faults[2].starts_with(expected), "{faults:?}");
-        let named = fault(SHOP);
-        assert!(
-            named.starts_with("c.toml:1: project: the project `shop` has no source"),
-            "{named}"
-        );
+        let rest = "the project has no source of its REST API key: add rest_";
+        begins(&faults[2], &format!("c.toml:2: project: {rest}"));
+        begins(&fault(SHOP), "c.toml:1: project: the project `shop` has no source");
     }
 
     #[test]
@@ -277,21 +251,17 @@ mod tests {
         let two = fault_of("rest_api_key_env = \"NAME\"\nrest_api_key_file = \"key\"\n");
         let expected = "c.toml:4: project.rest_api_key_env: the REST API key has another source, \
                         project.rest_api_key_file on line 5";
-        assert!(two.starts_with(expected), "{two}");
+        begins(&two, expected);
         for inline in ["\"s3cret\"", "[\"s3cret\"]", "7", "{ s3cret = 1 }"] {
             let refused = fault_of(&format!("rest_api_key = {inline}\n"));
-            assert!(
-                refused.starts_with(
-                    "c.toml:4: project.rest_api_key: the REST API key must not be in this file"
-                ),
-                "{refused}"
-            );
+            let rest = "the REST API key must not be in this file";
+            begins(&refused, &format!("c.toml:4: project.rest_api_key: {rest}"));
             for way in ["rest_api_key_file", "rest_api_key_env", "rest_api_key_credential"] {
-                assert!(refused.contains(way), "{refused}");
+                holds(&refused, way);
             }
         }
         let beside = fault_of("rest_api_key = \"s3cret\"\nrest_api_key_file = \"key\"\n");
-        assert!(beside.starts_with("c.toml:4: project.rest_api_key: "), "{beside}");
+        begins(&beside, "c.toml:4: project.rest_api_key: ");
     }
 
     #[test]
@@ -311,17 +281,14 @@ mod tests {
             ("rest_api_key_env = \"\"", "the value is not the name of an environment variable"),
             ("rest_api_key_env = \"EMPTY\"", "the environment variable `EMPTY` is empty"),
             ("rest_api_key_env = \"TWO_LINES\"", "`TWO_LINES` holds more than one line"),
-            (
-                "rest_api_key_credential = \"s3cret\"",
-                "CREDENTIALS_DIRECTORY is not set: add LoadCredential=",
-            ),
+            ("rest_api_key_credential = \"s3cret\"", "CREDENTIALS_DIRECTORY is not set: add Load"),
             ("rest_api_key_credential = \"../s3cret\"", "`../…` is not the name of a credential"),
             ("rest_api_key_credential = \"..\"", "is not the name of a credential"),
             ("rest_api_key_credential = \"\"", "the value is not the name of a credential"),
         ] {
             let faults = scene.faults(&format!("{SHOP}{line}\n"));
             let key = line.split(' ').next().unwrap();
-            assert!(faults[0].starts_with(&format!("c.toml:4: project.{key}: ")), "{faults:?}");
+            begins(&faults[0], &format!("c.toml:4: project.{key}: "));
             assert!(faults[0].contains(expected) && faults.len() == 1, "{faults:?}");
         }
     }
@@ -329,11 +296,10 @@ mod tests {
     #[test]
     fn each_source_gives_its_key() {
         let folder = tempfile::tempdir().unwrap();
-        fs::copy(Scene::new().file("key", "from systemd\r\n"), folder.path().join("batch"))
-            .unwrap();
-        let directory = folder.path().to_str().unwrap();
-        let scene =
-            Scene::with_environment(&[("NAME", "from env"), ("CREDENTIALS_DIRECTORY", directory)]);
+        let other = Scene::new();
+        fs::copy(other.file("key", "from systemd\r\n"), folder.path().join("batch")).unwrap();
+        let directory = ("CREDENTIALS_DIRECTORY", folder.path().to_str().unwrap());
+        let scene = Scene::with_environment(&[("NAME", "from env"), directory]);
         scene.file("bom", "\u{feff}from file\n");
         for (line, key) in [
             ("rest_api_key_file = \"bom\"", "from file"),
@@ -362,22 +328,16 @@ mod tests {
 
     #[test]
     fn names_and_keys_of_projects_are_unique() {
-        let text =
-            format!("{SHOP}rest_api_key_file = \"key\"\n{SHOP}rest_api_key_file = \"key\"\n");
-        let faults = Scene::new().faults(&text);
+        let faults = Scene::new().faults(&(shop("") + &shop("")));
         assert_eq!(faults.len(), 2, "{faults:?}");
-        assert!(
-            faults[0].starts_with("c.toml:6: project.name: `shop` is already on line 2: give each"),
-            "{faults:?}"
-        );
+        begins(&faults[0], "c.toml:6: project.name: `shop` is already on line 2: give each");
         let expected = "c.toml:7: project.project_key: `projec…` is already on line 3: write one";
-        assert!(faults[1].starts_with(expected), "{faults:?}");
+        begins(&faults[1], expected);
     }
 
     #[test]
     fn a_repeated_id_in_one_list_is_refused_with_both_lines() {
-        let list =
-            |list: &str| fault(&format!("{SHOP}rest_api_key_file = \"key\"\nexports = {list}\n"));
+        let list = |list: &str| fault(&shop(&format!("exports = {list}\n")));
         let rest = "project.exports: `export_1` is already on line";
         let apart = list("[\n\"export_1\",\n\"export_2\",\n  \"export_1\"]");
         assert_eq!(apart, format!("c.toml:8:3: {rest} 6: list each export once"));
@@ -388,21 +348,18 @@ mod tests {
     #[test]
     fn a_fault_in_an_array_has_the_line_and_column_of_its_element() {
         let exports = "[\n  \"export_1\",  # é\n  \"é\", \"two words\",\n\t\"\",\n]";
-        let text = format!("{SHOP}rest_api_key_file = \"key\"\nexports = {exports}\n");
+        let text = shop(&format!("exports = {exports}\n"));
         let faults = Scene::new().faults(&text);
         let places = [("7:3", "`é` "), ("7:8", "`two words` "), ("8:2", "the value is empty")];
         assert_eq!(faults.len(), places.len(), "{faults:?}");
         for (fault, (place, value)) in faults.iter().zip(places) {
-            assert!(
-                fault.starts_with(&format!("c.toml:{place}: project.exports: {value}")),
-                "{fault}"
-            );
+            begins(fault, &format!("c.toml:{place}: project.exports: {value}"));
         }
         let hosts = "[download]\nallowed_hosts = [\n  \"minio\",\n  \"minio:9000\",\n]\n";
-        let host = fault(&format!("{hosts}{SHOP}rest_api_key_file = \"key\"\n"));
-        assert!(host.starts_with("c.toml:4:3: download.allowed_hosts: `minio:9000` is"), "{host}");
+        let host = fault(&format!("{hosts}{}", shop("")));
+        begins(&host, "c.toml:4:3: download.allowed_hosts: `minio:9000` is");
         let typed = fault(&text.replace("\"\",", "17,"));
-        assert!(typed.starts_with("c.toml:8:2: project.exports: wrong type: expected"), "{typed}");
+        begins(&typed, "c.toml:8:2: project.exports: wrong type: expected");
     }
 
     #[test]
@@ -416,10 +373,7 @@ mod tests {
     fn the_exports_file_adds_to_the_list_and_repetitions_cause_warnings() {
         let scene = Scene::new();
         scene.file("ids.txt", "# from the nightly job\nexport_3\nexport_1\nexport_2\nexport_3");
-        let text = format!(
-            "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_2\", \"export_1\"]\n\
-             exports_file = \"ids.txt\"\n"
-        );
+        let text = shop("exports = [\"export_2\", \"export_1\"]\nexports_file = \"ids.txt\"\n");
         let config = scene.load(&text).unwrap();
         let ids: Vec<_> = config.projects[0].exports.iter().map(ExportId::as_str).collect();
         assert_eq!(ids, ["export_2", "export_1", "export_3"]);
@@ -445,21 +399,20 @@ mod tests {
         File::options().write(true).open(path).and_then(|file| file.set_modified(young)).unwrap();
         let config = scene.load_with_shop("").unwrap();
         assert_eq!(config.projects[0].exports, []);
-        let text = format!("{SHOP}rest_api_key_file = \"key\"\nexports_file = \"ids.txt\"\n");
-        let config = scene.load(&text).unwrap();
+        let config = scene.load(&shop("exports_file = \"ids.txt\"\n")).unwrap();
         assert_eq!(config.projects[0].exports, ["export_1".parse().unwrap()]);
         let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
-        assert!(warning.contains("ids.txt:2: the last line has no newline"), "{warning}");
+        holds(warning, "ids.txt:2: the last line has no newline");
     }
 
     #[test]
     fn a_bad_line_of_the_exports_file_is_a_fault_that_names_it() {
         let scene = Scene::new();
         scene.file("ids.txt", "export_1\n../s3cret\n");
-        let faults = scene
-            .faults(&format!("{SHOP}rest_api_key_file = \"s3cret\"\nexports_file = \"ids.txt\"\n"));
+        let text = "rest_api_key_file = \"s3cret\"\nexports_file = \"ids.txt\"\n";
+        let faults = scene.faults(&format!("{SHOP}{text}"));
         assert_eq!(faults.len(), 2, "{faults:?}");
-        assert!(faults[0].starts_with("c.toml:4: "), "{faults:?}");
-        assert!(faults[1].starts_with("ids.txt:2: the export ID `../…` "), "{faults:?}");
+        begins(&faults[0], "c.toml:4: ");
+        begins(&faults[1], "ids.txt:2: the export ID `../…` ");
     }
 }

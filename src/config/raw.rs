@@ -17,128 +17,98 @@ pub(super) const TABLES: [(&str, &[&str]); 8] = [
     ("api", &["base_url", "requests_per_second", "connect_timeout", "request_timeout", "ca_file"]),
     ("poll", &["min_interval", "max_interval", "not_found_grace"]),
     ("retry", &["initial", "max"]),
-    (
-        "download",
-        &[
-            "directory",
-            "file_mode",
-            "dir_mode",
-            "max_parts",
-            "reserve",
-            "stall_timeout",
-            "min_rate",
-            "bandwidth",
-            "allowed_hosts",
-        ],
-    ),
+    ("download", DOWNLOAD),
     ("state", &["directory"]),
     ("reload", &["watch", "interval"]),
     ("server", &["listen", "allowed_hosts"]),
-    (
-        "project",
-        &[
-            "name",
-            "project_key",
-            "rest_api_key_file",
-            "rest_api_key_env",
-            "rest_api_key_credential",
-            "exports",
-            "exports_file",
-        ],
-    ),
+    ("project", PROJECT),
+];
+const DOWNLOAD: &[&str] = &[
+    "directory",
+    "file_mode",
+    "dir_mode",
+    "max_parts",
+    "reserve",
+    "stall_timeout",
+    "min_rate",
+    "bandwidth",
+    "allowed_hosts",
+];
+const PROJECT: &[&str] = &[
+    "name",
+    "project_key",
+    "rest_api_key_file",
+    "rest_api_key_env",
+    "rest_api_key_credential",
+    "exports",
+    "exports_file",
 ];
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct Raw {
-    pub(super) api: RawApi,
-    pub(super) poll: RawPoll,
-    pub(super) retry: RawRetry,
-    pub(super) download: RawDownload,
-    pub(super) state: RawState,
-    pub(super) reload: RawReload,
-    pub(super) server: RawServer,
-    pub(super) project: Vec<Spanned<RawProject>>,
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $key:ident: $type:ty,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields, expecting = "a table")]
+        pub(super) struct $name {
+            $($(#[$of])* pub(super) $key: $type,)+
+        }
+    )+};
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawApi {
-    pub(super) base_url: Option<Text>,
-    pub(super) requests_per_second: Option<Spanned<i64>>,
-    pub(super) connect_timeout: Option<Text>,
-    pub(super) request_timeout: Option<Text>,
-    pub(super) ca_file: Option<Text>,
+tables! {
+    Raw {
+        api: RawApi,
+        poll: RawPoll,
+        retry: RawRetry,
+        download: RawDownload,
+        state: RawState,
+        reload: RawReload,
+        server: RawServer,
+        project: Vec<Spanned<RawProject>>,
+    }
+    RawApi {
+        base_url: Option<Text>,
+        requests_per_second: Option<Spanned<i64>>,
+        connect_timeout: Option<Text>,
+        request_timeout: Option<Text>,
+        ca_file: Option<Text>,
+    }
+    RawPoll {
+        min_interval: Option<Text>,
+        max_interval: Option<Text>,
+        not_found_grace: Option<Text>,
+    }
+    RawRetry { initial: Option<Text>, max: Option<Text>, }
+    RawDownload {
+        directory: Option<Text>,
+        file_mode: Option<Text>,
+        dir_mode: Option<Text>,
+        max_parts: Option<Spanned<i64>>,
+        reserve: Option<Text>,
+        stall_timeout: Option<Text>,
+        min_rate: Option<Text>,
+        bandwidth: Option<Text>,
+        allowed_hosts: Vec<Text>,
+    }
+    RawState { directory: Option<Text>, }
+    RawReload { watch: Option<bool>, interval: Option<Text>, }
+    RawServer { listen: Option<Text>, allowed_hosts: Vec<Text>, }
+    /// Every key is optional here, so that validation reports a missing one with the other faults.
+    RawProject {
+        name: Option<Text>,
+        project_key: Option<Text>,
+        rest_api_key_file: Option<Text>,
+        rest_api_key_env: Option<Text>,
+        rest_api_key_credential: Option<Text>,
+        /// Known only to be refused with a helpful message; its value is never read.
+        rest_api_key: Option<Spanned<IgnoredAny>>,
+        exports: Vec<Text>,
+        exports_file: Option<Text>,
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawPoll {
-    pub(super) min_interval: Option<Text>,
-    pub(super) max_interval: Option<Text>,
-    pub(super) not_found_grace: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawRetry {
-    pub(super) initial: Option<Text>,
-    pub(super) max: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawDownload {
-    pub(super) directory: Option<Text>,
-    pub(super) file_mode: Option<Text>,
-    pub(super) dir_mode: Option<Text>,
-    pub(super) max_parts: Option<Spanned<i64>>,
-    pub(super) reserve: Option<Text>,
-    pub(super) stall_timeout: Option<Text>,
-    pub(super) min_rate: Option<Text>,
-    pub(super) bandwidth: Option<Text>,
-    pub(super) allowed_hosts: Vec<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawState {
-    pub(super) directory: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawReload {
-    pub(super) watch: Option<bool>,
-    pub(super) interval: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawServer {
-    pub(super) listen: Option<Text>,
-    pub(super) allowed_hosts: Vec<Text>,
-}
-
-/// Every key is optional here, so that validation reports a missing one with the other faults.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawProject {
-    pub(super) name: Option<Text>,
-    pub(super) project_key: Option<Text>,
-    pub(super) rest_api_key_file: Option<Text>,
-    pub(super) rest_api_key_env: Option<Text>,
-    pub(super) rest_api_key_credential: Option<Text>,
-    /// Known only to be refused with a helpful message; its value is never read.
-    pub(super) rest_api_key: Option<Spanned<IgnoredAny>>,
-    pub(super) exports: Vec<Text>,
-    pub(super) exports_file: Option<Text>,
-}
-
-/// A fault of syntax, of a key or of a type.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ShapeFault {
-    /// Byte offset in the text.
     pub(super) offset: usize,
     /// Whether an element of an array is at fault.
     pub(super) in_array: bool,
@@ -187,8 +157,7 @@ fn type_fault(tree: &DeTable<'_>, error: &toml::de::Error) -> ShapeFault {
     ShapeFault { offset, in_array: in_array.unwrap_or(false), key, message }
 }
 
-/// The dotted path of the innermost key whose name or value is at `offset`, and whether an element
-/// of an array is there.
+/// The path of the innermost key at `offset`, and whether an element of an array is there.
 fn key_at(table: &DeTable<'_>, offset: usize) -> Option<(String, bool)> {
     table.iter().find_map(|(name, value)| {
         let (inner, in_array) = match value.get_ref() {
@@ -252,7 +221,7 @@ fn unknown_key(key: Option<&str>) -> String {
         None => TABLES.map(|(table, _)| table).join(", "),
         Some((table, _)) => {
             let keys = TABLES.iter().find(|(known, _)| *known == table);
-            keys.map_or_else(String::new, |(_, keys)| keys.join(", "))
+            keys.map(|(_, keys)| keys.join(", ")).unwrap_or_default()
         }
     };
     format!("unknown key; expected one of: {known}")
@@ -289,81 +258,43 @@ mod tests {
         }
     }
 
-    fn fault(text: &str) -> (usize, Option<String>, String) {
-        let fault = parse(text).unwrap_err();
-        let line = text[..fault.offset].matches('\n').count() + 1;
-        (line, fault.key, fault.message)
+    /// Checks line and key, and that no secret is shown; returns the message.
+    #[track_caller]
+    fn fault(text: &str, line: usize, key: Option<&str>) -> String {
+        let ShapeFault { offset, key: found, message, .. } = parse(text).unwrap_err();
+        let at = text[..offset].matches('\n').count() + 1;
+        assert_eq!((at, found.as_deref()), (line, key), "{text}: {message}");
+        assert!(!message.contains("s3cret"), "{message}");
+        message
     }
 
     #[test]
     fn shape_faults_name_line_and_key_but_no_value() {
-        for (text, line, key, message) in [
-            (
-                "[api]\nbase_uri = \"s3cret\"",
-                2,
-                Some("api.base_uri"),
-                "unknown key; expected one of: base_url,",
-            ),
-            ("s3 = 1\n", 1, Some("s3"), "expected one of: api, poll,"),
-            ("[aip]\n", 1, Some("aip"), "expected one of: api, poll,"),
-            (
-                "[[project]]\nname = \"a\"\n[[project]]\nkey = \"s3cret\"\n",
-                4,
-                Some("project.key"),
-                "expected one of: name,",
-            ),
-            (
-                "[api]\nrequests_per_second = \"s3cret, expected x\"",
-                2,
-                Some("api.requests_per_second"),
-                "expected a whole number, found a string",
-            ),
-            (
-                "[api]\nrequests_per_second = 1.5",
-                2,
-                Some("api.requests_per_second"),
-                "found a number with a fraction",
-            ),
-            (
-                "[poll]\n\nmin_interval = 10",
-                3,
-                Some("poll.min_interval"),
-                "expected a string in quotes, found an integer",
-            ),
-            (
-                "[[project]]\nrest_api_key_file = [\"s3cret\"]",
-                2,
-                Some("project.rest_api_key_file"),
-                "expected a string in quotes, found an array",
-            ),
-            ("[[project]]\nexports = \"s3cret\"", 2, Some("project.exports"), "expected an array"),
-            (
-                "[[project]]\nexports = [\n\"a\",\n7]",
-                4,
-                Some("project.exports"),
-                "found an integer",
-            ),
-            (
-                "[project]\nname = \"a\"",
-                1,
-                Some("project"),
-                "expected an array of tables ([[project]]",
-            ),
-            ("api = 3", 1, Some("api"), "expected a table"),
-            (
-                "[download]\nfile_mode = 640",
-                2,
-                Some("download.file_mode"),
-                "expected a string in quotes, found an integer",
-            ),
-            ("[api]\nca_file = true", 2, Some("api.ca_file"), "found a boolean"),
-            ("[reload]\nwatch = \"yes\"", 2, Some("reload.watch"), "expected true or false"),
-            ("[api]\nca_file = 2020-01-01", 2, Some("api.ca_file"), "expected a string"),
+        let (rate, key_file) = ("api.requests_per_second", "project.rest_api_key_file");
+        let string = "expected a string in quotes, found";
+        let two_projects = "[[project]]\nname = \"a\"\n[[project]]\nkey = \"s3cret\"\n";
+        let rate_text = "[api]\nrequests_per_second = \"s3cret, expected x\"";
+        for (text, line, key, expected) in [
+            ("[api]\nbase_uri = \"s3cret\"", 2, "api.base_uri", "unknown key; @: base_url,"),
+            ("s3 = 1\n", 1, "s3", "@: api, poll,"),
+            ("[aip]\n", 1, "aip", "@: api, poll,"),
+            (two_projects, 4, "project.key", "@: name,"),
+            (rate_text, 2, rate, "expected a whole number, found a string"),
+            ("[api]\nrequests_per_second = 1.5", 2, rate, "found a number with a fraction"),
+            ("[poll]\n\nmin_interval = 10", 3, "poll.min_interval", "$ an integer"),
+            ("[[project]]\nrest_api_key_file = [\"s3cret\"]", 2, key_file, "$ an array"),
+            ("[[project]]\nexports = \"s3cret\"", 2, "project.exports", "expected an array"),
+            ("[[project]]\nexports = [\n\"a\",\n7]", 4, "project.exports", "found an integer"),
+            ("[project]\nname = \"a\"", 1, "project", "expected an array of tables ([[project]]"),
+            ("api = 3", 1, "api", "expected a table"),
+            ("[download]\nfile_mode = 640", 2, "download.file_mode", "$ an integer"),
+            ("[api]\nca_file = true", 2, "api.ca_file", "found a boolean"),
+            ("[reload]\nwatch = \"yes\"", 2, "reload.watch", "expected true or false"),
+            ("[api]\nca_file = 2020-01-01", 2, "api.ca_file", "expected a string"),
         ] {
-            let (at, found, said) = fault(text);
-            assert_eq!((at, found.as_deref()), (line, key), "{text}: {said}");
-            assert!(said.contains(message), "{text}: {said}");
-            assert!(!said.contains("s3cret"), "{said}");
+            let expected = expected.replace('@', "expected one of").replace('$', string);
+            let message = fault(text, line, Some(key));
+            assert!(message.contains(&expected), "{text}: {message}");
         }
     }
 
@@ -382,28 +313,21 @@ mod tests {
 
     #[test]
     fn syntax_faults_name_the_line_and_only_known_keys() {
+        let twice = "[poll]\nmin_interval = \"1s\"\nmin_interval = \"s3cret\"\n";
+        let huge = "[api]\nrequests_per_second = 99999999999999999999";
         for (text, line, key) in [
             ("[[project]]\nrest_api_key_file = s3cret\n", 2, Some("project.rest_api_key_file")),
             ("[[project]]\nname = \"s3cret\n", 2, Some("project.name")),
-            (
-                "[poll]\nmin_interval = \"1s\"\nmin_interval = \"s3cret\"\n",
-                3,
-                Some("poll.min_interval"),
-            ),
+            (twice, 3, Some("poll.min_interval")),
             ("[[project]]\ns3cret==\n", 2, None),
             ("[[project]]\r\n\r\ns3cret\r\n", 3, None),
             ("[s3cret\nname = 1\n", 1, None),
             ("[[project]]\nname = \"\\s3cret\"", 2, Some("project.name")),
-            (
-                "[api]\nrequests_per_second = 99999999999999999999",
-                2,
-                Some("api.requests_per_second"),
-            ),
+            (huge, 2, Some("api.requests_per_second")),
             ("[api]\n[api]\n", 2, None),
         ] {
-            let (at, found, said) = fault(text);
-            assert_eq!((at, found.as_deref()), (line, key), "{text}: {said}");
-            assert!(!said.contains("s3cret") && !said.contains('\n'), "{said}");
+            let message = fault(text, line, key);
+            assert!(!message.contains('\n'), "{message}");
         }
     }
 

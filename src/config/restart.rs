@@ -6,10 +6,8 @@ use crate::domain::ids::{ProjectKey, ProjectName};
 
 use super::{Config, ConfigFaults, Fault};
 
-/// What in `next` needs a restart: the directories are locked, they and the folders of projects
-/// hold work in progress, and the status page is bound once. `name_of` gives the current name of a
-/// project.
-#[must_use]
+/// The directories are locked, they and the folders of projects hold work in progress, and the
+/// status page is bound once. `name_of` gives the current name of a project.
 pub fn restart_faults(
     current: &Config,
     next: &Config,
@@ -18,10 +16,9 @@ pub fn restart_faults(
     let mut faults = Vec::new();
     let mut compare = |key: &str, line, from: String, to: String| {
         if from != to {
-            let message =
+            let words =
                 format!("cannot change from {from} to {to} by a reload: restart the service");
-            let fault = Fault::new(&next.file, line, message);
-            faults.push(Fault { key: Some(key.to_owned()), ..fault });
+            faults.push(Fault { key: Some(key.to_owned()), ..Fault::new(&next.file, line, words) });
         }
     };
     let (places, path) = (&next.places, |path: &Path| format!("`{}`", path.display()));
@@ -44,20 +41,20 @@ pub fn restart_faults(
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{SHOP, Scene};
+    use super::super::scene::{Scene, holds, shop};
     use super::*;
 
     #[test]
     fn directories_and_names_stay_until_a_restart() {
         let scene = Scene::new();
-        let project = format!("{SHOP}rest_api_key_file = \"key\"\n");
+        let project = shop("");
         let current = scene.load(&format!("{project}[download]\ndirectory = \"a\"\n")).unwrap();
         let faults = |text: &str| {
             let next = scene.load(text).unwrap();
             let name_of = |_: &ProjectKey| Some(current.projects[0].name.clone());
-            restart_faults(&current, &next, name_of).map_or(Vec::new(), |faults| {
-                faults.to_string().lines().map(str::to_owned).collect()
-            })
+            let faults = restart_faults(&current, &next, name_of);
+            let text = faults.map(|faults| faults.to_string()).unwrap_or_default();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
         };
         let fine = "\n[poll]\nmin_interval = \"1s\"\n[download]\ndirectory = \"a\"\n";
         assert_eq!(faults(&format!("{project}{fine}")), Vec::<String>::new());
@@ -65,21 +62,19 @@ mod tests {
         let renamed = project.replace("shop", "store");
         let found = faults(&format!("{renamed}{moved}"));
         assert_eq!(found.len(), 3, "{found:?}");
-        assert!(
-            found[0].contains(
-                "c.toml:2: project.name: cannot change from `shop` to `store` by a reload"
-            ),
-            "{found:?}"
+        holds(
+            &found[0],
+            "c.toml:2: project.name: cannot change from `shop` to `store` by a reload",
         );
-        assert!(found[1].contains("c.toml:6: download.directory: cannot change"), "{found:?}");
-        assert!(found[2].contains("c.toml:8: state.directory: cannot change"), "{found:?}");
+        holds(&found[1], "c.toml:6: download.directory: cannot change");
+        holds(&found[2], "c.toml:8: state.directory: cannot change");
         let server = "[server]\nlisten = \"[::1]:1\"\nallowed_hosts = [\"a\"]\n\
                       [download]\ndirectory = \"a\"\n";
         let found = faults(&format!("{project}{server}"));
         assert_eq!(found.len(), 2, "{found:?}");
         let listen = "server.listen: cannot change from `127.0.0.1:9847` to `[::1]:1` by a reload";
-        assert!(found[0].contains(listen), "{found:?}");
+        holds(&found[0], listen);
         let hosts = "c.toml:7: server.allowed_hosts: cannot change from [] to [\"a\"] by a reload";
-        assert!(found[1].contains(hosts), "{found:?}");
+        holds(&found[1], hosts);
     }
 }

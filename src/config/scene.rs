@@ -53,7 +53,7 @@ impl Scene {
 
     /// Loads `text` followed by a valid project.
     pub(super) fn load_with_shop(&self, text: &str) -> Result<Config, ConfigFaults> {
-        self.load(&format!("{text}\n{SHOP}rest_api_key_file = \"key\"\n"))
+        self.load(&format!("{text}\n{}", shop("")))
     }
 
     /// The faults of `text`, without the path of the folder. None of them holds [`SECRET`].
@@ -65,6 +65,21 @@ impl Scene {
     }
 }
 
+/// A configuration that begins with a valid project; `rest` continues its table.
+pub(super) fn shop(rest: &str) -> String {
+    format!("{SHOP}rest_api_key_file = \"key\"\n{rest}")
+}
+
+#[track_caller]
+pub(super) fn begins(text: &str, expected: &str) {
+    assert!(text.starts_with(expected), "{text}");
+}
+
+#[track_caller]
+pub(super) fn holds(text: &str, expected: &str) {
+    assert!(text.contains(expected), "{text}");
+}
+
 /// The single fault of `text` in a fresh scene.
 pub(super) fn fault(text: &str) -> String {
     let mut faults = Scene::new().faults(text);
@@ -74,5 +89,5 @@ pub(super) fn fault(text: &str) -> String {
 
 /// The single fault of a text that is followed by a valid project.
 pub(super) fn fault_before_shop(text: &str) -> String {
-    fault(&format!("{text}\n{SHOP}rest_api_key_file = \"key\"\n"))
+    fault(&format!("{text}\n{}", shop("")))
 }

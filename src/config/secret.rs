@@ -18,42 +18,34 @@ const MAX_KEY_FILE_BYTES: u64 = 4096 + 5;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 const READABLE_BY_OTHERS: u32 = 0o044;
 
-/// A project's REST key: one line of printable ASCII. Neither `Debug` nor an error shows it.
+/// A project's REST API key: one line of printable ASCII. Neither `Debug` nor an error shows it.
 #[derive(Clone)]
 pub struct RestKey(SecretString);
 
 impl RestKey {
     /// Removes a BOM and one line end; the rest must be one line of printable ASCII. A space at
     /// either end is refused, because HTTP would silently drop it.
-    ///
-    /// # Errors
-    /// If the rest is empty or not a key.
     pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
-        let line = bytes
-            .strip_suffix(b"\n")
-            .map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line));
+        let line = bytes.strip_suffix(b"\r\n").or(bytes.strip_suffix(b"\n")).unwrap_or(bytes);
         match line {
             [] => Err(KeyError::Empty),
             _ if line.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
             _ if line.contains(&b'\n') => Err(KeyError::NotOneLine),
             [b' ', ..] | [.., b' '] => Err(KeyError::SpaceAtEnd),
-            _ => match std::str::from_utf8(line) {
-                Ok(key) if key.bytes().all(|byte| matches!(byte, b' '..=b'~')) => {
-                    Ok(Self(key.into()))
-                }
-                _ => Err(KeyError::NotPrintable),
-            },
+            _ => {
+                let key = std::str::from_utf8(line).map_err(|_| KeyError::NotPrintable)?;
+                let is_printable = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+                is_printable.then(|| Self(key.into())).ok_or(KeyError::NotPrintable)
+            }
         }
     }
 
     /// The key itself, for the request header and for removing it from a server's messages.
-    #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    #[must_use]
     pub fn secret(&self) -> &SecretString {
         &self.0
     }
@@ -73,27 +65,17 @@ impl fmt::Debug for RestKey {
     }
 }
 
-/// Where a project's REST API key is read from. `Display` names the source, never the key.
+/// systemd puts credentials into `$CREDENTIALS_DIRECTORY`. `Display` names the source, never the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// An absolute path.
     File(PathBuf),
     Env(String),
-    /// A credential that systemd puts into a folder of this service.
-    Credential {
-        /// One path component.
-        name: String,
-        /// `$CREDENTIALS_DIRECTORY` when the configuration was loaded.
-        directory: PathBuf,
-    },
+    Credential { name: String, directory: PathBuf },
 }
 
 impl KeySource {
     /// Reads the key as it is now; blocks on the disk. A changed file or credential gives the
     /// changed key. A variable gives the same key as long as the process runs.
-    ///
-    /// # Errors
-    /// If the source has no valid key.
     pub fn read(&self, environment: &Environment) -> Result<RestKey, KeyError> {
         match self {
             Self::File(path) => read_file(path),
@@ -226,10 +208,8 @@ mod tests {
         let source = KeySource::Env("KEY".to_owned());
         assert_eq!(source.read(&Environment::from_pairs([("KEY", "k")])).unwrap().expose(), "k");
         assert!(matches!(source.read(&none), Err(KeyError::Unset)));
-        assert!(matches!(
-            source.read(&Environment::from_pairs([("KEY", "")])),
-            Err(KeyError::Empty)
-        ));
+        let empty = Environment::from_pairs([("KEY", "")]);
+        assert!(matches!(source.read(&empty), Err(KeyError::Empty)));
     }
 
     #[test]
@@ -238,11 +218,9 @@ mod tests {
         let set =
             |mode| std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
         let source = KeySource::File(file.path().to_owned());
-        for (mode, warned) in
-            [(0o600, None), (0o400, None), (0o640, Some(0o640)), (0o604, Some(0o604))]
-        {
+        for (mode, is_readable) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
             set(mode);
-            assert_eq!(source.mode_if_readable_by_others(), warned);
+            assert_eq!(source.mode_if_readable_by_others(), is_readable.then_some(mode));
         }
         let directory = file.path().parent().unwrap().to_owned();
         let name = file.path().file_name().unwrap().to_str().unwrap().to_owned();

@@ -34,10 +34,8 @@ fn parse_listen(text: &str) -> Result<Option<SocketAddr>, &'static str> {
     if text == OFF {
         return Ok(None);
     }
-    let address = text.parse::<SocketAddr>();
-    address.map(Some).map_err(
-        |_| "is not an address: write an IP address with a port, such as 127.0.0.1:9847, or off",
-    )
+    let help = "is not an address: write an IP address with a port, such as 127.0.0.1:9847, or off";
+    text.parse().map(Some).map_err(|_| help)
 }
 
 impl ServerConfig {
@@ -49,7 +47,7 @@ impl ServerConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::Scene;
+    use super::super::scene::{Scene, holds};
     use super::*;
 
     #[test]
@@ -57,9 +55,8 @@ mod tests {
         assert_eq!(parse_listen("off"), Ok(None));
         assert_eq!(parse_listen("[::1]:0"), Ok(Some("[::1]:0".parse().unwrap())));
         assert_eq!(parse_listen("127.0.0.1:9847"), Ok(Some(LISTEN)));
-        for text in
-            ["", "on", "localhost:80", "127.0.0.1", ":80", "127.0.0.1:65536", "http://127.0.0.1:80"]
-        {
+        let bad = "|on|localhost:80|127.0.0.1|:80|127.0.0.1:65536|http://127.0.0.1:80";
+        for text in bad.split('|') {
             assert!(parse_listen(text).is_err(), "{text}");
         }
     }
@@ -69,23 +66,15 @@ mod tests {
         let scene = Scene::new();
         let found = |text: &str| scene.load_with_shop(text).map(|config| config.server);
         for listen in ["0.0.0.0:9847", "[::]:1", "10.0.0.7:80"] {
-            let faults =
-                found(&format!("[server]\nlisten = \"{listen}\"\n")).unwrap_err().to_string();
-            assert!(
-                faults.contains(&format!(
-                    "c.toml:2: server.listen: `{listen}` can be reached from other machines"
-                )),
-                "{faults}"
-            );
+            let faults = found(&format!("[server]\nlisten = \"{listen}\"\n")).unwrap_err();
+            let expected = format!("server.listen: `{listen}` can be reached from other machines");
+            holds(&faults.to_string(), &format!("c.toml:2: {expected}"));
         }
         let text = "[server]\nlisten = \"0.0.0.0:80\"\n\
                     allowed_hosts = [\"Watcher.Internal\", \"10.0.0.7\"]\n";
         let allowed_hosts = vec!["watcher.internal".to_owned(), "10.0.0.7".to_owned()];
         assert_eq!(found(text).unwrap().allowed_hosts, allowed_hosts);
         let faults = found("[server]\nallowed_hosts = [\"a:80\"]\n").unwrap_err().to_string();
-        assert!(
-            faults.contains("c.toml:2:18: server.allowed_hosts: `a:80` is not a host"),
-            "{faults}"
-        );
+        holds(&faults, "c.toml:2:18: server.allowed_hosts: `a:80` is not a host");
     }
 }

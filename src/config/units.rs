@@ -1,5 +1,4 @@
-//! Durations, sizes and rates: one whole number and one unit, with nothing between them. And modes:
-//! octal digits.
+//! Durations, sizes and rates: a whole number and a unit, without a space. Modes: octal digits.
 
 use std::time::Duration;
 
@@ -29,17 +28,13 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 /// Why a text is not a duration, size, rate or mode, as what follows the text in a sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    #[error(
-        "is not a duration: write one whole number and one unit, such as 10ms, 5s, 2m, 1h or 7d"
-    )]
+    #[error("is not a duration: write a whole number and a unit, such as 10ms, 5s, 2m, 1h or 7d")]
     NotADuration,
     #[error("is too short: the minimum is 10ms")]
     TooShort,
     #[error("is too long: the maximum is 365d")]
     TooLong,
-    #[error(
-        "is not a size: write one whole number and one unit, such as 1B, 1KiB, 1MiB, 1GiB or 1MB"
-    )]
+    #[error("is not a size: write a whole number and a unit, such as 1B, 1KiB, 1MiB, 1GiB or 1MB")]
     NotASize,
     #[error("is too large: the maximum is 1048576TiB")]
     TooLarge,
@@ -56,9 +51,6 @@ fn has_form<'u>(text: &str, mut units: impl Iterator<Item = &'u str>) -> bool {
 }
 
 /// Parses `10ms`, `5s`, `2m`, `1h` or `7d`, up to a year.
-///
-/// # Errors
-/// If the text has another form or means more than 365 days.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     if !has_form(text, DURATION_UNITS.iter().map(|unit| unit.0)) {
         return Err(UnitError::NotADuration);
@@ -98,13 +90,11 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, UnitError> {
 /// A duration in the largest unit that shows it exactly.
 pub(super) fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
-    let exact = DURATION_UNITS
-        .iter()
-        .find(|(_, factor)| milliseconds > 0 && milliseconds.is_multiple_of(*factor));
-    exact.map_or_else(
-        || "0s".to_owned(),
-        |(unit, factor)| format!("{}{unit}", milliseconds / factor),
-    )
+    let is_exact = |factor: u128| milliseconds > 0 && milliseconds.is_multiple_of(factor);
+    match DURATION_UNITS.iter().find(|(_, factor)| is_exact(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", milliseconds / factor),
+        None => "0s".to_owned(),
+    }
 }
 
 /// A size in the largest unit that shows it exactly.
@@ -124,16 +114,9 @@ mod tests {
 
     #[test]
     fn every_form_of_a_duration_is_parsed() {
-        for (text, milliseconds) in [
-            ("10ms", 10),
-            ("1000ms", 1_000),
-            ("5s", 5_000),
-            ("2m", 120_000),
-            ("1h", 3_600_000),
-            ("7d", 604_800_000),
-            ("0s", 0),
-            ("365d", 31_536_000_000),
-        ] {
+        let texts = ["10ms", "1000ms", "5s", "2m", "1h", "7d", "0s", "365d"];
+        let expected = [10, 1_000, 5_000, 120_000, 3_600_000, 604_800_000, 0, 31_536_000_000];
+        for (text, milliseconds) in texts.into_iter().zip(expected) {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
     }
@@ -146,31 +129,19 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Err(UnitError::NotADuration), "{text:?}");
         }
-        for text in
-            ["366d", "99999999999999999999d", "18446744073709551615d", "18446744073709551615ms"]
-        {
+        let long = "366d 99999999999999999999d 18446744073709551615d 18446744073709551615ms";
+        for text in long.split(' ') {
             assert_eq!(parse_duration(text), Err(UnitError::TooLong), "{text:?}");
         }
     }
 
     #[test]
     fn every_form_of_a_size_is_parsed() {
-        for (text, bytes) in [
-            ("0B", 0),
-            ("1B", 1),
-            ("1KiB", 1024),
-            ("1MiB", 1 << 20),
-            ("1GiB", 1 << 30),
-            ("1TiB", 1 << 40),
-            ("1kB", 1_000),
-            ("1KB", 1_000),
-            ("1MB", 1_000_000),
-            ("1GB", 1_000_000_000),
-            ("1TB", 1_000_000_000_000),
-            ("9007199254740993B", 9_007_199_254_740_993),
-        ] {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
+        let binary = ["0B", "1B", "1KiB", "1MiB", "1GiB", "1TiB"].map(parse_size);
+        assert_eq!(binary, [0, 1, 1 << 10, 1 << 20, 1 << 30, 1 << 40].map(Ok));
+        let decimal = ["1kB", "1KB", "1MB", "1GB", "1TB"].map(parse_size);
+        assert_eq!(decimal, [1_000, 1_000, 1_000_000, 1_000_000_000, 1_000_000_000_000].map(Ok));
+        assert_eq!(parse_size("9007199254740993B"), Ok(9_007_199_254_740_993));
     }
 
     #[test]
@@ -181,12 +152,9 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Err(UnitError::NotASize), "{text:?}");
         }
-        for text in [
-            "1048577TiB",
-            "18446744073709551615B",
-            "99999999999999999999B",
-            "99999999999999999999TiB",
-        ] {
+        let large =
+            "1048577TiB 18446744073709551615B 99999999999999999999B 99999999999999999999TiB";
+        for text in large.split(' ') {
             assert_eq!(parse_size(text), Err(UnitError::TooLarge), "{text:?}");
         }
     }
@@ -203,16 +171,8 @@ mod tests {
 
     #[test]
     fn a_mode_is_three_or_four_octal_digits() {
-        for (text, bits) in [
-            ("600", 0o600),
-            ("0600", 0o600),
-            ("0640", 0o640),
-            ("000", 0),
-            ("7777", 0o7777),
-            ("2750", 0o2750),
-        ] {
-            assert_eq!(parse_mode(text), Ok(bits), "{text}");
-        }
+        let modes = ["600", "0600", "0640", "000", "7777", "2750"].map(parse_mode);
+        assert_eq!(modes, [0o600, 0o600, 0o640, 0, 0o7777, 0o2750].map(Ok));
         let bad = ["", "0", "60", "00600", "0680", "9", "+640", "-640", "0o640", "0x1a0", " 640"];
         for text in bad.into_iter().chain(["640 ", "6_40", "u=rw", "u+r", "rw-r-----", "٦٤٠"]) {
             assert_eq!(parse_mode(text), Err(UnitError::NotAMode), "{text:?}");
@@ -221,27 +181,11 @@ mod tests {
 
     #[test]
     fn values_are_shown_in_the_largest_exact_unit() {
-        let durations = [
-            (0, "0s"),
-            (10, "10ms"),
-            (1_500, "1500ms"),
-            (90_000, "90s"),
-            (300_000, "5m"),
-            (86_400_000, "1d"),
-        ];
-        for (milliseconds, text) in durations {
-            assert_eq!(format_duration(Duration::from_millis(milliseconds)), text);
-        }
-        for (bytes, text) in [
-            (0, "0B"),
-            (1, "1B"),
-            (1 << 30, "1GiB"),
-            (1536, "1536B"),
-            (3_000_000, "3MB"),
-            (1_000, "1kB"),
-        ] {
-            assert_eq!(format_size(bytes), text);
-        }
+        let durations = [0, 10, 1_500, 90_000, 300_000, 86_400_000].map(Duration::from_millis);
+        let shown = durations.map(format_duration);
+        assert_eq!(shown, ["0s", "10ms", "1500ms", "90s", "5m", "1d"]);
+        let sizes = [0, 1, 1 << 30, 1536, 3_000_000, 1_000].map(format_size);
+        assert_eq!(sizes, ["0B", "1B", "1GiB", "1536B", "3MB", "1kB"]);
         assert_eq!(format_rate(1024), "1KiB/s");
     }
 

@@ -1,5 +1,4 @@
-//! Turns the texts of the file into types, table by table, and collects every fault. A missing key
-//! gets its default.
+//! Turns texts into types, table by table, and collects every fault. A missing key has a default.
 
 use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -42,7 +41,7 @@ const RESERVE_BYTES: u64 = bytesize::GIB;
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const MIN_RATE_BYTES_PER_SECOND: u64 = bytesize::KIB;
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// Where the two directories are if neither the file nor systemd names others.
+/// The folder of the two directories if neither the file nor systemd names others.
 const HOME: &str = "/var/lib/batch-export-watcher";
 
 /// Each part in flight takes a socket and a file, and 4096 is a usual hard limit of descriptors.
@@ -56,8 +55,7 @@ pub(super) fn validate(
     lines: &Lines<'_>,
     environment: &Environment,
 ) -> Result<Config, ConfigFaults> {
-    // Fails only without a current directory.
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = absolute(path);
     let folder = file.parent().unwrap_or(Path::new("/"));
     let mut checker =
         Checker { path, folder, lines, environment, faults: Vec::new(), warnings: Vec::new() };
@@ -131,7 +129,7 @@ fn check_certificates(pem: &[u8]) -> Result<(), &'static str> {
 }
 
 fn poll(checker: &mut Checker<'_>, raw: &RawPoll) -> PollConfig {
-    let (min, max) = checker.ordered(
+    let [min, max] = checker.ordered(
         ("poll.min_interval", &raw.min_interval, MIN_INTERVAL),
         ("poll.max_interval", &raw.max_interval, MAX_INTERVAL),
     );
@@ -143,7 +141,7 @@ fn poll(checker: &mut Checker<'_>, raw: &RawPoll) -> PollConfig {
 }
 
 fn retry(checker: &mut Checker<'_>, raw: &RawRetry) -> RetryPolicy {
-    let (initial, max) = checker.ordered(
+    let [initial, max] = checker.ordered(
         ("retry.initial", &raw.initial, RETRY_INITIAL),
         ("retry.max", &raw.max, RETRY_MAX),
     );
@@ -182,28 +180,21 @@ fn reload(checker: &mut Checker<'_>, raw: &RawReload) -> ReloadConfig {
 
 fn places(raw: &Raw, lines: &Lines<'_>) -> Places {
     let line = |value: &Text| lines.line_at(value.span().start);
+    let names = raw.project.iter().filter_map(|project| project.get_ref().name.as_ref());
     Places {
         download_directory: raw.download.directory.as_ref().map(line),
         state_directory: raw.state.directory.as_ref().map(line),
         server_listen: raw.server.listen.as_ref().map(line),
         server_allowed_hosts: raw.server.allowed_hosts.first().map(line),
-        names: raw
-            .project
-            .iter()
-            .filter_map(|project| project.get_ref().name.as_ref())
-            .map(line)
-            .collect(),
+        names: names.map(line).collect(),
     }
 }
 
 fn modes(checker: &mut Checker<'_>, raw: &RawDownload) -> Modes {
-    let file =
-        checker.parsed("download.file_mode", raw.file_mode.as_ref(), parse_mode(FileMode::try_new));
-    let directory = checker.parsed(
-        "download.dir_mode",
-        raw.dir_mode.as_ref(),
-        parse_mode(DirectoryMode::try_new),
-    );
+    let judge = parse_mode(FileMode::try_new);
+    let file = checker.parsed("download.file_mode", raw.file_mode.as_ref(), judge);
+    let judge = parse_mode(DirectoryMode::try_new);
+    let directory = checker.parsed("download.dir_mode", raw.dir_mode.as_ref(), judge);
     let modes = Modes { file: file.unwrap_or_default(), directory: directory.unwrap_or_default() };
     if modes.shut_readers_out() {
         let span = raw.file_mode.as_ref().map_or(0..0, Spanned::span);
@@ -257,13 +248,17 @@ fn directory(checker: &mut Checker<'_>, key: &str, value: Option<&Text>, default
     path.unwrap_or_else(|| checker.folder.join(home(checker.environment)).join(default))
 }
 
-/// Where the directories are by default: `$STATE_DIRECTORY` if systemd sets it, else a folder in
-/// `/var/lib`.
+/// `$STATE_DIRECTORY` if systemd sets it, else [`HOME`].
 fn home(environment: &Environment) -> &Path {
     // systemd separates several directories with colons; the first belongs to this service.
     let list = environment.get_os("STATE_DIRECTORY").unwrap_or_default().as_bytes();
     let first = OsStr::from_bytes(list.split(|byte| *byte == b':').next().unwrap_or_default());
     if first.is_empty() { Path::new(HOME) } else { Path::new(first) }
+}
+
+/// Fails only without a current directory; then the path stays as it is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// `state.directory` from its value in the file at `path`, or the default.
@@ -272,7 +267,7 @@ pub(super) fn state_directory(
     value: Option<&str>,
     environment: &Environment,
 ) -> PathBuf {
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = absolute(path);
     let folder = file.parent().unwrap_or(Path::new("/"));
     match value.filter(|value| !value.is_empty()) {
         Some(value) => folder.join(value),
@@ -282,9 +277,8 @@ pub(super) fn state_directory(
 
 /// Follows links as far as the path exists, and removes `.` and `..` from the rest.
 fn resolved(path: &Path) -> PathBuf {
-    let found =
-        path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
-    let (start, mut resolved) = found.unwrap_or((Path::new(""), PathBuf::new()));
+    let real = |ancestor: &Path| Some((ancestor.to_owned(), ancestor.canonicalize().ok()?));
+    let (start, mut resolved) = path.ancestors().find_map(real).unwrap_or_default();
     for component in path.strip_prefix(start).unwrap_or(path).components() {
         match component {
             Component::CurDir => {}

@@ -11,7 +11,6 @@ use tokio::net::UnixStream;
 use super::protocol::{Answer, Question};
 use super::{MAX_ANSWER_BYTES, SOCKET_FILE, address};
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     #[error(
@@ -31,26 +30,17 @@ pub enum AskError {
 }
 
 /// Asks the daemon that uses this state directory.
-///
-/// # Errors
-/// If the daemon gives no answer.
 pub async fn ask(
     state_directory: &Path,
     question: &Question,
     patience: Duration,
 ) -> Result<Answer, AskError> {
     let path = state_directory.join(SOCKET_FILE);
-    match tokio::time::timeout(patience, talk(state_directory, &path, question)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(AskError::Silent { path, patience }),
-    }
+    let answer = tokio::time::timeout(patience, talk(state_directory, &path, question)).await;
+    answer.unwrap_or(Err(AskError::Silent { path, patience }))
 }
 
-async fn talk(
-    state_directory: &Path,
-    path: &Path,
-    question: &Question,
-) -> Result<Answer, AskError> {
+async fn talk(directory: &Path, path: &Path, question: &Question) -> Result<Answer, AskError> {
     let place = || path.to_owned();
     let unreachable = |cause: io::Error| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -60,17 +50,14 @@ async fn talk(
         _ => AskError::Broken { path: place(), cause },
     };
     let broken = |cause: io::Error| AskError::Broken { path: place(), cause };
-    let directory = File::open(state_directory).map_err(unreachable)?;
+    let directory = File::open(directory).map_err(unreachable)?;
     let stream = UnixStream::connect(address(&directory, path)).await.map_err(unreachable)?;
     let (from, mut to) = stream.into_split();
     let mut text = serde_json::to_vec(question).map_err(|error| broken(error.into()))?;
     text.push(b'\n');
     to.write_all(&text).await.map_err(broken)?;
-    let mut line = Vec::new();
-    BufReader::new(from.take(MAX_ANSWER_BYTES))
-        .read_until(b'\n', &mut line)
-        .await
-        .map_err(broken)?;
+    let (mut line, mut from) = (Vec::new(), BufReader::new(from.take(MAX_ANSWER_BYTES)));
+    from.read_until(b'\n', &mut line).await.map_err(broken)?;
     if line.is_empty() {
         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
     }

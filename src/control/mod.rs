@@ -1,6 +1,5 @@
 //! Floor 2, the control socket: how commands talk to the running daemon. A question and its answer
-//! are one line of JSON each, over a Unix socket in the state directory that only its owner can
-//! open.
+//! are one line of JSON each, over a Unix socket that only its owner can open.
 
 mod client;
 mod protocol;

@@ -11,57 +11,35 @@ use crate::domain::ids::ExportId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "question", rename_all = "snake_case")]
 pub enum Question {
-    /// Asks for a [`Report`].
     Status,
-    /// Asks for the status document.
     Document,
-    /// Read the configuration again.
     Reload,
-    /// Watch failed exports again.
-    Retry { exports: BTreeSet<ExportId> },
+    Retry {
+        exports: BTreeSet<ExportId>,
+    },
     /// Drop the record and the unfinished files of exports.
-    Forget { exports: BTreeSet<ExportId> },
+    Forget {
+        exports: BTreeSet<ExportId>,
+    },
     /// Hang forever, to test the watchdog.
     #[cfg(debug_assertions)]
     Hang,
 }
 
-/// Never holds a secret.
+/// Never holds a secret. `faults` has one fault on each line, with file, line and key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
     Status(Report),
-    Document {
-        document: serde_json::Value,
-    },
-    /// The new configuration has taken effect.
-    Reloaded {
-        /// What changed.
-        words: String,
-        /// The file that the daemon read.
-        file: PathBuf,
-    },
-    /// The new configuration has faults, and the daemon keeps the current one.
-    Refused {
-        /// One fault on each line, with file, line and key.
-        faults: String,
-    },
-    Retried {
-        exports: Vec<Retried>,
-    },
-    /// Those that are configured start over.
-    Forgotten {
-        exports: Vec<Forgotten>,
-    },
-    /// The daemon cannot do it now.
-    Unavailable {
-        cause: String,
-    },
-    /// The daemon does not know the question.
+    Document { document: serde_json::Value },
+    Reloaded { words: String, file: PathBuf },
+    Refused { faults: String },
+    Retried { exports: Vec<Retried> },
+    Forgotten { exports: Vec<Forgotten> },
+    Unavailable { cause: String },
     NotUnderstood,
 }
 
-/// The status in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub sentence: String,
@@ -74,7 +52,6 @@ pub struct Report {
     pub failed: usize,
     /// Since the start of the daemon.
     pub reloads_accepted: u64,
-    /// Since the start of the daemon.
     pub reloads_refused: u64,
 }
 
@@ -111,8 +88,7 @@ mod tests {
         let text = r#"{"answer":"refused","faults":"c.toml:1: wrong"}"#;
         assert_eq!(serde_json::to_string(&answer).unwrap(), text);
         assert_eq!(serde_json::from_str::<Answer>(text).unwrap(), answer);
-        assert!(
-            serde_json::from_str::<Question>(r#"{"question":"retry","exports":["../x"]}"#).is_err()
-        );
+        let bad = r#"{"question":"retry","exports":["../x"]}"#;
+        assert!(serde_json::from_str::<Question>(bad).is_err());
     }
 }

@@ -44,9 +44,6 @@ pub struct ControlSocket {
 impl ControlSocket {
     /// Listens in the state directory. The caller must hold the directory's lock: then a socket
     /// that is already there is left over from a process that has ended.
-    ///
-    /// # Errors
-    /// If the socket cannot be created; some file systems have none.
     pub fn listen(state_directory: &Path) -> Result<Self, ControlError> {
         let path = state_directory.join(SOCKET_FILE);
         let failed = |cause: io::Error| ControlError { path: path.display().to_string(), cause };
@@ -55,7 +52,6 @@ impl ControlSocket {
         Ok(Self { listener, path })
     }
 
-    /// Answers until it is dropped.
     pub async fn serve<F, A>(self, answer: F)
     where
         F: Fn(Question) -> A + Clone + Send + 'static,
@@ -113,9 +109,9 @@ where
     let (from, mut to) = stream.into_split();
     let mut line = Vec::new();
     let mut from = BufReader::new(from.take(MAX_QUESTION_BYTES));
-    match tokio::time::timeout(TALK_TIMEOUT, from.read_until(b'\n', &mut line)).await {
-        Ok(Ok(_)) if line.ends_with(b"\n") => {}
-        _ => return,
+    let read = tokio::time::timeout(TALK_TIMEOUT, from.read_until(b'\n', &mut line)).await;
+    if !matches!(read, Ok(Ok(_))) || !line.ends_with(b"\n") {
+        return;
     }
     let answer = match serde_json::from_slice(&line) {
         Ok(question) => answer(question).await,

@@ -11,13 +11,12 @@ mod armed;
 use rustix::io::Errno;
 
 /// Called before an operation on the file with this name.
-///
-/// # Errors
-/// The error that the operation has to fail with.
 #[inline]
 pub(crate) fn before(operation: &'static str, name: &str) -> Result<(), Errno> {
     #[cfg(debug_assertions)]
-    armed::before(operation, name)?;
+    if let Some(errno) = armed::due(operation, name, false) {
+        return Err(errno);
+    }
     let _ = (operation, name);
     Ok(())
 }
@@ -25,14 +24,13 @@ pub(crate) fn before(operation: &'static str, name: &str) -> Result<(), Errno> {
 #[inline]
 pub(crate) fn after(operation: &'static str, name: &str) {
     #[cfg(debug_assertions)]
-    armed::after(operation, name);
+    armed::due(operation, name, true);
     let _ = (operation, name);
 }
 
-/// A step that cannot fail.
 #[inline]
 pub(crate) fn pass(operation: &'static str, name: &str) {
     #[cfg(debug_assertions)]
-    armed::pass(operation, name);
+    armed::due(operation, name, false);
     let _ = (operation, name);
 }

@@ -13,7 +13,9 @@ use crate::domain::stage::{Cause, Stage};
 
 /// A label whose values are few and known.
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of_value:meta])* $value:ident = $word:literal,)+ }) => {
+    ($($(#[$doc:meta])* $name:ident {
+        $($(#[$of_value:meta])* $value:ident = $word:literal,)+
+    })+) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -23,25 +25,21 @@ macro_rules! words {
         impl $name {
             pub const ALL: &[Self] = &[$(Self::$value),+];
 
-            #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$value => $word,)+
                 }
             }
         }
-    };
+    )+};
 }
 
 words! {
-    /// The outcome of a poll.
     PollOutcome {
-        /// The API told the export's status.
         Report = "report",
         /// The API does not know the export.
         NotFound = "not_found",
         Rejected = "rejected",
-        /// The API asks for fewer requests.
         Throttled = "throttled",
         Unavailable = "unavailable",
         Unauthorized = "unauthorized",
@@ -50,26 +48,12 @@ words! {
         /// No answer, or one that breaks the protocol.
         Fault = "fault",
     }
-}
-
-words! {
     /// What is tried again.
-    Work {
-        Poll = "poll",
-        Part = "part",
-    }
-}
-
-words! {
-    /// The result of a reload.
-    Verdict {
-        Accepted = "accepted",
-        Refused = "refused",
-    }
+    Work { Poll = "poll", Part = "part", }
+    Verdict { Accepted = "accepted", Refused = "refused", }
 }
 
 impl PollOutcome {
-    #[must_use]
     pub fn of(outcome: &ViewOutcome) -> Self {
         match outcome {
             ViewOutcome::Report(_) => Self::Report,
@@ -109,36 +93,22 @@ impl EncodeLabelValue for Project {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OfProject {
-    pub(super) project: Project,
+macro_rules! label_sets {
+    ($($name:ident { $($label:ident: $type:ty),+ })+) => {$(
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub(super) struct $name {
+            $(pub(super) $label: $type,)+
+        }
+    )+};
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OfOutcome {
-    pub(super) outcome: PollOutcome,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OfRetry {
-    pub(super) work: Work,
-    pub(super) cause: Cause,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OfVerdict {
-    pub(super) verdict: Verdict,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OfState {
-    pub(super) project: Project,
-    pub(super) state: Stage,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OfBuild {
-    pub(super) version: &'static str,
+label_sets! {
+    OfProject { project: Project }
+    OfOutcome { outcome: PollOutcome }
+    OfRetry { work: Work, cause: Cause }
+    OfVerdict { verdict: Verdict }
+    OfState { project: Project, state: Stage }
+    OfBuild { version: &'static str }
 }
 
 /// A pause of one project, or of more than one.

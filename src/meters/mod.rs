@@ -2,11 +2,6 @@
 //!
 //! Events are counted where they happen, through [`Meters`]. Gauges are made for each scrape from
 //! the read model, through [`Moment`], so none can be stale. There is no label for an export.
-//!
-//! - `mod.rs` counters
-//! - `moment.rs` gauges
-//! - `labels.rs` labels and their values
-//! - `exposition.rs` the two text formats
 
 mod exposition;
 mod labels;
@@ -32,11 +27,10 @@ use crate::domain::stage::Cause;
 use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project};
 
 const PREFIX: &str = "batch_export_watcher";
-/// Bounds in seconds for a poll: from an immediate answer to the longest sensible
-/// `request_timeout`.
+/// Seconds, from an immediate answer to the longest sensible `request_timeout`.
 const POLL_SECONDS: [f64; 12] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Bounds in seconds for a part: from 50 KB nearby to gigabytes over a slow line.
+/// Seconds, from 50 KB nearby to gigabytes over a slow line.
 const PART_SECONDS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 
@@ -81,19 +75,13 @@ impl Default for Meters {
 impl Counted {
     fn registered(mut self) -> Self {
         let to = &mut self.registry;
-        to.register(
-            "build",
-            "The running program",
-            Info::new(OfBuild { version: env!("CARGO_PKG_VERSION") }),
-        );
+        let build = Info::new(OfBuild { version: env!("CARGO_PKG_VERSION") });
+        to.register("build", "The running program", build);
         to.register("polls", "Finished polls, by outcome", self.polls.clone());
         let help = "Time from a poll's request to its answer";
         to.register_with_unit("poll_duration", help, Unit::Seconds, self.poll_seconds.clone());
-        to.register(
-            "parts_downloaded",
-            "Parts that are durable under their names",
-            self.parts.clone(),
-        );
+        let help = "Parts that are durable under their names";
+        to.register("parts_downloaded", help, self.parts.clone());
         let help = "Bytes of parts received from stores, including those not kept";
         to.register_with_unit("downloaded", help, Unit::Bytes, self.bytes.clone());
         let help = "Time from a part's slot until it is durable under its name";
@@ -156,7 +144,6 @@ impl Meters {
     }
 
     /// The counter for the bytes of a project's parts.
-    #[must_use]
     pub fn received(&self, project: &ProjectName) -> ByteCounter {
         ByteCounter(self.0.bytes.get_or_create_owned(&of_project(project)))
     }
@@ -166,7 +153,6 @@ impl Meters {
         self.0.part_seconds.observe(duration.as_secs_f64());
     }
 
-    /// Something has to be done again.
     pub fn retried(&self, work: Work, cause: Cause) {
         self.0.retries.get_or_create(&OfRetry { work, cause }).inc();
     }
@@ -176,7 +162,7 @@ impl Meters {
         self.0.link_refreshes.inc();
     }
 
-    /// A pause has begun; `project` where it is one project's own.
+    /// A pause has begun; `project` is `None` if it is for all.
     pub fn paused(&self, project: Option<&ProjectName>, cause: Cause) {
         self.0.pauses.get_or_create(&of_pause(project, cause)).inc();
     }
@@ -186,9 +172,6 @@ impl Meters {
     }
 
     /// All counters and the gauges of this moment, as text.
-    ///
-    /// # Errors
-    /// Never: writing to a string cannot fail.
     pub fn expose(&self, moment: &Moment, format: Format) -> Result<String, std::fmt::Error> {
         exposition::expose(&[&self.0.registry, &moment.registry()], format)
     }

@@ -12,14 +12,12 @@ use crate::domain::stage::{Cause, Stage};
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// Gauges of the whole program.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
     pub slots_in_use: usize,
     pub slots_max: usize,
     /// Free bytes on the download directory's file system; `None` if it does not answer in time.
     pub free_bytes: Option<u64>,
-    /// Bytes that must stay free.
     pub reserve_bytes: u64,
     /// Whether the last reload took effect, or there was none.
     pub reload_accepted: bool,
@@ -36,7 +34,6 @@ pub struct Moment {
 }
 
 impl Moment {
-    #[must_use]
     pub fn new(facts: Facts) -> Self {
         Self { facts, ..Self::default() }
     }
@@ -54,7 +51,7 @@ impl Moment {
         }
     }
 
-    /// One of its exports, and for how long it stands where it stands.
+    /// Adds an export that has been in its state for this long.
     pub fn export(&self, project: &ProjectName, state: Stage, seconds: f64) {
         let labels = of_state(project, state);
         self.exports.get_or_create(&labels).inc();
@@ -64,7 +61,6 @@ impl Moment {
         }
     }
 
-    /// When the last export of the project became whole.
     pub fn success(&self, project: &ProjectName, at: Timestamp) {
         let seconds = at.as_duration().as_secs_f64();
         let last = self.last_success.get_or_create(&of_project(project));
@@ -84,12 +80,8 @@ impl Moment {
                     0 if there is none";
         to.register_with_unit("oldest_export", help, Unit::Seconds, self.oldest_seconds.clone());
         let help = "When the last export became whole, in seconds since 1970; missing if none did";
-        to.register_with_unit(
-            "last_success_timestamp",
-            help,
-            Unit::Seconds,
-            self.last_success.clone(),
-        );
+        let last = self.last_success.clone();
+        to.register_with_unit("last_success_timestamp", help, Unit::Seconds, last);
         let help = "1 while a project is paused, or, without that label, everything";
         to.register("paused", help, self.paused.clone());
         to.register("slots_in_use", "Parts in flight", gauge(facts.slots_in_use));
@@ -126,10 +118,8 @@ mod tests {
 
     fn lines(moment: &Moment) -> Vec<String> {
         let text = Meters::default().expose(moment, Format::Text).unwrap();
-        text.lines()
-            .filter_map(|line| line.strip_prefix("batch_export_watcher_"))
-            .map(str::to_owned)
-            .collect()
+        let ours = text.lines().filter_map(|line| line.strip_prefix("batch_export_watcher_"));
+        ours.map(str::to_owned).collect()
     }
 
     #[test]
@@ -150,10 +140,8 @@ mod tests {
         ] {
             assert!(lines.iter().any(|found| found == line), "{line} is not in {lines:#?}");
         }
-        assert!(
-            !lines.iter().any(|line| line.contains("oldest") && line.contains("whole")),
-            "{lines:#?}"
-        );
+        let is_wrong = |line: &String| line.contains("oldest") && line.contains("whole");
+        assert!(!lines.iter().any(is_wrong), "{lines:#?}");
     }
 
     #[test]
@@ -161,17 +149,12 @@ mod tests {
         let moment = Moment::default();
         let known = |lines: &[String], name: &str| lines.iter().any(|line| line.starts_with(name));
         let without = lines(&moment);
-        assert!(
-            !known(&without, "disk_free_bytes") && !known(&without, "last_success"),
-            "{without:#?}"
-        );
+        assert!(!known(&without, "disk_free_bytes"), "{without:#?}");
+        assert!(!known(&without, "last_success"), "{without:#?}");
         moment.success(&"shop".parse().unwrap(), Timestamp::from_second(1_700_000_000).unwrap());
-        let with =
-            lines(&Moment { facts: Facts { free_bytes: Some(5), ..Facts::default() }, ..moment });
-        assert!(known(&with, "disk_free_bytes 5"), "{with:#?}");
-        assert!(
-            known(&with, "last_success_timestamp_seconds{project=\"shop\"} 1700000000"),
-            "{with:#?}"
-        );
+        let facts = Facts { free_bytes: Some(5), ..Facts::default() };
+        let with = lines(&Moment { facts, ..moment });
+        let success = "last_success_timestamp_seconds{project=\"shop\"} 1700000000";
+        assert!(known(&with, "disk_free_bytes 5") && known(&with, success), "{with:#?}");
     }
 }

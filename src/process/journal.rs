@@ -13,36 +13,31 @@ use tracing_journald::{Layer, Priority, PriorityMappings};
 /// The facility "daemon" of syslog, which systemd gives to the lines of a service.
 const DAEMON: &str = "3";
 
-/// An open file as `$JOURNAL_STREAM` names it.
+/// The device and the inode of an open file, as `$JOURNAL_STREAM` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stream {
-    device: u64,
-    inode: u64,
-}
+struct Stream(u64, u64);
 
 impl Stream {
     /// Parses `device:inode`, both decimal.
     fn parse(text: &str) -> Option<Self> {
         let (device, inode) = text.split_once(':')?;
-        Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+        Some(Self(device.parse().ok()?, inode.parse().ok()?))
     }
 
     fn of(file: impl AsFd) -> io::Result<Self> {
         let stat = fstat(file)?;
-        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+        Ok(Self(stat.st_dev, stat.st_ino))
     }
 }
 
 /// Whether standard error is connected to the journal.
-#[must_use]
 pub fn takes_stderr() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|named| names(&named, io::stderr()))
 }
 
 /// The variable alone proves nothing: a process with another standard error inherits it.
 fn names(journal_stream: &str, file: impl AsFd) -> bool {
-    Stream::parse(journal_stream)
-        .is_some_and(|named| Stream::of(file).is_ok_and(|descriptor| named == descriptor))
+    Stream::parse(journal_stream).is_some_and(|named| Stream::of(file).is_ok_and(|of| named == of))
 }
 
 /// Makes an entry of each event. The fields keep their names, in upper case.
@@ -54,16 +49,14 @@ pub(super) fn layer() -> io::Result<Layer> {
         debug: priority(Level::DEBUG),
         trace: priority(Level::TRACE),
     };
-    let layer = Layer::new()?
+    Ok(Layer::new()?
         .with_field_prefix(None)
         .with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned())
         .with_custom_fields([("SYSLOG_FACILITY", DAEMON)])
-        .with_priority_mappings(priorities);
-    Ok(layer)
+        .with_priority_mappings(priorities))
 }
 
 /// Puts `<N>` before each line: the journal reads the priority of the line from it.
-#[must_use]
 pub fn with_priority(level: Level, text: &[u8]) -> Vec<u8> {
     let prefix = [b'<', priority(level) as u8, b'>'];
     text.split_inclusive(|byte| *byte == b'\n').flat_map(|line| [&prefix, line].concat()).collect()
@@ -86,9 +79,9 @@ mod tests {
 
     #[test]
     fn a_stream_is_two_decimal_numbers() {
-        assert_eq!(Stream::parse("8:24713"), Some(Stream { device: 8, inode: 24713 }));
+        assert_eq!(Stream::parse("8:24713"), Some(Stream(8, 24713)));
         let largest = format!("{0}:{0}", u64::MAX);
-        assert_eq!(Stream::parse(&largest), Some(Stream { device: u64::MAX, inode: u64::MAX }));
+        assert_eq!(Stream::parse(&largest), Some(Stream(u64::MAX, u64::MAX)));
         let bad = ["", ":", "8", "8:", ":8", "8:9:10", "8;9", " 8:9", "8:9\n", "-8:9", "0x8:9"];
         for nonsense in bad.into_iter().chain(["8:18446744073709551616"]) {
             assert_eq!(Stream::parse(nonsense), None, "{nonsense:?}");

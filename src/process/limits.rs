@@ -7,22 +7,14 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
-/// Sets RLIMIT_CORE to zero and PR_SET_DUMPABLE to off. The latter also keeps other processes of
-/// the user from attaching.
-///
-/// # Errors
-/// If the kernel refuses either.
+/// PR_SET_DUMPABLE also keeps other processes of the user from attaching.
 pub fn disable_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Raises the soft limit of open files to the hard one. Each part in flight takes two, a connection
-/// and a file. The usual soft limit of 1024 is for programs that use `select(2)`; this one uses
-/// epoll.
-///
-/// # Errors
-/// If the kernel refuses; then the limit is unchanged.
+/// Raises the soft limit to the hard one: each part in flight takes a connection and a file. The
+/// usual soft limit of 1024 is for programs that use `select(2)`; this one uses epoll.
 pub fn raise_open_files() -> io::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -32,7 +24,6 @@ pub fn raise_open_files() -> io::Result<()> {
 }
 
 /// How many files this process may open; `None` if there is no limit.
-#[must_use]
 pub fn open_files() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }

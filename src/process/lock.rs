@@ -1,5 +1,4 @@
-//! One instance for each state and download directory: an advisory lock that the kernel releases
-//! when the process ends.
+//! One instance for each directory: an advisory lock that the kernel releases at exit.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -27,14 +26,11 @@ pub struct LateLock {
     held: OnceLock<InstanceLock>,
 }
 
-/// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The process ID on its host or in its container.
     pub pid: u32,
-    /// The host or container.
     pub host: String,
-    /// When the process took the lock.
     pub started_at: Timestamp,
 }
 
@@ -52,17 +48,14 @@ pub enum LockError {
 
 impl InstanceLock {
     /// Takes the lock without waiting. The directory must exist.
-    ///
-    /// # Errors
-    /// [`LockError::Held`] if another instance, or this one, already holds it.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source: io::Error| LockError::Failed { path: path.to_owned(), source };
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd =
-            open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = open(path, flags, mode).map_err(|errno| failed(errno.into()))?;
         // The umask may have removed the owner's bits, and the next start could not open the file.
-        fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        fchmod(&fd, mode).map_err(|errno| failed(errno.into()))?;
         let mut file = File::from(fd);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -71,8 +64,7 @@ impl InstanceLock {
             }
             Err(errno) => return Err(failed(errno.into())),
         }
-        // The flock is the lock: if the disk is too full to write the holder, the program still
-        // starts.
+        // The flock is the lock: on a full disk the program still starts without the note.
         if let Err(error) = note(&mut file) {
             tracing::debug!(
                 event = "lock_holder_unnoted", path = %path.display(), cause = %error,
@@ -84,16 +76,11 @@ impl InstanceLock {
 }
 
 impl LateLock {
-    /// Does not take the lock yet.
-    #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path, held: OnceLock::new() }
     }
 
     /// Takes the lock unless it is already held. Blocks; must not be called by two threads at once.
-    ///
-    /// # Errors
-    /// As [`InstanceLock::acquire`].
     pub fn ensure(&self) -> Result<(), LockError> {
         if !self.is_held() {
             let lock = InstanceLock::acquire(&self.path)?;
@@ -102,7 +89,6 @@ impl LateLock {
         Ok(())
     }
 
-    #[must_use]
     pub fn is_held(&self) -> bool {
         self.held.get().is_some()
     }
@@ -150,9 +136,8 @@ mod tests {
         let LockError::Held { holder: Some(holder), .. } = &refused else { panic!("{refused:?}") };
         assert_eq!(holder.pid, std::process::id());
         let message = refused.to_string();
-        for part in
-            [holder.pid.to_string(), holder.host.clone(), format!("{:.0}", holder.started_at)]
-        {
+        let started_at = format!("{:.0}", holder.started_at);
+        for part in [holder.pid.to_string(), holder.host.clone(), started_at] {
             assert!(message.contains(&part), "{message}");
         }
         drop(first);

@@ -17,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A lane hashes and writes what it receives. More than two gain nothing on the usual hardware.
 const LANES: usize = 2;
-/// Threads of each runtime for fsync, rename and other blocking work. A disk that hangs must not
-/// collect more.
+/// For fsync, rename and the like, for each runtime. A disk that hangs must not take more.
 const BLOCKING_THREADS: usize = 16;
 /// The longest wait for threads at exit. One that is stuck in the kernel is abandoned.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
@@ -45,21 +44,14 @@ struct LaneThread {
 }
 
 impl Runtimes {
-    /// # Errors
-    /// If a thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let stop_lanes = CancellationToken::new();
-        Ok(Self {
-            // Runs on the thread that calls block_on, so its tasks need not wake another thread.
-            control: one_thread("control")?,
-            lanes: (0..LANES)
-                .map(|_| LaneThread::start(stop_lanes.clone()))
-                .collect::<io::Result<_>>()?,
-            stop_lanes,
-        })
+        // Runs on the thread that calls block_on, so its tasks need not wake another thread.
+        let control = one_thread("control")?;
+        let lanes = (0..LANES).map(|_| LaneThread::start(stop_lanes.clone()));
+        Ok(Self { control, lanes: lanes.collect::<io::Result<_>>()?, stop_lanes })
     }
 
-    #[must_use]
     pub fn transfer(&self) -> TransferRuntimes {
         let mut lanes = self.lanes.iter().map(|lane| lane.runtime.clone());
         // LANES is not zero; without a lane, bytes would move on the control runtime.
@@ -100,8 +92,7 @@ impl LaneThread {
 }
 
 fn one_thread(blocking_threads_name: &str) -> io::Result<Runtime> {
-    let mut builder = Builder::new_current_thread();
-    builder
+    Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name(blocking_threads_name)
         .enable_all()

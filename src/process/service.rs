@@ -13,16 +13,12 @@ pub fn ready() {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => {
-            tracing::debug!(
-                event = "clock_unreadable", cause = %error,
-                "cannot read the monotonic clock: {error}"
-            );
-        }
+        Err(error) => tracing::debug!(
+            event = "clock_unreadable", cause = %error, "cannot read the monotonic clock: {error}"
+        ),
     }
 }
 
-/// The drain has begun.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
@@ -38,13 +34,11 @@ pub fn alive() {
     notify(&[NotifyState::Watchdog]);
 }
 
-#[must_use]
 pub fn listens() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// How often [`alive`] must be called: half the timeout of the watchdog (sd_watchdog_enabled(3)).
-#[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }

@@ -1,5 +1,4 @@
-//! SIGTERM and SIGINT: the first drains, the second ends the process at once. SIGHUP reloads the
-//! configuration.
+//! SIGTERM and SIGINT: the first drains, the second ends the process. SIGHUP reloads.
 
 use std::io;
 
@@ -16,8 +15,6 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// # Errors
-    /// If the handlers cannot be installed.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -52,8 +49,6 @@ impl StopSignals {
 pub struct Hangups(Signal);
 
 impl Hangups {
-    /// # Errors
-    /// If the handler cannot be installed.
     pub fn install() -> io::Result<Self> {
         Ok(Self(signal(SignalKind::hangup())?))
     }

@@ -2,7 +2,6 @@
 //! events. Other crates log only warnings and errors, because the debug lines of HTTP crates show
 //! signed links.
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 
 use indicatif::MultiProgress;
@@ -28,13 +27,11 @@ pub enum LogFormat {
 
 impl LogFormat {
     /// The format that the user wants, else the one that fits standard error.
-    #[must_use]
     pub fn choose(wanted: Option<Self>, journal_takes_stderr: bool) -> Self {
         wanted.unwrap_or(if journal_takes_stderr { Self::Journald } else { Self::Text })
     }
 }
 
-/// Where text and JSON lines go.
 #[derive(Debug, Clone)]
 pub enum LogTarget {
     Stderr,
@@ -113,7 +110,6 @@ struct StderrWriter {
     priorities: bool,
 }
 
-/// Writes one event to stderr.
 #[derive(Debug)]
 struct Line<'a> {
     target: &'a LogTarget,
@@ -134,12 +130,11 @@ impl<'a> MakeWriter<'a> for StderrWriter {
 
 impl Write for Line<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let line = self
-            .priority_of
-            .map_or(Cow::Borrowed(text), |level| Cow::Owned(journal::with_priority(level, text)));
+        let prefixed = self.priority_of.map(|level| journal::with_priority(level, text));
+        let line = prefixed.as_deref().unwrap_or(text);
         match self.target {
-            LogTarget::Stderr => io::stderr().lock().write_all(&line)?,
-            LogTarget::Above(bars) => bars.suspend(|| io::stderr().lock().write_all(&line))?,
+            LogTarget::Stderr => io::stderr().lock().write_all(line)?,
+            LogTarget::Above(bars) => bars.suspend(|| io::stderr().lock().write_all(line))?,
         }
         Ok(text.len())
     }

@@ -20,14 +20,12 @@ impl<'writer> FormatFields<'writer> for TextFields {
         let mut line = Collected::default();
         fields.record(&mut line);
         let Collected { sentence, fields } = line;
-        let cause =
-            fields.iter().find(|(name, _)| *name == "cause").map(|(_, cause)| format!(": {cause}"));
-        let sentence =
-            cause.map_or_else(|| sentence.clone(), |cause| sentence.replacen(&cause, "", 1));
+        let cause = fields.iter().find(|(name, _)| *name == "cause");
+        let cause = cause.map(|(_, cause)| format!(": {cause}")).unwrap_or_default();
+        let sentence = sentence.replacen(&cause, "", 1);
         write!(writer, "{}", OneLine(&sentence))?;
-        let separators = std::iter::once(if sentence.is_empty() { "" } else { " " });
-        let separators = separators.chain(std::iter::repeat(" "));
-        for ((name, value), separator) in fields.iter().zip(separators) {
+        for (index, (name, value)) in fields.iter().enumerate() {
+            let separator = if sentence.is_empty() && index == 0 { "" } else { " " };
             if writer.has_ansi_escapes() {
                 write!(writer, "{separator}\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{}", Value(value))?;
             } else {
@@ -88,36 +86,19 @@ impl fmt::Display for Value<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use tracing_subscriber::fmt;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn written(log: impl FnOnce()) -> String {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let layer =
-            fmt::layer().with_writer(move || writer.clone()).with_ansi(false).without_time();
-        let layer = layer.with_target(false).fmt_fields(TextFields);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let layer = fmt::layer().with_writer(Arc::new(file.reopen().unwrap())).with_ansi(false);
+        let layer = layer.without_time().with_target(false).fmt_fields(TextFields);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        std::fs::read_to_string(file.path()).unwrap()
     }
 
     #[test]

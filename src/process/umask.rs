@@ -1,11 +1,10 @@
-//! The umask of the process, so that only the configuration limits the modes of new files and
-//! folders.
+//! The umask of the process, so that only the configuration limits the modes of new files.
 
 use rustix::fs::Mode;
 
 use crate::domain::modes::Modes;
 
-/// Allows these modes for the whole process, and no more. `durable` corrects a mode that the umask
+/// Allows only these modes for the whole process. `durable` corrects a mode that the umask
 /// reduced, but a folder that inherits the setgid bit may lose it then. So call this before the
 /// first folder is created, and again when the modes change.
 pub fn permit(modes: Modes) {

@@ -15,7 +15,7 @@ use super::world::World;
 /// Exports on a page of the listing, unless the call says otherwise.
 const DEFAULT_PAGE: usize = 10;
 const MAX_PAGE: usize = 100;
-/// What a cursor begins with; the rest is the place of its first export.
+/// The place of the cursor's first export follows.
 const CURSOR_PREFIX: &str = "cursor_";
 
 enum Route {
@@ -55,12 +55,8 @@ pub(super) async fn answer(world: &World, head: &Parts) -> Reply {
         return Canned::api_error(404, "ROUTE_NOT_FOUND", "The route does not exist.").into();
     };
     let Some(project_key) = authenticate(world, head) else {
-        return Canned::api_error(
-            401,
-            "AUTHENTICATION_INVALID",
-            "The key is not valid for this project.",
-        )
-        .into();
+        let message = "The key is not valid for this project.";
+        return Canned::api_error(401, "AUTHENTICATION_INVALID", message).into();
     };
     if let Some(outage) = world.project_outage(project_key) {
         return outage.into();
@@ -69,20 +65,23 @@ pub(super) async fn answer(world: &World, head: &Parts) -> Reply {
         return list(world, project_key, head.uri.query()).unwrap_or_else(|refusal| refusal).into();
     }
     let Some(id) = parameter(head.uri.query(), "id").filter(|id| !id.is_empty()) else {
-        return Canned::api_error(400, "MISSING_PARAMETER", "The parameter `id` is missing.")
-            .into();
+        let message = "The parameter `id` is missing.";
+        return Canned::api_error(400, "MISSING_PARAMETER", message).into();
     };
     match route {
         Route::View | Route::List => view(world, project_key, &id).await.into(),
         Route::Download => download(world, project_key, &id, head).await,
-        Route::Hop => {
-            let (origin, path) = world.sign(&id);
-            Canned::redirect(307, &format!("{origin}{path}")).into()
-        }
+        Route::Hop => redirect(world, &id),
     }
 }
 
-/// The project whose key came with the right REST key.
+/// A redirect to a fresh signed link.
+fn redirect(world: &World, file_id: &str) -> Reply {
+    let (origin, path) = world.sign(file_id);
+    Canned::redirect(307, &format!("{origin}{path}")).into()
+}
+
+/// The project whose key came with the right REST API key.
 fn authenticate<'a>(world: &World, head: &'a Parts) -> Option<&'a str> {
     let header = |name: &str| head.headers.get(name)?.to_str().ok();
     let project_key = header("x-batch-project")?;
@@ -104,36 +103,27 @@ async fn view(world: &World, project_key: &str, export_id: &str) -> Canned {
     }
 }
 
+fn malformed(parameter: &str) -> Canned {
+    let message = format!("The parameter `{parameter}` is malformed.");
+    Canned::api_error(400, "MALFORMED_PARAMETER", &message)
+}
+
 fn list(world: &World, project_key: &str, query: Option<&str>) -> Result<Canned, Canned> {
-    let malformed = |name: &str| {
-        Canned::api_error(
-            400,
-            "MALFORMED_PARAMETER",
-            &format!("The parameter `{name}` is malformed."),
-        )
-    };
-    let limit = match parameter(query, "limit") {
-        None => DEFAULT_PAGE,
+    let number = |name: &str, prefix: &str, default: usize| match parameter(query, name) {
+        None => Ok(default),
         Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_PAGE).contains(limit))
-            .ok_or_else(|| malformed("limit"))?,
+            .strip_prefix(prefix)
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| malformed(name)),
     };
-    let from: usize = match parameter(query, "from") {
-        None => 0,
-        Some(text) => text
-            .strip_prefix(CURSOR_PREFIX)
-            .and_then(|place| place.parse().ok())
-            .ok_or_else(|| malformed("from"))?,
-    };
+    let limit = number("limit", "", DEFAULT_PAGE)?;
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(malformed("limit"));
+    }
+    let from = number("from", CURSOR_PREFIX, 0)?;
     let rows = world.listing(project_key)?;
-    let page: Vec<Value> = rows
-        .iter()
-        .skip(from)
-        .take(limit)
-        .map(|(export, step)| world.report(export, step))
-        .collect();
+    let page = rows.iter().skip(from).take(limit);
+    let page: Vec<Value> = page.map(|(export, step)| world.report(export, step)).collect();
     let next = from.saturating_add(page.len());
     let mut body = json!({ "count": page.len(), "exports": page, "has_more": next < rows.len() });
     if next < rows.len() {
@@ -151,14 +141,10 @@ async fn download(world: &World, project_key: &str, file_id: &str, head: &Parts)
         step = *then;
     }
     match step {
-        LinkStep::Redirect | LinkStep::Held(_) => {
-            let (origin, path) = world.sign(file_id);
-            Canned::redirect(307, &format!("{origin}{path}")).into()
-        }
+        LinkStep::Redirect | LinkStep::Held(_) => redirect(world, file_id),
         LinkStep::RedirectWith { status, location } => {
             let (origin, path) = world.sign(file_id);
-            let authority =
-                origin.split_once("://").map_or(origin.as_str(), |(_, authority)| authority);
+            let authority = origin.trim_start_matches("http://").trim_start_matches("https://");
             let location = location
                 .replace("{link}", &format!("{origin}{path}"))
                 .replace("{authority}", authority)

@@ -1,8 +1,7 @@
-//! An answer written down beforehand: status, headers, body.
+//! An answer that does not depend on the request: status, headers, body.
 
 use serde_json::{Value, json};
 
-/// An answer that does not depend on the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canned {
     pub status: u16,
@@ -12,51 +11,36 @@ pub struct Canned {
 }
 
 impl Canned {
-    #[must_use]
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            status,
-            headers: vec![("content-type".to_owned(), content_type.to_owned())],
-            body: body.into(),
-        }
+        let headers = vec![("content-type".to_owned(), content_type.to_owned())];
+        Self { status, headers, body: body.into() }
     }
 
-    #[must_use]
     pub fn json(status: u16, body: &Value) -> Self {
         Self::new(status, "application/json", body.to_string())
     }
 
-    #[must_use]
     pub fn api_error(status: u16, error_code: &str, error_message: &str) -> Self {
         Self::json(status, &json!({ "error_code": error_code, "error_message": error_message }))
     }
 
-    /// 429, with this `Retry-After` if any.
-    #[must_use]
     pub fn throttled(retry_after: Option<&str>) -> Self {
         Self::api_error(429, "TOO_MANY_REQUESTS", "Too many requests.")
             .with_retry_after(retry_after)
     }
 
-    /// 503, with this `Retry-After` if any.
-    #[must_use]
     pub fn unavailable(retry_after: Option<&str>) -> Self {
         Self::api_error(503, "MAINTENANCE", "Down for maintenance, please try again later.")
             .with_retry_after(retry_after)
     }
 
     /// The page of a gateway in between.
-    #[must_use]
     pub fn html(status: u16) -> Self {
-        Self::new(
-            status,
-            "text/html; charset=utf-8",
-            "<!doctype html><title>Gateway</title><p>Not the API.</p>",
-        )
+        let page = "<!doctype html><title>Gateway</title><p>Not the API.</p>";
+        Self::new(status, "text/html; charset=utf-8", page)
     }
 
     /// The error document of an S3-like store.
-    #[must_use]
     pub fn store_error(status: u16, code: &str, message: &str) -> Self {
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
@@ -65,17 +49,11 @@ impl Canned {
         Self::new(status, "application/xml", body)
     }
 
-    #[must_use]
     pub fn redirect(status: u16, location: &str) -> Self {
-        Self {
-            status,
-            headers: vec![("location".to_owned(), location.to_owned())],
-            body: Vec::new(),
-        }
+        let headers = vec![("location".to_owned(), location.to_owned())];
+        Self { status, headers, body: Vec::new() }
     }
 
-    /// The same answer with one more header.
-    #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

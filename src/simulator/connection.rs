@@ -26,10 +26,8 @@ impl Watched {
     }
 
     fn note<T>(&self, outcome: Poll<T>) -> Poll<T> {
-        self.full.send_if_modified(|full| {
-            let before = std::mem::replace(full, outcome.is_pending());
-            before != *full
-        });
+        let is_full = outcome.is_pending();
+        self.full.send_if_modified(|full| std::mem::replace(full, is_full) != is_full);
         outcome
     }
 }

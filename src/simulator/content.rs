@@ -1,5 +1,4 @@
-//! What a simulated file holds: given bytes, or a JSON array made up on the way and never held
-//! whole in memory.
+//! Given bytes, or a JSON array that is generated as it is sent and never whole in memory.
 
 use aws_lc_rs::digest;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
@@ -9,30 +8,22 @@ use md5::{Digest as _, Md5};
 use crate::domain::checksum::Algorithm;
 use crate::domain::part::Sha256;
 
-/// One row of generated content; the zeros are replaced by the row's number and a pseudo-random
-/// token.
+/// The row's number and a pseudo-random token replace the zeros.
 const ROW: &[u8] = b"\n{\"custom_id\":\"user-0000000000000000\",\"token\":\"0000000000000000\"},";
-/// Length of a row, as a file offset.
 const ROW_BYTES: u64 = ROW.len() as u64;
 const NUMBER_AT: usize = 20;
 const TOKEN_AT: usize = 47;
 const HASHED_BYTES: usize = 256 * 1024;
 
-/// The bytes behind a file ID.
+/// What is generated is a JSON array of this length, always the same for the same seed, and valid
+/// from two bytes up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Bytes(Bytes),
-    /// A JSON array of this length, always the same for the same seed. Valid JSON from two bytes
-    /// up.
-    Generated {
-        bytes: u64,
-        /// What tells it from others of the same length.
-        seed: u64,
-    },
+    Generated { bytes: u64, seed: u64 },
 }
 
 impl Content {
-    #[must_use]
     pub fn len_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -40,9 +31,7 @@ impl Content {
         }
     }
 
-    /// The digest of the whole, as a store would send it before base64. Reads it all: slow for a
-    /// large one.
-    #[must_use]
+    /// The digest of the whole, before base64. Reads everything: slow for a large content.
     pub fn digest(&self, algorithm: Algorithm) -> Vec<u8> {
         match algorithm {
             Algorithm::Md5 => {
@@ -60,7 +49,6 @@ impl Content {
     }
 
     /// SHA-256 of the whole, for a test that compares it with what landed on disk.
-    #[must_use]
     pub fn sha256(&self) -> Sha256 {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(&self.digest(Algorithm::Sha256));
@@ -68,7 +56,6 @@ impl Content {
     }
 
     /// A strong validator: equal content has equal tags, quotes included.
-    #[must_use]
     pub fn etag(&self) -> String {
         match self {
             Self::Bytes(_) => format!("\"{}\"", &self.sha256().to_string()[..32]),
@@ -150,8 +137,7 @@ impl Reader {
     }
 }
 
-/// `length` bytes from offset `from` of the array of `total` bytes: a bracket, whole rows, spaces,
-/// a bracket.
+/// Bytes from offset `from` of an array of `total` bytes: a bracket, rows, spaces, a bracket.
 fn generate(total: u64, seed: u64, from: u64, length: usize) -> Vec<u8> {
     let rows = total.saturating_sub(2) / ROW_BYTES;
     let mut out = Vec::with_capacity(length);
@@ -247,20 +233,17 @@ mod tests {
 
     #[test]
     fn digests_are_the_published_ones() {
-        // The check value of each algorithm, of the text "123456789" (RFC 1321 A.5 style, the CRC
-        // catalogue, FIPS 180).
+        // Check values of the text "123456789": RFC 1321 A.5, the CRC catalogue, FIPS 180.
         let content = Content::from("123456789");
         let hex = |algorithm| -> String {
             content.digest(algorithm).iter().map(|byte| format!("{byte:02x}")).collect()
         };
+        let sha256 = "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225";
         assert_eq!(hex(Algorithm::Md5), "25f9e794323b453885f5181f1b624d0b");
         assert_eq!(hex(Algorithm::Sha1), "f7c3bc1d808e04732adf679965ccc34ca7ae3441");
+        assert_eq!(hex(Algorithm::Sha256), sha256);
         assert_eq!(hex(Algorithm::Crc32), "cbf43926");
         assert_eq!(hex(Algorithm::Crc32c), "e3069283");
         assert_eq!(hex(Algorithm::Crc64nvme), "ae8b14860a799888");
-        assert_eq!(
-            hex(Algorithm::Sha256),
-            "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"
-        );
     }
 }

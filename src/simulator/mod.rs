@@ -4,19 +4,6 @@
 //! Two origins, as in the real world: the API redirects to a store that takes no credentials. What
 //! they say is a [`Script`] of plain values. Every request is recorded. Nothing waits for time
 //! unless the script says so. Faults below HTTP (resets, garbage, TLS) are out of scope.
-//!
-//! | file | holds |
-//! | --- | --- |
-//! | `script` | projects, exports and what their views say, files |
-//! | `steps` | what the n-th request for a file gets |
-//! | `canned` | an answer written down beforehand |
-//! | `content` | the bytes of a file, given or generated |
-//! | `record` | what was asked and answered |
-//! | `stored` | a file with its validator and checksums |
-//! | `world` | the script as it stands now, counters, links |
-//! | `api`, `store` | one origin each: a request in, a reply out |
-//! | `reply` | bodies on their way: cut, stalled, slowed |
-//! | `connection`, `server` | sockets and hyper |
 
 mod api;
 mod canned;
@@ -53,8 +40,7 @@ use world::World;
 
 const API_VERSION: &str = "2.11";
 
-/// A running simulator, inside the caller's tokio runtime. Dropping it ends its tasks and
-/// connections.
+/// Needs a tokio runtime. Dropping it ends its tasks and connections.
 #[derive(Debug)]
 pub struct Simulator {
     world: Arc<World>,
@@ -89,74 +75,70 @@ impl Simulator {
         while self.servers.join_next().await.is_some() {}
     }
 
-    #[must_use]
     pub fn api_base_url(&self) -> &str {
         &self.world.api_base_url
     }
 
-    #[must_use]
     pub fn api_address(&self) -> SocketAddr {
         self.api_address
     }
 
-    #[must_use]
     pub fn store_address(&self) -> SocketAddr {
         self.store_address
     }
 
-    #[must_use]
     pub fn store_origin(&self) -> String {
         format!("http://{}", self.store_address)
     }
 
     /// From now on signed links lead to this origin, such as a proxy in front of the store.
     pub fn set_link_origin(&self, origin: &str) {
-        self.world.set_link_origin(origin.to_owned());
+        origin.clone_into(&mut self.world.state().link_origin);
     }
 
     pub fn set_link_lifetime(&self, lifetime: Duration) {
-        self.world.set_link_lifetime(lifetime);
+        self.world.state().link_lifetime = lifetime;
     }
 
     /// Every link that was signed so far is refused from now on.
     pub fn expire_links(&self) {
-        self.world.expire_links();
+        self.world.state().links.clear();
     }
 
-    /// Releases everything that is held for this export or file ID, now and later, until
-    /// [`Simulator::hold`].
+    /// Releases everything that is held for this export or file ID, until [`Simulator::hold`].
     pub fn release(&self, id: &str) {
-        self.world.release(id);
+        self.world.released.send_if_modified(|released| released.insert(id.to_owned()));
     }
 
-    /// Takes a [`Simulator::release`] back.
+    /// Undoes [`Simulator::release`].
     pub fn hold(&self, id: &str) {
-        self.world.hold(id);
+        self.world.released.send_if_modified(|released| released.remove(id));
     }
 
-    /// Every request to this origin gets this answer, until `None`. Steps are not used up
-    /// meanwhile.
+    /// Every request to this origin gets this answer, until `None`. It uses no step.
     pub fn set_outage(&self, origin: Origin, answer: Option<Canned>) {
-        self.world.set_outage(origin, answer);
+        let outages = &mut self.world.state().outages;
+        match answer {
+            Some(answer) => outages.insert(origin, answer),
+            None => outages.remove(&origin),
+        };
     }
 
-    /// Every call of this project gets this answer, until `None`. Steps are not used up meanwhile.
-    pub fn set_project_outage(
-        &self,
-        project_key: &str,
-        answer: Option<Canned>,
-    ) -> Result<(), UnknownId> {
-        self.world.set_project_outage(project_key, answer)
+    /// Every call of this project gets this answer, until `None`. It uses no step.
+    pub fn set_project_outage(&self, key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
+        self.world.state().project(key)?.outage = answer;
+        Ok(())
     }
 
-    /// From now on the project's REST key is this one.
     pub fn rotate_key(&self, project_key: &str, rest_api_key: &str) -> Result<(), UnknownId> {
-        self.world.set_rest_api_key(project_key, rest_api_key)
+        rest_api_key.clone_into(&mut self.world.state().project(project_key)?.rest_api_key);
+        Ok(())
     }
 
-    /// The project's listing answers this; `None` is the listing of its exports again.
+    /// The answer to listings of the project; with `None` they list its exports again.
     pub fn set_listing(&self, project_key: &str, answer: Option<Canned>) -> Result<(), UnknownId> {
-        self.world.set_listing(project_key, answer)
+        self.world.state().project(project_key)?.listing = answer;
+        Ok(())
     }
 
     /// Adds an export on top of the project's list, or replaces the one with its ID.
@@ -164,7 +146,7 @@ impl Simulator {
         self.world.put_export(project_key, export)
     }
 
-    /// Takes an export out of the project's list, and its files with it.
+    /// Removes an export and its files.
     pub fn remove_export(&self, project_key: &str, export_id: &str) -> Result<(), UnknownId> {
         self.world.remove_export(project_key, export_id)
     }
@@ -176,20 +158,17 @@ impl Simulator {
     }
 
     /// Every request so far, in order of arrival.
-    #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
         self.world.recorder.requests()
     }
 
     /// Removes the oldest requests from the record, up to the first one that has not ended: a long
     /// run would fill the memory.
-    #[must_use]
     pub fn take_ended_requests(&self) -> Vec<Recorded> {
         self.world.recorder.take_ended()
     }
 
-    /// Waits until the requests so far satisfy `seen`, which is checked after each change; returns
-    /// them.
+    /// Waits until the requests satisfy `seen`, which is checked after each change.
     pub async fn wait_for(
         &self,
         seen: impl FnMut(&[Recorded]) -> bool,

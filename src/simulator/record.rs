@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Which of the simulator's two listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     Api,
@@ -21,11 +20,11 @@ pub struct Recorded {
     pub at: Instant,
     pub method: String,
     pub path: String,
-    /// Query, as sent, without the question mark.
+    /// As sent, without the question mark.
     pub query: Option<String>,
     /// Headers in order, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Status answered; `None` while it is held or worked on.
+    /// `None` until there is an answer.
     pub status: Option<u16>,
     /// Length of the answer's body if it is not cut; `None` as long as there is no answer.
     pub whole_bytes: Option<u64>,
@@ -37,43 +36,32 @@ pub struct Recorded {
 
 impl Recorded {
     /// The first value of a header, by its name in lower case.
-    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The first value of a query parameter, decoded.
-    #[must_use]
     pub fn parameter(&self, name: &str) -> Option<String> {
         parameter(self.query.as_deref(), name)
     }
 
     /// Whether the answer's body was handed to the connection to its end.
-    #[must_use]
     pub fn is_complete(&self) -> bool {
         self.whole_bytes == Some(self.body_bytes)
     }
 
-    /// Whether this is a view call for that export.
-    #[must_use]
     pub fn is_view_of(&self, export_id: &str) -> bool {
         self.is_call("/exports/view", export_id)
     }
 
-    /// Whether this is a download call for that file.
-    #[must_use]
     pub fn is_link_of(&self, file_id: &str) -> bool {
         self.is_call("/exports/download", file_id)
     }
 
-    /// Whether this asks the store for that file.
-    #[must_use]
     pub fn is_fetch_of(&self, file_id: &str) -> bool {
         self.fetched_file() == Some(file_id)
     }
 
-    /// The file that this asks the store for.
-    #[must_use]
+    /// The ID of the file that the store is asked for.
     pub fn fetched_file(&self) -> Option<&str> {
         self.path.strip_prefix("/blob/").filter(|_| self.origin == Origin::Store)
     }
@@ -102,7 +90,7 @@ pub struct NotSeen {
 }
 
 /// The list of requests; each change wakes all waiters.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Recorder(watch::Sender<Log>);
 
 #[derive(Debug, Default)]
@@ -113,11 +101,7 @@ struct Log {
 }
 
 impl Recorder {
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::new(Log::default()))
-    }
-
-    /// Adds a request; the number is how [`Recorder::update`] finds it again.
+    /// Returns the number for [`Recorder::update`].
     pub(super) fn add(&self, request: Recorded) -> usize {
         let mut number = 0;
         self.0.send_modify(|log| {
@@ -127,7 +111,6 @@ impl Recorder {
         number
     }
 
-    /// Notes what became of a request.
     pub(super) fn update(&self, number: usize, change: impl FnOnce(&mut Recorded)) {
         self.0.send_modify(|log| {
             let place = number.checked_sub(log.first);
@@ -141,12 +124,11 @@ impl Recorder {
         self.0.borrow().requests.clone()
     }
 
-    /// Takes the oldest requests out, up to the first one that has not ended.
     pub(super) fn take_ended(&self) -> Vec<Recorded> {
         let mut taken = Vec::new();
         self.0.send_if_modified(|log| {
-            let ended =
-                log.requests.iter().take_while(|request| request.ended_at.is_some()).count();
+            let has_ended = |request: &&Recorded| request.ended_at.is_some();
+            let ended = log.requests.iter().take_while(has_ended).count();
             taken.extend(log.requests.drain(..ended));
             log.first += ended;
             false
@@ -170,8 +152,8 @@ impl Recorder {
 
     fn summary(&self) -> String {
         let line = |request: &Recorded| {
-            let status =
-                request.status.map_or_else(|| "unanswered".to_owned(), |status| status.to_string());
+            let status = request.status.map(|status| status.to_string());
+            let status = status.unwrap_or_else(|| "unanswered".to_owned());
             let id = request.parameter("id").unwrap_or_default();
             let Recorded { origin, method, path, body_bytes, .. } = request;
             format!("  {origin:?} {method} {path} {id} -> {status}, {body_bytes} bytes")

@@ -16,7 +16,6 @@ use super::connection::Drained;
 use super::content::{Content, Reader};
 use super::world::World;
 
-/// Bytes per frame of a body.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Frames per second of a slowed body.
 const FRAMES_PER_SECOND: u64 = 20;
@@ -31,7 +30,6 @@ pub(super) struct Reply {
     pub(super) body: BodyPlan,
 }
 
-/// How a body is sent.
 #[derive(Debug)]
 pub(super) struct BodyPlan {
     pub(super) reader: Reader,
@@ -48,31 +46,23 @@ pub(super) struct BodyPlan {
 
 impl From<Canned> for Reply {
     fn from(canned: Canned) -> Self {
-        Self {
-            status: canned.status,
-            headers: canned.headers,
-            body: BodyPlan::plain(&canned.body.into()),
-        }
-    }
-}
-
-impl BodyPlan {
-    /// All of it, framed by its length.
-    fn plain(content: &Content) -> Self {
-        let reader = content.read(0, u64::MAX);
-        Self {
-            whole_bytes: reader.remaining_bytes(),
-            length: Some(reader.remaining_bytes()),
+        let reader = Content::from(canned.body).read(0, u64::MAX);
+        let whole_bytes = reader.remaining_bytes();
+        let length = Some(whole_bytes);
+        let body = BodyPlan {
             reader,
+            whole_bytes,
+            length,
             cut: false,
             stall: None,
             bytes_per_second: None,
-        }
+        };
+        Self { status: canned.status, headers: canned.headers, body }
     }
 }
 
 impl Reply {
-    /// The answer as hyper takes it; headers that are none become a 500 that says so.
+    /// Headers that are not valid become an answer with the status 500 that says so.
     pub(super) fn into_response(
         self,
         number: usize,
@@ -83,27 +73,21 @@ impl Reply {
         for (name, value) in &self.headers {
             response = response.header(name, value);
         }
-        let has_length =
-            self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let is_length = |name: &str| name.eq_ignore_ascii_case("content-length");
+        let has_length = self.headers.iter().any(|(name, _)| is_length(name));
         if let Some(length) = self.body.length.filter(|_| !has_length) {
             response = response.header("content-length", length);
         }
-        let flow = Flow::new(self.body, number, Arc::clone(world), drained);
-        match response.body(flow.into_body()) {
-            Ok(response) => response,
-            Err(error) => {
-                let canned = Canned::new(
-                    500,
-                    "text/plain",
-                    format!("the script's answer is not http: {error}"),
-                );
-                let body = http_body_util::Full::new(Bytes::from(canned.body));
-                let mut response =
-                    Response::new(body.map_err(|never| match never {}).boxed_unsync());
-                *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
-                response
-            }
-        }
+        let world = Arc::clone(world);
+        let (sent_bytes, began_at) = (0, Instant::now());
+        let flow = Flow { plan: self.body, number, world, drained, sent_bytes, began_at };
+        response.body(flow.into_body()).unwrap_or_else(|error| {
+            let words = Bytes::from(format!("the script's answer is not HTTP: {error}"));
+            let body = http_body_util::Full::new(words).map_err(|never| match never {});
+            let mut response = Response::new(body.boxed_unsync());
+            *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        })
     }
 }
 
@@ -118,10 +102,6 @@ struct Flow {
 }
 
 impl Flow {
-    fn new(plan: BodyPlan, number: usize, world: Arc<World>, drained: Drained) -> Self {
-        Self { plan, number, world, drained, sent_bytes: 0, began_at: Instant::now() }
-    }
-
     fn into_body(self) -> Body {
         let frames = stream::unfold(self, |mut flow| async {
             let frame = flow.next_frame().await?;
@@ -148,14 +128,12 @@ impl Flow {
         match self.plan.reader.next_chunk(limit) {
             Some(chunk) => {
                 self.sent_bytes += chunk.len() as u64;
-                self.world
-                    .recorder
-                    .update(self.number, |request| request.body_bytes = self.sent_bytes);
+                let recorder = &self.world.recorder;
+                recorder.update(self.number, |request| request.body_bytes = self.sent_bytes);
                 Some(Ok(chunk))
             }
             None if self.plan.cut => {
-                // An error drops what hyper still buffers, so what was promised has to be on the
-                // socket first.
+                // An error drops what hyper still buffers, so that must be on the socket first.
                 self.drained.wait().await;
                 self.plan.cut = false;
                 Some(Err(io::Error::other("cut by the script")))

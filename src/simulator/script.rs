@@ -14,8 +14,7 @@ use crate::domain::checksum::Algorithm;
 
 /// How long a signed link lives: 20 minutes by the API's documentation.
 const LINK_LIFETIME: Duration = Duration::from_secs(20 * 60);
-/// When the scripted exports were requested, unless they say otherwise: a fixed moment keeps
-/// answers the same.
+/// When exports were requested by default: fixed, so that answers stay the same.
 const REQUEST_DATE: Timestamp = Timestamp::constant(1_767_600_000, 0);
 
 #[derive(Debug, Clone)]
@@ -30,38 +29,29 @@ pub struct Script {
 }
 
 impl Script {
-    /// Good links of 20 minutes, no latency.
-    #[must_use]
     pub fn new(projects: Vec<SimProject>) -> Self {
         Self { projects, link_lifetime: LINK_LIFETIME, link_origin: None, latency: Duration::ZERO }
     }
 
-    #[must_use]
-    pub fn with_link_lifetime(mut self, lifetime: Duration) -> Self {
-        self.link_lifetime = lifetime;
-        self
+    pub fn with_link_lifetime(self, lifetime: Duration) -> Self {
+        Self { link_lifetime: lifetime, ..self }
     }
 
-    #[must_use]
-    pub fn with_latency(mut self, latency: Duration) -> Self {
-        self.latency = latency;
-        self
+    pub fn with_latency(self, latency: Duration) -> Self {
+        Self { latency, ..self }
     }
 }
 
-/// One project and what it exported.
 #[derive(Debug, Clone)]
 pub struct SimProject {
     /// The value of `X-Batch-Project`.
     pub project_key: String,
-    /// The bearer token.
     pub rest_api_key: String,
     /// Its exports, newest first.
     pub exports: Vec<SimExport>,
 }
 
 impl SimProject {
-    #[must_use]
     pub fn new(project_key: &str, rest_api_key: &str, exports: Vec<SimExport>) -> Self {
         Self { project_key: project_key.to_owned(), rest_api_key: rest_api_key.to_owned(), exports }
     }
@@ -70,7 +60,6 @@ impl SimProject {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimExport {
     pub id: String,
-    /// PROFILE_ATTRIBUTES or PROFILE_EVENTS.
     pub scope: String,
     pub request: Value,
     /// When it was requested; it starts six seconds later and ends after six more.
@@ -83,7 +72,6 @@ pub struct SimExport {
 
 impl SimExport {
     /// An export of attributes whose view calls get these steps.
-    #[must_use]
     pub fn new(id: &str, views: Vec<ViewStep>) -> Self {
         Self {
             id: id.to_owned(),
@@ -100,7 +88,6 @@ impl SimExport {
     }
 
     /// CREATED, PENDING, RUNNING, then SUCCESS with these files.
-    #[must_use]
     pub fn succeeding(id: &str, files: Vec<SimFile>) -> Self {
         let mut views: Vec<_> = ["CREATED", "PENDING", "RUNNING"].map(ViewStep::status).into();
         views.push(ViewStep::Success(files));
@@ -108,19 +95,16 @@ impl SimExport {
     }
 
     /// SUCCESS with these files from the first call on.
-    #[must_use]
     pub fn finished(id: &str, files: Vec<SimFile>) -> Self {
         Self::new(id, vec![ViewStep::Success(files)])
     }
 
     /// CREATED, RUNNING, then ERROR.
-    #[must_use]
     pub fn failing(id: &str) -> Self {
         Self::new(id, ["CREATED", "RUNNING", "ERROR"].map(ViewStep::status).into())
     }
 
     /// The answer's body for this status, with these files.
-    #[must_use]
     pub fn report(&self, status: &str, files: Option<&[SimFile]>, api_base_url: &str) -> Value {
         let started = matches!(status, "RUNNING" | "SUCCESS" | "ERROR");
         let ended = matches!(status, "SUCCESS" | "ERROR");
@@ -161,13 +145,10 @@ pub enum ViewStep {
 }
 
 impl ViewStep {
-    /// This status, without a `files` field.
-    #[must_use]
     pub fn status(word: &str) -> Self {
         Self::Status(word.to_owned())
     }
 
-    #[must_use]
     pub fn files(&self) -> &[SimFile] {
         match self {
             Self::Success(files) | Self::Listed { files, .. } => files,
@@ -190,7 +171,6 @@ pub enum Declared {
 pub struct SimFile {
     /// Its ID; one ID is one file in the whole simulator, the last one registered counts.
     pub id: String,
-    /// The part number in its row.
     pub part: Option<u64>,
     pub declared: Declared,
     /// The `url` in its row, if it is not the download call.
@@ -198,7 +178,6 @@ pub struct SimFile {
     pub content: Content,
     pub etag: Etag,
     pub content_type: String,
-    /// Checksums the store sends with it.
     pub checksums: Vec<SentChecksum>,
     /// How fast the store sends it, in bytes per second; `None` is as fast as can be.
     pub bytes_per_second: Option<u64>,
@@ -209,8 +188,6 @@ pub struct SimFile {
 }
 
 impl SimFile {
-    /// A healthy file, with the part number that is given.
-    #[must_use]
     pub fn new(id: &str, part: u64, content: impl Into<Content>) -> Self {
         Self {
             id: id.to_owned(),
@@ -228,56 +205,42 @@ impl SimFile {
     }
 
     /// A healthy file of generated JSON, whose seed is its part number.
-    #[must_use]
     pub fn generated(id: &str, part: u64, bytes: u64) -> Self {
         Self::new(id, part, Content::Generated { bytes, seed: part })
     }
 
-    #[must_use]
-    pub fn declaring(mut self, declared: Declared) -> Self {
-        self.declared = declared;
-        self
+    pub fn declaring(self, declared: Declared) -> Self {
+        Self { declared, ..self }
     }
 
-    /// The store sends this checksum too.
-    #[must_use]
     pub fn with_checksum(mut self, checksum: SentChecksum) -> Self {
         self.checksums.push(checksum);
         self
     }
 
-    #[must_use]
-    pub fn with_etag(mut self, etag: Etag) -> Self {
-        self.etag = etag;
-        self
+    pub fn with_etag(self, etag: Etag) -> Self {
+        Self { etag, ..self }
     }
 
-    #[must_use]
-    pub fn with_bytes_per_second(mut self, rate: u64) -> Self {
-        self.bytes_per_second = Some(rate);
-        self
+    pub fn with_bytes_per_second(self, rate: u64) -> Self {
+        Self { bytes_per_second: Some(rate), ..self }
     }
 
     /// The next download call gets this.
-    #[must_use]
     pub fn on_link(mut self, step: LinkStep) -> Self {
         self.link_steps.push(step);
         self
     }
 
     /// The next request to the store gets this.
-    #[must_use]
     pub fn on_fetch(mut self, step: impl Into<StoreStep>) -> Self {
         self.store_steps.push(step.into());
         self
     }
 
-    /// Its row in a view's `files`.
     fn row(&self, api_base_url: &str) -> Value {
-        let url = self
-            .url
-            .clone()
-            .unwrap_or_else(|| format!("{api_base_url}/exports/download?id={}", self.id));
+        let download = || format!("{api_base_url}/exports/download?id={}", self.id);
+        let url = self.url.clone().unwrap_or_else(download);
         let mut row = json!({ "id": self.id, "url": url });
         if let Some(part) = self.part {
             row["part"] = part.into();
@@ -296,12 +259,10 @@ impl SimFile {
 pub enum Etag {
     /// One that ranges can rely on.
     Strong,
-    /// `W/"…"`.
     Weak,
     Absent,
 }
 
-/// The header that carries a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChecksumHeader {
     /// `Content-MD5`, whole answers only.
@@ -315,25 +276,19 @@ pub enum ChecksumHeader {
     AmzChecksum,
 }
 
-/// A checksum that the store sends with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentChecksum {
     pub header: ChecksumHeader,
-    /// By which algorithm; a header that has no word for it is sent with the algorithm's name
-    /// anyway.
     pub algorithm: Algorithm,
     /// Whether it is the content's; otherwise it is wrong in one bit.
     pub correct: bool,
 }
 
 impl SentChecksum {
-    #[must_use]
     pub fn correct(header: ChecksumHeader, algorithm: Algorithm) -> Self {
         Self { header, algorithm, correct: true }
     }
 
-    /// One that no bytes of this file will match.
-    #[must_use]
     pub fn wrong(header: ChecksumHeader, algorithm: Algorithm) -> Self {
         Self { header, algorithm, correct: false }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -20,7 +21,7 @@ use super::reply::Body;
 use super::world::World;
 use super::{api, store};
 
-/// Waited after a failed accept: it fails for want of descriptors, and they come back with time.
+/// The pause after a failed accept: without descriptors the next one fails too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves until `stop`; connections end with it.
@@ -52,11 +53,9 @@ async fn converse(stream: TcpStream, origin: Origin, number: u64, world: Arc<Wor
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
     let (stream, drained) = Watched::new(stream);
-    let service = service_fn(|request| {
-        answer(request, (origin, number), Arc::clone(&world), drained.clone())
-    });
-    // A client that goes away and a scripted cut both end here; the record has what there is to
-    // say.
+    let place = (origin, number);
+    let service = service_fn(|request| answer(request, place, Arc::clone(&world), drained.clone()));
+    // A client that goes away and a scripted cut both end here, and the record has them.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -67,6 +66,8 @@ async fn answer(
     drained: Drained,
 ) -> Result<Response<Body>, Infallible> {
     let (head, _body) = request.into_parts();
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let header = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), text(value));
     let number = world.recorder.add(Recorded {
         origin,
         connection,
@@ -74,13 +75,7 @@ async fn answer(
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().map(ToOwned::to_owned),
-        headers: head
-            .headers
-            .iter()
-            .map(|(name, value)| {
-                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-            })
-            .collect(),
+        headers: head.headers.iter().map(header).collect(),
         status: None,
         whole_bytes: None,
         body_bytes: 0,

@@ -1,24 +1,19 @@
-//! The answer to the n-th request for a file: to the download call, and to the store. The last step
-//! of a list repeats.
+//! The answers to the n-th download call and store request for a file. The last one repeats.
 
 use super::canned::Canned;
 use super::content::Content;
 
-/// The answer to one download call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkStep {
     /// 307 to a fresh signed link.
     Redirect,
     /// Another redirect. In `location`, `{link}` stands for a fresh signed link, `{authority}` for
-    /// its host and port, `{path}` for its path and query; without any of them the text is sent as
-    /// it is.
+    /// its host and port, and `{path}` for its path and query.
     RedirectWith {
         status: u16,
-        /// The template of the `Location`.
         location: String,
     },
-    /// 307 to a path on the API itself, without an origin, which answers with 307 to a fresh signed
-    /// link.
+    /// 307 to a path on the API itself, without an origin; from there 307 to a fresh signed link.
     RelativeHop,
     /// 200 with the file itself, as the store would serve it.
     Direct,
@@ -30,7 +25,6 @@ pub enum LinkStep {
 /// The answer to one blob request whose link is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreStep {
-    /// The file, more or less well.
     Serve(Serving),
     /// 403, as for a link whose time is over.
     ExpiredLink,
@@ -53,14 +47,12 @@ impl From<Canned> for StoreStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Bytes(u64),
-    /// After this many thousandths of the body, whatever range of the file it is; below 1000 it is
-    /// never the end.
+    /// After this many thousandths of the body; below 1000 never at its end.
     Permille(u16),
 }
 
 impl Place {
     /// In bytes, for a body of `whole_bytes`; never behind its end.
-    #[must_use]
     pub fn in_body(self, whole_bytes: u64) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.min(whole_bytes),
@@ -78,8 +70,7 @@ impl From<u64> for Place {
     }
 }
 
-/// How the store sends a file; [`Serving::well`] is what a healthy one does. Bytes count the body
-/// of this one answer.
+/// How the store sends a file. Bytes count the body of this one answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Serving {
     /// Sent instead of the file's own content, with its own ETag and without the file's checksums.
@@ -90,8 +81,7 @@ pub struct Serving {
     pub ignores_if_range: bool,
     /// Sends chunks, and no `Content-Length`.
     pub chunked: bool,
-    /// A `Content-Length` that is not the truth: a larger one ends in a closed connection, a
-    /// smaller one cuts the body.
+    /// A wrong `Content-Length`: a larger one ends in a closed connection, a smaller one cuts.
     pub claimed_length: Option<u64>,
     /// Closes the connection there, in the middle of the body.
     pub cut_after: Option<Place>,
@@ -106,66 +96,46 @@ pub struct Serving {
 }
 
 impl Serving {
-    #[must_use]
     pub fn well() -> Self {
         Self::default()
     }
 
-    #[must_use]
-    pub fn other_content(mut self, content: impl Into<Content>) -> Self {
-        self.other_content = Some(content.into());
-        self
+    pub fn other_content(self, content: impl Into<Content>) -> Self {
+        Self { other_content: Some(content.into()), ..self }
     }
 
-    #[must_use]
-    pub fn ignoring_range(mut self) -> Self {
-        self.ignores_range = true;
-        self
+    pub fn ignoring_range(self) -> Self {
+        Self { ignores_range: true, ..self }
     }
 
-    #[must_use]
-    pub fn ignoring_if_range(mut self) -> Self {
-        self.ignores_if_range = true;
-        self
+    pub fn ignoring_if_range(self) -> Self {
+        Self { ignores_if_range: true, ..self }
     }
 
-    #[must_use]
-    pub fn chunked(mut self) -> Self {
-        self.chunked = true;
-        self
+    pub fn chunked(self) -> Self {
+        Self { chunked: true, ..self }
     }
 
-    #[must_use]
-    pub fn claiming_length(mut self, bytes: u64) -> Self {
-        self.claimed_length = Some(bytes);
-        self
+    pub fn claiming_length(self, bytes: u64) -> Self {
+        Self { claimed_length: Some(bytes), ..self }
     }
 
-    #[must_use]
-    pub fn cut_after(mut self, place: impl Into<Place>) -> Self {
-        self.cut_after = Some(place.into());
-        self
+    pub fn cut_after(self, place: impl Into<Place>) -> Self {
+        Self { cut_after: Some(place.into()), ..self }
     }
 
-    #[must_use]
-    pub fn stall_after(mut self, place: impl Into<Place>) -> Self {
-        self.stall_after = Some(place.into());
-        self
+    pub fn stall_after(self, place: impl Into<Place>) -> Self {
+        Self { stall_after: Some(place.into()), ..self }
     }
 
-    #[must_use]
-    pub fn held(mut self) -> Self {
-        self.held = true;
-        self
+    pub fn held(self) -> Self {
+        Self { held: true, ..self }
     }
 
-    #[must_use]
-    pub fn bytes_per_second(mut self, rate: u64) -> Self {
-        self.bytes_per_second = Some(rate);
-        self
+    pub fn bytes_per_second(self, rate: u64) -> Self {
+        Self { bytes_per_second: Some(rate), ..self }
     }
 
-    #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

@@ -1,8 +1,6 @@
-//! The object store's side of a conversation: signed links, strictness, ranges, validators and
-//! checksums.
+//! The object store's side of a conversation: signed links, ranges, validators and checksums.
 
 use hyper::HeaderMap;
-use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
 
 use super::canned::Canned;
@@ -57,16 +55,10 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
         None => (&stored.file.content, stored.etag.clone()),
     };
     let total = content.len_bytes();
-    let range = match serving.ignores_range {
-        true => Asked::Whole,
-        false => {
-            let heeded = serving.ignores_if_range || is_unchanged(request, etag.as_deref());
-            request
-                .get("range")
-                .filter(|_| heeded)
-                .map_or(Asked::Whole, |range| Asked::parse(range, total))
-        }
-    };
+    let is_heeded = !serving.ignores_range
+        && (serving.ignores_if_range || is_unchanged(request, etag.as_deref()));
+    let range = request.get("range").filter(|_| is_heeded).and_then(|range| range.to_str().ok());
+    let range = range.and_then(|range| Asked::parse(range, total)).unwrap_or(Asked::Whole);
     let mut headers = vec![("accept-ranges".to_owned(), "bytes".to_owned())];
     let mut header = |name: &str, value: String| headers.push((name.to_owned(), value));
     let (status, mut reader) = match range {
@@ -85,8 +77,8 @@ pub(super) fn serve(stored: &StoredFile, serving: &Serving, request: &HeaderMap)
         header("etag", etag);
     }
     if serving.other_content.is_none() {
-        let fitting =
-            stored.checksums.iter().filter(|(.., whole_only)| status == 200 || !whole_only);
+        let fits = |whole_only: &bool| status == 200 || !whole_only;
+        let fitting = stored.checksums.iter().filter(|(.., whole_only)| fits(whole_only));
         headers.extend(fitting.map(|(name, value, _)| (name.clone(), value.clone())));
     }
     for (name, value) in &serving.headers {
@@ -128,20 +120,15 @@ enum Asked {
 }
 
 impl Asked {
-    fn parse(range: &HeaderValue, total: u64) -> Self {
-        range.to_str().ok().and_then(|range| Self::parse_range(range, total)).unwrap_or(Self::Whole)
-    }
-
     /// One range; several at once are answered with the whole, as a server may.
-    fn parse_range(range: &str, total: u64) -> Option<Self> {
+    fn parse(range: &str, total: u64) -> Option<Self> {
         let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
         let (first, last) = match (first, last) {
             ("", suffix) => (total.saturating_sub(suffix.parse().ok()?), total.checked_sub(1)?),
-            (first, "") => (first.parse().ok()?, total.saturating_sub(1)),
-            (first, last) => {
-                (first.parse().ok()?, last.parse::<u64>().ok()?.min(total.saturating_sub(1)))
-            }
+            (first, "") => (first.parse().ok()?, u64::MAX),
+            (first, last) => (first.parse().ok()?, last.parse().ok()?),
         };
+        let last = last.min(total.saturating_sub(1));
         match first {
             first if first >= total => Some(Self::Beyond),
             first => (first <= last).then_some(Self::Part { first, last }),
@@ -168,8 +155,8 @@ mod tests {
             ("lines=0-1", None),
             ("bytes=x-", None),
         ] {
-            assert_eq!(Asked::parse_range(range, 100), expected, "{range}");
+            assert_eq!(Asked::parse(range, 100), expected, "{range}");
         }
-        assert_eq!(Asked::parse_range("bytes=0-", 0), Some(Asked::Beyond));
+        assert_eq!(Asked::parse("bytes=0-", 0), Some(Asked::Beyond));
     }
 }

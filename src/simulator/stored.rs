@@ -9,7 +9,7 @@ use super::script::{ChecksumHeader, Etag, SentChecksum, SimFile};
 pub(super) struct StoredFile {
     pub(super) file: SimFile,
     pub(super) etag: Option<String>,
-    /// Checksum headers, and whether each speaks of a whole answer only.
+    /// Checksum headers, and whether each is sent with whole answers only.
     pub(super) checksums: Vec<(String, String, bool)>,
 }
 
@@ -21,8 +21,7 @@ impl StoredFile {
             Etag::Weak => Some(format!("W/{}", file.content.etag())),
             Etag::Absent => None,
         };
-        let checksums = checksum_headers(&file);
-        Self { file, etag, checksums }
+        Self { etag, checksums: checksum_headers(&file), file }
     }
 }
 
@@ -40,20 +39,18 @@ fn checksum_headers(file: &SimFile) -> Vec<(String, String, bool)> {
             other => other.replace("sha", "sha-"),
         };
         let (name, value, whole_only) = match sent.header {
-            ChecksumHeader::ContentMd5 => ("content-md5".to_owned(), value, true),
-            ChecksumHeader::Digest => ("digest".to_owned(), format!("{hyphenated}={value}"), false),
-            ChecksumHeader::ReprDigest => {
-                ("repr-digest".to_owned(), format!("{hyphenated}=:{value}:"), false)
-            }
+            ChecksumHeader::ContentMd5 => ("content-md5", value, true),
+            ChecksumHeader::Digest => ("digest", format!("{hyphenated}={value}"), false),
+            ChecksumHeader::ReprDigest => ("repr-digest", format!("{hyphenated}=:{value}:"), false),
             ChecksumHeader::ContentDigest => {
-                ("content-digest".to_owned(), format!("{hyphenated}=:{value}:"), true)
+                ("content-digest", format!("{hyphenated}=:{value}:"), true)
             }
-            ChecksumHeader::GoogHash => {
-                ("x-goog-hash".to_owned(), format!("{algorithm}={value}"), false)
+            ChecksumHeader::GoogHash => ("x-goog-hash", format!("{algorithm}={value}"), false),
+            ChecksumHeader::AmzChecksum => {
+                return (format!("x-amz-checksum-{algorithm}"), value, true);
             }
-            ChecksumHeader::AmzChecksum => (format!("x-amz-checksum-{algorithm}"), value, true),
         };
-        (name, value, whole_only)
+        (name.to_owned(), value, whole_only)
     };
     file.checksums.iter().map(header).collect()
 }
@@ -88,10 +85,8 @@ mod tests {
                 let pairs = headers.iter().map(|(name, value, _)| (name.as_str(), value.as_str()));
                 let promised = promised_checksums(pairs, Coverage::Whole);
                 assert_eq!(promised.len(), 1, "{header:?} {algorithm}");
-                assert_eq!(
-                    (promised[0].algorithm, promised[0].value == truth),
-                    (algorithm, agrees)
-                );
+                assert_eq!(promised[0].algorithm, algorithm);
+                assert_eq!(promised[0].value == truth, agrees, "{header:?} {algorithm}");
             }
         }
     }

@@ -1,5 +1,4 @@
-//! The simulator's memory: the script as it stands now, how often each step was used, and the links
-//! that are good.
+//! The simulator's memory: the script as it is now, the use of each step, and the good links.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +17,14 @@ use super::stored::StoredFile;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the script has no {kind} {id}")]
 pub struct UnknownId {
-    /// "project" or "export".
     kind: &'static str,
     id: String,
+}
+
+impl UnknownId {
+    fn export(id: &str) -> Self {
+        Self { kind: "export", id: id.to_owned() }
+    }
 }
 
 #[derive(Debug)]
@@ -28,32 +32,29 @@ pub(super) struct World {
     pub(super) recorder: Recorder,
     pub(super) api_base_url: String,
     pub(super) latency: Duration,
-    released: watch::Sender<HashSet<String>>,
+    pub(super) released: watch::Sender<HashSet<String>>,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
-struct State {
-    /// By project key.
+#[derive(Debug, Default)]
+pub(super) struct State {
     projects: HashMap<String, Project>,
-    /// By file ID.
     files: HashMap<String, FileEntry>,
-    /// By signature.
-    links: HashMap<String, Link>,
-    link_origin: String,
-    link_lifetime: Duration,
-    outages: HashMap<Origin, Canned>,
+    pub(super) links: HashMap<String, Link>,
+    pub(super) link_origin: String,
+    pub(super) link_lifetime: Duration,
+    pub(super) outages: HashMap<Origin, Canned>,
 }
 
-#[derive(Debug)]
-struct Project {
-    rest_api_key: String,
+#[derive(Debug, Default)]
+pub(super) struct Project {
+    pub(super) rest_api_key: String,
     /// Oldest first, so that a place stays valid.
     exports: Vec<Arc<SimExport>>,
     place_of: HashMap<String, usize>,
     view_calls: HashMap<String, usize>,
-    listing: Option<Canned>,
-    outage: Option<Canned>,
+    pub(super) listing: Option<Canned>,
+    pub(super) outage: Option<Canned>,
 }
 
 #[derive(Debug)]
@@ -65,7 +66,7 @@ struct FileEntry {
 }
 
 #[derive(Debug)]
-struct Link {
+pub(super) struct Link {
     file_id: String,
     expires_at: Instant,
 }
@@ -73,40 +74,23 @@ struct Link {
 impl World {
     /// Reads every content that a checksum is sent for.
     pub(super) fn new(script: Script, api_base_url: String, store_origin: String) -> Self {
-        let mut state = State {
-            projects: HashMap::new(),
-            files: HashMap::new(),
-            links: HashMap::new(),
-            link_origin: script.link_origin.unwrap_or(store_origin),
-            link_lifetime: script.link_lifetime,
-            outages: HashMap::new(),
-        };
+        let link_origin = script.link_origin.unwrap_or(store_origin);
+        let link_lifetime = script.link_lifetime;
+        let mut state = State { link_origin, link_lifetime, ..State::default() };
         for project in script.projects {
             state.add_project(project);
         }
         Self {
-            recorder: Recorder::new(),
+            recorder: Recorder::default(),
             api_base_url,
             latency: script.latency,
-            released: watch::Sender::new(HashSet::new()),
+            released: watch::Sender::default(),
             state: Mutex::new(state),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn release(&self, id: &str) {
-        self.released.send_modify(|released| {
-            released.insert(id.to_owned());
-        });
-    }
-
-    pub(super) fn hold(&self, id: &str) {
-        self.released.send_modify(|released| {
-            released.remove(id);
-        });
     }
 
     /// Waits until `id` is released; at once if it already is.
@@ -115,59 +99,11 @@ impl World {
         let _ = self.released.subscribe().wait_for(|released| released.contains(id)).await;
     }
 
-    pub(super) fn set_outage(&self, origin: Origin, answer: Option<Canned>) {
-        let mut state = self.state();
-        match answer {
-            Some(answer) => state.outages.insert(origin, answer),
-            None => state.outages.remove(&origin),
-        };
-    }
-
     pub(super) fn outage(&self, origin: Origin) -> Option<Canned> {
         self.state().outages.get(&origin).cloned()
     }
 
-    pub(super) fn set_link_origin(&self, origin: String) {
-        self.state().link_origin = origin;
-    }
-
-    pub(super) fn set_link_lifetime(&self, lifetime: Duration) {
-        self.state().link_lifetime = lifetime;
-    }
-
-    pub(super) fn expire_links(&self) {
-        self.state().links.clear();
-    }
-
-    pub(super) fn set_rest_api_key(
-        &self,
-        project_key: &str,
-        rest_api_key: &str,
-    ) -> Result<(), UnknownId> {
-        rest_api_key.clone_into(&mut self.state().project(project_key)?.rest_api_key);
-        Ok(())
-    }
-
-    pub(super) fn set_project_outage(
-        &self,
-        project_key: &str,
-        answer: Option<Canned>,
-    ) -> Result<(), UnknownId> {
-        self.state().project(project_key)?.outage = answer;
-        Ok(())
-    }
-
-    pub(super) fn set_listing(
-        &self,
-        project_key: &str,
-        answer: Option<Canned>,
-    ) -> Result<(), UnknownId> {
-        self.state().project(project_key)?.listing = answer;
-        Ok(())
-    }
-
-    /// Puts an export on top of its project's list, or in the place of the one with its ID; its
-    /// calls count from zero.
+    /// On top of the project's list, or in the place of the one with its ID. Calls count from 0.
     pub(super) fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
         let mut state = self.state();
         state.project(project_key)?;
@@ -176,7 +112,6 @@ impl World {
         Ok(())
     }
 
-    /// Takes an export out of its project's list, and its files with it.
     pub(super) fn remove_export(
         &self,
         project_key: &str,
@@ -184,8 +119,7 @@ impl World {
     ) -> Result<(), UnknownId> {
         let mut state = self.state();
         let removed = state.project(project_key)?.take(export_id);
-        let removed =
-            removed.ok_or_else(|| UnknownId { kind: "export", id: export_id.to_owned() })?;
+        let removed = removed.ok_or_else(|| UnknownId::export(export_id))?;
         for file in removed.views.iter().flat_map(ViewStep::files).chain(&removed.unlisted) {
             state.files.remove(&file.id);
         }
@@ -197,17 +131,12 @@ impl World {
             let place = *project.place_of.get(export_id)?;
             Some((key.clone(), SimExport::clone(project.exports.get(place)?)))
         });
-        let Some((project_key, export)) = found else {
-            return Err(UnknownId { kind: "export", id: export_id.to_owned() });
-        };
+        let (project_key, export) = found.ok_or_else(|| UnknownId::export(export_id))?;
         self.put_export(&project_key, SimExport { views, ..export })
     }
 
     pub(super) fn authenticates(&self, project_key: &str, rest_api_key: &str) -> bool {
-        self.state()
-            .projects
-            .get(project_key)
-            .is_some_and(|project| project.rest_api_key == rest_api_key)
+        self.state().project(project_key).is_ok_and(|project| project.rest_api_key == rest_api_key)
     }
 
     pub(super) fn project_outage(&self, project_key: &str) -> Option<Canned> {
@@ -238,9 +167,9 @@ impl World {
             return Err(answer.clone());
         }
         let row = |export: &Arc<SimExport>| {
-            let mut calls =
-                project.view_calls.get(&export.id).map_or(0, |calls| calls.saturating_sub(1));
-            Some((Arc::clone(export), nth(&export.views, &mut calls)?))
+            let calls = project.view_calls.get(&export.id).copied().unwrap_or_default();
+            let step = nth(&export.views, &mut calls.saturating_sub(1))?;
+            Some((Arc::clone(export), step))
         };
         Ok(project.exports.iter().rev().filter_map(row).collect())
     }
@@ -254,9 +183,8 @@ impl World {
         let mut state = self.state();
         let entry =
             state.files.get_mut(file_id).filter(|entry| entry.project_key == project_key)?;
-        let step =
-            nth(&entry.stored.file.link_steps, &mut entry.link_calls).unwrap_or(LinkStep::Redirect);
-        Some((Arc::clone(&entry.stored), step))
+        let step = nth(&entry.stored.file.link_steps, &mut entry.link_calls);
+        Some((Arc::clone(&entry.stored), step.unwrap_or(LinkStep::Redirect)))
     }
 
     /// Origin and path of a fresh signed link.
@@ -269,15 +197,12 @@ impl World {
             state.links.retain(|_, link| link.expires_at > now);
         }
         let lifetime = state.link_lifetime;
-        let expires = (SystemTime::now() + lifetime)
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let expires = (SystemTime::now() + lifetime).duration_since(UNIX_EPOCH);
+        let expires = expires.map_or(0, |since| since.as_secs());
         let link = Link { file_id: file_id.to_owned(), expires_at: now + lifetime };
         state.links.insert(signature.clone(), link);
-        (
-            state.link_origin.clone(),
-            format!("/blob/{file_id}?expires={expires}&signature={signature}"),
-        )
+        let path = format!("/blob/{file_id}?expires={expires}&signature={signature}");
+        (state.link_origin.clone(), path)
     }
 
     /// Whether a signed link is for this file and still good.
@@ -298,16 +223,15 @@ impl World {
     }
 
     pub(super) fn report(&self, export: &SimExport, step: &ViewStep) -> Value {
-        match step {
-            ViewStep::Status(status) => export.report(status, None, &self.api_base_url),
-            ViewStep::Success(files) => export.report("SUCCESS", Some(files), &self.api_base_url),
-            ViewStep::Listed { status, files } => {
-                export.report(status, Some(files), &self.api_base_url)
-            }
-            ViewStep::Held(step) => self.report(export, step),
+        let (status, files) = match step {
+            ViewStep::Status(status) => (status.as_str(), None),
+            ViewStep::Success(files) => ("SUCCESS", Some(files.as_slice())),
+            ViewStep::Listed { status, files } => (status.as_str(), Some(files.as_slice())),
+            ViewStep::Held(step) => return self.report(export, step),
             // Only a listing asks for the row of such an export.
-            ViewStep::Answer(_) => export.report("RUNNING", None, &self.api_base_url),
-        }
+            ViewStep::Answer(_) => ("RUNNING", None),
+        };
+        export.report(status, files, &self.api_base_url)
     }
 }
 
@@ -316,19 +240,12 @@ impl State {
         for export in &project.exports {
             self.register_files(&project.project_key, export);
         }
-        let mut entry = Project {
-            rest_api_key: project.rest_api_key,
-            exports: Vec::new(),
-            place_of: HashMap::new(),
-            view_calls: HashMap::new(),
-            listing: None,
-            outage: None,
-        };
+        let mut entry = Project { rest_api_key: project.rest_api_key, ..Project::default() };
         project.exports.into_iter().rev().for_each(|export| entry.put(export));
         self.projects.insert(project.project_key, entry);
     }
 
-    fn project(&mut self, project_key: &str) -> Result<&mut Project, UnknownId> {
+    pub(super) fn project(&mut self, project_key: &str) -> Result<&mut Project, UnknownId> {
         self.projects
             .get_mut(project_key)
             .ok_or_else(|| UnknownId { kind: "project", id: project_key.to_owned() })
@@ -337,10 +254,9 @@ impl State {
     /// A file that has not changed keeps its place in its steps.
     fn register_files(&mut self, project_key: &str, export: &SimExport) {
         for file in export.views.iter().flat_map(ViewStep::files).chain(&export.unlisted) {
-            let known = self.files.get(&file.id);
-            if known
-                .is_some_and(|known| known.project_key == project_key && known.stored.file == *file)
-            {
+            let same =
+                |known: &FileEntry| known.project_key == project_key && known.stored.file == *file;
+            if self.files.get(&file.id).is_some_and(same) {
                 continue;
             }
             let entry = FileEntry {

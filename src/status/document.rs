@@ -29,13 +29,11 @@ pub struct Stamped {
 
 impl Stamped {
     /// Made from the engine's read model. `config_file` is the one that the daemon reads.
-    #[must_use]
     pub fn of(overview: &Overview, config_file: &Path) -> Self {
         Self { now: text(overview.standing.now), document: Document::of(overview, config_file) }
     }
 
     /// Everything but the time.
-    #[must_use]
     pub fn document(&self) -> &Document {
         &self.document
     }
@@ -67,108 +65,57 @@ pub struct Document {
     pub(super) projects: Vec<Project>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Slots {
-    pub(super) in_use: usize,
-    pub(super) max: usize,
+/// The objects within the document.
+macro_rules! objects {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $key:ident: $type:ty,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub(super) struct $name {
+            $($(#[$of])* pub(super) $key: $type,)+
+        }
+    )+};
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Polls {
-    pub(super) under_way: bool,
-    pub(super) next_at: Option<String>,
-}
-
-/// Commands that work as they are pasted; export IDs follow `retry`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Commands {
-    pub(super) retry: String,
-    pub(super) check: String,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Disk {
-    pub(super) ill: bool,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct ReloadCounts {
-    pub(super) accepted: u64,
-    pub(super) refused: u64,
-    pub(super) last_refusal: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Waits {
-    pub(super) reason: String,
-    pub(super) words: String,
-    pub(super) advice: String,
-    pub(super) until: Option<String>,
-    /// Whether a call is under way that finds out if the wait is over.
-    pub(super) asking: bool,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Project {
-    pub(super) name: String,
-    pub(super) pauses: Vec<Waits>,
-    pub(super) exports: Vec<Export>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Export {
-    pub(super) id: String,
-    pub(super) state: String,
-    pub(super) remote_status: Option<String>,
-    pub(super) since: Option<String>,
-    pub(super) next_poll_at: Option<String>,
-    pub(super) parts: Parts,
-    pub(super) bytes: Bytes,
-    pub(super) bytes_per_second: u64,
-    pub(super) active_parts: Vec<Active>,
-    pub(super) failure: Option<Failed>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Parts {
-    pub(super) done: u64,
-    pub(super) total: Option<u64>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Bytes {
-    pub(super) done: u64,
-    pub(super) total: Option<u64>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Active {
-    pub(super) part: u32,
-    pub(super) file: String,
-    pub(super) bytes: u64,
-    pub(super) total: Option<u64>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Failed {
-    pub(super) kind: String,
-    pub(super) cause: String,
-    pub(super) code: Option<String>,
-    pub(super) at: String,
-    pub(super) advice: String,
-    pub(super) command: Option<String>,
+objects! {
+    Slots { in_use: usize, max: usize, }
+    Polls { under_way: bool, next_at: Option<String>, }
+    /// Commands that work as they are pasted; export IDs follow `retry`.
+    Commands { retry: String, check: String, }
+    Disk { ill: bool, }
+    ReloadCounts { accepted: u64, refused: u64, last_refusal: Option<String>, }
+    Waits {
+        reason: String,
+        words: String,
+        advice: String,
+        until: Option<String>,
+        /// Whether a call is under way that finds out if the wait is over.
+        asking: bool,
+    }
+    Project { name: String, pauses: Vec<Waits>, exports: Vec<Export>, }
+    Export {
+        id: String,
+        state: String,
+        remote_status: Option<String>,
+        since: Option<String>,
+        next_poll_at: Option<String>,
+        parts: Amount,
+        bytes: Amount,
+        bytes_per_second: u64,
+        active_parts: Vec<Active>,
+        failure: Option<Failed>,
+    }
+    /// Of parts or of bytes.
+    Amount { done: u64, total: Option<u64>, }
+    Active { part: u32, file: String, bytes: u64, total: Option<u64>, }
+    Failed {
+        kind: String,
+        cause: String,
+        code: Option<String>,
+        at: String,
+        advice: String,
+        command: Option<String>,
+    }
 }
 
 impl Document {
@@ -198,9 +145,7 @@ impl Document {
             summary: standing.summary(),
             polls: Polls { under_way: standing.polling, next_at: standing.next_poll_at.map(text) },
             slots: Slots { in_use: overview.slots_in_use, max: overview.slots_max },
-            bytes_per_second: exports
-                .map(|export| export.bytes_per_second)
-                .fold(0, u64::saturating_add),
+            bytes_per_second: exports.fold(0, |sum, of| of.bytes_per_second.saturating_add(sum)),
             disk: Disk { ill: of_all().any(|wait| wait.cause == Cause::Disk) },
             origin: of_all().find(|wait| wait.cause == Cause::Unavailable).map(waits),
             waits: of_all().map(waits).collect(),
@@ -239,21 +184,17 @@ fn export(export: &ExportOverview, commands: &Commands) -> Export {
         remote_status: export.remote_status.as_deref().map(str::to_owned),
         since: Some(text(export.since)),
         next_poll_at: export.next_poll_at.map(text),
-        parts: Parts { done: progress.parts_done, total: Some(progress.parts_total) },
-        bytes: Bytes { done: progress.bytes_done, total: progress.bytes_total },
+        parts: Amount { done: progress.parts_done, total: Some(progress.parts_total) },
+        bytes: Amount { done: progress.bytes_done, total: progress.bytes_total },
         bytes_per_second: export.bytes_per_second,
         active_parts: export.active_parts.iter().map(active).collect(),
         failure: export.failure.as_ref().map(|failure| failed(failure, id.as_str(), commands)),
     }
 }
 
-fn active(part: &ActivePart) -> Active {
-    Active {
-        part: part.key.number,
-        file: part.key.file_id.to_string(),
-        bytes: part.bytes,
-        total: part.total,
-    }
+fn active(ActivePart { key, bytes, total }: &ActivePart) -> Active {
+    let file = key.file_id.to_string();
+    Active { part: key.number, file, bytes: *bytes, total: *total }
 }
 
 pub(super) fn failed(failure: &Failure, export: &str, commands: &Commands) -> Failed {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::document::{
-    Bytes, Commands, Document, Export, Parts, Project, STATE, Slots, Stamped, failed, text, waits,
+    Amount, Commands, Document, Export, Project, STATE, Slots, Stamped, failed, text, waits,
 };
 use crate::config::Config;
 use crate::domain::ids::{ExportKey, ProjectDigest};
@@ -14,8 +14,7 @@ use crate::domain::stage::{Cause, PauseScope, Stage, Wait};
 use crate::engine::overview::exports;
 use crate::ports::{ExportRecord, RecordedState, Seen};
 
-/// The document of what was seen of the state; `None` if there is none yet.
-#[must_use]
+/// `seen` is `None` if there is no state yet.
 pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped {
     let is_there = seen.is_some();
     let Seen { exports, pauses } = seen.unwrap_or_default();
@@ -72,8 +71,8 @@ fn sentence(counts: &Counts, is_there: bool) -> String {
         return format!("no daemon runs, and there is no state yet: {} configured", exports(all));
     }
     let count = |stage| counts.get(&stage).copied().unwrap_or_default();
-    let settled: usize =
-        counts.iter().filter(|(stage, _)| stage.is_settled()).map(|(_, count)| count).sum();
+    let settled = counts.iter().filter(|(stage, _)| stage.is_settled());
+    let settled: usize = settled.map(|(_, count)| count).sum();
     let mut words = format!("no daemon runs, the state has: {} to watch", exports(all - settled));
     let named = [(Stage::New, "not asked yet"), (Stage::Whole, "whole"), (Stage::Failed, "failed")];
     for (stage, word) in named.into_iter().filter(|(stage, _)| count(*stage) > 0) {
@@ -86,12 +85,9 @@ fn stage(record: &ExportRecord) -> Stage {
     let ExportRecord { remote_status, state, parts, partials, .. } = record;
     match state {
         RecordedState::Watching => {
-            let is_success = *remote_status == Some(RemoteStatus::Success);
-            if is_success || !parts.is_empty() || !partials.is_empty() {
-                Stage::Fetching
-            } else {
-                Stage::Polling
-            }
+            let is_waiting = *remote_status != Some(RemoteStatus::Success);
+            let has_nothing = parts.is_empty() && partials.is_empty();
+            if is_waiting && has_nothing { Stage::Polling } else { Stage::Fetching }
         }
         RecordedState::Sealing { .. } => Stage::Sealing,
         RecordedState::Completed { .. } => Stage::Whole,
@@ -106,8 +102,8 @@ fn export(record: ExportRecord, stage: Stage, commands: &Commands) -> Export {
     let total = (stage == Stage::Polling).then_some(0);
     let known = Export {
         remote_status: remote_status.as_ref().map(|status| status.as_str().to_owned()),
-        parts: Parts { done: parts.len() as u64, total },
-        bytes: Bytes { done: done.fold(0, u64::saturating_add), total: None },
+        parts: Amount { done: parts.len() as u64, total },
+        bytes: Amount { done: done.fold(0, u64::saturating_add), total: None },
         ..Export::default()
     };
     let succeeded = || Some(RemoteStatus::Success.as_str().to_owned());
@@ -117,8 +113,8 @@ fn export(record: ExportRecord, stage: Stage, commands: &Commands) -> Export {
         RecordedState::Completed { parts, bytes, at } => Export {
             remote_status: succeeded(),
             since: Some(text(at)),
-            parts: Parts { done: parts, total: Some(parts) },
-            bytes: Bytes { done: bytes, total: Some(bytes) },
+            parts: Amount { done: parts, total: Some(parts) },
+            bytes: Amount { done: bytes, total: Some(bytes) },
             ..known
         },
         RecordedState::Failed(failure) => Export {

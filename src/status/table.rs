@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::document::{Document, Export, Failed, Project, STATE, Stamped, Waits};
+use super::document::{Amount, Document, Export, Failed, Project, STATE, Stamped, Waits};
 use super::text::{shortened, size, time, to_the_left, to_the_right, width, wrapped};
 use crate::domain::stage::Stage;
 use crate::domain::text::escaped;
@@ -14,10 +14,8 @@ const MIN_WIDTH: usize = 80;
 /// More would only pull the columns apart.
 const MAX_WIDTH: usize = 160;
 const STATE_COLUMNS: usize = 10;
-const AGE_COLUMNS: usize = 7;
-const PARTS_COLUMNS: usize = 11;
-const BYTES_COLUMNS: usize = 11;
-const NEXT_COLUMNS: usize = 14;
+/// Of the age, the parts, the bytes, and what comes next.
+const CELL_COLUMNS: [usize; 4] = [7, 11, 11, 14];
 /// Two before the ID and one before each of the others.
 const GAPS: usize = 7;
 
@@ -28,7 +26,6 @@ pub struct Look {
 }
 
 /// One element a line.
-#[must_use]
 pub fn table(status: &Stamped, look: Look) -> Vec<String> {
     let columns = look.columns.clamp(MIN_WIDTH, MAX_WIDTH);
     let now = status.now.parse().unwrap_or_else(|_| Timestamp::now());
@@ -40,29 +37,16 @@ pub fn table(status: &Stamped, look: Look) -> Vec<String> {
     table.lines
 }
 
+/// With the terminal's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Colour {
-    Plain,
-    Bold,
-    Dim,
-    Good,
-    Busy,
-    Bad,
-    Warning,
-}
-
-impl Colour {
-    fn code(self) -> Option<&'static str> {
-        match self {
-            Self::Plain => None,
-            Self::Bold => Some("1"),
-            Self::Dim => Some("2"),
-            Self::Good => Some("32"),
-            Self::Busy => Some("36"),
-            Self::Bad => Some("31"),
-            Self::Warning => Some("33"),
-        }
-    }
+    Plain = 0,
+    Bold = 1,
+    Dim = 2,
+    Bad = 31,
+    Good = 32,
+    Warning = 33,
+    Busy = 36,
 }
 
 struct Table {
@@ -130,11 +114,10 @@ impl Table {
     fn export(&mut self, export: &Export) {
         let (state, colour) = state(export);
         let age = self.since(export.since.as_deref()).map(time).unwrap_or_default();
-        let parts = match export.parts.total {
-            Some(0) => String::new(),
-            None if export.parts.done == 0 => String::new(),
-            Some(total) => format!("{}/{total}", export.parts.done),
-            None => format!("{}/?", export.parts.done),
+        let parts = match (export.parts.done, export.parts.total) {
+            (_, Some(0)) | (0, None) => String::new(),
+            (done, Some(total)) => format!("{done}/{total}"),
+            (done, None) => format!("{done}/?"),
         };
         let bytes = match (export.bytes.done, export.bytes.total) {
             (0, None) => String::new(),
@@ -142,12 +125,8 @@ impl Table {
             (done, Some(total)) => format!("{}/{}", size(done), size(total)),
             (done, None) => size(done),
         };
-        self.row(
-            &export.id,
-            (&state, colour),
-            [&age, &parts, &bytes, &self.next(export)],
-            Colour::Plain,
-        );
+        let next = self.next(export);
+        self.row(&export.id, (&state, colour), [&age, &parts, &bytes, &next], Colour::Plain);
         if let Some(failure) = &export.failure {
             self.failure(failure);
         }
@@ -157,11 +136,9 @@ impl Table {
     fn next(&self, export: &Export) -> String {
         let rate = export.bytes_per_second;
         if rate > 0 {
-            let left =
-                export.bytes.total.map(|total| total.saturating_sub(export.bytes.done) / rate);
-            let left = left
-                .map(|left| format!(" {}", time(Duration::from_secs(left))))
-                .unwrap_or_default();
+            let Amount { done, total } = export.bytes;
+            let left = total.map(|total| Duration::from_secs(total.saturating_sub(done) / rate));
+            let left = left.map(|left| format!(" {}", time(left))).unwrap_or_default();
             return format!("{}/s{left}", size(rate));
         }
         match export.next_poll_at.as_deref().and_then(|at| at.parse::<Timestamp>().ok()) {
@@ -213,33 +190,23 @@ impl Table {
         }
     }
 
-    fn row(
-        &mut self,
-        id: &str,
-        (state, state_colour): (&str, Colour),
-        cells: [&str; 4],
-        colour: Colour,
-    ) {
-        let fixed =
-            STATE_COLUMNS + AGE_COLUMNS + PARTS_COLUMNS + BYTES_COLUMNS + NEXT_COLUMNS + GAPS;
-        let id_columns = self.columns - fixed;
-        let id = to_the_left(&shortened(&escaped(id), id_columns), id_columns);
-        let state = to_the_left(&shortened(&escaped(state), STATE_COLUMNS), STATE_COLUMNS);
-        let columns = [AGE_COLUMNS, PARTS_COLUMNS, BYTES_COLUMNS, NEXT_COLUMNS];
-        let cells = cells.iter().zip(columns);
-        let cells: String = cells
-            .map(|(cell, columns)| format!(" {}", to_the_right(&shortened(cell, columns), columns)))
-            .collect();
-        let (id, state) = (self.painted(&id, colour), self.painted(&state, state_colour));
+    fn row(&mut self, id: &str, state: (&str, Colour), cells: [&str; 4], colour: Colour) {
+        let id_columns = self.columns - STATE_COLUMNS - CELL_COLUMNS.iter().sum::<usize>() - GAPS;
+        let left = |text, columns| to_the_left(&shortened(&escaped(text), columns), columns);
+        let right = |(cell, columns)| to_the_right(&shortened(cell, columns), columns);
+        let cells = cells.into_iter().zip(CELL_COLUMNS);
+        let cells: String = cells.map(|cell| format!(" {}", right(cell))).collect();
+        let id = self.painted(&left(id, id_columns), colour);
+        let state = self.painted(&left(state.0, STATE_COLUMNS), state.1);
         let cells = self.painted(cells.trim_end(), colour);
         self.lines.push(format!("  {id} {state}{cells}").trim_end().to_owned());
     }
 
     fn painted(&self, text: &str, colour: Colour) -> String {
-        match colour.code().filter(|_| self.colours && width(text) > 0) {
-            Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
-            None => text.to_owned(),
+        if !self.colours || colour == Colour::Plain || width(text) == 0 {
+            return text.to_owned();
         }
+        format!("\x1b[{}m{text}\x1b[0m", colour as u8)
     }
 
     fn since(&self, at: Option<&str>) -> Option<Duration> {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::document::{Bytes, Parts};
+use super::super::document::Amount;
 use super::*;
 
 const PLAIN: Look = Look { columns: 80, colours: false };
@@ -71,10 +71,8 @@ fn colours_are_the_same_words() {
 #[test]
 fn a_wider_terminal_shows_the_whole_id() {
     let lines = table(&document(), Look { columns: 120, ..PLAIN });
-    assert!(
-        lines.iter().any(|line| line.contains("export_with_an_id_of_sixty_four_characters")),
-        "{lines:#?}"
-    );
+    let id = "export_with_an_id_of_sixty_four_characters";
+    assert!(lines.iter().any(|line| line.contains(id)), "{lines:#?}");
 }
 
 fn without_colours(line: &str) -> String {
@@ -93,7 +91,7 @@ prop_compose! {
     ) -> Export {
         Export {
             id, state, remote_status: status, since, next_poll_at: next,
-            parts: Parts { done, total }, bytes: Bytes { done: bytes, total: bytes_total },
+            parts: Amount { done, total }, bytes: Amount { done: bytes, total: bytes_total },
             bytes_per_second: rate, active_parts: Vec::new(),
             failure: failure.map(|(cause, code, advice, command)| Failed {
                 cause, code, advice, command: Some(command), ..Failed::default()

@@ -27,14 +27,11 @@ pub(super) fn shortened(text: &str, columns: usize) -> String {
 
 fn taken(characters: impl Iterator<Item = char>, columns: usize) -> Vec<char> {
     let mut left = columns;
-    let fits = |character: &char| match left.checked_sub(char_width(*character)) {
-        Some(rest) => {
-            left = rest;
-            true
-        }
-        None => false,
+    let fit = |character: char| {
+        left = left.checked_sub(char_width(character))?;
+        Some(character)
     };
-    characters.take_while(fits).collect()
+    characters.map_while(fit).collect()
 }
 
 pub(super) fn to_the_left(text: &str, columns: usize) -> String {
@@ -124,22 +121,9 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let sizes = [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1024, "1.0K"),
-            (10 * 1024 - 1, "9.9K"),
-            (10 << 20, "10M"),
-        ];
-        for (bytes, words) in sizes {
-            assert_eq!(size(bytes), words);
-        }
-        assert_eq!(size(u64::MAX), "15E");
-        assert_eq!(size((1 << 40) - 1), "1023G");
-        let times =
-            [(119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"), (172_800, "2 d")];
-        for (seconds, words) in times {
-            assert_eq!(time(Duration::from_secs(seconds)), words);
-        }
+        let sizes = [0, 1023, 1024, 10 * 1024 - 1, 10 << 20, (1 << 40) - 1, u64::MAX].map(size);
+        assert_eq!(sizes, ["0B", "1023B", "1.0K", "9.9K", "10M", "1023G", "15E"]);
+        let times = [119, 120, 7_199, 7_200, 172_800].map(Duration::from_secs).map(time);
+        assert_eq!(times, ["119 s", "2 min", "119 min", "2 h", "2 d"]);
     }
 }

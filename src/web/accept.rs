@@ -6,20 +6,14 @@ use axum::http::header::ACCEPT;
 use crate::meters::Format;
 
 struct Offer {
-    format: Format,
     kind: &'static str,
     subtype: &'static str,
     version: &'static str,
 }
 
-const OPEN_METRICS: Offer = Offer {
-    format: Format::OpenMetrics,
-    kind: "application",
-    subtype: "openmetrics-text",
-    version: "1.0.0",
-};
-const TEXT: Offer =
-    Offer { format: Format::Text, kind: "text", subtype: "plain", version: "0.0.4" };
+const OPEN_METRICS: Offer =
+    Offer { kind: "application", subtype: "openmetrics-text", version: "1.0.0" };
+const TEXT: Offer = Offer { kind: "text", subtype: "plain", version: "0.0.4" };
 
 /// How closely a range of types names a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +34,7 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
     };
     let (open_metrics, text) = (quality(&OPEN_METRICS), quality(&TEXT));
     let of = |found: Option<(Closeness, f32)>| found.map_or(0.0, |(_, quality)| quality);
-    if of(text) > of(open_metrics) { TEXT.format } else { OPEN_METRICS.format }
+    if of(text) > of(open_metrics) { Format::Text } else { Format::OpenMetrics }
 }
 
 impl Offer {
@@ -60,12 +54,8 @@ impl Offer {
             let (name, value) = field.split_once('=').unwrap_or((field, ""));
             let value = value.trim().trim_matches('"');
             if is(name, "q") {
-                // A quality that is none does not make a wish.
-                quality = value
-                    .parse()
-                    .ok()
-                    .filter(|quality| (0.0..=1.0).contains(quality))
-                    .unwrap_or(0.0);
+                let valid = value.parse().ok().filter(|quality| (0.0..=1.0).contains(quality));
+                quality = valid.unwrap_or(0.0);
             } else if is(name, "version") {
                 if value != self.version {
                     return None;
@@ -83,52 +73,47 @@ mod tests {
 
     use super::*;
 
-    fn asked(accept: &[&str]) -> Format {
-        let mut headers = HeaderMap::new();
-        for value in accept {
-            headers.append(ACCEPT, HeaderValue::from_str(value).unwrap());
+    #[track_caller]
+    fn each_gets(expected: Format, cases: &[&[&str]]) {
+        for accept in cases {
+            let mut headers = HeaderMap::new();
+            for value in *accept {
+                headers.append(ACCEPT, HeaderValue::from_str(value).unwrap());
+            }
+            assert_eq!(format(&headers), expected, "{accept:?}");
         }
-        format(&headers)
     }
 
     #[test]
     fn prometheus_gets_openmetrics() {
-        for accept in [
-            // 2.42, 2.55, 3.x in the order of its protocols.
-            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
-             text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-            "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
-             text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
-            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
-             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
-             text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
-        ] {
-            assert_eq!(asked(&[accept]), Format::OpenMetrics, "{accept}");
-        }
+        // 2.42, 2.55, 3.x in the order of its protocols.
+        let old = "application/openmetrics-text;version=1.0.0,\
+                   application/openmetrics-text;version=0.0.1;q=0.75,\
+                   text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let later = "application/openmetrics-text;version=1.0.0;q=0.5,\
+                     application/openmetrics-text;version=0.0.1;q=0.4,\
+                     text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let new = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                   application/openmetrics-text;version=0.0.1;q=0.5,\
+                   text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+                   text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        each_gets(Format::OpenMetrics, &[&[old], &[later], &[new]]);
     }
 
     #[test]
-    fn who_has_no_preference_gets_openmetrics() {
-        for accept in [
-            &[][..],
-            &["*/*"],
-            &["text/html,application/xhtml+xml,*/*;q=0.8"],
-            &["text/plain", "application/openmetrics-text"],
-            &["nonsense"],
-            &["text/plain;q=nonsense"],
-            &["text/plain;q=2"],
-            &["image/png"],
-            &["text/plain;q=0"],
-            &["text/plain;version=1.0.0"],
-        ] {
-            assert_eq!(asked(accept), Format::OpenMetrics, "{accept:?}");
-        }
+    fn without_a_preference_the_answer_is_openmetrics() {
+        let both = ["text/plain", "application/openmetrics-text"];
+        let browser = ["text/html,application/xhtml+xml,*/*;q=0.8"];
+        each_gets(Format::OpenMetrics, &[&[], &["*/*"], &browser, &both, &["image/png"]]);
+        let other = [["text/plain;q=0"], ["text/plain;version=1.0.0"]];
+        let bad = [["nonsense"], ["text/plain;q=nonsense"], ["text/plain;q=2"]];
+        each_gets(Format::OpenMetrics, &[&other[0], &other[1], &bad[0], &bad[1], &bad[2]]);
     }
 
     #[test]
-    fn who_prefers_the_older_text_gets_it() {
-        for accept in [
-            &["text/plain"][..],
+    fn a_preference_for_the_older_text_is_met() {
+        let cases: [&[&str]; 8] = [
+            &["text/plain"],
             &["text/plain;version=0.0.4"],
             &["TEXT/PLAIN; Version=\"0.0.4\"; charset=utf-8"],
             &["text/*, */*;q=0.5"],
@@ -138,8 +123,7 @@ mod tests {
             &["application/openmetrics-text;version=2.0.0,text/plain;q=0.5"],
             // The closest range counts, not the highest.
             &["application/openmetrics-text;q=0.1, */*, text/plain;q=0.2"],
-        ] {
-            assert_eq!(asked(accept), Format::Text, "{accept:?}");
-        }
+        ];
+        each_gets(Format::Text, &cases);
     }
 }

@@ -38,12 +38,9 @@ impl Reader {
         loop {
             sleep_until(self.next_look).await;
             self.next_look = Instant::now() + INTERVAL;
-            let made = self.source.latest().await;
-            let silent_since = self.told.as_ref().map_or(began, |(_, at)| *at);
-            match made {
-                Some(made) if self.is_news(&made) || silent_since.elapsed() >= KEEP_ALIVE => {
-                    let first = self.told.is_none();
-                    let words = event(&made.json, first);
+            match self.source.latest().await {
+                Some(made) if self.is_due(&made) => {
+                    let words = event(&made.json, self.told.is_none());
                     self.told = Some((made, Instant::now()));
                     return words;
                 }
@@ -55,8 +52,10 @@ impl Reader {
         }
     }
 
-    fn is_news(&self, made: &Arc<Made>) -> bool {
-        self.told.as_ref().is_none_or(|(told, _)| told.document != made.document)
+    fn is_due(&self, made: &Made) -> bool {
+        self.told
+            .as_ref()
+            .is_none_or(|(told, at)| told.document != made.document || at.elapsed() >= KEEP_ALIVE)
     }
 }
 

@@ -52,10 +52,8 @@ fn refusal(hosts: &Hosts, request: &Request) -> Option<Response> {
         return Some(closing(answer));
     }
     if has_body(request.headers()) {
-        return Some(closing(plain(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "no request here may have a body\n",
-        )));
+        let words = "no request here may have a body\n";
+        return Some(closing(plain(StatusCode::PAYLOAD_TOO_LARGE, words)));
     }
     None
 }
@@ -70,8 +68,8 @@ fn is_for_us(hosts: &Hosts, request: &Request) -> bool {
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
-    let length = headers.get(CONTENT_LENGTH);
-    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// The rest of the request is not read.

@@ -3,16 +3,6 @@
 //!
 //! While nobody looks, it makes nothing. One answer serves everybody who asks within a quarter of a
 //! second. Connections are few, and each has an end.
-//!
-//! - `mod.rs` binding, and the routes
-//! - `source.rs` the scheduler's answer, shared
-//! - `events.rs` the stream of snapshots
-//! - `guard.rs` what every request has to pass, and the headers of every answer
-//! - `hosts.rs` the names that a request may use for the server
-//! - `metrics.rs` what Prometheus scrapes; `accept.rs` in which format; `space.rs` the free space
-//!   of the disk
-//! - `server.rs` connections
-//! - `stall.rs` a bound on every write
 
 mod accept;
 mod events;
@@ -32,7 +22,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -46,7 +36,6 @@ use crate::engine::Control;
 use crate::meters::Meters;
 use crate::sinks::AnySink;
 
-/// Open streams of events.
 const MAX_STREAMS: usize = 16;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -55,7 +44,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// The status server, bound and not yet serving.
+/// Bound, but not serving yet.
 #[derive(Debug)]
 pub struct StatusServer {
     listener: TcpListener,
@@ -80,18 +69,13 @@ struct Shared {
 }
 
 impl StatusServer {
-    /// Binds the address; port 0 picks a free one. `allowed_hosts` are spelled as the configuration
-    /// spells them.
-    ///
-    /// # Errors
-    /// When it cannot be bound.
+    /// Port 0 picks a free one. `allowed_hosts` are spelled as in the configuration.
     pub async fn bind(address: SocketAddr, allowed_hosts: &[String]) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, hosts: Hosts::new(allowed_hosts) })
     }
 
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -128,10 +112,7 @@ async fn asset(content_type: &'static str, text: &'static str) -> Response {
 }
 
 async fn live(State(shared): State<Shared>) -> Response {
-    match shared.source.latest().await {
-        Some(_) => plain(StatusCode::OK, "ok\n"),
-        None => silent(),
-    }
+    shared.source.latest().await.map_or_else(silent, |_| plain(StatusCode::OK, "ok\n"))
 }
 
 async fn ready(State(shared): State<Shared>) -> Response {
@@ -145,10 +126,7 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn status(State(shared): State<Shared>) -> Response {
-    match shared.source.latest().await {
-        Some(made) => typed(JSON, made.json.clone()),
-        None => silent(),
-    }
+    shared.source.latest().await.map_or_else(silent, |made| typed(JSON, made.json.clone()))
 }
 
 async fn stream(State(shared): State<Shared>) -> Response {
@@ -157,9 +135,7 @@ async fn stream(State(shared): State<Shared>) -> Response {
         Err(_) => {
             let words = "too many event streams are open; close one, or ask /api/v1/status\n";
             let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, words);
-            answer
-                .headers_mut()
-                .insert(RETRY_AFTER, const { axum::http::HeaderValue::from_static("10") });
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
             answer
         }
     }

@@ -13,15 +13,11 @@ use super::stall::Impatient;
 
 /// Connections at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
-/// Longest wait for the head of a request: of the first, and of the next one over the same
-/// connection.
+/// The longest wait for the head of the first or the next request of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of a head.
 const MAX_HEAD_BYTES: usize = 16 << 10;
-/// Most headers of a request.
 const MAX_HEADERS: usize = 64;
-/// The pause after a connection could not be accepted: without free descriptors the next try fails,
-/// too.
+/// The pause after a failed accept: without descriptors the next one fails too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn serve(listener: TcpListener, routes: Router) {

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn many_who_ask_are_one_question() {
+    async fn many_clients_are_one_question() {
         let (engine, mut questions) = mpsc::channel(16);
         let source = Source::new(engine, "/c.toml".into());
         let scheduler = async {

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_slowly_gets_everything() {
+    async fn a_client_that_reads_slowly_gets_everything() {
         let (ours, mut theirs) = duplex(16);
         let mut ours = Impatient::new(ours);
         let writing = async {

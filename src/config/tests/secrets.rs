@@ -2,26 +2,23 @@
 
 use proptest::prelude::*;
 
-use super::super::scene::{SECRET, SHOP, Scene};
+use super::super::scene::{SECRET, Scene, holds, shop};
 
 #[test]
 fn the_shown_configuration_can_be_loaded_and_holds_no_secret() {
     let scene = Scene::with_environment(&[("NAME", SECRET)]);
     let long_key = "project_0123456789abcdef";
-    let text = format!(
-        "{SHOP}rest_api_key_file = \"key\"\nexports = [\"export_1\"]\n[[project]]\nname = \"b\"\n\
+    let text = shop(&format!(
+        "exports = [\"export_1\"]\n[[project]]\nname = \"b\"\n\
          project_key = \"{long_key}\"\nrest_api_key_env = \"NAME\"\n\
          [download]\nbandwidth = \"1MiB/s\"\nallowed_hosts = [\"minio\"]\n"
-    );
+    ));
     let config = scene.load(&text).unwrap();
     let shown = config.show();
     assert!(!shown.contains(SECRET) && !shown.contains(long_key), "{shown}");
     assert!(!format!("{config:?}").contains(SECRET) && !format!("{config:?}").contains(long_key));
-    assert!(
-        shown.contains("project_key = \"project_…\"")
-            && shown.contains("rest_api_key_env = \"NAME\""),
-        "{shown}"
-    );
+    holds(&shown, "project_key = \"project_…\"");
+    holds(&shown, "rest_api_key_env = \"NAME\"");
     let keys = ["project_0123456789", long_key];
     let mut restored = shown;
     for (project, key) in config.projects.iter().zip(keys) {

@@ -84,7 +84,7 @@ export class AttentionView {
 
   update(trouble) {
     const { title, words, advice, box, command, whose } = this.refs;
-    // A wait brings its own words and advice.
+    // A wait has its own words and advice.
     trouble = { ...trouble.wait, ...trouble };
     this.trouble = trouble;
     setAttribute(this.node, "data-tone", trouble.tone);

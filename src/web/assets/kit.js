@@ -77,7 +77,7 @@ export function arrange(parent, nodes) {
   }
 }
 
-/** Brings the map `views` in line with `items`: new ones are made, kept ones updated, gone ones dropped. */
+/** Makes the map `views` match `items`: creates new views, updates kept ones and drops the others. */
 export function keyed(views, items, keyOf, make) {
   const seen = new Set();
   const result = items.map((item) => {
