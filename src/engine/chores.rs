@@ -24,7 +24,7 @@ pub(crate) enum Chore {
 }
 
 /// A kind of chore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ChoreKind {
     Prepare,
     Seal,

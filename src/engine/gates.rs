@@ -291,7 +291,15 @@ impl Gates {
             self.hosts.remove(&host);
             self.woken.everybody = true;
         }
-        self.projects[project].store_host = Some(host);
+        self.lies_on(project, host);
+    }
+
+    /// The parts of the project lie on this host. If it is another one, they need not wait for what
+    /// they waited for.
+    fn lies_on(&mut self, project: ProjectId, host: String) {
+        if self.projects[project].store_host.replace(host.clone()) != Some(host) {
+            self.woken.projects.push(project);
+        }
     }
 
     /// Something answered that it has to be left alone for a while. Returns a pause that is to be
@@ -354,11 +362,11 @@ impl Gates {
                 None
             }
             Hold::StoreWaits { host } => {
-                of.store_host = Some(host);
+                self.lies_on(project, host);
                 None
             }
             Hold::StoreBusy { host, retry_after } => {
-                of.store_host = Some(host.clone());
+                self.lies_on(project, host.clone());
                 self.forget_idle_hosts(now);
                 let gate = self.hosts.entry(host.clone()).or_default();
                 if gate.refused(now, wait(retry_after)) {

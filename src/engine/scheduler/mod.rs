@@ -4,10 +4,12 @@
 //!
 //! - `mod.rs` the loop, the drain and the end
 //! - `route.rs` what an event changes, and where the commands of a watch go
-//! - `reconcile.rs` another configuration, and exports that are to be forgotten
+//! - `reconcile.rs` another configuration
+//! - `forget.rs` exports that somebody wants forgotten
 //! - `overview.rs` what is shown to those who look
 //! - `status.rs` what the service manager is told
 
+mod forget;
 mod overview;
 mod reconcile;
 mod route;
@@ -318,6 +320,7 @@ impl Scheduler {
         self.draining = Some(why);
         self.polls.abort_all();
         self.transfers.stop_all();
+        self.reconciler.stop();
         self.timers.set(Timer::DrainGrace, self.clock.now().saturating_add(DRAIN_GRACE));
         tracing::info!(
             event = "drain_started",

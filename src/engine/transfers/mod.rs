@@ -199,9 +199,11 @@ impl Transfers {
         self.queue.call_all();
     }
 
-    /// Forgets how the parts of an export fared.
-    pub(crate) fn forget_crowd(&mut self, entry: EntryId) {
-        self.crowds.remove(entry);
+    /// Forgets how the parts of an export fared: those that wait for that may go.
+    pub(crate) fn forget_crowd(&mut self, project: ProjectId, entry: EntryId) {
+        if self.crowds.remove(entry).is_some() {
+            self.queue.call_export(project, entry);
+        }
     }
 
     pub(crate) fn remove_project(&mut self, project: ProjectId) {
