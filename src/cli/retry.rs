@@ -48,6 +48,5 @@ async fn without_daemon(
         console::complain(&error.to_string());
         error.exit_code()
     })?;
-    let retried = retried.into_iter();
-    Ok(retried.map(|(project, export)| Retried { project: project.to_string(), export }).collect())
+    Ok(retried.into_iter().map(Retried::from).collect())
 }

@@ -84,7 +84,7 @@ impl ChoreOrder {
             Chore::Prepare => self.prepare().await,
             Chore::Seal { manifest, boot } => self.seal(manifest.clone(), *boot).await,
             Chore::WriteNotice(failure) => {
-                let notice = failure_notice(&at.project, &at.export, failure);
+                let notice = failure_notice(at, failure);
                 sink.put(at, Document::Notice(notice)).await.map(|_| ChoreEnd::NoticeWritten)
             }
             Chore::RemoveNotice => sink.remove_notice(at).await.map(|()| ChoreEnd::NoticeRemoved),

@@ -9,7 +9,7 @@ use super::access::Access;
 use super::archive::Forgotten;
 use super::overview::{Overview, Standing};
 use crate::domain::capacity::Capacity;
-use crate::domain::ids::{ExportId, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::watch::Policies;
 use crate::fetch::StoreClient;
 
@@ -22,7 +22,7 @@ pub enum Control {
     Overview { reply: oneshot::Sender<Box<Overview>> },
     /// Set failed exports to watching again, in whatever project. Answers which of them were
     /// failed.
-    Retry { exports: BTreeSet<ExportId>, reply: oneshot::Sender<Vec<(ProjectName, ExportId)>> },
+    Retry { exports: BTreeSet<ExportId>, reply: oneshot::Sender<Vec<ExportPath>> },
     /// Forget exports, in whatever project: what is under way for them is stopped, then files and
     /// records go. Those that are configured begin anew. Answers what became of the known ones, or
     /// why nothing was forgotten.

@@ -11,9 +11,9 @@ use super::timers::Clock;
 use crate::domain::cadence::spread;
 use crate::domain::failure::Hold;
 use crate::domain::gate::{Admission, Gate, Probe};
-use crate::domain::ids::ProjectName;
+use crate::domain::ids::{ProjectDigest, ProjectName};
 use crate::domain::retry::RetryPolicy;
-use crate::domain::stage::Cause;
+use crate::domain::stage::{Cause, PauseScope};
 use crate::meters::Meters;
 
 /// From so many hosts on, those that nobody waits for are forgotten: a server that makes up hosts
@@ -75,18 +75,11 @@ pub(crate) struct Woken {
     pub(crate) projects: Vec<ProjectId>,
 }
 
-/// A pause that has to survive a restart.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lasting {
-    Project,
-    Origin,
-    Host(String),
-}
-
 /// The gates of one project.
 #[derive(Debug)]
 pub(crate) struct ProjectGates {
     name: ProjectName,
+    digest: ProjectDigest,
     pub(crate) throttle: Gate,
     pub(crate) key: Gate,
     /// Closed while the API refuses the request for every export.
@@ -121,9 +114,10 @@ impl Gates {
         }
     }
 
-    pub(crate) fn add(&mut self, project: ProjectId, name: ProjectName) {
+    pub(crate) fn add(&mut self, project: ProjectId, name: ProjectName, digest: ProjectDigest) {
         let gates = ProjectGates {
             name,
+            digest,
             throttle: Gate::default(),
             key: Gate::default(),
             rejection: Gate::default(),
@@ -309,7 +303,7 @@ impl Gates {
         project: ProjectId,
         hold: Hold,
         now: Duration,
-    ) -> Option<(Lasting, Duration)> {
+    ) -> Option<(PauseScope, Duration)> {
         let (retry, jitter) = (self.retry, Clock::jitter());
         let wait = |retry_after: Option<Duration>| {
             move |n| retry_after.unwrap_or_else(|| retry.delay(n, jitter))
@@ -325,7 +319,7 @@ impl Gates {
                     let seconds = seconds_left(&of.throttle, now);
                     tracing::warn!(event = "project_throttled", project = %of.name, seconds, "the API asks for fewer requests (429); the project waits");
                 }
-                let lasting = lasting(Lasting::Project, retry_after, &of.throttle);
+                let lasting = lasting(PauseScope::Project(of.digest), retry_after, &of.throttle);
                 self.reached_origin();
                 lasting
             }
@@ -339,7 +333,7 @@ impl Gates {
                         "the API is unavailable (503); every project waits"
                     );
                 }
-                lasting(Lasting::Origin, retry_after, &self.origin)
+                lasting(PauseScope::Origin, retry_after, &self.origin)
             }
             Hold::RouteNotFound => {
                 if self.origin.refused(now, wait(None)) {
@@ -379,7 +373,7 @@ impl Gates {
                         "the store asks for fewer requests; its parts wait"
                     );
                 }
-                lasting(Lasting::Host(host), retry_after, gate)
+                lasting(PauseScope::Host(host), retry_after, gate)
             }
             // The call is made anew. What it was the probe of is probed by that.
             Hold::KeyReplaced => None,
@@ -431,16 +425,17 @@ impl Gates {
     }
 
     /// A pause of an earlier run.
-    pub(crate) fn restore_project(&mut self, project: ProjectId, until: Duration) {
-        self.projects[project].throttle.restore(until);
-    }
-
-    pub(crate) fn restore_origin(&mut self, until: Duration) {
-        self.origin.restore(until);
-    }
-
-    pub(crate) fn restore_host(&mut self, host: String, until: Duration) {
-        self.hosts.entry(host).or_default().restore(until);
+    pub(crate) fn restore(&mut self, scope: PauseScope, until: Duration) {
+        match scope {
+            PauseScope::Origin => self.origin.restore(until),
+            PauseScope::Project(digest) => {
+                for of in self.projects.values_mut().filter(|of| of.digest == digest) {
+                    of.throttle.restore(until);
+                }
+            }
+            PauseScope::Host(host) => self.hosts.entry(host).or_default().restore(until),
+            PauseScope::Unknown(_) => {}
+        }
     }
 
     /// The gates of the stores' hosts.

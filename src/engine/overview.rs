@@ -199,7 +199,7 @@ impl ExportOverview {
             _ => 0,
         };
         Self {
-            id: watch.export().clone(),
+            id: watch.path().export.clone(),
             stage,
             remote_status: remote_status.map(|status| status.as_str().into()),
             since: shown.since,

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 
 use super::cadence::Cadence;
 use super::failure::{Failure, FailureKind, PartFailure, ViewOutcome};
-use super::ids::{ExportId, FileId, ProjectName};
+use super::ids::{ExportPath, FileId};
 use super::manifest::Manifest;
 use super::moment::{Moment, Unit};
 use super::part::{CommittedPart, PartKey};
@@ -61,8 +61,7 @@ pub struct StepContext<'a> {
 
 #[derive(Debug)]
 pub struct Watch {
-    project: ProjectName,
-    export: ExportId,
+    path: ExportPath,
     state: WatchState,
 }
 
@@ -294,23 +293,18 @@ pub struct PartOrder {
 
 impl Watch {
     #[must_use]
-    pub fn new(project: ProjectName, export: ExportId) -> Self {
-        Self::with_state(project, export, WatchState::Polling(Polling::default()))
+    pub fn new(path: ExportPath) -> Self {
+        Self::with_state(path, WatchState::Polling(Polling::default()))
     }
 
     #[must_use]
-    pub fn with_state(project: ProjectName, export: ExportId, state: WatchState) -> Self {
-        Self { project, export, state }
+    pub fn with_state(path: ExportPath, state: WatchState) -> Self {
+        Self { path, state }
     }
 
     #[must_use]
-    pub fn export(&self) -> &ExportId {
-        &self.export
-    }
-
-    #[must_use]
-    pub fn project(&self) -> &ProjectName {
-        &self.project
+    pub fn path(&self) -> &ExportPath {
+        &self.path
     }
 
     #[must_use]
@@ -444,13 +438,7 @@ impl Watch {
             }
             Transition::Seal { facts, parts } => {
                 let totals = Totals::of(&parts);
-                let manifest = Manifest::seal(
-                    self.project.clone(),
-                    self.export.clone(),
-                    facts,
-                    parts,
-                    cx.now.wall,
-                );
+                let manifest = Manifest::seal(self.path.clone(), facts, parts, cx.now.wall);
                 let manifest: Arc<str> = manifest.to_text().into();
                 commands.push(Command::Record(RecordChange::Sealing(manifest.clone())));
                 WatchState::Sealing { manifest, totals }

@@ -286,7 +286,7 @@ impl Scheduler {
             match self.fleet.export(entry) {
                 Some(export) if export.watch().wants_views() => {
                     let access = self.fleet.project(export.project()).access.clone();
-                    let id = export.watch().export().clone();
+                    let id = export.path().export.clone();
                     self.polls.send(turn, access, id, now);
                     self.fleet.begin_work(entry);
                 }
@@ -303,7 +303,7 @@ impl Scheduler {
                 WatchState::Fetching(fetching) => fetching.unrecorded().collect(),
                 _ => Vec::new(),
             };
-            Some((export.path(), unrecorded))
+            Some((export.path().clone(), unrecorded))
         });
     }
 

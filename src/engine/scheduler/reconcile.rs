@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::JoinMap;
 
 use super::Scheduler;
-use crate::domain::ids::{ExportId, ExportKey, ProjectName};
+use crate::domain::ids::{ExportId, ExportKey, ExportPath};
 use crate::domain::retry::RETRY_AFTER_CAP;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Command, PartState, Watch, WatchEvent, WatchState};
@@ -166,7 +166,7 @@ impl Scheduler {
     }
 
     /// Failed exports are watched again. Returns those that were failed.
-    fn retry(&mut self, wanted: &BTreeSet<ExportId>) -> Vec<(ProjectName, ExportId)> {
+    fn retry(&mut self, wanted: &BTreeSet<ExportId>) -> Vec<ExportPath> {
         let is_failed = |entry: &EntryId| {
             self.fleet.export(*entry).is_some_and(|export| {
                 export.is_wanted() && matches!(export.watch().state(), WatchState::Failed { .. })
@@ -176,8 +176,8 @@ impl Scheduler {
         let mut retried = Vec::new();
         for entry in failed {
             let Some(export) = self.fleet.export(entry) else { continue };
-            narrator::retried(export.watch());
-            retried.push((export.watch().project().clone(), export.watch().export().clone()));
+            narrator::retried(export.path());
+            retried.push(export.path().clone());
             self.retry_failed(entry);
         }
         retried
@@ -322,7 +322,7 @@ impl Scheduler {
                 changes.projects_added += 1;
                 self.meters.project_came(&name);
                 let id = self.fleet.add_project(name.clone(), digest, access);
-                self.gates.add(id, name.clone());
+                self.gates.add(id, name.clone(), digest);
                 self.polls.add_project(id, requests_per_second);
                 id
             }
@@ -368,7 +368,8 @@ impl Scheduler {
         let mut new = Vec::new();
         for export in self.fleet.missing(id) {
             let watch = watches.remove(&ExportKey { project, export: export.clone() });
-            let watch = watch.unwrap_or_else(|| Watch::new(name.clone(), export));
+            let path = ExportPath { project: name.clone(), export };
+            let watch = watch.unwrap_or_else(|| Watch::new(path));
             new.push(self.fleet.add_export(id, watch));
         }
         self.begin_exports(&new);
@@ -383,7 +384,7 @@ impl Scheduler {
             let Some(export) = self.fleet.export(entry) else { continue };
             if export.is_wanted() {
                 retired += 1;
-                narrator::removed(export.watch());
+                narrator::removed(export.path());
                 self.call_off(entry);
             }
             self.fleet.set_presence(entry, presence);
@@ -414,7 +415,7 @@ impl Scheduler {
         self.fleet.set_presence(entry, Presence::Wanted);
         let Some(export) = self.fleet.export(entry) else { return };
         self.transfers.forget_crowd(export.project(), entry);
-        narrator::restored(export.watch());
+        narrator::restored(export.path());
         for command in export.watch().wake_commands() {
             let asks = matches!(command, Command::ViewAfter(_)) && self.polls.is_asking(entry);
             if !asks {
@@ -434,7 +435,7 @@ impl Scheduler {
                 continue;
             }
             let project = export.project();
-            narrator::forgotten(export.watch());
+            narrator::forgotten(export.path());
             self.transfers.forget_crowd(project, entry);
             self.fleet.remove_export(entry);
             self.let_go_of_project(project);
@@ -471,17 +472,7 @@ impl Scheduler {
                 self.journal.note(Fact::PauseEnded { scope });
                 continue;
             }
-            let until = now + left.min(RETRY_AFTER_CAP);
-            match scope {
-                PauseScope::Origin => self.gates.restore_origin(until),
-                PauseScope::Project(digest) => {
-                    if let Some(project) = self.fleet.find_project(&digest) {
-                        self.gates.restore_project(project, until);
-                    }
-                }
-                PauseScope::Host(host) => self.gates.restore_host(host, until),
-                PauseScope::Unknown(_) => {}
-            }
+            self.gates.restore(scope, now + left.min(RETRY_AFTER_CAP));
         }
     }
 }

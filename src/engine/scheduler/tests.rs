@@ -20,7 +20,7 @@ use crate::config::{Environment, KeySource};
 use crate::domain::cadence::Cadence;
 use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::gate::{Admission, Gate};
-use crate::domain::ids::{ExportId, ProjectDigest};
+use crate::domain::ids::ProjectDigest;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Recorded, WatchEvent};
@@ -178,7 +178,7 @@ impl Rig {
             declared_bytes: Some(10),
         };
         let report = Report {
-            export: self.watch(export).export().clone(),
+            export: self.watch(export).path().export.clone(),
             status: RemoteStatus::parse(status),
             files: Some((1..=files).map(file).collect()),
             facts: ReportFacts::default(),
@@ -208,7 +208,7 @@ impl Rig {
         self.scheduler.polls.call_all();
         self.scheduler.admit_views(Duration::from_hours(1000));
         let call = self.scheduler.polls.call_of(entry).expect("the view went out");
-        let export = self.watch(export).export().clone();
+        let export = self.watch(export).path().export.clone();
         let answer = Ok(vec![Observation { export, outcome }]);
         self.scheduler.apply(Event::Answered(call, answer));
     }
@@ -342,7 +342,7 @@ async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refu
         rig.polled(0, refusal());
     }
     let running = |rig: &Rig| Report {
-        export: rig.watch(0).export().clone(),
+        export: rig.watch(0).path().export.clone(),
         status: RemoteStatus::Running,
         files: None,
         facts: ReportFacts::default(),

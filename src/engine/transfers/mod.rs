@@ -41,7 +41,7 @@ use crate::domain::ids::ExportPath;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::PartOrder;
 use crate::fetch::StoreClient;
-use crate::meters::{ByteCounter, Meters};
+use crate::meters::Meters;
 use crate::ports::{Finished, Sink};
 use crate::sinks::{AnyFinished, AnySink};
 use attempt::fetch_part;
@@ -264,7 +264,7 @@ impl Transfers {
         let crowd_of = self.crowds.get(part.entry);
         let is_awaited = crowd_of.is_some_and(|crowd| crowd.admission(now) != Admission::Pass);
         let stop = self.stop.child_token();
-        let progress = Arc::new(Progress::new(self.received(&path)));
+        let progress = Arc::new(Progress::new(self.meters.received(&path.project)));
         let declared_bytes = order.declared_bytes;
         let lane = self.lanes.least_busy();
         let attempt = AttemptContext {
@@ -291,10 +291,6 @@ impl Transfers {
         let stage = Stage::Downloading { pass, crowd };
         let attempt = Attempt { stage, path, declared_bytes, progress, stop, project };
         self.attempts.insert(part, attempt);
-    }
-
-    fn received(&self, path: &ExportPath) -> ByteCounter {
-        self.meters.received(&path.project)
     }
 
     /// Waits for news of the parts under way. Cancel-safe.

@@ -127,13 +127,7 @@ impl Bench {
 
     fn manifest(&self, parts: Vec<CommittedPart>) -> Manifest {
         let at = "2026-01-02T03:04:05Z".parse().unwrap();
-        Manifest::seal(
-            self.at.project.clone(),
-            self.at.export.clone(),
-            ReportFacts::default(),
-            parts,
-            at,
-        )
+        Manifest::seal(self.at.clone(), ReportFacts::default(), parts, at)
     }
 
     fn seal(&self, bytes: &[u8]) -> Result<Put, SinkError> {

@@ -35,7 +35,7 @@ async fn a_view_under_way_comes_back_once_more_and_begins_nothing() {
     rig.scheduler.apply(Event::Tick);
     rig.scheduler.admit();
     let call = rig.scheduler.polls.call_of(rig.exports[0]).unwrap();
-    let export = rig.watch(0).export().clone();
+    let export = rig.watch(0).path().export.clone();
     rig.leave(&[0]);
     assert!(rig.is_known(0), "its view is under way");
     let outcome = ViewOutcome::Fault("gone".to_owned());
@@ -68,7 +68,7 @@ async fn an_export_that_is_configured_again_before_it_is_gone_goes_on() {
     rig.leave(&[0]);
     rig.leave(&[1]);
     let fault = ViewOutcome::Fault("gone".to_owned());
-    let export = rig.watch(0).export().clone();
+    let export = rig.watch(0).path().export.clone();
     rig.scheduler.apply(Event::Answered(call, Ok(vec![Observation { export, outcome: fault }])));
     assert!(rig.is_known(0) && rig.scheduler.polls.due_at(rig.exports[0]).is_some());
 }

@@ -32,7 +32,7 @@ async fn parts_of_a_retried_export_do_not_wait_as_those_of_the_failed_one_did() 
     rig.scheduler.admit();
     assert!(rig.parts_under_way().is_empty(), "after so many faults the others wait");
     rig.fails(0);
-    let export = rig.watch(0).export().clone();
+    let export = rig.watch(0).path().export.clone();
     let (reply, _answer) = tokio::sync::oneshot::channel();
     rig.scheduler.controlled(Control::Retry { exports: [export].into(), reply });
     rig.chore_ends(ChoreEnd::NoticeRemoved);
@@ -78,7 +78,7 @@ async fn a_stop_ends_a_reload_that_still_looks_things_up() {
     let (reply, mut answer) = tokio::sync::oneshot::channel();
     rig.scheduler.controlled(Control::Reconcile { desired, reply });
     rig.scheduler.apply(Event::Stop);
-    rig.scheduler.apply(super::reconcile::looked_up(&[1]));
+    rig.scheduler.apply(reconcile::looked_up(&[1]));
     assert!(answer.try_recv().is_err(), "who asked hears nothing");
     assert_eq!(rig.scheduler.fleet.counts().watching, 1);
 }
