@@ -74,71 +74,45 @@ const STATE_LOCK: &str = "lock";
 /// File in the download directory that the running instance locks.
 const DOWNLOAD_LOCK: &str = ".batch-export-watcher.lock";
 
-/// How `run` is to end.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
-    /// End once every export is settled.
     pub exit_when_settled: bool,
     /// Give up on that after so long.
     pub deadline: Option<Duration>,
 }
 
-/// What a program is made from.
 #[derive(Debug)]
 pub struct Setup {
-    /// The configuration that is in force first.
     pub config: Config,
     /// The environment, in which later ones are read, too.
     pub environment: Environment,
-    /// How it is to end.
     pub options: RunOptions,
-    /// The runtimes that move bytes.
     pub transfer: TransferRuntimes,
     /// SIGHUP, where it asks for a reload.
     pub hangups: Option<Hangups>,
 }
 
-/// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another instance holds a lock, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The state cannot be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerFault),
-    /// The download directory cannot be used.
     #[error(transparent)]
     Sink(#[from] SinkError),
-    /// The certificates cannot be loaded.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An HTTP client cannot be built.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The state directory cannot be made.
     #[error(transparent)]
     Directory(#[from] DurableError),
-    /// The sink did not take a notice away.
     #[error("the notice of the failure cannot be removed: {0}")]
     Removal(SinkFault),
-    /// A REST API key cannot be used.
     #[error("project {project}: the rest api key cannot be used: {cause}")]
-    Key {
-        /// The project.
-        project: ProjectName,
-        /// What is wrong, without the key.
-        cause: String,
-    },
-    /// The status page cannot listen where the configuration says.
+    Key { project: ProjectName, cause: String },
     #[error("server.listen: the status page cannot listen at {address}: {cause}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        cause: io::Error,
-    },
-    /// A worker died while it was starting.
+    Listen { address: SocketAddr, cause: io::Error },
     #[error("a worker ended unexpectedly while the program was starting")]
     Worker,
 }
@@ -161,7 +135,6 @@ impl StartError {
     }
 }
 
-/// The program, ready to run.
 pub struct App {
     scheduler: Scheduler,
     /// What is configured first, and what recovery found of it.

@@ -53,7 +53,6 @@ pub async fn retry(
     Ok(retried)
 }
 
-/// What the projects are called.
 fn names(config: &Config) -> HashMap<ProjectDigest, ProjectName> {
     let name =
         |project: &ProjectConfig| (ProjectDigest::of(&project.project_key), project.name.clone());

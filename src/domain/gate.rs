@@ -4,7 +4,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// Whether a call may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     Pass,
@@ -100,7 +99,6 @@ impl Gate {
         }
     }
 
-    /// A pause from an earlier run.
     pub fn restore(&mut self, until: Duration) {
         self.state = State::Paused { until };
     }
@@ -120,7 +118,6 @@ impl Gate {
         }
     }
 
-    /// Whether calls pass freely.
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open)

@@ -13,7 +13,6 @@ use super::overview::{Counts, Shown};
 use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::watch::{Command, StepContext, Watch, WatchEvent, WatchState};
 
-/// Every project and export.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     projects: SlotMap<ProjectId, Project>,
@@ -30,7 +29,6 @@ pub(crate) struct Fleet {
     idle: Vec<EntryId>,
 }
 
-/// One project.
 #[derive(Debug)]
 pub(crate) struct Project {
     pub(crate) name: ProjectName,
@@ -58,7 +56,6 @@ struct Place {
     entry: Option<EntryId>,
 }
 
-/// One export.
 #[derive(Debug)]
 pub(crate) struct Export {
     watch: Watch,
@@ -292,7 +289,6 @@ impl Fleet {
         missing.into_iter().map(|(_, export)| export).collect()
     }
 
-    /// Adds an export of the project.
     pub(crate) fn add_export(&mut self, project: ProjectId, watch: Watch) -> EntryId {
         let id = watch.path().export.clone();
         let shown = Shown::of(&watch);
@@ -304,8 +300,8 @@ impl Fleet {
     }
 
     /// Removes an export for which nothing is under way.
-    pub(crate) fn remove_export(&mut self, entry: EntryId) -> Option<Export> {
-        let export = self.exports.remove(entry)?;
+    pub(crate) fn remove_export(&mut self, entry: EntryId) {
+        let Some(export) = self.exports.remove(entry) else { return };
         self.count(entry, export.project, Standing::of(&export), false);
         let places = &mut self.projects[export.project].exports;
         if let Some(place) = places.get_mut(&export.watch.path().export) {
@@ -314,7 +310,6 @@ impl Fleet {
                 places.remove(&export.watch.path().export);
             }
         }
-        Some(export)
     }
 
     pub(crate) fn set_presence(&mut self, entry: EntryId, presence: Presence) {

@@ -159,7 +159,6 @@ impl Folders {
         }
     }
 
-    /// A chore is done.
     pub(crate) fn done(&mut self, id: ChoreId) {
         self.chores.remove(&id);
     }
@@ -205,7 +204,6 @@ impl Folders {
         });
     }
 
-    /// A look at the disk is over.
     pub(crate) fn disk_checked(
         &mut self,
         result: Result<Result<(), String>, Panicked>,

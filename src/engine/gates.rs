@@ -75,7 +75,6 @@ pub(crate) struct Woken {
     pub(crate) projects: Vec<ProjectId>,
 }
 
-/// The gates of one project.
 #[derive(Debug)]
 pub(crate) struct ProjectGates {
     name: ProjectName,
@@ -88,7 +87,6 @@ pub(crate) struct ProjectGates {
     store_host: Option<String>,
 }
 
-/// Every gate of the API and the stores.
 #[derive(Debug)]
 pub(crate) struct Gates {
     projects: SecondaryMap<ProjectId, ProjectGates>,
@@ -424,7 +422,6 @@ impl Gates {
         true
     }
 
-    /// A pause of an earlier run.
     pub(crate) fn restore(&mut self, scope: PauseScope, until: Duration) {
         match scope {
             PauseScope::Origin => self.origin.restore(until),

@@ -64,7 +64,6 @@ enum Asked {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) project: ProjectId,
-    /// Whose views it was.
     pub(crate) exports: Vec<EntryId>,
     pub(crate) pass: Pass,
 }
@@ -216,7 +215,6 @@ impl Polls {
         self.asked.remove(turn.entry);
     }
 
-    /// Sends a view.
     pub(crate) fn send(
         &mut self,
         turn: Turn,

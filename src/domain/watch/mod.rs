@@ -40,12 +40,10 @@ pub use fetching::Fetching;
 pub use part_state::{Part, PartState};
 pub use polling::Polling;
 
-/// The policies that a step follows.
 #[derive(Debug, Clone, Copy)]
 pub struct Policies {
     /// How often to ask while nothing is wrong.
     pub cadence: Cadence,
-    /// How long to wait after a fault.
     pub retry: RetryPolicy,
     /// How long the API is asked about an export that it does not know, before the export fails.
     pub not_found_grace: Duration,
@@ -54,7 +52,6 @@ pub struct Policies {
 #[derive(Debug, Clone, Copy)]
 pub struct StepContext<'a> {
     pub now: Moment,
-    /// Spreads the delays of this step.
     pub jitter: Unit,
     pub policies: &'a Policies,
 }
@@ -139,7 +136,6 @@ pub enum WatchEvent {
         /// Names that a foreign file has, with the cause in words.
         conflicts: Vec<(PartKey, String)>,
     },
-    /// A part got a slot.
     PartStarted(PartKey),
     /// A part's attempt ended. If it succeeded, the file is durable under its final name.
     PartEnded {
@@ -148,19 +144,14 @@ pub enum WatchEvent {
     },
     /// The first bytes of a part under way are durable.
     PartCheckpointed(ResumablePart),
-    /// A part's retry wait is over.
     PartRetryDue(PartKey),
     Recorded(Recorded),
     ManifestDurable,
-    /// A foreign file has the manifest's name.
     ManifestConflict {
         cause: String,
     },
-    /// `failed.json` is durable.
     FailureNoticeDurable,
-    /// Someone asked to retry a failed export.
     Retry,
-    /// `failed.json` is gone.
     FailureNoticeRemoved,
 }
 
@@ -187,14 +178,10 @@ pub enum Command {
     Prepare,
     /// Give the part a slot when one is free.
     QueuePart(PartKey),
-    /// Wake the part after this delay.
     RetryPartAfter(PartKey, Duration),
     Record(RecordChange),
-    /// Write `manifest.json`.
     Seal(Arc<str>),
-    /// Write `failed.json`.
     WriteFailureNotice(Failure),
-    /// Remove `failed.json`.
     RemoveFailureNotice,
     Notify(Notice),
 }
@@ -244,13 +231,11 @@ pub enum Notice {
     PollFailing {
         cause: String,
     },
-    /// Polls of this export work again.
     PollRecovered,
     /// The API said something odd that needs no action; told once.
     Surprise {
         words: String,
     },
-    /// The files of a finished export are known.
     PartsListed {
         parts: u64,
         bytes: u64,
@@ -264,7 +249,6 @@ pub enum Notice {
         key: PartKey,
         cause: String,
     },
-    /// A part will not be tried again.
     PartAbandoned {
         key: PartKey,
         cause: String,
@@ -274,12 +258,10 @@ pub enum Notice {
         key: PartKey,
         bytes: u64,
     },
-    /// A part is on disk and recorded.
     PartCommitted(CommittedPart),
     ExportSealed(Totals),
     ExportCompleted(Totals),
     ExportFailed(Failure),
-    /// `failed.json` is gone, and so is the failure.
     FailureForgotten,
 }
 

@@ -53,7 +53,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(9);
 /// Refused probes in a row after which a project counts as refused for its key.
 const REFUSED_PROBES: u32 = 3;
 
-/// What the scheduler is made from.
 pub struct EngineParts {
     /// The command that retries exports, without their IDs.
     pub retry_command: String,
@@ -77,22 +76,18 @@ pub struct EngineParts {
     pub meters: Meters,
 }
 
-/// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Every export is whole, failed, or refused for its key.
     Settled {
-        /// Exports that failed.
         failed: usize,
         /// Projects whose key is refused while exports are still open.
         refused: usize,
     },
-    /// Stopped by a signal.
     Drained {
         /// Whether everything under way came to an orderly end within the grace.
         clean: bool,
     },
-    /// The deadline passed first.
     DeadlinePassed,
     /// The state's writer is gone: nothing that is finished could be recorded any more.
     StateLost,
@@ -222,7 +217,6 @@ impl Scheduler {
         }
     }
 
-    /// Waits for the next event.
     async fn select(&mut self, stop: &CancellationToken) -> Event {
         let wakes_at = self.wakes_at();
         tokio::select! {

@@ -74,7 +74,6 @@ pub(super) enum Job {
     Forget,
 }
 
-/// How a job ended.
 #[derive(Debug)]
 pub(super) enum JobEnd {
     LookedUp(Result<Recovered, String>),

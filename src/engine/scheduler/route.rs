@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Draining, Event, Scheduler, Timer};
 use crate::domain::failure::{Hold, Observation, PartFailure, PartFault, ViewOutcome};
 use crate::domain::ids::{ExportKey, ExportPath};
-use crate::domain::part::CommittedPart;
+use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::resume::ResumablePart;
 use crate::domain::stage::Cause;
 use crate::domain::watch::{
@@ -201,16 +201,16 @@ impl Scheduler {
     fn attempt_ended(&mut self, part: PartId, outcome: Result<CommittedPart, PartFailure>) {
         let Some(project) = self.transfers.ended(&part, outcome.is_ok()) else { return };
         let PartId { entry, key } = part;
-        let watch = self.fleet.export(entry).map(Export::watch);
-        let hold = outcome.as_ref().err().and_then(PartFailure::hold);
-        if let Some(Hold::Disk { .. }) = hold {
+        let failure = outcome.as_ref().err();
+        if let Some(Hold::Disk { .. }) = failure.and_then(PartFailure::hold) {
+            let watch = self.fleet.export(entry).map(Export::watch);
             self.folders.demand_room(watch.and_then(|watch| watch.declared_bytes(&key)));
         }
-        let retry = outcome.as_ref().err().and_then(Cause::of_part);
-        let stopped = matches!(outcome, Err(PartFailure::Stopped { .. }));
+        let retry = failure.and_then(Cause::of_part);
+        let stopped = matches!(failure, Some(PartFailure::Stopped { .. }));
         self.step(entry, WatchEvent::PartEnded { key: key.clone(), outcome });
         if let Some(cause) = retry
-            && self.is_to_be_fetched(&PartId { entry, key: key.clone() })
+            && self.is_to_be_fetched(entry, &key)
         {
             self.meters.retried(Work::Part, cause);
         }
@@ -223,12 +223,11 @@ impl Scheduler {
     }
 
     /// Whether a part has still to come, and is not given up.
-    fn is_to_be_fetched(&self, part: &PartId) -> bool {
-        let watch = self.fleet.export(part.entry).map(|export| export.watch().state());
+    fn is_to_be_fetched(&self, entry: EntryId, key: &PartKey) -> bool {
+        let watch = self.fleet.export(entry).map(|export| export.watch().state());
         let Some(WatchState::Fetching(fetching)) = watch else { return false };
-        fetching
-            .part(&part.key)
-            .is_some_and(|part| !matches!(part.state, PartState::Abandoned { .. }))
+        let part = fetching.part(key);
+        part.is_some_and(|part| !matches!(part.state, PartState::Abandoned { .. }))
     }
 
     /// News can be older than the end of what they come from.
@@ -323,7 +322,6 @@ impl Scheduler {
         is_news
     }
 
-    /// A write is durable.
     fn written(&mut self, ticket: Ticket) {
         let Ticket { entry: Some(entry), recorded } = ticket else { return };
         if let Some(recorded) = recorded {

@@ -83,7 +83,6 @@ pub(crate) struct Transfers {
     meters: Meters,
 }
 
-/// One part under way.
 #[derive(Debug)]
 struct Attempt {
     stage: Stage,
@@ -185,7 +184,6 @@ impl Transfers {
         }
     }
 
-    /// Stops every download.
     pub(crate) fn stop_all(&self) {
         self.stop.cancel();
     }
@@ -248,7 +246,6 @@ impl Transfers {
         Some(Turn { project, part, pass, crowd })
     }
 
-    /// Begins an attempt at a part.
     pub(crate) fn begin(
         &mut self,
         turn: Turn,
@@ -396,7 +393,6 @@ impl Transfers {
         self.publisher.admit(more_may_come, now, &self.sink);
     }
 
-    /// A group of final names is back.
     pub(crate) fn published(&mut self, end: Result<GroupEnd, Panicked>) -> publish::Outcomes {
         self.publisher.ended(end)
     }
@@ -434,7 +430,6 @@ impl Transfers {
         self.capacity.parts.get()
     }
 
-    /// Parts under way.
     pub(crate) fn len(&self) -> usize {
         self.attempts.len()
     }
@@ -457,7 +452,6 @@ impl Transfers {
 
 #[cfg(test)]
 impl Transfers {
-    /// The parts under way.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &PartId> {
         self.attempts.keys()
     }
