@@ -12,7 +12,6 @@ use crate::engine::Access;
 use crate::fetch::{StoreClient, StorePolicy};
 use crate::transport::tls_config;
 
-/// The clients of both origins.
 #[derive(Debug, Clone)]
 pub(super) struct Clients {
     pub(super) api: Api,

@@ -75,10 +75,7 @@ impl Desk {
         let Some(retried) = self.asked(|reply| Control::Retry { exports, reply }).await else {
             return unavailable("it is stopping");
         };
-        let retried = retried.into_iter();
-        let exports =
-            retried.map(|(project, export)| Retried { project: project.to_string(), export });
-        Answer::Retried { exports: exports.collect() }
+        Answer::Retried { exports: retried.into_iter().map(Retried::from).collect() }
     }
 
     async fn forget(&self, exports: BTreeSet<ExportId>) -> Answer {

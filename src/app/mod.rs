@@ -5,23 +5,23 @@
 //! - `clients.rs` the two HTTP clients and who may use them
 //! - `desk.rs` who answers what is asked over the control socket
 //! - `file_watch.rs` when the configuration's files have changed
+//! - `offline.rs` what can be done while no daemon runs
 //! - `reload.rs` another configuration for the running program
 
 mod clients;
 mod desk;
 mod file_watch;
+mod offline;
 #[cfg(test)]
 mod power_cut;
 mod reload;
 
-use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -33,33 +33,32 @@ use reload::Reloader;
 use crate::config::{Config, Environment, ProjectConfig, command};
 use crate::control::ControlSocket;
 use crate::domain::capacity::Capacity;
-use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
+use crate::domain::ids::{ProjectDigest, ProjectName};
 use crate::domain::modes::DirectoryMode;
 use crate::domain::watch::Policies;
 use crate::durable::{Dir, DurableError};
 use crate::engine::archive::Archive;
 use crate::engine::control::{Desired, DesiredProject};
 use crate::engine::overview::Overview;
-use crate::engine::recovery::Recovered;
+use crate::engine::recovery::{self, Recovered};
 use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler, run_writer};
-use crate::engine::{archive, recovery};
 use crate::exit;
 use crate::fetch::StoreClient;
-use crate::ledgers::sqlite::{self, SqliteLedger};
+use crate::ledgers::sqlite::SqliteLedger;
 use crate::meters::Meters;
-use crate::ports::{Epoch, Fact, Ledger, LedgerFault, Sink, SinkFault};
+use crate::ports::{Epoch, Fact, Ledger, LedgerFault, Sink as _, SinkFault};
 use crate::process::lock::{InstanceLock, LateLock, LockError};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
 use crate::process::{limits, service, umask};
 use crate::sinks::AnySink;
 use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
-use crate::status::{self, Stamped};
 use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
 pub use crate::engine::archive::Forgotten;
 pub use clients::api_clients;
+pub use offline::{forget, recorded_status, retry};
 
 /// Writes to the state that may wait; more than the parts in flight and the exports that can change
 /// at once.
@@ -75,71 +74,45 @@ const STATE_LOCK: &str = "lock";
 /// File in the download directory that the running instance locks.
 const DOWNLOAD_LOCK: &str = ".batch-export-watcher.lock";
 
-/// How `run` is to end.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
-    /// End once every export is settled.
     pub exit_when_settled: bool,
     /// Give up on that after so long.
     pub deadline: Option<Duration>,
 }
 
-/// What a program is made from.
 #[derive(Debug)]
 pub struct Setup {
-    /// The configuration that is in force first.
     pub config: Config,
     /// The environment, in which later ones are read, too.
     pub environment: Environment,
-    /// How it is to end.
     pub options: RunOptions,
-    /// The runtimes that move bytes.
     pub transfer: TransferRuntimes,
     /// SIGHUP, where it asks for a reload.
     pub hangups: Option<Hangups>,
 }
 
-/// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another instance holds a lock, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The state cannot be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerFault),
-    /// The download directory cannot be used.
     #[error(transparent)]
     Sink(#[from] SinkError),
-    /// The certificates cannot be loaded.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An HTTP client cannot be built.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The state directory cannot be made.
     #[error(transparent)]
     Directory(#[from] DurableError),
-    /// The sink did not take a notice away.
     #[error("the notice of the failure cannot be removed: {0}")]
     Removal(SinkFault),
-    /// A REST API key cannot be used.
     #[error("project {project}: the rest api key cannot be used: {cause}")]
-    Key {
-        /// The project.
-        project: ProjectName,
-        /// What is wrong, without the key.
-        cause: String,
-    },
-    /// The status page cannot listen where the configuration says.
+    Key { project: ProjectName, cause: String },
     #[error("server.listen: the status page cannot listen at {address}: {cause}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        cause: io::Error,
-    },
-    /// A worker died while it was starting.
+    Listen { address: SocketAddr, cause: io::Error },
     #[error("a worker ended unexpectedly while the program was starting")]
     Worker,
 }
@@ -162,7 +135,6 @@ impl StartError {
     }
 }
 
-/// The program, ready to run.
 pub struct App {
     scheduler: Scheduler,
     /// What is configured first, and what recovery found of it.
@@ -338,84 +310,6 @@ fn capacity(config: &Config) -> Capacity {
         );
     }
     capacity
-}
-
-/// Sets failed exports to watching again, while no daemon runs. Returns those that were failed.
-///
-/// # Errors
-/// When another instance runs, or the state cannot be used.
-pub async fn retry(
-    config: &Config,
-    wanted: &BTreeSet<ExportId>,
-) -> Result<Vec<(ProjectName, ExportId)>, StartError> {
-    umask::permit(config.download.modes);
-    let _state_lock = lock_state(config).await?;
-    let (mut ledger, epoch) = open_ledger(config).await?;
-    let (sink, _download_lock) = open_sink(config, &mut ledger, epoch).await?;
-    let names = names(config);
-    let failed = ledger.find(wanted, true).await?;
-    let mut retried = Vec::new();
-    for ExportKey { project: digest, export } in failed {
-        let Some(project) = names.get(&digest) else { continue };
-        // The notice first: should this stop half way, the export is still failed and can be
-        // retried once more.
-        let at = ExportPath { project: project.clone(), export: export.clone() };
-        match sink.remove_notice(&at).await {
-            Err(fault @ SinkFault::Conflict(_)) => {
-                tracing::warn!(
-                    event = "notice_kept",
-                    %project,
-                    %export,
-                    cause = %fault,
-                    "the notice of the failure stays: {fault}"
-                );
-            }
-            removed => removed.map_err(StartError::Removal)?,
-        }
-        let key = ExportKey { project: digest, export: export.clone() };
-        ledger.commit(epoch, &[Fact::Watching { export: key }]).await?;
-        retried.push((project.clone(), export));
-    }
-    ledger.close().await?;
-    Ok(retried)
-}
-
-/// What the projects are called.
-fn names(config: &Config) -> HashMap<ProjectDigest, ProjectName> {
-    let name =
-        |project: &ProjectConfig| (ProjectDigest::of(&project.project_key), project.name.clone());
-    config.projects.iter().map(name).collect()
-}
-
-/// Drops what is known of exports, and what is half done of them, while no daemon runs. Finished
-/// files stay.
-///
-/// # Errors
-/// When another instance runs, or the state cannot be used.
-pub async fn forget(
-    config: &Config,
-    wanted: &BTreeSet<ExportId>,
-) -> Result<Vec<Forgotten>, StartError> {
-    umask::permit(config.download.modes);
-    let _state_lock = lock_state(config).await?;
-    let (mut ledger, epoch) = open_ledger(config).await?;
-    let (sink, _download_lock) = open_sink(config, &mut ledger, epoch).await?;
-    let outcomes =
-        archive::forget(&mut ledger, epoch, &sink, &names(config), wanted, Vec::new()).await?;
-    ledger.close().await?;
-    Ok(outcomes)
-}
-
-/// How everything is where no daemon runs, as the state has it. Nothing is made, changed or locked
-/// for that.
-///
-/// # Errors
-/// When the state cannot be read.
-pub async fn recorded_status(config: &Config) -> Result<Stamped, StartError> {
-    let digests: Vec<_> =
-        config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();
-    let seen = sqlite::look(&config.state_directory, &digests).await?;
-    Ok(status::recorded(config, seen, Timestamp::now()))
 }
 
 /// Listens on the control socket. A state directory that can hold none is no reason not to do the

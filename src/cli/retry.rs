@@ -43,6 +43,6 @@ async fn without_daemon(
     wanted: &BTreeSet<ExportId>,
 ) -> Result<Vec<Retried>, u8> {
     let config = load(&args.config, environment)?;
-    let retried = app::retry(&config, wanted).await.map_err(|error| failed(&error))?.into_iter();
-    Ok(retried.map(|(project, export)| Retried { project: project.to_string(), export }).collect())
+    let retried = app::retry(&config, wanted).await.map_err(|error| failed(&error))?;
+    Ok(retried.into_iter().map(Retried::from).collect())
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::ExportId;
+use crate::domain::ids::{ExportId, ExportPath};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "question", rename_all = "snake_case")]
@@ -59,6 +59,12 @@ pub struct Report {
 pub struct Retried {
     pub project: String,
     pub export: ExportId,
+}
+
+impl From<ExportPath> for Retried {
+    fn from(ExportPath { project, export }: ExportPath) -> Self {
+        Self { project: project.to_string(), export }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::checksum::Check;
 use super::failure::Failure;
-use super::ids::{ExportId, FileId, ProjectName};
+use super::ids::{ExportId, ExportPath, FileId, ProjectName};
 use super::part::{CommittedPart, PartKey, Sha256};
 use super::report::ReportFacts;
 
@@ -55,12 +55,12 @@ pub enum ManifestError {
 impl Manifest {
     /// The manifest of an export whose parts are all committed; `parts` in any order.
     pub fn seal(
-        project: ProjectName,
-        export_id: ExportId,
+        path: ExportPath,
         facts: ReportFacts,
         mut parts: Vec<CommittedPart>,
         sealed_at: Timestamp,
     ) -> Self {
+        let ExportPath { project, export: export_id } = path;
         parts.sort_by(|a, b| a.key.cmp(&b.key));
         Self {
             version: FORMAT_VERSION,
@@ -126,7 +126,7 @@ impl From<ManifestPart> for CommittedPart {
     }
 }
 
-pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Failure) -> String {
+pub fn failure_notice(at: &ExportPath, failure: &Failure) -> String {
     #[derive(Serialize)]
     struct Notice<'a> {
         version: u32,
@@ -139,8 +139,8 @@ pub fn failure_notice(project: &ProjectName, export_id: &ExportId, failure: &Fai
     }
     to_json(&Notice {
         version: FORMAT_VERSION,
-        project,
-        export_id,
+        project: &at.project,
+        export_id: &at.export,
         kind: failure.kind.as_str(),
         cause: &failure.cause,
         error_code: failure.error_code.as_deref(),
@@ -172,9 +172,10 @@ mod tests {
     fn manifest() -> Manifest {
         let request = RawValue::from_string("{\"export_type\": \"ATTRIBUTES\"}".to_owned());
         let facts = ReportFacts { request: Some(request.unwrap()), ..ReportFacts::default() };
-        let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
         let at = "2026-01-02T03:04:05Z".parse().unwrap();
-        Manifest::seal(project, export, facts, vec![part(2, "b"), part(1, "a")], at)
+        let path =
+            ExportPath { project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() };
+        Manifest::seal(path, facts, vec![part(2, "b"), part(1, "a")], at)
     }
 
     #[test]

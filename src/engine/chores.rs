@@ -10,7 +10,6 @@ use crate::domain::watch::PartOrder;
 use crate::ports::{Document, Put, Sink, SinkFault};
 use crate::sinks::AnySink;
 
-/// One piece of work on one export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chore {
     /// Make a place for the parts, see what is there, and how much room there is.
@@ -23,8 +22,7 @@ pub(crate) enum Chore {
     RemoveNotice,
 }
 
-/// A kind of chore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ChoreKind {
     Prepare,
     Seal,
@@ -53,7 +51,6 @@ pub(crate) struct ChoreOrder {
     pub(crate) unrecorded: Vec<PartOrder>,
 }
 
-/// How a chore ended.
 #[derive(Debug)]
 pub(crate) enum ChoreEnd {
     /// The place is ready; whether the export fits beside the others is for the scheduler to say.
@@ -65,16 +62,17 @@ pub(crate) enum ChoreEnd {
         /// Free bytes above the reserve.
         free_bytes: u64,
     },
-    /// `manifest.json` is durable.
     Sealed,
     /// Something foreign holds the manifest's name.
-    SealConflict { cause: String },
-    /// `failed.json` is durable.
+    SealConflict {
+        cause: String,
+    },
     NoticeWritten,
-    /// `failed.json` is gone.
     NoticeRemoved,
     /// The disk is ill.
-    Disk { cause: String },
+    Disk {
+        cause: String,
+    },
 }
 
 impl ChoreOrder {
@@ -84,7 +82,7 @@ impl ChoreOrder {
             Chore::Prepare => self.prepare().await,
             Chore::Seal { manifest, boot } => self.seal(manifest.clone(), *boot).await,
             Chore::WriteNotice(failure) => {
-                let notice = failure_notice(&at.project, &at.export, failure);
+                let notice = failure_notice(at, failure);
                 sink.put(at, Document::Notice(notice)).await.map(|_| ChoreEnd::NoticeWritten)
             }
             Chore::RemoveNotice => sink.remove_notice(at).await.map(|()| ChoreEnd::NoticeRemoved),

@@ -9,26 +9,36 @@ use super::access::Access;
 use super::archive::Forgotten;
 use super::overview::{Overview, Standing};
 use crate::domain::capacity::Capacity;
-use crate::domain::ids::{ExportId, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::watch::Policies;
 use crate::fetch::StoreClient;
 
 /// A question to the running scheduler. An asker that is gone does no harm.
 #[derive(Debug)]
 pub enum Control {
-    /// How is it going?
-    Status { reply: oneshot::Sender<Standing> },
-    /// How is everything?
-    Overview { reply: oneshot::Sender<Box<Overview>> },
+    Status {
+        reply: oneshot::Sender<Standing>,
+    },
+    Overview {
+        reply: oneshot::Sender<Box<Overview>>,
+    },
     /// Set failed exports to watching again, in whatever project. Answers which of them were
     /// failed.
-    Retry { exports: BTreeSet<ExportId>, reply: oneshot::Sender<Vec<(ProjectName, ExportId)>> },
+    Retry {
+        exports: BTreeSet<ExportId>,
+        reply: oneshot::Sender<Vec<ExportPath>>,
+    },
     /// Forget exports, in whatever project: what is under way for them is stopped, then files and
     /// records go. Those that are configured begin anew. Answers what became of the known ones, or
     /// why nothing was forgotten.
-    Forget { exports: BTreeSet<ExportId>, reply: oneshot::Sender<Result<Vec<Forgotten>, String>> },
+    Forget {
+        exports: BTreeSet<ExportId>,
+        reply: oneshot::Sender<Result<Vec<Forgotten>, String>>,
+    },
     /// What are the projects called that are worked on?
-    Projects { reply: oneshot::Sender<HashMap<ProjectDigest, ProjectName>> },
+    Projects {
+        reply: oneshot::Sender<HashMap<ProjectDigest, ProjectName>>,
+    },
     /// Bring what runs to what is configured. A configuration that cannot be used comes as the
     /// cause, in one line: the one before stays in use.
     Reconcile {
@@ -40,7 +50,6 @@ pub enum Control {
     Hang,
 }
 
-/// What a configuration wants.
 #[derive(Debug)]
 pub struct Desired {
     pub policies: Policies,
@@ -53,7 +62,6 @@ pub struct Desired {
     pub projects: Vec<DesiredProject>,
 }
 
-/// What a configuration wants of one project.
 #[derive(Debug)]
 pub struct DesiredProject {
     pub name: ProjectName,
@@ -64,7 +72,6 @@ pub struct DesiredProject {
     pub exports: Vec<ExportId>,
 }
 
-/// What another configuration changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Changes {
     pub exports_added: usize,

@@ -13,7 +13,6 @@ use super::overview::{Counts, Shown};
 use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
 use crate::domain::watch::{Command, StepContext, Watch, WatchEvent, WatchState};
 
-/// Every project and export.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     projects: SlotMap<ProjectId, Project>,
@@ -30,7 +29,6 @@ pub(crate) struct Fleet {
     idle: Vec<EntryId>,
 }
 
-/// One project.
 #[derive(Debug)]
 pub(crate) struct Project {
     pub(crate) name: ProjectName,
@@ -58,7 +56,6 @@ struct Place {
     entry: Option<EntryId>,
 }
 
-/// One export.
 #[derive(Debug)]
 pub(crate) struct Export {
     watch: Watch,
@@ -96,8 +93,8 @@ impl Export {
         self.presence == Presence::Wanted
     }
 
-    pub(crate) fn path(&self) -> ExportPath {
-        ExportPath { project: self.watch.project().clone(), export: self.watch.export().clone() }
+    pub(crate) fn path(&self) -> &ExportPath {
+        self.watch.path()
     }
 }
 
@@ -152,10 +149,6 @@ impl Standing {
         };
         let claimed_bytes = export.watch.claimed_bytes();
         Self { class, is_wanted: export.is_wanted(), claimed_bytes }
-    }
-
-    fn is_settled(self) -> bool {
-        matches!(self.class, Class::Whole | Class::Failed)
     }
 }
 
@@ -261,13 +254,13 @@ impl Fleet {
     pub(crate) fn is_configured(&self, entry: EntryId) -> bool {
         let Some(export) = self.exports.get(entry) else { return false };
         let places = &self.projects[export.project].exports;
-        places.get(export.watch.export()).is_some_and(|place| place.number.is_some())
+        places.get(&export.watch.path().export).is_some_and(|place| place.number.is_some())
     }
 
     pub(crate) fn key(&self, entry: EntryId) -> Option<ExportKey> {
         let export = self.exports.get(entry)?;
         let project = self.projects[export.project].digest;
-        Some(ExportKey { project, export: export.watch.export().clone() })
+        Some(ExportKey { project, export: export.watch.path().export.clone() })
     }
 
     /// Says which exports of the project are configured, in their order. Returns the known ones
@@ -296,42 +289,27 @@ impl Fleet {
         missing.into_iter().map(|(_, export)| export).collect()
     }
 
-    /// Adds an export of the project.
     pub(crate) fn add_export(&mut self, project: ProjectId, watch: Watch) -> EntryId {
-        let id = watch.export().clone();
+        let id = watch.path().export.clone();
         let shown = Shown::of(&watch);
         let (presence, under_way) = (Presence::Wanted, 0);
         let entry = self.exports.insert(Export { watch, project, presence, under_way, shown });
         self.projects[project].exports.entry(id).or_default().entry = Some(entry);
-        self.counts.watching += 1;
-        self.projects[project].unsettled += 1;
-        let fresh = Standing { class: Class::Busy, is_wanted: false, claimed_bytes: 0 };
-        self.moved(entry, fresh);
+        self.moved(entry, None);
         entry
     }
 
     /// Removes an export for which nothing is under way.
-    pub(crate) fn remove_export(&mut self, entry: EntryId) -> Option<Export> {
-        self.set_presence(entry, Presence::Forgetting);
-        let export = self.exports.remove(entry)?;
-        let standing = Standing::of(&export);
-        self.claimed_bytes -= u128::from(standing.claimed_bytes);
-        self.counts.watching -= usize::from(!standing.is_settled());
-        self.counts.whole -= usize::from(standing.class == Class::Whole);
-        self.counts.failed -= usize::from(standing.class == Class::Failed);
-        let project = &mut self.projects[export.project];
-        project.unsettled -= usize::from(!standing.is_settled());
-        if project.unsettled == 0 {
-            self.at_work.remove(&export.project);
-        }
-        let places = &mut project.exports;
-        if let Some(place) = places.get_mut(export.watch.export()) {
+    pub(crate) fn remove_export(&mut self, entry: EntryId) {
+        let Some(export) = self.exports.remove(entry) else { return };
+        self.count(entry, export.project, Standing::of(&export), false);
+        let places = &mut self.projects[export.project].exports;
+        if let Some(place) = places.get_mut(&export.watch.path().export) {
             place.entry = None;
             if place.number.is_none() {
-                places.remove(export.watch.export());
+                places.remove(&export.watch.path().export);
             }
         }
-        Some(export)
     }
 
     pub(crate) fn set_presence(&mut self, entry: EntryId, presence: Presence) {
@@ -341,7 +319,7 @@ impl Fleet {
         if presence != Presence::Wanted && export.under_way == 0 {
             self.idle.push(entry);
         }
-        self.moved(entry, before);
+        self.moved(entry, Some(before));
     }
 
     /// Something is under way for the export that will come back.
@@ -385,55 +363,57 @@ impl Fleet {
         if std::mem::discriminant(export.watch.state()) != state {
             export.shown.moved(cx.now.wall);
         }
-        self.moved(entry, before);
+        self.moved(entry, Some(before));
         commands
     }
 
-    /// Counts an export that stood somewhere else before.
-    fn moved(&mut self, entry: EntryId, before: Standing) {
+    /// Counts an export that is new, or stood somewhere else before.
+    fn moved(&mut self, entry: EntryId, before: Option<Standing>) {
         let Some(export) = self.exports.get(entry) else { return };
         let after = Standing::of(export);
-        if before == after {
+        if before == Some(after) {
             return;
         }
-        let (id, state) = (export.project, export.watch.state());
-        let project = &mut self.projects[id];
-        if let WatchState::Completed { at, .. } = state {
-            project.last_success = project.last_success.max(Some(*at));
+        let id = export.project;
+        if let WatchState::Completed { at, .. } = export.watch.state() {
+            let last_success = &mut self.projects[id].last_success;
+            *last_success = (*last_success).max(Some(*at));
         }
-        self.claimed_bytes += u128::from(after.claimed_bytes);
-        self.claimed_bytes -= u128::from(before.claimed_bytes);
-        self.counts.whole += usize::from(after.class == Class::Whole);
-        self.counts.whole -= usize::from(before.class == Class::Whole);
-        self.counts.failed += usize::from(after.class == Class::Failed);
-        self.counts.failed -= usize::from(before.class == Class::Failed);
-        self.counts.watching += usize::from(!after.is_settled());
-        self.counts.watching -= usize::from(!before.is_settled());
-        project.unsettled += usize::from(!after.is_settled());
-        project.unsettled -= usize::from(!before.is_settled());
+        if let Some(before) = before {
+            self.count(entry, id, before, false);
+        }
+        self.count(entry, id, after, true);
+    }
+
+    /// The one place where counts change.
+    fn count(&mut self, entry: EntryId, id: ProjectId, standing: Standing, enters: bool) {
+        let change = |count: &mut usize| *count = if enters { *count + 1 } else { *count - 1 };
+        let bytes = u128::from(standing.claimed_bytes);
+        match enters {
+            true => self.claimed_bytes += bytes,
+            false => self.claimed_bytes -= bytes,
+        }
+        let project = &mut self.projects[id];
+        match standing.class {
+            Class::Whole => change(&mut self.counts.whole),
+            Class::Failed => change(&mut self.counts.failed),
+            Class::Rejected | Class::ToBeAsked | Class::Busy => {
+                change(&mut self.counts.watching);
+                change(&mut project.unsettled);
+            }
+        }
+        match standing.class {
+            _ if !standing.is_wanted => {}
+            Class::Rejected if enters => _ = project.rejected.insert(entry),
+            Class::Rejected => _ = project.rejected.remove(&entry),
+            Class::ToBeAsked => change(&mut project.to_be_asked),
+            Class::Busy => change(&mut project.busy),
+            Class::Whole | Class::Failed => {}
+        }
         if project.unsettled > 0 {
             self.at_work.insert(id);
         } else {
             self.at_work.remove(&id);
-        }
-        for (standing, enters) in [(before, false), (after, true)] {
-            if !standing.is_wanted {
-                continue;
-            }
-            let count = match standing.class {
-                Class::Rejected if enters => {
-                    project.rejected.insert(entry);
-                    continue;
-                }
-                Class::Rejected => {
-                    project.rejected.remove(&entry);
-                    continue;
-                }
-                Class::ToBeAsked => &mut project.to_be_asked,
-                Class::Busy => &mut project.busy,
-                Class::Whole | Class::Failed => continue,
-            };
-            *count = if enters { *count + 1 } else { *count - 1 };
         }
     }
 

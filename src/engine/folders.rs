@@ -4,7 +4,7 @@
 //! else's work: a fault that is one export's own (a folder that is not ours) must not hold up the
 //! others, and a store that is slow must not keep a disk closed that is well again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio_util::task::JoinMap;
 use super::children::{self, Panicked};
 use super::chores::{Chore, ChoreEnd, ChoreKind, ChoreOrder};
 use super::ids::EntryId;
+use super::turns::Turns;
 use crate::domain::gate::{Admission, Gate, Probe};
 use crate::domain::ids::ExportPath;
 use crate::domain::resume::CHECKPOINT_BYTES;
@@ -37,8 +38,8 @@ pub(crate) type ChoreId = (EntryId, ChoreKind);
 #[derive(Debug)]
 pub(crate) struct Folders {
     chores: HashMap<ChoreId, Work>,
-    queue: VecDeque<ChoreId>,
-    parked: Vec<ChoreId>,
+    queue: Turns<ChoreId>,
+    parked: BTreeSet<ChoreId>,
     /// When parked chores are tried again.
     parked_until: Option<Duration>,
     running: JoinMap<ChoreId, ChoreEnd>,
@@ -83,8 +84,8 @@ impl Folders {
     ) -> Self {
         let mut folders = Self {
             chores: HashMap::new(),
-            queue: VecDeque::new(),
-            parked: Vec::new(),
+            queue: Turns::default(),
+            parked: BTreeSet::new(),
             parked_until: None,
             running: JoinMap::new(),
             disk: Disk::default(),
@@ -108,7 +109,7 @@ impl Folders {
             return false;
         }
         self.chores.insert(id, Work { chore, told: None });
-        self.queue.push_back(id);
+        self.queue.join(id);
         true
     }
 
@@ -119,8 +120,8 @@ impl Folders {
         if self.running.contains_key(&id) || self.chores.remove(&id).is_none() {
             return false;
         }
-        self.queue.retain(|queued| *queued != id);
-        self.parked.retain(|parked| *parked != id);
+        self.queue.leave(&id);
+        self.parked.remove(&id);
         true
     }
 
@@ -128,7 +129,9 @@ impl Folders {
     pub(crate) fn wake(&mut self, now: Duration) {
         if self.parked_until.is_some_and(|until| until <= now) {
             self.parked_until = None;
-            self.queue.extend(self.parked.drain(..));
+            for id in std::mem::take(&mut self.parked) {
+                self.queue.join(id);
+            }
         }
     }
 
@@ -139,7 +142,7 @@ impl Folders {
         needs: impl Fn(EntryId) -> Option<(ExportPath, Vec<PartOrder>)>,
     ) {
         while self.disk.gate.is_open() && self.running.len() < MAX_CHORES {
-            let Some(id) = self.queue.pop_front() else { return };
+            let Some(id) = self.queue.next() else { return };
             let Some(Work { chore, .. }) = self.chores.get(&id) else { continue };
             let Some((at, unrecorded)) = needs(id.0) else { continue };
             let (sink, chore) = (self.sink.clone(), chore.clone());
@@ -156,7 +159,6 @@ impl Folders {
         }
     }
 
-    /// A chore is done.
     pub(crate) fn done(&mut self, id: ChoreId) {
         self.chores.remove(&id);
     }
@@ -166,7 +168,7 @@ impl Folders {
         let Some(work) = self.chores.get_mut(&id) else { return false };
         let is_news = cause.is_some() && work.told.as_deref() != cause;
         work.told = cause.map(str::to_owned);
-        self.parked.push(id);
+        self.parked.insert(id);
         self.parked_until.get_or_insert(now.saturating_add(DISK_INTERVAL));
         is_news
     }
@@ -202,7 +204,6 @@ impl Folders {
         });
     }
 
-    /// A look at the disk is over.
     pub(crate) fn disk_checked(
         &mut self,
         result: Result<Result<(), String>, Panicked>,
@@ -263,13 +264,13 @@ impl Folders {
 #[cfg(test)]
 impl Folders {
     /// The chores that wait to be tried again.
-    pub(crate) fn parked(&self) -> &[ChoreId] {
-        &self.parked
+    pub(crate) fn parked(&self) -> Vec<ChoreId> {
+        self.parked.iter().copied().collect()
     }
 
     /// Takes the chore out that would be begun next, as if it were under way.
     pub(crate) fn take_next(&mut self) -> ChoreId {
-        self.queue.pop_front().expect("a chore is queued")
+        self.queue.next().expect("a chore is queued")
     }
 
     /// A thread is at work on this chore until [`Folders::pretend_ended`].

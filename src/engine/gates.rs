@@ -11,9 +11,9 @@ use super::timers::Clock;
 use crate::domain::cadence::spread;
 use crate::domain::failure::Hold;
 use crate::domain::gate::{Admission, Gate, Probe};
-use crate::domain::ids::ProjectName;
+use crate::domain::ids::{ProjectDigest, ProjectName};
 use crate::domain::retry::RetryPolicy;
-use crate::domain::stage::Cause;
+use crate::domain::stage::{Cause, PauseScope};
 use crate::meters::Meters;
 
 /// From so many hosts on, those that nobody waits for are forgotten: a server that makes up hosts
@@ -75,18 +75,10 @@ pub(crate) struct Woken {
     pub(crate) projects: Vec<ProjectId>,
 }
 
-/// A pause that has to survive a restart.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lasting {
-    Project,
-    Origin,
-    Host(String),
-}
-
-/// The gates of one project.
 #[derive(Debug)]
 pub(crate) struct ProjectGates {
     name: ProjectName,
+    digest: ProjectDigest,
     pub(crate) throttle: Gate,
     pub(crate) key: Gate,
     /// Closed while the API refuses the request for every export.
@@ -95,7 +87,6 @@ pub(crate) struct ProjectGates {
     store_host: Option<String>,
 }
 
-/// Every gate of the API and the stores.
 #[derive(Debug)]
 pub(crate) struct Gates {
     projects: SecondaryMap<ProjectId, ProjectGates>,
@@ -121,9 +112,10 @@ impl Gates {
         }
     }
 
-    pub(crate) fn add(&mut self, project: ProjectId, name: ProjectName) {
+    pub(crate) fn add(&mut self, project: ProjectId, name: ProjectName, digest: ProjectDigest) {
         let gates = ProjectGates {
             name,
+            digest,
             throttle: Gate::default(),
             key: Gate::default(),
             rejection: Gate::default(),
@@ -291,7 +283,15 @@ impl Gates {
             self.hosts.remove(&host);
             self.woken.everybody = true;
         }
-        self.projects[project].store_host = Some(host);
+        self.lies_on(project, host);
+    }
+
+    /// The parts of the project lie on this host. If it is another one, they need not wait for what
+    /// they waited for.
+    fn lies_on(&mut self, project: ProjectId, host: String) {
+        if self.projects[project].store_host.replace(host.clone()) != Some(host) {
+            self.woken.projects.push(project);
+        }
     }
 
     /// Something answered that it has to be left alone for a while. Returns a pause that is to be
@@ -301,7 +301,7 @@ impl Gates {
         project: ProjectId,
         hold: Hold,
         now: Duration,
-    ) -> Option<(Lasting, Duration)> {
+    ) -> Option<(PauseScope, Duration)> {
         let (retry, jitter) = (self.retry, Clock::jitter());
         let wait = |retry_after: Option<Duration>| {
             move |n| retry_after.unwrap_or_else(|| retry.delay(n, jitter))
@@ -317,7 +317,7 @@ impl Gates {
                     let seconds = seconds_left(&of.throttle, now);
                     tracing::warn!(event = "project_throttled", project = %of.name, seconds, "the API asks for fewer requests (429); the project waits");
                 }
-                let lasting = lasting(Lasting::Project, retry_after, &of.throttle);
+                let lasting = lasting(PauseScope::Project(of.digest), retry_after, &of.throttle);
                 self.reached_origin();
                 lasting
             }
@@ -331,7 +331,7 @@ impl Gates {
                         "the API is unavailable (503); every project waits"
                     );
                 }
-                lasting(Lasting::Origin, retry_after, &self.origin)
+                lasting(PauseScope::Origin, retry_after, &self.origin)
             }
             Hold::RouteNotFound => {
                 if self.origin.refused(now, wait(None)) {
@@ -354,11 +354,11 @@ impl Gates {
                 None
             }
             Hold::StoreWaits { host } => {
-                of.store_host = Some(host);
+                self.lies_on(project, host);
                 None
             }
             Hold::StoreBusy { host, retry_after } => {
-                of.store_host = Some(host.clone());
+                self.lies_on(project, host.clone());
                 self.forget_idle_hosts(now);
                 let gate = self.hosts.entry(host.clone()).or_default();
                 if gate.refused(now, wait(retry_after)) {
@@ -371,7 +371,7 @@ impl Gates {
                         "the store asks for fewer requests; its parts wait"
                     );
                 }
-                lasting(Lasting::Host(host), retry_after, gate)
+                lasting(PauseScope::Host(host), retry_after, gate)
             }
             // The call is made anew. What it was the probe of is probed by that.
             Hold::KeyReplaced => None,
@@ -422,17 +422,17 @@ impl Gates {
         true
     }
 
-    /// A pause of an earlier run.
-    pub(crate) fn restore_project(&mut self, project: ProjectId, until: Duration) {
-        self.projects[project].throttle.restore(until);
-    }
-
-    pub(crate) fn restore_origin(&mut self, until: Duration) {
-        self.origin.restore(until);
-    }
-
-    pub(crate) fn restore_host(&mut self, host: String, until: Duration) {
-        self.hosts.entry(host).or_default().restore(until);
+    pub(crate) fn restore(&mut self, scope: PauseScope, until: Duration) {
+        match scope {
+            PauseScope::Origin => self.origin.restore(until),
+            PauseScope::Project(digest) => {
+                for of in self.projects.values_mut().filter(|of| of.digest == digest) {
+                    of.throttle.restore(until);
+                }
+            }
+            PauseScope::Host(host) => self.hosts.entry(host).or_default().restore(until),
+            PauseScope::Unknown(_) => {}
+        }
     }
 
     /// The gates of the stores' hosts.

@@ -6,7 +6,6 @@ use slotmap::new_key_type;
 use crate::domain::part::PartKey;
 
 new_key_type! {
-    /// One project.
     pub(crate) struct ProjectId;
     /// One export of one project.
     pub(crate) struct EntryId;

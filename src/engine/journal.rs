@@ -14,7 +14,6 @@ use crate::domain::watch::Recorded;
 use crate::meters::Meters;
 use crate::ports::Fact;
 
-/// The writes under way.
 #[derive(Debug)]
 pub(crate) struct Journal {
     writes: mpsc::Sender<Write>,

@@ -4,14 +4,15 @@
 //! What happens once for an export is logged at `info`, what happens once for each of its parts at
 //! `debug`: an export may have thousands.
 
+use crate::domain::ids::ExportPath;
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::RemoteStatus;
 use crate::domain::watch::{Notice, Watch, WatchState};
 
 /// Logs one notice with the fields that every line about an export carries. `retry` is the command
 /// that retries exports, without their IDs.
-pub(crate) fn narrate(watch: &Watch, notice: &Notice, retry: &str) {
-    let (project, export) = (watch.project(), watch.export());
+pub(crate) fn narrate(path: &ExportPath, notice: &Notice, retry: &str) {
+    let ExportPath { project, export } = path;
     match notice {
         Notice::StatusChanged { from, to } => {
             let (from, to) = (from.as_ref().map_or("unknown", RemoteStatus::as_str), to.as_str());
@@ -90,7 +91,7 @@ pub(crate) fn narrate(watch: &Watch, notice: &Notice, retry: &str) {
 
 /// The first line about an export: what is known of it when the program begins to watch it.
 pub(crate) fn introduce(watch: &Watch, retry: &str) {
-    let (project, export) = (watch.project(), watch.export());
+    let ExportPath { project, export } = watch.path();
     match watch.state() {
         WatchState::Polling(polling) if polling.is_new() => {
             tracing::info!(event = "export_watched", %project, %export, "watching the export");
@@ -132,8 +133,8 @@ pub(crate) fn introduce(watch: &Watch, retry: &str) {
 }
 
 /// The folder is there, and was looked at.
-pub(crate) fn prepared(watch: &Watch, adopted: &[CommittedPart]) {
-    let (project, export, adopted) = (watch.project(), watch.export(), adopted.len());
+pub(crate) fn prepared(path: &ExportPath, adopted: &[CommittedPart]) {
+    let (ExportPath { project, export }, adopted) = (path, adopted.len());
     tracing::debug!(event = "folder_prepared", %project, %export, adopted, "folder ready");
     if adopted > 0 {
         tracing::info!(
@@ -144,14 +145,14 @@ pub(crate) fn prepared(watch: &Watch, adopted: &[CommittedPart]) {
 }
 
 /// A part got a slot.
-pub(crate) fn part_started(watch: &Watch, key: &PartKey) {
-    let (project, export) = (watch.project(), watch.export());
+pub(crate) fn part_started(path: &ExportPath, key: &PartKey) {
+    let ExportPath { project, export } = path;
     let (part, file) = (key.number, &key.file_id);
     tracing::debug!(event = "part_started", %project, %export, part, %file, "part started");
 }
 
-pub(crate) fn retried(watch: &Watch) {
-    let (project, export) = (watch.project(), watch.export());
+pub(crate) fn retried(path: &ExportPath) {
+    let ExportPath { project, export } = path;
     tracing::info!(
         event = "export_retried", %project, %export,
         "the failed export will be tried again, as requested"
@@ -159,8 +160,8 @@ pub(crate) fn retried(watch: &Watch) {
 }
 
 /// The configuration no longer has the export.
-pub(crate) fn removed(watch: &Watch) {
-    let (project, export) = (watch.project(), watch.export());
+pub(crate) fn removed(path: &ExportPath) {
+    let ExportPath { project, export } = path;
     tracing::info!(
         event = "export_removed", %project, %export,
         "the export is no longer configured: nothing new starts for it"
@@ -168,16 +169,16 @@ pub(crate) fn removed(watch: &Watch) {
 }
 
 /// The configuration has the export again before it was forgotten.
-pub(crate) fn restored(watch: &Watch) {
-    let (project, export) = (watch.project(), watch.export());
+pub(crate) fn restored(path: &ExportPath) {
+    let ExportPath { project, export } = path;
     tracing::info!(
         event = "export_restored", %project, %export,
         "the export is configured again and continues where it is"
     );
 }
 
-pub(crate) fn forgotten(watch: &Watch) {
-    let (project, export) = (watch.project(), watch.export());
+pub(crate) fn forgotten(path: &ExportPath) {
+    let ExportPath { project, export } = path;
     tracing::debug!(
         event = "export_forgotten", %project, %export,
         "nothing is under way for the removed export"

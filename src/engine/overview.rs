@@ -17,7 +17,6 @@ use crate::domain::report::RemoteStatus;
 use crate::domain::stage::{Stage, Wait};
 use crate::domain::watch::{Fetching, Kept, PartState, Totals, Watch, WatchState};
 
-/// Everything at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Overview {
     pub started_at: Timestamp,
@@ -31,7 +30,6 @@ pub struct Overview {
 /// How the work stands as a whole; `Display` makes a sentence of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// When this was made.
     pub now: Timestamp,
     pub counts: Counts,
     /// Whether a poll is under way.
@@ -45,7 +43,6 @@ pub struct Standing {
     pub reloads: Reloads,
 }
 
-/// How many exports are where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Exports that are not settled.
@@ -56,7 +53,6 @@ pub struct Counts {
     pub failed: usize,
 }
 
-/// The results of the reloads of this run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reloads {
     pub accepted: u64,
@@ -93,9 +89,7 @@ pub struct ExportOverview {
 /// How much of an export is here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Parts that are durable.
     pub parts_done: u64,
-    /// Parts that are listed.
     pub parts_total: u64,
     /// Bytes on disk, those of partials included.
     pub bytes_done: u64,
@@ -199,7 +193,7 @@ impl ExportOverview {
             _ => 0,
         };
         Self {
-            id: watch.export().clone(),
+            id: watch.path().export.clone(),
             stage,
             remote_status: remote_status.map(|status| status.as_str().into()),
             since: shown.since,

@@ -1,7 +1,7 @@
 //! Asking the API how exports stand: when a view is due, whether the budget has room for it, and
 //! the calls under way. One call brings observations of one or more exports.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub(crate) struct Polls {
     calls: HashMap<CallId, Call>,
     running: JoinMap<CallId, Vec<Observation>>,
     next_call: CallId,
+    /// The calls that each project may have had under way, when that was looked at last.
+    share: usize,
     meters: Meters,
 }
 
@@ -48,7 +50,7 @@ pub(crate) struct Polls {
 struct Budget {
     pace: Pace,
     /// Exports whose view is due, in the order they came.
-    ready: VecDeque<EntryId>,
+    ready: Turns<EntryId>,
     calls: usize,
 }
 
@@ -62,7 +64,6 @@ enum Asked {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) project: ProjectId,
-    /// Whose views it was.
     pub(crate) exports: Vec<EntryId>,
     pub(crate) pass: Pass,
 }
@@ -91,13 +92,14 @@ impl Polls {
             calls: HashMap::new(),
             running: JoinMap::new(),
             next_call: 0,
+            share: 0,
             meters,
         }
     }
 
     pub(crate) fn add_project(&mut self, project: ProjectId, requests_per_second: NonZeroU32) {
         let pace = Pace::new(requests_per_second);
-        self.projects.insert(project, Budget { pace, ready: VecDeque::new(), calls: 0 });
+        self.projects.insert(project, Budget { pace, ready: Turns::default(), calls: 0 });
     }
 
     pub(crate) fn remove_project(&mut self, project: ProjectId) {
@@ -132,7 +134,7 @@ impl Polls {
         self.due.remove(&entry);
         if self.asked.get(entry) == Some(&Asked::Queued) {
             self.asked.remove(entry);
-            self.projects[project].ready.retain(|waiting| *waiting != entry);
+            self.projects[project].ready.leave(&entry);
         }
     }
 
@@ -159,7 +161,7 @@ impl Polls {
     pub(crate) fn queue(&mut self, project: ProjectId, entry: EntryId) {
         if !self.asked.contains_key(entry) {
             self.asked.insert(entry, Asked::Queued);
-            self.projects[project].ready.push_back(entry);
+            self.projects[project].ready.join(entry);
             self.turns.join(project);
         }
     }
@@ -178,6 +180,9 @@ impl Polls {
         now: Duration,
     ) -> Option<Turn> {
         let share = (MAX_CALLS / at_work.max(1)).max(1);
+        if share > std::mem::replace(&mut self.share, share) {
+            self.turns.call_all();
+        }
         while self.running.len() < MAX_CALLS {
             let project = self.turns.next()?;
             let budget = &mut self.projects[project];
@@ -197,7 +202,7 @@ impl Polls {
                 Err(closed) => self.turns.stand_aside(project, closed.until()),
                 Ok(pass) => {
                     self.turns.join(project);
-                    let entry = budget.ready.pop_front()?;
+                    let entry = budget.ready.next()?;
                     return Some(Turn { project, entry, pass });
                 }
             }
@@ -210,7 +215,6 @@ impl Polls {
         self.asked.remove(turn.entry);
     }
 
-    /// Sends a view.
     pub(crate) fn send(
         &mut self,
         turn: Turn,

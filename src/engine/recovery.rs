@@ -82,7 +82,8 @@ pub async fn recover(
         found.watches.extend(look_for(ledger, epoch, sink, &project.name, *digest, new).await?);
         for export in &project.exports {
             if let Some(record) = records.remove(&key(export)) {
-                let watch = watch(&project.name, export, Some(record));
+                let at = ExportPath { project: project.name.clone(), export: export.clone() };
+                let watch = watch(at, Some(record));
                 found.watches.insert(key(export), watch);
             }
         }
@@ -116,7 +117,8 @@ pub(crate) async fn recover_unknown(
         // Not all that was ever finished: a reload must not take the longer the more that is.
         for record in ledger.load_exports(*project, &exports.iter().collect::<Vec<_>>()).await? {
             let key = record.key.clone();
-            let watch = watch(name, &key.export, Some(record));
+            let at = ExportPath { project: name.clone(), export: key.export.clone() };
+            let watch = watch(at, Some(record));
             watches.insert(key, watch);
         }
         let key = |export: &ExportId| ExportKey { project: *project, export: export.clone() };
@@ -168,18 +170,15 @@ async fn look_for(
     let whole = |(export, totals, at): (ExportId, Totals, Timestamp)| {
         let state = WatchState::Completed { totals, at };
         let key = ExportKey { project: digest, export: export.clone() };
-        (key, Watch::with_state(project.clone(), export, state))
+        (key, Watch::with_state(ExportPath { project: project.clone(), export }, state))
     };
     Ok(found.into_iter().map(whole).collect())
 }
 
 /// How an export goes on, by its record.
-pub(crate) fn watch(
-    project: &ProjectName,
-    export: &ExportId,
-    record: Option<ExportRecord>,
-) -> Watch {
-    let Some(record) = record else { return Watch::new(project.clone(), export.clone()) };
+pub(crate) fn watch(at: ExportPath, record: Option<ExportRecord>) -> Watch {
+    let Some(record) = record else { return Watch::new(at) };
+    let ExportPath { project, export } = &at;
     let by_file = |part: CommittedPart| (part.key.file_id.clone(), part);
     let kept = Kept {
         committed: record.parts.into_iter().map(by_file).collect(),
@@ -216,7 +215,7 @@ pub(crate) fn watch(
         }
         RecordedState::Failed(failure) => WatchState::Failed { failure, kept },
     };
-    Watch::with_state(project.clone(), export.clone(), state)
+    Watch::with_state(at, state)
 }
 
 /// The size of an export by the manifest on record. One that speaks of another export, or not of
@@ -385,8 +384,8 @@ mod tests {
     }
 
     fn manifest(export: &str, parts: Vec<CommittedPart>) -> Manifest {
-        let (project, export) = ("shop".parse().unwrap(), export.parse().unwrap());
-        Manifest::seal(project, export, ReportFacts::default(), parts, Timestamp::UNIX_EPOCH)
+        let at = ExportPath { project: "shop".parse().unwrap(), export: export.parse().unwrap() };
+        Manifest::seal(at, ReportFacts::default(), parts, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -429,7 +428,7 @@ mod tests {
             parts: Vec::new(),
             partials: Vec::new(),
         };
-        let watch = watch(&"shop".parse().unwrap(), &export, Some(record));
+        let watch = watch(ExportPath { project: "shop".parse().unwrap(), export }, Some(record));
         assert!(watch.wants_views() && !watch.is_settled());
     }
 }

@@ -57,7 +57,6 @@ impl<K> Default for Timers<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord> Timers<K> {
-    /// Sets or replaces a timer.
     pub(crate) fn set(&mut self, key: K, at: Duration) {
         if let Some(before) = self.by_key.insert(key.clone(), at) {
             self.by_time.remove(&(before, key.clone()));

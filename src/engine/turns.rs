@@ -1,17 +1,18 @@
 //! Round robin over whoever has work. Those whose way is closed stand aside until it opens, so that
 //! nobody looks at them in vain at each event.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::time::Duration;
 
 use super::timers::Timers;
 
-/// A line in which each key stands once: in the line, or aside.
+/// A line in which each key stands once: in the line, or aside. A key that leaves costs no look at
+/// the others.
 #[derive(Debug)]
 pub(crate) struct Turns<K> {
-    line: VecDeque<K>,
-    in_line: HashSet<K>,
+    line: BTreeMap<i64, K>,
+    places: HashMap<K, i64>,
     aside: HashSet<K>,
     /// When those come back who stand aside until a time.
     waking: Timers<K>,
@@ -20,8 +21,8 @@ pub(crate) struct Turns<K> {
 impl<K> Default for Turns<K> {
     fn default() -> Self {
         Self {
-            line: VecDeque::new(),
-            in_line: HashSet::new(),
+            line: BTreeMap::new(),
+            places: HashMap::new(),
             aside: HashSet::new(),
             waking: Timers::default(),
         }
@@ -31,8 +32,14 @@ impl<K> Default for Turns<K> {
 impl<K: Clone + Eq + Hash + Ord> Turns<K> {
     /// Goes to the end of the line, unless it stands there or aside already.
     pub(crate) fn join(&mut self, key: K) {
-        if !self.aside.contains(&key) && self.in_line.insert(key.clone()) {
-            self.line.push_back(key);
+        let last = self.line.last_key_value().map_or(0, |(place, _)| *place);
+        self.stand(key, last + 1);
+    }
+
+    fn stand(&mut self, key: K, place: i64) {
+        if !self.aside.contains(&key) && !self.places.contains_key(&key) {
+            self.places.insert(key.clone(), place);
+            self.line.insert(place, key);
         }
     }
 
@@ -40,23 +47,27 @@ impl<K: Clone + Eq + Hash + Ord> Turns<K> {
     pub(crate) fn leave(&mut self, key: &K) {
         self.aside.remove(key);
         self.waking.remove(key);
-        if self.in_line.remove(key) {
-            self.line.retain(|other| other != key);
+        if let Some(place) = self.places.remove(key) {
+            self.line.remove(&place);
         }
     }
 
     /// Takes the first out of the line: it joins again, stands aside, or has no more work.
     pub(crate) fn next(&mut self) -> Option<K> {
-        let key = self.line.pop_front()?;
-        self.in_line.remove(&key);
+        let (_, key) = self.line.pop_first()?;
+        self.places.remove(&key);
         Some(key)
+    }
+
+    /// Whether nobody stands in the line.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.line.is_empty()
     }
 
     /// Undoes [`Turns::next`].
     pub(crate) fn put_back(&mut self, key: K) {
-        if self.in_line.insert(key.clone()) {
-            self.line.push_front(key);
-        }
+        let first = self.line.first_key_value().map_or(0, |(place, _)| *place);
+        self.stand(key, first - 1);
     }
 
     /// Stands aside until this time, or until [`Turns::call`]. Whichever comes first.

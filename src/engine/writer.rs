@@ -34,11 +34,11 @@ pub struct Write {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerEvent {
-    /// These facts are durable.
     Written(Vec<u64>),
     /// A transaction failed and is tried again until it succeeds; said once.
-    Failing { cause: String },
-    /// Writing works again.
+    Failing {
+        cause: String,
+    },
     Healthy,
 }
 

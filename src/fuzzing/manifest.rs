@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::is_safe_name;
 use super::world::World;
+use crate::domain::ids::ExportPath;
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest};
 use crate::domain::part::CommittedPart;
 use crate::domain::watch::{Totals, Watch, WatchEvent, WatchState};
@@ -38,7 +39,8 @@ pub fn manifest(data: &[u8]) {
 fn conflicts(manifest: &Manifest, text: String) {
     let parts: Vec<_> = manifest.parts.iter().cloned().map(CommittedPart::from).collect();
     let state = WatchState::Sealing { manifest: text.into(), totals: Totals::of(&parts) };
-    let watch = Watch::with_state(manifest.project.clone(), manifest.export_id.clone(), state);
+    let at = ExportPath { project: manifest.project.clone(), export: manifest.export_id.clone() };
+    let watch = Watch::with_state(at, state);
     let mut world = World::new(watch);
     world.step(WatchEvent::ManifestConflict { cause: "foreign".to_owned() });
     let WatchState::Failing { kept, .. } = world.watch.state() else { panic!("{:?}", world.watch) };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tokio::runtime::{Builder, Runtime};
 
 use super::world::World;
-use crate::domain::ids::{ExportId, FileId, ProjectDigest, ProjectKey, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, FileId, ProjectDigest, ProjectKey};
 use crate::domain::manifest::Manifest;
 use crate::domain::part::CommittedPart;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
@@ -92,10 +92,10 @@ fn value(field: &[u8]) -> Value {
 
 /// Continues from the records, and checks that nothing of them is lost.
 fn check(record: ExportRecord) {
-    let project: ProjectName = "shop".parse().expect("a name");
     let export = record.key.export.clone();
+    let at = ExportPath { project: "shop".parse().expect("a name"), export: export.clone() };
     let (state, parts) = (record.state.clone(), record.parts.clone());
-    let mut world = World::new(recovery::watch(&project, &export, Some(record)));
+    let mut world = World::new(recovery::watch(at, Some(record)));
     match (world.watch.state(), state) {
         (WatchState::Completed { totals, .. }, RecordedState::Completed { parts, bytes, .. }) => {
             assert_eq!((totals.parts, totals.bytes), (parts, bytes));

@@ -6,7 +6,7 @@ use super::is_safe_name;
 use super::world::World;
 use crate::api;
 use crate::domain::failure::{PartFault, ViewOutcome};
-use crate::domain::ids::{ExportId, FileId, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, FileId};
 use crate::domain::part::PartKey;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::watch::{Command, Watch, WatchEvent, WatchState};
@@ -52,7 +52,7 @@ fn check(report: &Report, data: &[u8]) {
 }
 
 fn first_view(report: &Report) {
-    let mut world = World::new(Watch::new(project(), report.export.clone()));
+    let mut world = World::new(Watch::new(at(&report.export)));
     let commands = world.step(WatchEvent::Viewed(ViewOutcome::Report(report.clone())));
     let fetches = commands.iter().any(begins_fetching);
     let finished = report.status == RemoteStatus::Success && report.files.is_some();
@@ -80,7 +80,7 @@ fn first_view(report: &Report) {
 
 /// The same answer while a part is under way and another one is gone.
 fn later_view(report: &Report) {
-    let mut world = World::new(Watch::new(project(), report.export.clone()));
+    let mut world = World::new(Watch::new(at(&report.export)));
     let listing = |id: &str, number| PartListing {
         file_id: id.parse().expect("an id"),
         number: Some(number),
@@ -120,6 +120,6 @@ fn begins_fetching(command: &Command) -> bool {
     matches!(command, Command::Prepare | Command::QueuePart(_) | Command::Seal(_))
 }
 
-fn project() -> ProjectName {
-    "shop".parse().expect("a name")
+fn at(export: &ExportId) -> ExportPath {
+    ExportPath { project: "shop".parse().expect("a name"), export: export.clone() }
 }

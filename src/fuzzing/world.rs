@@ -106,7 +106,7 @@ impl World {
         };
         let text = self.sealed.as_deref().expect("a whole export was sealed");
         let manifest = Manifest::parse(text.as_bytes()).expect("what was sealed reads back");
-        assert_eq!(manifest.export_id, *self.watch.export(), "a manifest of another export");
+        assert_eq!(manifest.export_id, self.watch.path().export, "a manifest of another export");
         assert_eq!(totals.parts, manifest.parts.len() as u64);
         assert!(manifest.parts.iter().all(|part| is_safe_name(&part.path)), "{text}");
         manifest

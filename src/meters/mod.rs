@@ -20,8 +20,6 @@ pub use exposition::Format;
 pub use labels::{PollOutcome, Verdict, Work};
 pub use moment::{Facts, Moment};
 
-pub use crate::domain::stage::{Cause as PauseCause, Cause as RetryCause};
-
 use crate::domain::ids::ProjectName;
 use crate::domain::stage::Cause;
 use labels::{OfBuild, OfOutcome, OfPause, OfProject, OfRetry, OfVerdict, Project};

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 
 use super::cadence::Cadence;
 use super::failure::{Failure, FailureKind, PartFailure, ViewOutcome};
-use super::ids::{ExportId, FileId, ProjectName};
+use super::ids::{ExportPath, FileId};
 use super::manifest::Manifest;
 use super::moment::{Moment, Unit};
 use super::part::{CommittedPart, PartKey};
@@ -44,7 +44,6 @@ pub use polling::Polling;
 pub struct Policies {
     /// How often to ask while nothing is wrong.
     pub cadence: Cadence,
-    /// How long to wait after a fault.
     pub retry: RetryPolicy,
     /// How long the API is asked about an export that it does not know, before the export fails.
     pub not_found_grace: Duration,
@@ -59,8 +58,7 @@ pub struct StepContext<'a> {
 
 #[derive(Debug)]
 pub struct Watch {
-    project: ProjectName,
-    export: ExportId,
+    path: ExportPath,
     state: WatchState,
 }
 
@@ -131,12 +129,10 @@ pub enum WatchEvent {
     PartRetryDue(PartKey),
     Recorded(Recorded),
     ManifestDurable,
-    /// A foreign file has the manifest's name.
     ManifestConflict {
         cause: String,
     },
     FailureNoticeDurable,
-    /// Someone asked to retry a failed export.
     Retry,
     FailureNoticeRemoved,
 }
@@ -222,20 +218,16 @@ pub struct PartOrder {
 }
 
 impl Watch {
-    pub fn new(project: ProjectName, export: ExportId) -> Self {
-        Self::with_state(project, export, WatchState::Polling(Polling::default()))
+    pub fn new(path: ExportPath) -> Self {
+        Self::with_state(path, WatchState::Polling(Polling::default()))
     }
 
-    pub fn with_state(project: ProjectName, export: ExportId, state: WatchState) -> Self {
-        Self { project, export, state }
+    pub fn with_state(path: ExportPath, state: WatchState) -> Self {
+        Self { path, state }
     }
 
-    pub fn export(&self) -> &ExportId {
-        &self.export
-    }
-
-    pub fn project(&self) -> &ProjectName {
-        &self.project
+    pub fn path(&self) -> &ExportPath {
+        &self.path
     }
 
     pub fn state(&self) -> &WatchState {
@@ -361,13 +353,7 @@ impl Watch {
             }
             Transition::Seal { facts, parts } => {
                 let totals = Totals::of(&parts);
-                let manifest = Manifest::seal(
-                    self.project.clone(),
-                    self.export.clone(),
-                    facts,
-                    parts,
-                    cx.now.wall,
-                );
+                let manifest = Manifest::seal(self.path.clone(), facts, parts, cx.now.wall);
                 let manifest: Arc<str> = manifest.to_text().into();
                 commands.push(Command::Record(RecordChange::Sealing(manifest.clone())));
                 WatchState::Sealing { manifest, totals }

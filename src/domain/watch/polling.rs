@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::domain::failure::PartFault;
     use crate::domain::moment::{Moment, Unit};
-    use crate::domain::watch::tests::{ended, listing};
+    use crate::domain::watch::tests::{ended, listing, path};
     use crate::domain::watch::{Watch, WatchState};
 
     /// A failure shows its code beside the cause: in the cause the code would appear twice.
@@ -236,7 +236,7 @@ mod tests {
             (FailureKind::Expired, "expired", vec![listed(), not_found(), not_found()]),
             (FailureKind::PartGone, "its words", part_gone),
         ] {
-            let mut watch = Watch::new("shop".parse().unwrap(), "export_1".parse().unwrap());
+            let mut watch = Watch::new(path());
             for (event, seconds) in events.into_iter().zip((0..).step_by(700)) {
                 let since_start = Duration::from_secs(seconds);
                 let now = Moment { since_start, wall: Timestamp::UNIX_EPOCH };

@@ -25,9 +25,13 @@ struct Driver {
     seconds: u64,
 }
 
+pub(super) fn path() -> ExportPath {
+    ExportPath { project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() }
+}
+
 impl Driver {
     fn new() -> Self {
-        let watch = Watch::new("shop".parse().unwrap(), "export_1".parse().unwrap());
+        let watch = Watch::new(path());
         Self { watch, policies: policies(), seconds: 0 }
     }
 
@@ -299,8 +303,7 @@ fn a_failed_export_is_watched_again_once_its_notice_is_gone() {
 fn a_404_after_success_expires_only_when_a_second_view_agrees() {
     let mut d = Driver::new();
     d.watch = Watch::with_state(
-        "shop".parse().unwrap(),
-        "export_1".parse().unwrap(),
+        path(),
         WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), Kept::default())),
     );
     d.view(ViewOutcome::Fault("reset".into()));
@@ -384,8 +387,7 @@ fn parts_of_an_earlier_run_are_not_asked_for_again() {
     kept.committed.insert("a".parse().unwrap(), committed(key("a", 1)));
     let mut d = Driver::new();
     d.watch = Watch::with_state(
-        "shop".parse().unwrap(),
-        "export_1".parse().unwrap(),
+        path(),
         WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), kept)),
     );
     assert_eq!(d.view(success(&[("a", 1), ("b", 2)])), ["say 1 of 2", "prepare"]);

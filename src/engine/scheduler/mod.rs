@@ -4,10 +4,12 @@
 //!
 //! - `mod.rs` the loop, the drain and the end
 //! - `route.rs` what an event changes, and where the commands of a watch go
-//! - `reconcile.rs` another configuration, and exports that are to be forgotten
+//! - `reconcile.rs` another configuration
+//! - `forget.rs` exports that somebody wants forgotten
 //! - `overview.rs` what is shown to those who look
 //! - `status.rs` what the service manager is told
 
+mod forget;
 mod overview;
 mod reconcile;
 mod route;
@@ -51,7 +53,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(9);
 /// Refused probes in a row after which a project counts as refused for its key.
 const REFUSED_PROBES: u32 = 3;
 
-/// What the scheduler is made from.
 pub struct EngineParts {
     /// The command that retries exports, without their IDs.
     pub retry_command: String,
@@ -75,22 +76,18 @@ pub struct EngineParts {
     pub meters: Meters,
 }
 
-/// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Every export is whole, failed, or refused for its key.
     Settled {
-        /// Exports that failed.
         failed: usize,
         /// Projects whose key is refused while exports are still open.
         refused: usize,
     },
-    /// Stopped by a signal.
     Drained {
         /// Whether everything under way came to an orderly end within the grace.
         clean: bool,
     },
-    /// The deadline passed first.
     DeadlinePassed,
     /// The state's writer is gone: nothing that is finished could be recorded any more.
     StateLost,
@@ -220,7 +217,6 @@ impl Scheduler {
         }
     }
 
-    /// Waits for the next event.
     async fn select(&mut self, stop: &CancellationToken) -> Event {
         let wakes_at = self.wakes_at();
         tokio::select! {
@@ -284,7 +280,7 @@ impl Scheduler {
             match self.fleet.export(entry) {
                 Some(export) if export.watch().wants_views() => {
                     let access = self.fleet.project(export.project()).access.clone();
-                    let id = export.watch().export().clone();
+                    let id = export.path().export.clone();
                     self.polls.send(turn, access, id, now);
                     self.fleet.begin_work(entry);
                 }
@@ -301,7 +297,7 @@ impl Scheduler {
                 WatchState::Fetching(fetching) => fetching.unrecorded().collect(),
                 _ => Vec::new(),
             };
-            Some((export.path(), unrecorded))
+            Some((export.path().clone(), unrecorded))
         });
     }
 
@@ -318,6 +314,7 @@ impl Scheduler {
         self.draining = Some(why);
         self.polls.abort_all();
         self.transfers.stop_all();
+        self.reconciler.stop();
         self.timers.set(Timer::DrainGrace, self.clock.now().saturating_add(DRAIN_GRACE));
         tracing::info!(
             event = "drain_started",

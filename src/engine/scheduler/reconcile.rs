@@ -1,6 +1,5 @@
 //! What runs is brought to what is configured: new exports begin, others retire, limits change, and
-//! nothing in flight is cut. Forgetting an export is the same with a detour: its work is stopped,
-//! its files and records go, and then it begins anew if it is configured.
+//! nothing in flight is cut.
 //!
 //! An export that retires begins nothing new. What is under way for it comes to its end and into
 //! the state, and then it is let go of; should it be configured again before that, it goes on.
@@ -13,8 +12,8 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::task::JoinMap;
 
-use super::{Scheduler, Timer};
-use crate::domain::ids::{ExportId, ExportKey, ProjectName};
+use super::Scheduler;
+use crate::domain::ids::{ExportId, ExportKey, ExportPath};
 use crate::domain::retry::RETRY_AFTER_CAP;
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Command, PartState, Watch, WatchEvent, WatchState};
@@ -29,24 +28,21 @@ use crate::engine::timers::Clock;
 use crate::meters::Verdict;
 use crate::ports::Fact;
 
-/// Longest wait until nothing is under way for exports that are to be forgotten.
-const FORGET_GRACE: Duration = Duration::from_secs(8);
-
-type ForgetReply = oneshot::Sender<Result<Vec<Forgotten>, String>>;
+pub(super) type ForgetReply = oneshot::Sender<Result<Vec<Forgotten>, String>>;
 
 /// The one piece of work that needs the state or the disk before it can be finished.
 #[derive(Debug)]
 pub(super) struct Reconciler {
-    archive: Archive,
-    work: Work,
-    jobs: JoinMap<Job, JobEnd>,
+    pub(super) archive: Archive,
+    pub(super) work: Work,
+    pub(super) jobs: JoinMap<Job, JobEnd>,
     /// What was asked meanwhile. Bounded, because everybody who asks waits for the answer: the
     /// reloader, and the connections of the control socket.
     waiting: VecDeque<Control>,
 }
 
 #[derive(Debug)]
-enum Work {
+pub(super) enum Work {
     Idle,
     /// The exports that a configuration adds are looked up.
     LookingUp {
@@ -73,12 +69,11 @@ enum Work {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Job {
+pub(super) enum Job {
     LookUp,
     Forget,
 }
 
-/// How a job ended.
 #[derive(Debug)]
 pub(super) enum JobEnd {
     LookedUp(Result<Recovered, String>),
@@ -94,6 +89,14 @@ impl Reconciler {
         matches!(self.work, Work::Idle)
     }
 
+    /// Begins nothing more. Who asked hears nothing, and the stop is the reason.
+    pub(super) fn stop(&mut self) {
+        self.waiting.clear();
+        if !matches!(self.work, Work::Dropping { .. }) {
+            self.work = Work::Idle;
+        }
+    }
+
     /// Waits for a job to end. Cancel-safe.
     pub(super) async fn next(&mut self) -> JobEnd {
         let (job, end) = children::next(&mut self.jobs).await;
@@ -106,7 +109,7 @@ impl Reconciler {
         })
     }
 
-    fn look_up(&mut self, wanted: Vec<Wanted>) {
+    pub(super) fn look_up(&mut self, wanted: Vec<Wanted>) {
         let archive = self.archive.clone();
         self.jobs.spawn(Job::LookUp, async move {
             let found = archive.look_up(&wanted).await;
@@ -162,7 +165,7 @@ impl Scheduler {
     }
 
     /// Failed exports are watched again. Returns those that were failed.
-    fn retry(&mut self, wanted: &BTreeSet<ExportId>) -> Vec<(ProjectName, ExportId)> {
+    fn retry(&mut self, wanted: &BTreeSet<ExportId>) -> Vec<ExportPath> {
         let is_failed = |entry: &EntryId| {
             self.fleet.export(*entry).is_some_and(|export| {
                 export.is_wanted() && matches!(export.watch().state(), WatchState::Failed { .. })
@@ -172,8 +175,8 @@ impl Scheduler {
         let mut retried = Vec::new();
         for entry in failed {
             let Some(export) = self.fleet.export(entry) else { continue };
-            narrator::retried(export.watch());
-            retried.push((export.watch().project().clone(), export.watch().export().clone()));
+            narrator::retried(export.path());
+            retried.push(export.path().clone());
             self.retry_failed(entry);
         }
         retried
@@ -181,7 +184,8 @@ impl Scheduler {
 
     /// Begins to forget a failure: its notice is taken away first.
     fn retry_failed(&mut self, entry: EntryId) {
-        self.transfers.forget_crowd(entry);
+        let Some(export) = self.fleet.export(entry) else { return };
+        self.transfers.forget_crowd(export.project(), entry);
         self.step(entry, WatchEvent::Retry);
     }
 
@@ -233,8 +237,12 @@ impl Scheduler {
                 {
                     tracing::info!(event = "record_dropped", %project, %export, "what was known of the export is dropped, as somebody asked");
                 }
-                self.reconciler.look_up(self.missing());
-                self.reconciler.work = Work::Beginning { outcome, reply };
+                if self.draining.is_some() {
+                    let _ = reply.send(outcome);
+                } else {
+                    self.reconciler.look_up(self.missing());
+                    self.reconciler.work = Work::Beginning { outcome, reply };
+                }
             }
             (Work::Beginning { outcome, reply }, JobEnd::LookedUp(found)) => {
                 let found = found.unwrap_or_else(|cause| {
@@ -313,7 +321,7 @@ impl Scheduler {
                 changes.projects_added += 1;
                 self.meters.project_came(&name);
                 let id = self.fleet.add_project(name.clone(), digest, access);
-                self.gates.add(id, name.clone());
+                self.gates.add(id, name.clone(), digest);
                 self.polls.add_project(id, requests_per_second);
                 id
             }
@@ -334,7 +342,7 @@ impl Scheduler {
     }
 
     /// Exports that are configured and not known, by project.
-    fn missing(&self) -> Vec<Wanted> {
+    pub(super) fn missing(&self) -> Vec<Wanted> {
         let missing = |(id, project): (ProjectId, &Project)| {
             let (name, exports) = (project.name.clone(), self.fleet.missing(id));
             (!exports.is_empty()).then_some(Wanted { project: project.digest, name, exports })
@@ -359,7 +367,8 @@ impl Scheduler {
         let mut new = Vec::new();
         for export in self.fleet.missing(id) {
             let watch = watches.remove(&ExportKey { project, export: export.clone() });
-            let watch = watch.unwrap_or_else(|| Watch::new(name.clone(), export));
+            let path = ExportPath { project: name.clone(), export };
+            let watch = watch.unwrap_or_else(|| Watch::new(path));
             new.push(self.fleet.add_export(id, watch));
         }
         self.begin_exports(&new);
@@ -374,7 +383,7 @@ impl Scheduler {
             let Some(export) = self.fleet.export(entry) else { continue };
             if export.is_wanted() {
                 retired += 1;
-                narrator::removed(export.watch());
+                narrator::removed(export.path());
                 self.call_off(entry);
             }
             self.fleet.set_presence(entry, presence);
@@ -401,11 +410,11 @@ impl Scheduler {
     }
 
     /// An export that was on its way out is configured again.
-    fn wake(&mut self, entry: EntryId) {
+    pub(super) fn wake(&mut self, entry: EntryId) {
         self.fleet.set_presence(entry, Presence::Wanted);
-        self.transfers.forget_crowd(entry);
         let Some(export) = self.fleet.export(entry) else { return };
-        narrator::restored(export.watch());
+        self.transfers.forget_crowd(export.project(), entry);
+        narrator::restored(export.path());
         for command in export.watch().wake_commands() {
             let asks = matches!(command, Command::ViewAfter(_)) && self.polls.is_asking(entry);
             if !asks {
@@ -425,8 +434,8 @@ impl Scheduler {
                 continue;
             }
             let project = export.project();
-            narrator::forgotten(export.watch());
-            self.transfers.forget_crowd(entry);
+            narrator::forgotten(export.path());
+            self.transfers.forget_crowd(project, entry);
             self.fleet.remove_export(entry);
             self.let_go_of_project(project);
         }
@@ -453,74 +462,6 @@ impl Scheduler {
         }
     }
 
-    /// Stops the work for exports that are to be forgotten.
-    fn forget(&mut self, wanted: BTreeSet<ExportId>, reply: ForgetReply) {
-        let exports: Vec<_> = self.fleet.find_all(&wanted).collect();
-        let keys = exports.iter().filter_map(|entry| self.fleet.key(*entry)).collect();
-        self.retire(&exports, Presence::Forgetting);
-        let left: HashSet<_> = exports.into_iter().collect();
-        self.transfers.stop_exports(|entry| left.contains(&entry));
-        self.timers.set(Timer::ForgetGrace, self.clock.now().saturating_add(FORGET_GRACE));
-        self.reconciler.work = Work::Stopping { wanted, keys, left, reply };
-    }
-
-    /// Has files and records of exports dropped that are to be forgotten, once nothing is under way
-    /// for any of them.
-    fn drop_stopped(&mut self) {
-        let Work::Stopping { left, reply, .. } = &mut self.reconciler.work else { return };
-        if reply.is_closed() {
-            return self.give_up_forgetting();
-        }
-        left.retain(|entry| self.fleet.export(*entry).is_some());
-        if !left.is_empty() {
-            return;
-        }
-        self.timers.remove(&Timer::ForgetGrace);
-        let Work::Stopping { wanted, keys, reply, .. } =
-            std::mem::replace(&mut self.reconciler.work, Work::Idle)
-        else {
-            return;
-        };
-        let names: HashMap<_, _> = self
-            .fleet
-            .projects()
-            .filter(|(_, project)| project.is_configured)
-            .map(|(_, project)| (project.digest, project.name.clone()))
-            .collect();
-        let archive = self.reconciler.archive.clone();
-        self.reconciler.jobs.spawn(Job::Forget, async move {
-            let forgotten = archive.forget(&names, &wanted, keys).await;
-            JobEnd::Forgotten(forgotten.map_err(|error| error.to_string()))
-        });
-        self.reconciler.work = Work::Dropping { reply };
-    }
-
-    /// What is under way does not come to its end, or nobody waits for it any more.
-    pub(super) fn give_up_forgetting(&mut self) {
-        let work = std::mem::replace(&mut self.reconciler.work, Work::Idle);
-        let Work::Stopping { left, reply, .. } = work else {
-            self.reconciler.work = work;
-            return;
-        };
-        let cause = "what is under way does not come to its end; nothing was forgotten";
-        let outcome = Err(cause.to_owned());
-        for entry in left {
-            if self.fleet.is_configured(entry) {
-                self.wake(entry);
-            } else {
-                self.fleet.set_presence(entry, Presence::Retiring);
-            }
-        }
-        // Others may be gone by now.
-        let missing = self.missing();
-        if missing.is_empty() {
-            let _ = reply.send(outcome);
-        } else {
-            self.reconciler.look_up(missing);
-            self.reconciler.work = Work::Beginning { outcome, reply };
-        }
-    }
-
     /// Pauses of an earlier run hold on, cut to one hour.
     pub(super) fn restore_pauses(&mut self, pauses: HashMap<PauseScope, Timestamp>) {
         let (now, wall) = (self.clock.now(), Timestamp::now());
@@ -530,17 +471,7 @@ impl Scheduler {
                 self.journal.note(Fact::PauseEnded { scope });
                 continue;
             }
-            let until = now + left.min(RETRY_AFTER_CAP);
-            match scope {
-                PauseScope::Origin => self.gates.restore_origin(until),
-                PauseScope::Project(digest) => {
-                    if let Some(project) = self.fleet.find_project(&digest) {
-                        self.gates.restore_project(project, until);
-                    }
-                }
-                PauseScope::Host(host) => self.gates.restore_host(host, until),
-                PauseScope::Unknown(_) => {}
-            }
+            self.gates.restore(scope, now + left.min(RETRY_AFTER_CAP));
         }
     }
 }

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use super::{Draining, Event, Scheduler, Timer};
 use crate::domain::failure::{Hold, Observation, PartFailure, PartFault, ViewOutcome};
-use crate::domain::ids::ExportKey;
-use crate::domain::part::CommittedPart;
+use crate::domain::ids::{ExportKey, ExportPath};
+use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::resume::ResumablePart;
-use crate::domain::stage::{Cause, PauseScope};
+use crate::domain::stage::Cause;
 use crate::domain::watch::{
     Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
 };
@@ -17,7 +17,6 @@ use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::fleet::{Export, Rejections};
 use crate::engine::folders::{ChoreId, FolderEvent};
-use crate::engine::gates::Lasting;
 use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::engine::journal::Ticket;
 use crate::engine::narrator::{narrate, part_started, prepared};
@@ -151,12 +150,7 @@ impl Scheduler {
         if let Hold::Disk { .. } = hold {
             return self.folders.doubt_disk(now);
         }
-        let Some((lasting, until)) = self.gates.hold(project, hold, now) else { return };
-        let scope = match lasting {
-            Lasting::Project => PauseScope::Project(self.fleet.project(project).digest),
-            Lasting::Origin => PauseScope::Origin,
-            Lasting::Host(host) => PauseScope::Host(host),
-        };
+        let Some((scope, until)) = self.gates.hold(project, hold, now) else { return };
         let left = until.saturating_sub(now);
         let until = Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX);
         self.journal.note(Fact::Paused { scope, until });
@@ -167,8 +161,8 @@ impl Scheduler {
         let Some(export) = self.fleet.export(entry) else { return };
         let Some(order) = export.watch().part_order(&key) else { return };
         let access = self.fleet.project(turn.project).access.clone();
-        part_started(export.watch(), &key);
-        self.transfers.begin(turn, order, export.path(), access, &self.gates, now);
+        part_started(export.path(), &key);
+        self.transfers.begin(turn, order, export.path().clone(), access, &self.gates, now);
         self.fleet.begin_work(entry);
         self.step(entry, WatchEvent::PartStarted(key));
     }
@@ -207,16 +201,16 @@ impl Scheduler {
     fn attempt_ended(&mut self, part: PartId, outcome: Result<CommittedPart, PartFailure>) {
         let Some(project) = self.transfers.ended(&part, outcome.is_ok()) else { return };
         let PartId { entry, key } = part;
-        let watch = self.fleet.export(entry).map(Export::watch);
-        let hold = outcome.as_ref().err().and_then(PartFailure::hold);
-        if let Some(Hold::Disk { .. }) = hold {
+        let failure = outcome.as_ref().err();
+        if let Some(Hold::Disk { .. }) = failure.and_then(PartFailure::hold) {
+            let watch = self.fleet.export(entry).map(Export::watch);
             self.folders.demand_room(watch.and_then(|watch| watch.declared_bytes(&key)));
         }
-        let retry = outcome.as_ref().err().and_then(Cause::of_part);
-        let stopped = matches!(outcome, Err(PartFailure::Stopped { .. }));
+        let retry = failure.and_then(Cause::of_part);
+        let stopped = matches!(failure, Some(PartFailure::Stopped { .. }));
         self.step(entry, WatchEvent::PartEnded { key: key.clone(), outcome });
         if let Some(cause) = retry
-            && self.is_to_be_fetched(&PartId { entry, key: key.clone() })
+            && self.is_to_be_fetched(entry, &key)
         {
             self.meters.retried(Work::Part, cause);
         }
@@ -229,12 +223,11 @@ impl Scheduler {
     }
 
     /// Whether a part has still to come, and is not given up.
-    fn is_to_be_fetched(&self, part: &PartId) -> bool {
-        let watch = self.fleet.export(part.entry).map(|export| export.watch().state());
+    fn is_to_be_fetched(&self, entry: EntryId, key: &PartKey) -> bool {
+        let watch = self.fleet.export(entry).map(|export| export.watch().state());
         let Some(WatchState::Fetching(fetching)) = watch else { return false };
-        fetching
-            .part(&part.key)
-            .is_some_and(|part| !matches!(part.state, PartState::Abandoned { .. }))
+        let part = fetching.part(key);
+        part.is_some_and(|part| !matches!(part.state, PartState::Abandoned { .. }))
     }
 
     /// News can be older than the end of what they come from.
@@ -246,7 +239,7 @@ impl Scheduler {
             News::StoreAnswered { project, entry, host } if self.fleet.has_project(project) => {
                 self.gates.store_answered(project, host);
                 if let Some(export) = self.fleet.export(entry) {
-                    self.transfers.fares_well(project, entry, &export.path());
+                    self.transfers.fares_well(project, entry, export.path());
                 }
             }
             News::Checkpointed { part: PartId { entry, key }, point } => {
@@ -277,7 +270,7 @@ impl Scheduler {
                     return self.wait_for_room(id, needed_with_others, free_bytes);
                 }
                 if let Some(export) = self.fleet.export(entry) {
-                    prepared(export.watch(), &adopted);
+                    prepared(export.path(), &adopted);
                 }
                 WatchEvent::Prepared { adopted, conflicts }
             }
@@ -290,8 +283,11 @@ impl Scheduler {
                 if self.park(id, Some(&cause))
                     && let Some(export) = self.fleet.export(entry)
                 {
-                    let watch = export.watch();
-                    tracing::warn!(event = "folder_unusable", project = %watch.project(), export = %watch.export(), cause, "the export's folder cannot be used, will be tried again: {cause}");
+                    let ExportPath { project, export } = export.path();
+                    tracing::warn!(
+                        event = "folder_unusable", %project, %export, cause,
+                        "the export's folder cannot be used, will be tried again: {cause}"
+                    );
                 }
                 return;
             }
@@ -309,8 +305,10 @@ impl Scheduler {
         if self.park(id, Some(NO_ROOM))
             && let Some(export) = self.fleet.export(id.0)
         {
-            let watch = export.watch();
-            tracing::warn!(event = "room_short", project = %watch.project(), export = %watch.export(), needed_bytes, free_bytes, "{NO_ROOM}");
+            let ExportPath { project, export } = export.path();
+            tracing::warn!(
+                event = "room_short", %project, %export, needed_bytes, free_bytes, "{NO_ROOM}"
+            );
         }
     }
 
@@ -324,7 +322,6 @@ impl Scheduler {
         is_news
     }
 
-    /// A write is durable.
     fn written(&mut self, ticket: Ticket) {
         let Ticket { entry: Some(entry), recorded } = ticket else { return };
         if let Some(recorded) = recorded {
@@ -366,7 +363,7 @@ impl Scheduler {
             }
             Command::RemoveFailureNotice => self.order_chore(entry, Chore::RemoveNotice),
             Command::Notify(notice) => {
-                narrate(export.watch(), &notice, &self.audience.retry_command);
+                narrate(export.path(), &notice, &self.audience.retry_command);
             }
         }
     }

@@ -1,12 +1,14 @@
 //! The scheduler's decisions, driven event by event: what a sick disk, key or store costs everybody
 //! else.
 
+mod disk;
 mod looks;
 mod publish;
 mod reconcile;
+mod scale;
+mod waits;
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use tempfile::TempDir;
@@ -18,14 +20,14 @@ use crate::config::{Environment, KeySource};
 use crate::domain::cadence::Cadence;
 use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::gate::{Admission, Gate};
-use crate::domain::ids::{ExportId, ProjectDigest};
+use crate::domain::ids::ProjectDigest;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::stage::PauseScope;
 use crate::domain::watch::{Recorded, WatchEvent};
 use crate::engine::access::Access;
 use crate::engine::chores::{ChoreEnd, ChoreKind};
 use crate::engine::control::DesiredProject;
-use crate::engine::folders::{ChoreId, DISK_INTERVAL};
+use crate::engine::folders::ChoreId;
 use crate::engine::ids::ProjectId;
 use crate::fetch::{StoreClient, StorePolicy};
 use crate::ports::Epoch;
@@ -176,7 +178,7 @@ impl Rig {
             declared_bytes: Some(10),
         };
         let report = Report {
-            export: self.watch(export).export().clone(),
+            export: self.watch(export).path().export.clone(),
             status: RemoteStatus::parse(status),
             files: Some((1..=files).map(file).collect()),
             facts: ReportFacts::default(),
@@ -206,7 +208,7 @@ impl Rig {
         self.scheduler.polls.call_all();
         self.scheduler.admit_views(Duration::from_hours(1000));
         let call = self.scheduler.polls.call_of(entry).expect("the view went out");
-        let export = self.watch(export).export().clone();
+        let export = self.watch(export).path().export.clone();
         let answer = Ok(vec![Observation { export, outcome }]);
         self.scheduler.apply(Event::Answered(call, answer));
     }
@@ -239,62 +241,6 @@ impl Rig {
 fn refusal() -> ViewOutcome {
     let (status, code) = (400, "MALFORMED_PARAMETER".into());
     ViewOutcome::Rejected(ApiRefusal { status, code, message: String::new() })
-}
-
-#[tokio::test]
-async fn an_export_whose_folder_is_sick_does_not_keep_the_disk_from_the_others() {
-    let mut rig = rig(&[2], 8);
-    rig.viewed(0, "SUCCESS", 1);
-    rig.chore_ends(ChoreEnd::Disk { cause: "permission denied".to_owned() });
-    rig.fetching(1, 1);
-    assert!(!rig.scheduler.folders.disk_is_open(), "in doubt");
-    rig.look_at_the_disk().await;
-    assert!(rig.scheduler.folders.disk_is_open(), "one look tells that the disk is well");
-    rig.scheduler.admit();
-    assert_eq!(rig.parts_under_way(), [1]);
-    let due = rig.scheduler.folders.wakes_at(rig.now()).unwrap();
-    assert!(due <= rig.now() + DISK_INTERVAL, "the sick one is tried again");
-}
-
-#[tokio::test]
-async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
-    let mut rig = rig(&[1], 8);
-    rig.fetching(0, 1);
-    let marker = rig.folder.path().join(crate::sinks::local::MARKER_FILE);
-    let text = std::fs::read(&marker).unwrap();
-    std::fs::remove_file(&marker).unwrap();
-    rig.scheduler.folders.doubt_disk(rig.now());
-    rig.look_at_the_disk().await;
-    assert!(rig.scheduler.folders.disk_is_ill());
-    rig.scheduler.admit();
-    assert!(rig.parts_under_way().is_empty());
-    let due = rig.scheduler.folders.wakes_at(rig.now()).unwrap();
-    assert!(due > rig.now() && due <= rig.now() + DISK_INTERVAL);
-    std::fs::File::create(&marker).unwrap().write_all(&text).unwrap();
-    rig.scheduler.folders.look_now();
-    rig.look_at_the_disk().await;
-    assert!(!rig.scheduler.folders.disk_is_ill() && rig.scheduler.folders.disk_is_open());
-    rig.scheduler.admit();
-    assert_eq!(rig.parts_under_way(), [0]);
-}
-
-#[tokio::test]
-async fn nothing_is_written_before_the_download_directory_is_locked() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("late");
-    let other = crate::process::lock::InstanceLock::acquire(&path).unwrap();
-    let lock = Arc::new(LateLock::new(path));
-    let mut rig = locked_rig(&[2], 8, folder, lock.clone());
-    rig.fetching(0, 1);
-    rig.viewed(1, "SUCCESS", 1);
-    rig.look_at_the_disk().await;
-    assert!(!rig.scheduler.folders.disk_is_open());
-    rig.scheduler.admit();
-    assert!(rig.parts_under_way().is_empty() && rig.scheduler.folders.under_way() == 0);
-    drop(other);
-    rig.scheduler.folders.look_now();
-    rig.look_at_the_disk().await;
-    assert!(rig.scheduler.folders.disk_is_open() && lock.is_held());
 }
 
 #[tokio::test]
@@ -384,20 +330,6 @@ async fn a_drain_waits_until_every_record_is_durable() {
 }
 
 #[tokio::test]
-async fn room_is_promised_once() {
-    let mut rig = rig(&[2], 8);
-    for export in 0..2 {
-        rig.viewed(export, "SUCCESS", 6);
-        let (adopted, conflicts) = (Vec::new(), Vec::new());
-        let (needed_bytes, free_bytes) = (60, 100);
-        rig.chore_ends(ChoreEnd::Prepared { adopted, conflicts, needed_bytes, free_bytes });
-    }
-    rig.scheduler.admit();
-    assert!(!rig.parts_under_way().contains(&1), "the second one waits before its first byte");
-    assert_eq!(rig.scheduler.folders.parked(), [(rig.exports[1], ChoreKind::Prepare)]);
-}
-
-#[tokio::test]
 async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refused_too() {
     let mut rig = rig(&[2], 8);
     rig.observed(0, refusal());
@@ -410,7 +342,7 @@ async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refu
         rig.polled(0, refusal());
     }
     let running = |rig: &Rig| Report {
-        export: rig.watch(0).export().clone(),
+        export: rig.watch(0).path().export.clone(),
         status: RemoteStatus::Running,
         files: None,
         facts: ReportFacts::default(),

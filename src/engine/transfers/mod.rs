@@ -41,7 +41,7 @@ use crate::domain::ids::ExportPath;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::watch::PartOrder;
 use crate::fetch::StoreClient;
-use crate::meters::{ByteCounter, Meters};
+use crate::meters::Meters;
 use crate::ports::{Finished, Sink};
 use crate::sinks::{AnyFinished, AnySink};
 use attempt::fetch_part;
@@ -83,7 +83,6 @@ pub(crate) struct Transfers {
     meters: Meters,
 }
 
-/// One part under way.
 #[derive(Debug)]
 struct Attempt {
     stage: Stage,
@@ -185,7 +184,6 @@ impl Transfers {
         }
     }
 
-    /// Stops every download.
     pub(crate) fn stop_all(&self) {
         self.stop.cancel();
     }
@@ -199,9 +197,11 @@ impl Transfers {
         self.queue.call_all();
     }
 
-    /// Forgets how the parts of an export fared.
-    pub(crate) fn forget_crowd(&mut self, entry: EntryId) {
-        self.crowds.remove(entry);
+    /// Forgets how the parts of an export fared: those that wait for that may go.
+    pub(crate) fn forget_crowd(&mut self, project: ProjectId, entry: EntryId) {
+        if self.crowds.remove(entry).is_some() {
+            self.queue.call_export(project, entry);
+        }
     }
 
     pub(crate) fn remove_project(&mut self, project: ProjectId) {
@@ -246,7 +246,6 @@ impl Transfers {
         Some(Turn { project, part, pass, crowd })
     }
 
-    /// Begins an attempt at a part.
     pub(crate) fn begin(
         &mut self,
         turn: Turn,
@@ -262,7 +261,7 @@ impl Transfers {
         let crowd_of = self.crowds.get(part.entry);
         let is_awaited = crowd_of.is_some_and(|crowd| crowd.admission(now) != Admission::Pass);
         let stop = self.stop.child_token();
-        let progress = Arc::new(Progress::new(self.received(&path)));
+        let progress = Arc::new(Progress::new(self.meters.received(&path.project)));
         let declared_bytes = order.declared_bytes;
         let lane = self.lanes.least_busy();
         let attempt = AttemptContext {
@@ -289,10 +288,6 @@ impl Transfers {
         let stage = Stage::Downloading { pass, crowd };
         let attempt = Attempt { stage, path, declared_bytes, progress, stop, project };
         self.attempts.insert(part, attempt);
-    }
-
-    fn received(&self, path: &ExportPath) -> ByteCounter {
-        self.meters.received(&path.project)
     }
 
     /// Waits for news of the parts under way. Cancel-safe.
@@ -398,7 +393,6 @@ impl Transfers {
         self.publisher.admit(more_may_come, now, &self.sink);
     }
 
-    /// A group of final names is back.
     pub(crate) fn published(&mut self, end: Result<GroupEnd, Panicked>) -> publish::Outcomes {
         self.publisher.ended(end)
     }
@@ -436,7 +430,6 @@ impl Transfers {
         self.capacity.parts.get()
     }
 
-    /// Parts under way.
     pub(crate) fn len(&self) -> usize {
         self.attempts.len()
     }
@@ -459,7 +452,6 @@ impl Transfers {
 
 #[cfg(test)]
 impl Transfers {
-    /// The parts under way.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &PartId> {
         self.attempts.keys()
     }

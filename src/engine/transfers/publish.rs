@@ -83,7 +83,6 @@ impl Publisher {
         children::next(&mut self.running).await.1
     }
 
-    /// A group came back.
     pub(super) fn ended(&mut self, end: Result<GroupEnd, Panicked>) -> Outcomes {
         let group = std::mem::take(&mut self.group);
         match end {

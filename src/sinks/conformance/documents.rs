@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::{DIGITS, Shelf, at, begin, behind, name, order, published};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::ExportPath;
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest, failure_notice};
 use crate::domain::part::CommittedPart;
 use crate::domain::report::ReportFacts;
@@ -14,9 +13,8 @@ use crate::domain::watch::Totals;
 use crate::ports::{Document, Found, Put, Sink, SinkFault, Upload};
 
 fn manifest(export: &str, parts: Vec<CommittedPart>) -> Manifest {
-    let ExportPath { project, export } = at(export);
     let sealed_at = "2026-01-02T03:04:05Z".parse().unwrap();
-    Manifest::seal(project, export, ReportFacts::default(), parts, sealed_at)
+    Manifest::seal(at(export), ReportFacts::default(), parts, sealed_at)
 }
 
 async fn seal(sink: &impl Sink, manifest: &Manifest) -> Result<Put, SinkFault> {
@@ -118,7 +116,7 @@ pub(crate) async fn a_notice_is_ours_to_replace_and_to_remove_and_nobody_elses(s
             error_code: None,
             at: "2026-01-02T03:04:05Z".parse().unwrap(),
         };
-        failure_notice(&at.project, &at.export, &failure)
+        failure_notice(&at, &failure)
     };
     let write = |cause: &str| sink.put(&at, Document::Notice(notice(cause)));
     sink.remove_notice(&at).await.unwrap();

@@ -110,9 +110,8 @@ impl Bench {
     }
 
     fn manifest(&self, parts: Vec<CommittedPart>) -> Manifest {
-        let ExportPath { project, export } = self.at.clone();
-        let sealed_at = "2026-01-02T03:04:05Z".parse().unwrap();
-        Manifest::seal(project, export, ReportFacts::default(), parts, sealed_at)
+        let at = "2026-01-02T03:04:05Z".parse().unwrap();
+        Manifest::seal(self.at.clone(), ReportFacts::default(), parts, at)
     }
 
     fn seal(&self, bytes: &[u8]) -> Result<Put, SinkError> {

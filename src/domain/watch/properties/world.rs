@@ -56,7 +56,7 @@ enum RecordedState {
 }
 
 fn watch_in(state: WatchState) -> Watch {
-    Watch::with_state("shop".parse().unwrap(), "export_1".parse().unwrap(), state)
+    Watch::with_state(tests::path(), state)
 }
 
 pub(super) fn pick<T: Clone>(from: impl IntoIterator<Item = T>, how: u8) -> Option<T> {

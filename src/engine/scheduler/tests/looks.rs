@@ -55,7 +55,7 @@ async fn what_is_waited_for_is_told_as_data_and_the_store_that_pauses_longest_by
             (Cause::Unauthorized, Some("p1".to_owned()), Some(key)),
         ]
     );
-    rig.scheduler.gates.restore_origin(Duration::ZERO);
+    rig.scheduler.gates.restore(PauseScope::Origin, Duration::ZERO);
     let origin = rig.scheduler.standing().waits.swap_remove(2);
     assert!(origin.is_asking() && origin.until.is_none(), "{origin:?}");
 }

@@ -18,7 +18,7 @@ impl Rig {
             let bytes = b"[123456789";
             let declared_bytes = Some(bytes.len().try_into().unwrap());
             let order = PartOrder { key: key.clone(), declared_bytes, resume: None };
-            let at = self.scheduler.fleet.export(self.exports[export]).unwrap().path();
+            let at = self.scheduler.fleet.export(self.exports[export]).unwrap().path().clone();
             let mut upload = self.sink().begin(&at, &order, &Plan::FromStart).await.unwrap();
             upload.write(bytes).await.unwrap();
             let finished = upload.finish(declared_bytes, &[]).await.unwrap();

@@ -1,10 +1,12 @@
 //! What runs is brought to what is configured.
 
+use super::super::reconcile::JobEnd;
 use super::*;
+use crate::domain::ids::ExportKey;
 
 impl Rig {
     /// Leaves so many exports of each project in the configuration.
-    fn leave(&mut self, exports_of_projects: &[usize]) {
+    pub(super) fn leave(&mut self, exports_of_projects: &[usize]) {
         let desired = self.desired(exports_of_projects);
         self.scheduler.reconcile(desired, Recovered::default());
         self.all_written();
@@ -33,7 +35,7 @@ async fn a_view_under_way_comes_back_once_more_and_begins_nothing() {
     rig.scheduler.apply(Event::Tick);
     rig.scheduler.admit();
     let call = rig.scheduler.polls.call_of(rig.exports[0]).unwrap();
-    let export = rig.watch(0).export().clone();
+    let export = rig.watch(0).path().export.clone();
     rig.leave(&[0]);
     assert!(rig.is_known(0), "its view is under way");
     let outcome = ViewOutcome::Fault("gone".to_owned());
@@ -66,7 +68,7 @@ async fn an_export_that_is_configured_again_before_it_is_gone_goes_on() {
     rig.leave(&[0]);
     rig.leave(&[1]);
     let fault = ViewOutcome::Fault("gone".to_owned());
-    let export = rig.watch(0).export().clone();
+    let export = rig.watch(0).path().export.clone();
     rig.scheduler.apply(Event::Answered(call, Ok(vec![Observation { export, outcome: fault }])));
     assert!(rig.is_known(0) && rig.scheduler.polls.due_at(rig.exports[0]).is_some());
 }
@@ -106,19 +108,18 @@ async fn what_goes_while_a_configuration_is_looked_up_is_looked_up_as_well() {
     rig.scheduler.controlled(Control::Reconcile { desired, reply });
     rig.scheduler.apply(Event::Answered(call, Err(Panicked)));
     assert!(!rig.is_known(0));
-    let looked_up = |number: u32| {
-        let project = ProjectDigest::of(&"project_0".parse().unwrap());
-        let export: ExportId = format!("export_0_{number}").parse().unwrap();
-        let looked_up = [crate::domain::ids::ExportKey { project, export }].into();
-        reconcile_end(Recovered { looked_up, ..Recovered::default() })
-    };
-    rig.scheduler.apply(looked_up(1));
+    rig.scheduler.apply(looked_up(&[1]));
     assert!(answer.try_recv().is_err(), "the first one has to be looked up, too");
-    rig.scheduler.apply(looked_up(0));
+    rig.scheduler.apply(looked_up(&[0]));
     let changes = answer.try_recv().unwrap().unwrap();
     assert_eq!(changes.exports_added, 2);
 }
 
-fn reconcile_end(found: Recovered) -> Event {
-    Event::Reconciler(super::super::reconcile::JobEnd::LookedUp(Ok(found)))
+/// These exports of the first project were looked up, and nothing is known of them.
+pub(super) fn looked_up(exports: &[u32]) -> Event {
+    let project = ProjectDigest::of(&"project_0".parse().unwrap());
+    let key =
+        |number: &u32| ExportKey { project, export: format!("export_0_{number}").parse().unwrap() };
+    let looked_up = exports.iter().map(key).collect();
+    Event::Reconciler(JobEnd::LookedUp(Ok(Recovered { looked_up, ..Recovered::default() })))
 }
