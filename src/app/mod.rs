@@ -121,10 +121,10 @@ pub enum StartError {
     #[error(transparent)]
     Directory(#[from] DurableError),
     /// The sink did not take a notice away.
-    #[error("the notice of the failure cannot be removed: {0}")]
+    #[error("failed.json cannot be removed: {0}")]
     Removal(SinkFault),
     /// A REST API key cannot be used.
-    #[error("project {project}: the rest api key cannot be used: {cause}")]
+    #[error("project {project}: the REST API key cannot be used: {cause}")]
     Key {
         /// The project.
         project: ProjectName,
@@ -367,7 +367,7 @@ pub async fn retry(
                     %project,
                     %export,
                     cause = %fault,
-                    "the notice of the failure stays: {fault}"
+                    "failed.json stays: {fault}"
                 );
             }
             removed => removed.map_err(StartError::Removal)?,
@@ -429,7 +429,7 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
             tracing::warn!(
                 event = "control_socket_missing",
                 cause = %error,
-                "there is no control socket, `status`, `reload`, `retry` and `forget` will not reach this process: {error}"
+                "there is no control socket, so `status`, `reload`, `retry` and `forget` do not reach this process: {error}"
             );
         }
     }
@@ -451,7 +451,7 @@ async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartErr
                 event = "page_missing",
                 %address,
                 %cause,
-                "there is no status page, {address} cannot be listened at (server.listen): {cause}"
+                "there is no status page: cannot listen at {address} (server.listen): {cause}"
             );
             Ok(None)
         }

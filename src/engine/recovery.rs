@@ -145,7 +145,7 @@ async fn look_for(
         tracing::warn!(
             event = "manifests_unread",
             %project,
-            "the disk does not answer: finished exports were not looked for"
+            "the disk does not answer: no manifests were looked for"
         );
         return Ok(HashMap::new());
     };
@@ -204,8 +204,7 @@ pub(crate) fn watch(
                         %project,
                         %export,
                         cause = %error,
-                        "the manifest on record cannot be believed, the export is asked for \
-                         again: {error}"
+                        "the manifest on record is damaged; the export is polled again: {error}"
                     );
                     WatchState::Polling(Polling::resumed(record.remote_status, kept))
                 }
@@ -271,8 +270,7 @@ async fn forget_withdrawn_failures(
                     %project,
                     %export,
                     cause = %error,
-                    "the export is no longer configured, and the notice of its failure cannot be \
-                     removed: {error}"
+                    "the export is no longer configured; its failed.json cannot be removed: {error}"
                 );
             }
         }
@@ -332,7 +330,7 @@ async fn whole_exports(
                 event = "rebuild_incomplete",
                 %project,
                 cause = %error,
-                "finished exports cannot be looked for: {error}"
+                "the manifests on disk cannot be read: {error}"
             );
             return (Vec::new(), false);
         }
@@ -349,7 +347,7 @@ async fn whole_exports(
                     %project,
                     %export,
                     %cause,
-                    "a manifest on disk is not believed: {cause}"
+                    "a manifest on disk is not accepted: {cause}"
                 );
             }
             Err(error) => {

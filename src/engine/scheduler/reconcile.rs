@@ -231,7 +231,7 @@ impl Scheduler {
                 for Forgotten { project, export, .. } in
                     outcome.iter().flatten().filter(|forgotten| forgotten.hindrance.is_none())
                 {
-                    tracing::info!(event = "record_dropped", %project, %export, "what was known of the export is dropped, as somebody asked");
+                    tracing::info!(event = "record_dropped", %project, %export, "the export is forgotten, as requested");
                 }
                 self.reconciler.look_up(self.missing());
                 self.reconciler.work = Work::Beginning { outcome, reply };
@@ -241,7 +241,7 @@ impl Scheduler {
                     tracing::error!(
                         event = "forgotten_unrecovered",
                         cause,
-                        "forgotten exports begin as new ones: {cause}"
+                        "forgotten exports start as new ones: {cause}"
                     );
                     Recovered::default()
                 });
@@ -502,7 +502,7 @@ impl Scheduler {
             self.reconciler.work = work;
             return;
         };
-        let cause = "what is under way does not come to its end; nothing was forgotten";
+        let cause = "work under way did not stop in time; nothing was forgotten";
         let outcome = Err(cause.to_owned());
         for entry in left {
             if self.fleet.is_configured(entry) {
