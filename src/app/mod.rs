@@ -107,9 +107,9 @@ pub enum StartError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Directory(#[from] DurableError),
-    #[error("the notice of the failure cannot be removed: {0}")]
+    #[error("failed.json cannot be removed: {0}")]
     Removal(SinkFault),
-    #[error("project {project}: the rest api key cannot be used: {cause}")]
+    #[error("project {project}: the REST API key cannot be used: {cause}")]
     Key { project: ProjectName, cause: String },
     #[error("server.listen: the status page cannot listen at {address}: {cause}")]
     Listen { address: SocketAddr, cause: io::Error },
@@ -323,7 +323,7 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
             tracing::warn!(
                 event = "control_socket_missing",
                 cause = %error,
-                "there is no control socket, `status`, `reload`, `retry` and `forget` will not reach this process: {error}"
+                "there is no control socket, so `status`, `reload`, `retry` and `forget` do not reach this process: {error}"
             );
         }
     }
@@ -345,7 +345,7 @@ async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartErr
                 event = "page_missing",
                 %address,
                 %cause,
-                "there is no status page, {address} cannot be listened at (server.listen): {cause}"
+                "there is no status page: cannot listen at {address} (server.listen): {cause}"
             );
             Ok(None)
         }

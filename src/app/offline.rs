@@ -40,7 +40,7 @@ pub async fn retry(
                     %project,
                     %export,
                     cause = %fault,
-                    "the notice of the failure stays: {fault}"
+                    "failed.json stays: {fault}"
                 );
             }
             removed => removed.map_err(StartError::Removal)?,

@@ -138,7 +138,7 @@ impl Reloader {
                 match changes {
                     None if by_file => tracing::debug!(
                         event = "reload_unneeded",
-                        "the configuration's files say what is in force"
+                        "the configuration files say what is already active"
                     ),
                     _ => tracing::info!(
                         event = "reload_done",
@@ -158,7 +158,7 @@ impl Reloader {
                     tracing::error!(
                         event = "reload_refused",
                         cause = fault,
-                        "reload refused, the configuration in force goes on: {fault}"
+                        "reload refused, the current configuration stays active: {fault}"
                     );
                 }
                 let cause = faults.lines().next().unwrap_or_default().to_owned();

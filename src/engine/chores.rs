@@ -147,7 +147,7 @@ impl ChoreOrder {
                 event = "export_taken",
                 %project,
                 %export,
-                "sealed by an earlier run, and taken by its consumer since"
+                "an earlier run sealed the export, and its consumer has taken it since"
             );
         }
         Ok(ChoreEnd::Sealed)

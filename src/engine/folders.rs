@@ -217,7 +217,7 @@ impl Folders {
                 if std::mem::take(&mut disk.is_ill) {
                     tracing::info!(
                         event = "disk_recovered",
-                        "the disk is well again; downloads go on"
+                        "the disk works again; downloads continue"
                     );
                 }
             }

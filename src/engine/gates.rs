@@ -262,7 +262,7 @@ impl Gates {
         }
         if of.throttle.opened() {
             self.woken.projects.push(project);
-            tracing::info!(event = "project_resumed", project = %of.name, "the API takes requests again");
+            tracing::info!(event = "project_resumed", project = %of.name, "the API accepts requests again");
         }
         self.origin_answered("the API is available again");
     }
@@ -279,7 +279,7 @@ impl Gates {
         if let Some(gate) = self.hosts.get_mut(&host)
             && gate.opened()
         {
-            tracing::info!(event = "store_resumed", host, "the store takes requests again");
+            tracing::info!(event = "store_resumed", host, "the store accepts requests again");
             self.hosts.remove(&host);
             self.woken.everybody = true;
         }

@@ -146,7 +146,7 @@ impl Journal {
                 self.failing = false;
                 tracing::info!(
                     event = "state_recovered",
-                    "the state can be written again; downloads go on"
+                    "the state can be written again; downloads continue"
                 );
             }
         }

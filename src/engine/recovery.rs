@@ -147,7 +147,7 @@ async fn look_for(
         tracing::warn!(
             event = "manifests_unread",
             %project,
-            "the disk does not answer: finished exports were not looked for"
+            "the disk does not answer: no manifests were looked for"
         );
         return Ok(HashMap::new());
     };
@@ -203,8 +203,7 @@ pub(crate) fn watch(at: ExportPath, record: Option<ExportRecord>) -> Watch {
                         %project,
                         %export,
                         cause = %error,
-                        "the manifest on record cannot be believed, the export is asked for \
-                         again: {error}"
+                        "the manifest on record is damaged; the export is polled again: {error}"
                     );
                     WatchState::Polling(Polling::resumed(record.remote_status, kept))
                 }
@@ -270,8 +269,7 @@ async fn forget_withdrawn_failures(
                     %project,
                     %export,
                     cause = %error,
-                    "the export is no longer configured, and the notice of its failure cannot be \
-                     removed: {error}"
+                    "the export is no longer configured; its failed.json cannot be removed: {error}"
                 );
             }
         }
@@ -331,7 +329,7 @@ async fn whole_exports(
                 event = "rebuild_incomplete",
                 %project,
                 cause = %error,
-                "finished exports cannot be looked for: {error}"
+                "the manifests on disk cannot be read: {error}"
             );
             return (Vec::new(), false);
         }
@@ -348,7 +346,7 @@ async fn whole_exports(
                     %project,
                     %export,
                     %cause,
-                    "a manifest on disk is not believed: {cause}"
+                    "a manifest on disk is not accepted: {cause}"
                 );
             }
             Err(error) => {

@@ -65,7 +65,7 @@ async fn a_jump_changes_nothing(years: i32) {
     let known = sim.requests().len();
     home.write("clock", &format!("{jump}\n"));
     let again = |event: &Value| {
-        event["message"].as_str().is_some_and(|told| told.contains("takes requests again"))
+        event["message"].as_str().is_some_and(|told| told.contains("accepts requests again"))
     };
     let told = watcher.wait_for_event(again).await;
     // Leap days may make it a year less, or more.

@@ -53,7 +53,9 @@ async fn an_export_waits_before_its_first_byte_until_there_is_room_beside_the_re
     let solo = solo.with("[download]\nreserve = \"1000000GiB\"");
     let watcher = solo.start();
     let warning = watcher
-        .wait_for_event(|event| event["message"].as_str().unwrap_or("").contains("not enough room"))
+        .wait_for_event(|event| {
+            event["message"].as_str().unwrap_or("").contains("not enough space")
+        })
         .await;
     assert_eq!((&warning["export"], &warning["needed_bytes"]), (&"export_1".into(), &BYTES.into()));
     polling_goes_on(&solo).await;
@@ -91,7 +93,7 @@ async fn a_directory_that_is_replaced_by_an_empty_one_is_waited_for_and_not_fill
     assert!(solo.links("file_1").is_empty());
     fs::remove_dir(&place).unwrap();
     move_to(&aside, &place);
-    watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
+    watcher.wait_for_log(|line| line.contains("the disk works again")).await;
     wait_for_whole(&watcher, "export_1").await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
 }
@@ -273,7 +275,7 @@ async fn fills_up(options: &str, fill: fn(&Path)) {
     let removed =
         if ballast.is_dir() { fs::remove_dir_all(&ballast) } else { fs::remove_file(&ballast) };
     removed.expect("the ballast goes");
-    watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
+    watcher.wait_for_log(|line| line.contains("the disk works again")).await;
     wait_for_whole(&watcher, "export_1").await;
     solo.home.assert_whole(SHOP, "export_1", &[&part(1).content, &part(2).content]);
     watcher.kill9().await;

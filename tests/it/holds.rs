@@ -109,7 +109,7 @@ async fn assert_a_project_waits(throttled: Canned, wait: Duration) {
     let meanwhile =
         |request: &Recorded| is_of(request, "blog") && request.at > refused && request.at < next;
     assert!(count(&requests, meanwhile) >= 2, "the other project was held up");
-    watcher.wait_for_log(|line| line.contains("the API takes requests again")).await;
+    watcher.wait_for_log(|line| line.contains("the API accepts requests again")).await;
     assert_eq!(told(&watcher.output(), "WARN", "the API asks for fewer requests (429)").len(), 1);
 }
 

@@ -69,7 +69,7 @@ async fn a_download_directory_that_comes_back_is_locked_and_used() {
     #[expect(clippy::disallowed_methods, reason = "plays the operator who mounts the disk")]
     let mounted = std::fs::rename(&away, home.downloads());
     mounted.unwrap();
-    watcher.wait_for_log(|line| line.contains("the disk is well again")).await;
+    watcher.wait_for_log(|line| line.contains("the disk works again")).await;
     watcher.wait_for_log(|line| line.contains("export whole") && line.contains("export_b")).await;
     let lock = InstanceLock::acquire(&home.downloads().join(".batch-export-watcher.lock"));
     assert!(matches!(lock, Err(LockError::Held { .. })), "{lock:?}");

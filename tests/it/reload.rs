@@ -349,11 +349,11 @@ async fn a_reload_that_the_state_refuses_changes_no_mode() {
     // The export that is new cannot be looked up.
     let state = solo.home.path().join("state/state.db");
     let away = state.with_extension("away");
-    fs::rename(&state, &away).unwrap();
+    move_to(&state, &away);
     solo.home.set_exports(SHOP, &["export_1", "export_2"]);
     solo.home.merge("[download]\nfile_mode = \"0640\"");
     assert_eq!(ran(&solo, "reload", &[]).await.0, i32::from(exit::CONFIGURATION));
-    fs::rename(&away, &state).unwrap();
+    move_to(&away, &state);
     solo.sim.release("file_1");
     watcher.wait_for_event(|event| event["message"] == "export whole").await;
     assert_eq!(solo.home.tree()["shop/export_1/manifest.json"], 0o600);

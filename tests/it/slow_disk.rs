@@ -287,7 +287,7 @@ async fn a_daemon_that_the_kernel_keeps_is_done_within_its_grace_period() {
     let Some((stage, mut watcher, files)) = stuck_in_write(Hang::Deaf).await else { return };
     watcher.signal(Signal::TERM);
     let since = Instant::now();
-    watcher.wait_for_log_within(|line| line.contains("the grace is over"), GRACE).await;
+    watcher.wait_for_log_within(|line| line.contains("the time to stop is over"), GRACE).await;
     // All that is left are the threads in write(2); nothing can end those but the disk.
     let process = watcher.id();
     eventually("the end of all other threads", || {

@@ -62,7 +62,7 @@ impl Scheduler {
             self.reconciler.work = work;
             return;
         };
-        let cause = "what is under way does not come to its end; nothing was forgotten";
+        let cause = "work under way did not stop in time; nothing was forgotten";
         let outcome = Err(cause.to_owned());
         for entry in left {
             if self.fleet.is_configured(entry) {

@@ -336,7 +336,7 @@ impl Scheduler {
                 tracing::warn!(
                     event = "drain_cut",
                     parts,
-                    "the grace is over: what is still under way is given up"
+                    "the time to stop is over: work that is still under way is dropped"
                 );
                 Some(Outcome::Drained { clean: false })
             }

@@ -235,7 +235,7 @@ impl Scheduler {
                 for Forgotten { project, export, .. } in
                     outcome.iter().flatten().filter(|forgotten| forgotten.hindrance.is_none())
                 {
-                    tracing::info!(event = "record_dropped", %project, %export, "what was known of the export is dropped, as somebody asked");
+                    tracing::info!(event = "record_dropped", %project, %export, "the export is forgotten, as requested");
                 }
                 if self.draining.is_some() {
                     let _ = reply.send(outcome);
@@ -249,7 +249,7 @@ impl Scheduler {
                     tracing::error!(
                         event = "forgotten_unrecovered",
                         cause,
-                        "forgotten exports begin as new ones: {cause}"
+                        "forgotten exports start as new ones: {cause}"
                     );
                     Recovered::default()
                 });

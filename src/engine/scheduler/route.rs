@@ -26,7 +26,7 @@ use crate::engine::transfers::{DownloadEnd, News, TransferEvent, Turn};
 use crate::meters::{PollOutcome, Work};
 use crate::ports::Fact;
 
-const NO_ROOM: &str = "not enough room beside the reserve; the export waits before its first byte";
+const NO_ROOM: &str = "not enough space above the reserve; the export waits before its first byte";
 
 impl Scheduler {
     pub(super) fn apply(&mut self, event: Event) {
