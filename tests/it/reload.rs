@@ -338,7 +338,6 @@ async fn a_failed_export_that_is_removed_and_added_again_is_watched_again() {
 }
 
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "the state's file is away for a while")]
 async fn a_reload_that_the_state_refuses_changes_no_mode() {
     let exports =
         vec![SimExport::finished("export_1", vec![held(file("file_1"))]), pending("export_2")];
