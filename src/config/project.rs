@@ -281,7 +281,10 @@ mod tests {
             ("rest_api_key_env = \"\"", "the value is not the name of an environment variable"),
             ("rest_api_key_env = \"EMPTY\"", "the environment variable `EMPTY` is empty"),
             ("rest_api_key_env = \"TWO_LINES\"", "`TWO_LINES` holds more than one line"),
-            ("rest_api_key_credential = \"s3cret\"", "CREDENTIALS_DIRECTORY is not set: add Load"),
+            (
+                "rest_api_key_credential = \"s3cret\"",
+                "CREDENTIALS_DIRECTORY is not set: add LoadCredential=",
+            ),
             ("rest_api_key_credential = \"../s3cret\"", "`../…` is not the name of a credential"),
             ("rest_api_key_credential = \"..\"", "is not the name of a credential"),
             ("rest_api_key_credential = \"\"", "the value is not the name of a credential"),

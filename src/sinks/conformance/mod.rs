@@ -282,9 +282,10 @@ pub(crate) async fn what_is_kept_is_continued_or_fetched_again(shelf: &impl Shel
     assert_eq!(upload.arm(&[Algorithm::Md5]).await.unwrap(), Armed::Ready);
     let already = usize::try_from(upload.bytes()).unwrap();
     upload.write(&DIGITS[already..]).await.unwrap();
-    let finished = upload.finish(Some(10), &[md5_of_digits()]).await.unwrap();
+    let finished = upload.finish(None, &[md5_of_digits()]).await.unwrap();
     let part = sink.publish(vec![finished]).await.remove(0).unwrap();
     assert_eq!(part.sha256, sha256(DIGITS), "of all its bytes");
+    assert_eq!(part.verified_by, [Check::Framing, Check::Md5]);
     assert_eq!(shelf.read(&at("e1"), &name(1)).unwrap(), DIGITS);
 
     let empty = begin(&sink, 2, 10, &Plan::FromStart).await;

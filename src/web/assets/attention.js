@@ -19,7 +19,7 @@ export function troubles({ waits, reloads, projects, commands }) {
     { wait, key: `wait ${wait.reason}`, title: SHARED[wait.reason] ?? "Downloads", tone: toneOf(wait) }));
   if (reloads.last_refusal) {
     list.push({ key: "reload", tone: "warn", title: "The configuration", words: `the last reload was refused: ${reloads.last_refusal}`,
-      advice: "The daemon continues with the configuration before it. Correct the file; the daemon reads it again.",
+      advice: "The daemon keeps its current configuration. Correct the file; the daemon reads it again.",
       command: commands.check });
   }
   for (const { name, pauses } of projects) {
