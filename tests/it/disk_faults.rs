@@ -14,7 +14,7 @@ use super::support::observer::{Folder, Observer};
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
 use super::support::turns::in_a_crowd;
-use super::support::{FAULTS, PATIENCE};
+use super::support::{FAULTS, PATIENCE, random_bytes};
 
 /// Just above the size from which a part has a name, a room of its own and checkpoints.
 const LARGE_BYTES: usize = (16 << 20) + 5;
@@ -153,9 +153,7 @@ fn id(number: u64) -> String {
 }
 
 fn content((seed, bytes): (u64, usize)) -> Content {
-    let mut content = vec![0; bytes];
-    Rng::with_seed(seed).fill(&mut content);
-    content.into()
+    random_bytes(&mut Rng::with_seed(seed), bytes).into()
 }
 
 fn is_whole(event: &Value) -> bool {

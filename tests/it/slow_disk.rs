@@ -14,7 +14,7 @@ use super::support::machine::Machine;
 use super::support::process::{Watcher, process_status};
 use super::support::scene::{count, gaps};
 use super::support::solo::{SHOP, Solo};
-use super::support::turns::{Turn, alone};
+use super::support::turns::{Turn, alone, in_a_crowd};
 
 /// An export that is never finished: its views show whether polling goes on.
 const RUNNING: &str = "export_running";
@@ -52,9 +52,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// `None`, loudly, where there can be no such disk.
-    async fn new(exports: Vec<SimExport>) -> Option<Self> {
-        let turn = alone().await;
+    /// `None`, loudly, if there can be no such disk.
+    async fn new(turn: Turn, exports: Vec<SimExport>) -> Option<Self> {
         let interval = INTERVAL.as_millis();
         let poll =
             format!("[poll]\nmin_interval = \"{interval}ms\"\nmax_interval = \"{interval}ms\"");
@@ -130,7 +129,8 @@ fn running(id: &str) -> SimExport {
 fn files(export: &str, numbers: RangeInclusive<u64>, bytes: usize) -> Vec<SimFile> {
     let file = |number: u64| {
         let line = format!("[{export}, {number}]\n");
-        let content: Vec<u8> = line.bytes().cycle().take(bytes).collect();
+        let mut content = line.repeat(bytes.div_ceil(line.len())).into_bytes();
+        content.truncate(bytes);
         SimFile::new(&format!("file_{number}_of_{export}"), number, content)
     };
     numbers.map(file).collect()
@@ -143,7 +143,7 @@ fn contents(files: &[SimFile]) -> Vec<&Content> {
 /// Downloads 42 MB to a disk of that speed, with polls on time. Gives how long it took, and the
 /// program's peak memory.
 async fn bring_home(bytes_per_second: Option<u64>) -> Option<(Duration, u64)> {
-    let stage = Stage::new(vec![running("export_1"), running(RUNNING)]).await?;
+    let stage = Stage::new(alone().await, vec![running("export_1"), running(RUNNING)]).await?;
     stage.disk.limit(bytes_per_second);
     let watcher = stage.start().await;
     let files = files("export_1", 1..=3, 14_000_000);
@@ -171,7 +171,7 @@ async fn a_slow_disk_costs_neither_memory_nor_polls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_hang_in_mid_body_stop_only_downloads() {
     let exports = ["export_1", "export_2", RUNNING].map(running);
-    let Some(mut stage) = Stage::new(exports.into()).await else { return };
+    let Some(mut stage) = Stage::new(alone().await, exports.into()).await else { return };
     // Shorter than the hang: a store whose bytes nobody takes does not stall.
     stage.solo.home.merge("[download]\nstall_timeout = \"1s\"");
     let watcher = stage.start().await;
@@ -208,7 +208,7 @@ async fn writes_that_hang_in_mid_body_stop_only_downloads() {
 async fn polls_go_on_while(operations: &[Operation], hanging: usize) {
     let ids = ["export_1", "export_2", "export_3", "export_4", "export_5", "export_6"];
     let exports = ids.into_iter().chain([RUNNING]).map(running);
-    let Some(stage) = Stage::new(exports.collect()).await else { return };
+    let Some(stage) = Stage::new(alone().await, exports.collect()).await else { return };
     let watcher = stage.start().await;
     stage.disk.hang(operations, Hang::Deaf);
     for id in ids {
@@ -247,7 +247,9 @@ async fn polls_go_on_while_the_disk_answers_nothing() {
 
 /// A daemon whose writers are all stuck in `write(2)`, and what it was to write to `export_1`.
 async fn stuck_in_write(hang: Hang) -> Option<(Stage, Watcher, Vec<SimFile>)> {
-    let stage = Stage::new(vec![running("export_1")]).await?;
+    // It only waits, and for many times longer than a busy machine is late.
+    let turn = in_a_crowd().await;
+    let stage = Stage::new(turn, vec![running("export_1")]).await?;
     let watcher = stage.start().await;
     stage.disk.hang(&[Operation::Write], hang);
     let files = files("export_1", 1..=3, 2_000_000);
@@ -304,7 +306,8 @@ async fn a_daemon_that_the_kernel_keeps_is_done_within_its_grace_period() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_on_a_disk_that_answers_nothing_can_be_stopped() {
-    let Some(stage) = Stage::new(vec![running("export_1")]).await else { return };
+    let turn = alone().await;
+    let Some(stage) = Stage::new(turn, vec![running("export_1")]).await else { return };
     stage.disk.hang(&Operation::ALL, Hang::Killable);
     let mut watcher = stage.solo.start();
     stage.wait_until_hanging(1).await;

@@ -7,7 +7,7 @@ use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile};
 use super::support::process::Watcher;
 use super::support::solo::{SHOP, Solo};
 use super::support::strace::{self, Call};
-use super::support::{PATIENCE, eventually, look};
+use super::support::{PATIENCE, eventually, look, random_bytes};
 
 /// Everything that changes a file or a name, and what makes it durable.
 const TRACED: &str = "trace=openat,write,pwrite64,writev,pwritev,ftruncate,fallocate,fsync,fdatasync,rename,renameat,\
@@ -133,8 +133,7 @@ async fn bytes_before_name_before_folder_before_record_and_the_manifest_last() {
     if !strace::is_possible() {
         return;
     }
-    let mut large = vec![0; LARGE_BYTES];
-    fastrand::Rng::with_seed(1).fill(&mut large);
+    let large = random_bytes(&mut fastrand::Rng::with_seed(1), LARGE_BYTES);
     // It pauses behind its first checkpoint, until that is on record.
     let held =
         SimFile::new("file_large", 2, large.clone()).on_fetch(Serving::well().stall_after(9 << 20));

@@ -25,7 +25,7 @@ use crate::support::observer::{Folder, Observer};
 use crate::support::process::Watcher;
 use crate::support::solo::{PROJECT_KEY, RESTLESS, SHOP, Solo};
 use crate::support::turns::in_a_crowd;
-use crate::support::{FAULTS, look};
+use crate::support::{FAULTS, look, random_bytes};
 
 /// Far more than a run takes: who is not done by then is stuck.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -131,9 +131,7 @@ impl Eyes {
 impl Stage {
     pub(super) async fn new(seed: u64, size: Size) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut quarry = vec![0; QUARRY_BYTES];
-        rng.fill(&mut quarry);
-        let quarry = Bytes::from(quarry);
+        let quarry = Bytes::from(random_bytes(&mut rng, QUARRY_BYTES));
         let mut parts = Vec::new();
         for (export, sizes) in sizes(size) {
             for (number, (least, most)) in (1..).zip(sizes) {

@@ -8,6 +8,8 @@ use fastrand::Rng;
 use hyper::body::Bytes;
 use rustix::process::Signal;
 
+use crate::support::random_bytes;
+
 /// Transfers that are interrupted, all lanes together.
 pub(super) const INTERRUPTIONS: usize = 200;
 /// Daemons at work at the same time, each with a store of its own.
@@ -327,9 +329,7 @@ fn deal(ending: Ending, files: &mut [Vec<FilePlan>], rng: &mut Rng) {
 }
 
 fn quarry(rng: &mut Rng) -> Bytes {
-    let mut bytes = vec![0; QUARRY_BYTES];
-    rng.fill(&mut bytes);
-    bytes.into()
+    random_bytes(rng, QUARRY_BYTES).into()
 }
 
 fn file(

@@ -210,8 +210,7 @@ impl Home {
         let expected: Vec<_> = contents.iter().map(|content| content.sha256()).collect();
         assert_eq!(promised, expected, "the manifest of {project}/{export}");
         assert_eq!(found, expected, "the files of {project}/{export}");
-        let within = format!("{project}/{export}/");
-        let beside = self.tree().into_keys().filter(|path| path.starts_with(&within)).count();
+        let beside = look::below(&self.export(project, export)).len();
         assert_eq!(beside, contents.len() + 1, "something else lies there: {:#?}", self.tree());
     }
 }

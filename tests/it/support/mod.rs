@@ -43,6 +43,23 @@ pub(crate) async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
+/// Random bytes. An unoptimised build takes long to draw them: copies of one block follow each
+/// other, each with its number. The block's length is prime, so that no power of two fits.
+pub(crate) fn random_bytes(rng: &mut fastrand::Rng, bytes: usize) -> Vec<u8> {
+    let mut block = [0; 65_521];
+    rng.fill(&mut block);
+    let mut content = Vec::with_capacity(bytes + block.len());
+    for number in 0_u64.. {
+        if content.len() >= bytes {
+            break;
+        }
+        block[..8].copy_from_slice(&number.to_le_bytes());
+        content.extend_from_slice(&block);
+    }
+    content.truncate(bytes);
+    content
+}
+
 /// Moves a file or a folder, as an operator would.
 #[expect(
     clippy::disallowed_methods,
