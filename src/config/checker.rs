@@ -69,6 +69,16 @@ impl Checker<'_> {
         parse(value.get_ref()).map_err(|error| self.fault(key, value.span(), fault(error))).ok()
     }
 
+    /// Parses each element of an array. Leaves out those with a fault.
+    pub(super) fn all<T, E: Display>(
+        &mut self,
+        key: &str,
+        values: &[Text],
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        values.iter().filter_map(|value| self.parsed(key, Some(value), &parse)).collect()
+    }
+
     /// A duration of at least 10 ms.
     pub(super) fn interval(&mut self, (key, value, default): Interval<'_>) -> Duration {
         let parse = |text: &str| match units::parse_duration(text)? {

@@ -138,10 +138,10 @@ fn file_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<Key
 }
 
 fn variable_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Option<KeySource> {
-    checker.parsed(key, Some(value), |name| match name {
-        "" => Err("is not the name of an environment variable"),
-        _ if name.contains(['=', '\0']) => Err("is not the name of an environment variable"),
-        _ => Ok(KeySource::Env(name.to_owned())),
+    checker.parsed(key, Some(value), |name| {
+        let valid = !name.is_empty() && !name.contains(['=', '\0']);
+        let source = valid.then(|| KeySource::Env(name.to_owned()));
+        source.ok_or("is not the name of an environment variable")
     })
 }
 
@@ -165,10 +165,7 @@ fn credential_source(checker: &mut Checker<'_>, key: &str, value: &Text) -> Opti
 fn exports(checker: &mut Checker<'_>, raw: &RawProject) -> (Vec<ExportId>, Option<PathBuf>) {
     const KEY: &str = "project.exports";
     checker.refuse_repetitions(KEY, raw.exports.iter(), "list each export once");
-    let mut exports: Vec<ExportId> = Vec::new();
-    for value in &raw.exports {
-        exports.extend(checker.parsed(KEY, Some(value), str::parse));
-    }
+    let mut exports = checker.all(KEY, &raw.exports, str::parse);
     let file = checker.path("project.exports_file", raw.exports_file.as_ref());
     if let (Some(value), Some(path)) = (&raw.exports_file, &file) {
         append_exports_file(checker, value.span(), path, &mut exports);
@@ -182,13 +179,11 @@ fn append_exports_file(
     path: &Path,
     exports: &mut Vec<ExportId>,
 ) {
-    let Listed { ids, unfinished_line, faults } = match ids_file::read(path) {
-        Ok(listed) => listed,
-        Err(error) => {
-            let message = format!("the exports file {} {error}", quoted_path(path));
-            return checker.fault("project.exports_file", span, message);
-        }
-    };
+    let Listed { ids, unfinished_line, faults } = ids_file::read(path).unwrap_or_else(|error| {
+        let message = format!("the exports file {} {error}", quoted_path(path));
+        checker.fault("project.exports_file", span, message);
+        Listed::default()
+    });
     checker.faults.extend(faults);
     let mut warn = |line, message: String| {
         checker.warnings.push(Fault::new(path, line, message).to_string());

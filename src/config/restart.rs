@@ -62,10 +62,8 @@ mod tests {
         let renamed = project.replace("shop", "store");
         let found = faults(&format!("{renamed}{moved}"));
         assert_eq!(found.len(), 3, "{found:?}");
-        holds(
-            &found[0],
-            "c.toml:2: project.name: cannot change from `shop` to `store` by a reload",
-        );
+        let name = "c.toml:2: project.name: cannot change from `shop` to `store` by a reload";
+        holds(&found[0], name);
         holds(&found[1], "c.toml:6: download.directory: cannot change");
         holds(&found[2], "c.toml:8: state.directory: cannot change");
         let server = "[server]\nlisten = \"[::1]:1\"\nallowed_hosts = [\"a\"]\n\

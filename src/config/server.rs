@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::ServerConfig;
 use super::checker::Checker;
 use super::endpoint::parse_host;
-use super::raw::{RawServer, Text};
+use super::raw::RawServer;
 
 /// On this machine alone, on a port that no known program uses.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9847);
@@ -17,8 +17,7 @@ const OFF: &str = "off";
 pub(super) fn server(checker: &mut Checker<'_>, raw: &RawServer) -> ServerConfig {
     const KEY: &str = "server.listen";
     let listen = checker.parsed(KEY, raw.listen.as_ref(), parse_listen).unwrap_or(Some(LISTEN));
-    let parse_host = |host: &Text| checker.parsed("server.allowed_hosts", Some(host), parse_host);
-    let allowed_hosts: Vec<_> = raw.allowed_hosts.iter().filter_map(parse_host).collect();
+    let allowed_hosts = checker.all("server.allowed_hosts", &raw.allowed_hosts, parse_host);
     if listen.is_some_and(|address| !address.ip().is_loopback()) && raw.allowed_hosts.is_empty() {
         let address = raw.listen.as_ref().map_or("", |value| value.get_ref().as_str());
         let message = format!(

@@ -283,31 +283,23 @@ fn numbers_have_bounds() {
 
 #[test]
 fn intervals_have_bounds_and_an_order() {
-    for (text, expected) in [
-        ("[poll]\nmin_interval = \"0s\"", "`0s` is too short: the minimum is 10ms"),
-        ("[poll]\nmin_interval = \"9ms\"", "`9ms` is too short"),
-        ("[poll]\nmax_interval = \"0s\"", "`0s` is too short"),
-        ("[retry]\ninitial = \"0ms\"", "`0ms` is too short"),
-        ("[download]\nstall_timeout = \"0s\"", "`0s` is too short"),
-        ("[poll]\nmax_interval = \"366d\"", "`366d` is too long"),
-        ("[poll]\nnot_found_grace = \"5\"", "`5` is not a duration"),
-        (
-            "[poll]\nmin_interval = \"6m\"",
-            "`6m` is longer than poll.max_interval, which is 5m by default",
-        ),
-        (
-            "[poll]\nmax_interval = \"9s\"",
-            "`9s` is shorter than poll.min_interval, which is 10s by default",
-        ),
-        (
-            "[retry]\ninitial = \"2s\"\nmax = \"1500ms\"",
-            "`2s` is longer than retry.max, which is 1500ms",
-        ),
+    for (key, value, expected) in [
+        ("poll.min_interval", "0s", "is too short: the minimum is 10ms"),
+        ("poll.min_interval", "9ms", "is too short"),
+        ("poll.max_interval", "0s", "is too short"),
+        ("retry.initial", "0ms", "is too short"),
+        ("download.stall_timeout", "0s", "is too short"),
+        ("poll.max_interval", "366d", "is too long"),
+        ("poll.not_found_grace", "5", "is not a duration"),
+        ("poll.min_interval", "6m", "is longer than poll.max_interval, which is 5m by default"),
+        ("poll.max_interval", "9s", "is shorter than poll.min_interval, which is 10s by default"),
     ] {
-        let (table, key) = text.split_once("]\n").unwrap();
-        let key = format!("{}.{}", &table[1..], key.split(' ').next().unwrap());
-        begins(&fault_before_shop(text), &format!("c.toml:2: {key}: {expected}"));
+        let (table, name) = key.split_once('.').unwrap();
+        let fault = fault_before_shop(&format!("[{table}]\n{name} = \"{value}\""));
+        begins(&fault, &format!("c.toml:2: {key}: `{value}` {expected}"));
     }
+    let first = fault_before_shop("[retry]\ninitial = \"2s\"\nmax = \"1500ms\"");
+    begins(&first, "c.toml:2: retry.initial: `2s` is longer than retry.max, which is 1500ms");
     let later = fault_before_shop("[poll]\nmax_interval = \"1m\"\nmin_interval = \"2m\"");
     let expected = "`2m` is longer than poll.max_interval, which is 1m";
     begins(&later, &format!("c.toml:3: poll.min_interval: {expected}"));

@@ -18,12 +18,13 @@ use crate::domain::modes::{DirectoryMode, FileMode, ModeError, Modes};
 use crate::domain::retry::RetryPolicy;
 
 use super::checker::{Checker, quoted_path};
+use super::endpoint::{parse_base_url, parse_host};
 use super::environment::Environment;
 use super::fault::Lines;
 use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawReload, RawRetry, Text};
 use super::{
-    ApiConfig, Config, ConfigFaults, DownloadConfig, Places, PollConfig, ReloadConfig, endpoint,
-    file, project, server, units,
+    ApiConfig, Config, ConfigFaults, DownloadConfig, Places, PollConfig, ReloadConfig, file,
+    project, server, units,
 };
 
 /// From the vendor's documentation, in the version that this program was written for.
@@ -89,7 +90,7 @@ pub(super) fn validate(
 
 fn api(checker: &mut Checker<'_>, raw: &RawApi) -> ApiConfig {
     let base_url = checker
-        .parsed("api.base_url", raw.base_url.as_ref(), endpoint::parse_base_url)
+        .parsed("api.base_url", raw.base_url.as_ref(), parse_base_url)
         .unwrap_or_else(|| Url::parse(BASE_URL).expect("the default base URL is a URL"));
     let requests_per_second = checker.count(
         "api.requests_per_second",
@@ -156,7 +157,6 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
         checker.interval(("download.stall_timeout", &raw.stall_timeout, STALL_TIMEOUT));
     let min_rate = checker.parsed("download.min_rate", raw.min_rate.as_ref(), units::parse_rate);
     let bandwidth = checker.parsed("download.bandwidth", raw.bandwidth.as_ref(), parse_bandwidth);
-    let hosts = raw.allowed_hosts.iter();
     DownloadConfig {
         directory: directory(checker, "download.directory", raw.directory.as_ref(), "exports"),
         modes: modes(checker, raw),
@@ -165,11 +165,7 @@ fn download(checker: &mut Checker<'_>, raw: &RawDownload) -> DownloadConfig {
         stall_timeout,
         min_rate_bytes_per_second: min_rate.unwrap_or(MIN_RATE_BYTES_PER_SECOND),
         bandwidth,
-        allowed_hosts: hosts
-            .filter_map(|host| {
-                checker.parsed("download.allowed_hosts", Some(host), endpoint::parse_host)
-            })
-            .collect(),
+        allowed_hosts: checker.all("download.allowed_hosts", &raw.allowed_hosts, parse_host),
     }
 }
 

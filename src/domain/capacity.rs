@@ -23,21 +23,15 @@ impl Capacity {
     /// What is wanted, cut to the limit of open files. With more, API calls could hold every
     /// descriptor, and no part would ever get its connection to the store.
     pub fn new(max_parts: NonZeroUsize, open_files: Option<u64>) -> Self {
-        let whole = Self {
-            parts: max_parts,
-            commits: NonZeroUsize::new(MAX_COMMITS).unwrap_or(NonZeroUsize::MIN),
-        };
+        let at_least_one = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+        let whole = Self { parts: max_parts, commits: at_least_one(MAX_COMMITS) };
         let Some(limit) = open_files.filter(|limit| *limit < Self::open_files(max_parts)) else {
             return whole;
         };
         let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHERS);
-        let parts =
-            NonZeroUsize::new(left / (PER_PART + 1)).unwrap_or(NonZeroUsize::MIN).min(max_parts);
+        let parts = at_least_one(left / (PER_PART + 1)).min(max_parts);
         let commits = left.saturating_sub(PER_PART.saturating_mul(parts.get()));
-        Self {
-            parts,
-            commits: NonZeroUsize::new(commits).unwrap_or(NonZeroUsize::MIN).min(whole.commits),
-        }
+        Self { parts, commits: at_least_one(commits).min(whole.commits) }
     }
 
     /// Most open files with this many parts in flight.

@@ -40,41 +40,31 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    pub fn value_bytes(self) -> usize {
+    /// Its name, the bytes of its values, and the check that it makes.
+    fn facts(self) -> (&'static str, usize, Check) {
         match self {
-            Self::Crc32 | Self::Crc32c => 4,
-            Self::Crc64nvme => 8,
-            Self::Md5 => 16,
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-            Self::Sha512 => 64,
+            Self::Md5 => ("md5", 16, Check::Md5),
+            Self::Sha1 => ("sha1", 20, Check::Sha1),
+            Self::Sha256 => ("sha256", 32, Check::Sha256),
+            Self::Sha512 => ("sha512", 64, Check::Sha512),
+            Self::Crc32 => ("crc32", 4, Check::Crc32),
+            Self::Crc32c => ("crc32c", 4, Check::Crc32c),
+            Self::Crc64nvme => ("crc64nvme", 8, Check::Crc64nvme),
         }
     }
 
+    pub fn value_bytes(self) -> usize {
+        self.facts().1
+    }
+
     pub fn check(self) -> Check {
-        match self {
-            Self::Md5 => Check::Md5,
-            Self::Sha1 => Check::Sha1,
-            Self::Sha256 => Check::Sha256,
-            Self::Sha512 => Check::Sha512,
-            Self::Crc32 => Check::Crc32,
-            Self::Crc32c => Check::Crc32c,
-            Self::Crc64nvme => Check::Crc64nvme,
-        }
+        self.facts().2
     }
 }
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Md5 => "md5",
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha512 => "sha512",
-            Self::Crc32 => "crc32",
-            Self::Crc32c => "crc32c",
-            Self::Crc64nvme => "crc64nvme",
-        })
+        f.write_str(self.facts().0)
     }
 }
 
@@ -99,24 +89,18 @@ pub fn promised_checksums<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     coverage: Coverage,
 ) -> Vec<PromisedChecksum> {
-    let mut found = Vec::new();
-    let mut composite = false;
-    let mut stored_encoded = false;
-    let mut amazon = Vec::new();
-    let mut google = Vec::new();
+    let whole = coverage == Coverage::Whole;
+    let (mut found, mut amazon, mut google) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut composite, mut stored_encoded) = (false, false);
     for (name, value) in headers {
         match name {
-            "content-md5" if coverage == Coverage::Whole => {
-                found.extend(decode(Algorithm::Md5, value));
-            }
-            "digest" => found.extend(value.split(',').filter_map(|item| {
-                let (name, value) = item.trim().split_once('=')?;
+            "content-md5" if whole => found.extend(decode(Algorithm::Md5, value)),
+            "digest" => found.extend(items(value).filter_map(|(name, value)| {
                 decode(http_algorithm(&name.to_ascii_lowercase())?, value)
             })),
             "repr-digest" => found.extend(structured(value)),
-            "content-digest" if coverage == Coverage::Whole => found.extend(structured(value)),
-            "x-goog-hash" => google.extend(value.split(',').filter_map(|item| {
-                let (name, value) = item.trim().split_once('=')?;
+            "content-digest" if whole => found.extend(structured(value)),
+            "x-goog-hash" => google.extend(items(value).filter_map(|(name, value)| {
                 let algorithm = match name {
                     "md5" => Algorithm::Md5,
                     "crc32c" => Algorithm::Crc32c,
@@ -128,7 +112,7 @@ pub fn promised_checksums<'a>(
                 stored_encoded = !value.trim().eq_ignore_ascii_case("identity");
             }
             "x-amz-checksum-type" => composite = value.trim().eq_ignore_ascii_case("composite"),
-            _ if coverage == Coverage::Whole => {
+            _ if whole => {
                 let algorithm = match name.strip_prefix("x-amz-checksum-") {
                     Some("crc32") => Algorithm::Crc32,
                     Some("crc32c") => Algorithm::Crc32c,
@@ -159,6 +143,11 @@ fn decode(algorithm: Algorithm, value: &str) -> Option<PromisedChecksum> {
     (value.len() == algorithm.value_bytes()).then_some(PromisedChecksum { algorithm, value })
 }
 
+/// `name=value,name=value`.
+fn items(list: &str) -> impl Iterator<Item = (&str, &str)> {
+    list.split(',').filter_map(|item| item.trim().split_once('='))
+}
+
 fn http_algorithm(name: &str) -> Option<Algorithm> {
     match name {
         "md5" => Some(Algorithm::Md5),
@@ -170,8 +159,7 @@ fn http_algorithm(name: &str) -> Option<Algorithm> {
 }
 
 fn structured(value: &str) -> impl Iterator<Item = PromisedChecksum> + '_ {
-    value.split(',').filter_map(|item| {
-        let (name, value) = item.trim().split_once('=')?;
+    items(value).filter_map(|(name, value)| {
         decode(http_algorithm(name)?, value.strip_prefix(':')?.strip_suffix(':')?)
     })
 }
@@ -183,47 +171,40 @@ mod tests {
     const MD5_OF_NOTHING: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
 
     fn names(headers: &[(&str, &str)], coverage: Coverage) -> Vec<String> {
-        promised_checksums(headers.iter().copied(), coverage)
-            .iter()
-            .map(|promised| promised.algorithm.to_string())
-            .collect()
+        let promised = promised_checksums(headers.iter().copied(), coverage);
+        promised.iter().map(|promised| promised.algorithm.to_string()).collect()
     }
 
     #[test]
     fn each_header_is_read_and_what_covers_other_bytes_is_not() {
         let md5 = MD5_OF_NOTHING;
+        let (whole, range) = (Coverage::Whole, Coverage::Range);
         let goog = format!("crc32c=AAAAAA==,md5={md5}");
         let repr = format!("md5=:{md5}:, unknown=:AA==:");
         let digest = format!("MD5={md5}");
+        let (goog, repr, digest) = (goog.as_str(), repr.as_str(), digest.as_str());
+        let crc32 = ("x-amz-checksum-crc32", "AAAAAA==");
         for (headers, coverage, expected) in [
-            (vec![("content-md5", md5)], Coverage::Whole, vec!["md5"]),
-            (vec![("content-md5", md5)], Coverage::Range, vec![]),
-            (vec![("x-goog-hash", goog.as_str())], Coverage::Range, vec!["md5", "crc32c"]),
+            (vec![("content-md5", md5)], whole, vec!["md5"]),
+            (vec![("content-md5", md5)], range, vec![]),
+            (vec![("x-goog-hash", goog)], range, vec!["md5", "crc32c"]),
             (
-                vec![("x-goog-hash", goog.as_str()), ("x-goog-stored-content-encoding", "gzip")],
-                Coverage::Whole,
+                vec![("x-goog-hash", goog), ("x-goog-stored-content-encoding", "gzip")],
+                whole,
                 vec![],
             ),
-            (vec![("repr-digest", repr.as_str())], Coverage::Range, vec!["md5"]),
-            (vec![("content-digest", repr.as_str())], Coverage::Range, vec![]),
-            (vec![("digest", digest.as_str())], Coverage::Whole, vec!["md5"]),
-            (vec![("x-amz-checksum-crc32", "AAAAAA==")], Coverage::Whole, vec!["crc32"]),
-            (vec![("x-amz-checksum-crc32", "AAAAAA==-3")], Coverage::Whole, vec![]),
-            (
-                vec![("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-type", "COMPOSITE")],
-                Coverage::Whole,
-                vec![],
-            ),
+            (vec![("repr-digest", repr)], range, vec!["md5"]),
+            (vec![("content-digest", repr)], range, vec![]),
+            (vec![("digest", digest)], whole, vec!["md5"]),
+            (vec![crc32], whole, vec!["crc32"]),
+            (vec![("x-amz-checksum-crc32", "AAAAAA==-3")], whole, vec![]),
+            (vec![crc32, ("x-amz-checksum-type", "COMPOSITE")], whole, vec![]),
             (
                 vec![("content-md5", "short"), ("digest", "sha-256=AAAA"), ("etag", "\"x\"")],
-                Coverage::Whole,
+                whole,
                 vec![],
             ),
-            (
-                vec![("content-md5", md5), ("x-goog-hash", goog.as_str())],
-                Coverage::Whole,
-                vec!["md5", "crc32c"],
-            ),
+            (vec![("content-md5", md5), ("x-goog-hash", goog)], whole, vec!["md5", "crc32c"]),
         ] {
             assert_eq!(names(&headers, coverage), expected, "{headers:?} {coverage:?}");
         }

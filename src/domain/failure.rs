@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 
 use super::resume::ResumePoint;
@@ -47,16 +48,7 @@ impl FailureKind {
     }
 
     pub fn parse(word: &str) -> Option<Self> {
-        [
-            Self::RemoteError,
-            Self::Expired,
-            Self::NotFound,
-            Self::Rejected,
-            Self::Conflict,
-            Self::PartGone,
-        ]
-        .into_iter()
-        .find(|kind| kind.as_str() == word)
+        Self::deserialize(StrDeserializer::<serde::de::value::Error>::new(word)).ok()
     }
 }
 
@@ -181,10 +173,8 @@ impl PartFailure {
 
     /// What has to wait, if that is what ended the attempt.
     pub fn hold(&self) -> Option<&Hold> {
-        match self {
-            Self::Failed { fault: PartFault::Held(hold), .. } => Some(hold),
-            Self::Failed { .. } | Self::Stopped { .. } => None,
-        }
+        let Self::Failed { fault: PartFault::Held(hold), .. } = self else { return None };
+        Some(hold)
     }
 }
 

@@ -98,18 +98,12 @@ const ID_CHARACTERS: &str = "letters, digits, '_' and '-', and starts with a let
 
 path_safe_id!(
     /// The ID of one export request, `[A-Za-z0-9][A-Za-z0-9_-]{0,127}`; a folder name on disk.
-    ExportId,
-    MAX_ID_BYTES,
-    ID_CHARACTERS,
-    |byte| byte.is_ascii_alphanumeric()
+    ExportId, MAX_ID_BYTES, ID_CHARACTERS, |byte| byte.is_ascii_alphanumeric()
 );
 
 path_safe_id!(
     /// The ID of one file of an export, same alphabet as [`ExportId`]; part of a file name on disk.
-    FileId,
-    MAX_ID_BYTES,
-    ID_CHARACTERS,
-    |byte| byte.is_ascii_alphanumeric()
+    FileId, MAX_ID_BYTES, ID_CHARACTERS, |byte| byte.is_ascii_alphanumeric()
 );
 
 path_safe_id!(
@@ -225,19 +219,10 @@ mod tests {
 
     #[test]
     fn export_ids_outside_the_alphabet_are_refused() {
-        for (text, error) in [
-            ("", "is empty"),
-            (".", "may only contain"),
-            ("..", "may only contain"),
-            ("-a", "may only contain"),
-            ("_a", "may only contain"),
-            ("a/b", "may only contain"),
-            ("a\0", "may only contain"),
-            ("é", "may only contain"),
-            ("a b", "may only contain"),
-        ] {
+        assert_eq!("".parse::<ExportId>(), Err(IdError::Empty));
+        for text in [".", "..", "-a", "_a", "a/b", "a\0", "é", "a b"] {
             let refused = text.parse::<ExportId>().unwrap_err().to_string();
-            assert!(refused.starts_with(error), "{text:?}: {refused}");
+            assert!(refused.starts_with("may only contain"), "{text:?}: {refused}");
         }
         assert!("a".repeat(MAX_ID_BYTES).parse::<ExportId>().is_ok());
         let long = "a".repeat(MAX_ID_BYTES + 1).parse::<ExportId>();

@@ -19,10 +19,8 @@ pub struct Rate {
 impl Rate {
     /// Takes the count at `now`. Returns the rate per second; zero without a recent observation.
     pub fn observe(&mut self, count: u64, now: Duration) -> u64 {
-        let added = self
-            .looks
-            .back()
-            .map_or(0, |(_, sum)| sum.saturating_add(count.saturating_sub(self.count)));
+        let gained = count.saturating_sub(self.count);
+        let added = self.looks.back().map_or(0, |(_, sum)| sum.saturating_add(gained));
         self.count = count;
         while self.looks.front().is_some_and(|(at, _)| now.saturating_sub(*at) > WINDOW) {
             self.looks.pop_front();

@@ -157,22 +157,24 @@ fn judge_range(point: &ResumePoint, head: &ResponseHead) -> Verdict {
         return refusal;
     }
     let range = head.content_range.as_deref().and_then(parse_content_range);
-    let Some((first, last, total)) = range else {
-        return Verdict::StartOver { reason: "the 206 has no valid Content-Range" };
+    let total_bytes = point.total_bytes;
+    let reason = match range {
+        None => "the 206 has no valid Content-Range",
+        Some((_, last, total))
+            if total != Some(total_bytes) || last.checked_add(1) != Some(total_bytes) =>
+        {
+            "the file's length has changed"
+        }
+        Some((first, ..)) if first != point.bytes => "the range starts at the wrong byte",
+        _ if head.content_length.is_some_and(|length| length != total_bytes - point.bytes) => {
+            "the range has the wrong length"
+        }
+        _ if head.etag.as_deref().and_then(StrongEtag::parse).as_ref() != Some(&point.etag) => {
+            "the file has changed"
+        }
+        _ => return Verdict::Append { total_bytes },
     };
-    if total != Some(point.total_bytes) || last.checked_add(1) != Some(point.total_bytes) {
-        return Verdict::StartOver { reason: "the file's length has changed" };
-    }
-    if first != point.bytes {
-        return Verdict::StartOver { reason: "the range starts at the wrong byte" };
-    }
-    if head.content_length.is_some_and(|length| length != point.total_bytes - point.bytes) {
-        return Verdict::StartOver { reason: "the range has the wrong length" };
-    }
-    if head.etag.as_deref().and_then(StrongEtag::parse).as_ref() != Some(&point.etag) {
-        return Verdict::StartOver { reason: "the file has changed" };
-    }
-    Verdict::Append { total_bytes: point.total_bytes }
+    Verdict::StartOver { reason }
 }
 
 fn judge_encoding(head: &ResponseHead) -> Option<Verdict> {
@@ -182,14 +184,9 @@ fn judge_encoding(head: &ResponseHead) -> Option<Verdict> {
 }
 
 fn markup(content_type: Option<&str>) -> bool {
-    let essence = content_type
-        .and_then(|value| value.split(';').next())
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase();
-    essence == "text/html"
-        || essence == "text/xml"
-        || essence == "application/xml"
+    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or("");
+    let essence = essence.trim().to_ascii_lowercase();
+    matches!(essence.as_str(), "text/html" | "text/xml" | "application/xml")
         || essence.ends_with("+xml")
 }
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::part_state::Tally;
+use super::polling::{ViewFaults, is_news};
 use super::{
-    Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, StepContext,
-    Transition, WatchEvent,
+    Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, Step, Transition,
+    WatchEvent,
 };
 use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, PartFault};
 use crate::domain::part::{CommittedPart, PartKey};
@@ -20,7 +21,7 @@ use views::listing_oddity;
 /// Failed attempts in a row after which a part asks for a fresh view: its listing may be outdated.
 const ATTEMPTS_PER_VIEW: u32 = 3;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fetching {
     facts: ReportFacts,
     parts: BTreeMap<PartKey, Part>,
@@ -28,8 +29,7 @@ pub struct Fetching {
     prepared: bool,
     /// Whether another view has to agree before the export may be sealed.
     view_wanted: bool,
-    view_failures: u32,
-    told: Option<String>,
+    view_faults: ViewFaults,
     /// The API has answered 404 once since it reported SUCCESS.
     missing_once: bool,
     /// The status of the last view that was not SUCCESS, told once.
@@ -43,33 +43,21 @@ impl Fetching {
         facts: ReportFacts,
         files: Vec<PartListing>,
         mut kept: Kept,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
+        step: &mut Step<'_>,
     ) -> Self {
-        let mut fetching = Self {
-            facts,
-            parts: BTreeMap::new(),
-            tally: Tally::default(),
-            prepared: false,
-            view_wanted: false,
-            view_failures: 0,
-            told: None,
-            missing_once: false,
-            odd_status: None,
-            doomed: None,
-        };
+        let mut fetching = Self { facts, ..Self::default() };
         let (oddity, confirm) = listing_oddity(&files);
-        fetching.merge(files, &mut kept, commands);
+        fetching.merge(files, &mut kept, step);
         // Committed earlier, and no longer listed: what was finished stays finished.
         for part in kept.committed.into_values() {
             fetching.add(part.key.clone(), Part::committed(part));
         }
-        commands.push(Command::Notify(fetching.listed()));
+        step.notify(fetching.listed());
         if let Some(words) = oddity {
-            commands.push(Command::Notify(Notice::Surprise { words }));
+            step.notify(Notice::Surprise { words });
         }
         if confirm {
-            fetching.want_view(cx, commands);
+            fetching.want_view(step);
         }
         fetching
     }
@@ -129,65 +117,54 @@ impl Fetching {
         self.doomed.is_some()
     }
 
-    pub(super) fn declared_bytes(&self, key: &PartKey) -> Option<u64> {
-        self.parts.get(key)?.declared_bytes
-    }
-
     pub(super) fn part_order(&self, key: &PartKey) -> Option<PartOrder> {
         let part = self.parts.get(key)?;
         let startable = self.prepared && self.doomed.is_none() && part.state == PartState::Queued;
         startable.then(|| order(key, part))
     }
 
-    pub(super) fn step(
-        &mut self,
-        event: WatchEvent,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
-    ) -> Option<Transition> {
+    pub(super) fn step(&mut self, event: WatchEvent, step: &mut Step<'_>) -> Option<Transition> {
         match event {
-            WatchEvent::Viewed(outcome) => self.viewed(outcome, cx, commands),
-            WatchEvent::Prepared { adopted, conflicts } => {
-                self.prepared(adopted, conflicts, commands);
-            }
+            WatchEvent::Viewed(outcome) => self.viewed(outcome, step),
+            WatchEvent::Prepared { adopted, conflicts } => self.prepared(adopted, conflicts, step),
             WatchEvent::PartStarted(key) => {
-                if let Some(part) =
-                    self.parts.get_mut(&key).filter(|part| part.state == PartState::Queued)
-                {
-                    self.tally.moves(part, PartState::Active);
-                }
+                self.moves_on(&key, &PartState::Queued, PartState::Active);
             }
-            WatchEvent::PartEnded { key, outcome } => self.part_ended(key, outcome, cx, commands),
+            WatchEvent::PartEnded { key, outcome } => self.part_ended(key, outcome, step),
             // If the attempt has ended since, its end said where to continue.
             WatchEvent::PartCheckpointed(partial) if self.is_active(&partial.key) => {
-                commands.push(Command::Record(RecordChange::PartialSynced(partial)));
+                step.record(RecordChange::PartialSynced(partial));
             }
             WatchEvent::PartRetryDue(key) => {
-                if let Some(part) =
-                    self.parts.get_mut(&key).filter(|part| part.state == PartState::Waiting)
-                {
-                    self.tally.moves(part, PartState::Queued);
-                    commands.push(Command::QueuePart(key));
+                let was_waiting = self.moves_on(&key, &PartState::Waiting, PartState::Queued);
+                if was_waiting {
+                    step.order(Command::QueuePart(key));
                 }
             }
             WatchEvent::Recorded(Recorded::PartialSynced { key, bytes }) => {
-                commands.push(Command::Notify(Notice::PartCheckpointed { key, bytes }));
+                step.notify(Notice::PartCheckpointed { key, bytes });
             }
             WatchEvent::Recorded(Recorded::PartCommitted(key)) => {
                 if let Some(part) = self.parts.get_mut(&key)
                     && let PartState::Recording(committed) = part.state.clone()
                 {
-                    commands.push(Command::Notify(Notice::PartCommitted(committed.clone())));
+                    step.notify(Notice::PartCommitted(committed.clone()));
                     self.tally.moves(part, PartState::Committed(committed));
                 }
             }
             _ => {}
         }
-        self.end(cx)
+        self.end(step)
+    }
+
+    /// Moves a part on that is in the state `from`. Returns whether it was.
+    fn moves_on(&mut self, key: &PartKey, from: &PartState, to: PartState) -> bool {
+        let part = self.parts.get_mut(key).filter(|part| part.state == *from);
+        part.map(|part| self.tally.moves(part, to)).is_some()
     }
 
     /// How this state ends, once no part is under way.
-    fn end(&mut self, cx: &StepContext<'_>) -> Option<Transition> {
+    fn end(&mut self, step: &Step<'_>) -> Option<Transition> {
         if self.tally.in_flight > 0 {
             return None;
         }
@@ -198,12 +175,10 @@ impl Fetching {
             return None;
         }
         let abandoned = self.parts.iter().find_map(|(key, part)| match &part.state {
-            PartState::Abandoned { kind, cause, error_code } => Some(Failure {
-                kind: *kind,
-                cause: format!("part {}: {cause}", key.number),
-                error_code: error_code.clone(),
-                at: cx.now.wall,
-            }),
+            PartState::Abandoned { kind, cause, error_code } => {
+                let cause = format!("part {}: {cause}", key.number);
+                Some(step.failure(*kind, cause, error_code.clone()))
+            }
             _ => None,
         });
         if let Some(failure) = abandoned {
@@ -248,30 +223,26 @@ impl Fetching {
         &mut self,
         adopted: Vec<CommittedPart>,
         conflicts: Vec<(PartKey, String)>,
-        commands: &mut Vec<Command>,
+        step: &mut Step<'_>,
     ) {
         self.prepared = true;
-        for committed in adopted {
-            if let Some(part) =
-                self.parts.get_mut(&committed.key).filter(|part| part.state == PartState::Queued)
-            {
-                commands.push(Command::Record(RecordChange::PartCommitted(committed.clone())));
-                self.tally.moves(part, PartState::Recording(committed));
+        for part in adopted {
+            if self.moves_on(&part.key, &PartState::Queued, PartState::Recording(part.clone())) {
+                step.record(RecordChange::PartCommitted(part));
             }
         }
         for (key, cause) in conflicts {
-            self.abandon(key, FailureKind::Conflict, cause, None, commands);
+            self.abandon(key, FailureKind::Conflict, cause, None, step);
         }
         let queued = self.parts.iter().filter(|(_, part)| part.state == PartState::Queued);
-        commands.extend(queued.map(|(key, _)| Command::QueuePart(key.clone())));
+        queued.for_each(|(key, _)| step.order(Command::QueuePart(key.clone())));
     }
 
     fn part_ended(
         &mut self,
         key: PartKey,
         outcome: Result<CommittedPart, PartFailure>,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
+        step: &mut Step<'_>,
     ) {
         let Some(part) = self.parts.get_mut(&key).filter(|part| part.state == PartState::Active)
         else {
@@ -279,15 +250,14 @@ impl Fetching {
         };
         match outcome {
             Ok(committed) => {
-                commands.push(Command::Record(RecordChange::PartCommitted(committed.clone())));
+                step.record(RecordChange::PartCommitted(committed.clone()));
                 self.tally.moves(part, PartState::Recording(committed));
             }
             Err(PartFailure::Stopped { kept }) => {
                 self.tally.moves(part, PartState::Queued);
                 self.tally.resumes(part, kept.clone());
                 if let Some(point) = kept {
-                    let part = ResumablePart { key, point };
-                    commands.push(Command::Record(RecordChange::PartialSynced(part)));
+                    step.record(RecordChange::PartialSynced(ResumablePart { key, point }));
                 }
             }
             Err(PartFailure::Failed { fault, kept, progressed }) => {
@@ -295,65 +265,52 @@ impl Fetching {
                 if progressed {
                     part.failures = 0;
                 }
-                self.part_failed(key, fault, cx, commands);
+                self.part_failed(key, fault, step);
             }
         }
     }
 
-    fn part_failed(
-        &mut self,
-        key: PartKey,
-        fault: PartFault,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
-    ) {
+    fn part_failed(&mut self, key: PartKey, fault: PartFault, step: &mut Step<'_>) {
         let Some(part) = self.parts.get_mut(&key) else { return };
         match fault {
             PartFault::Transient { cause, listing_in_doubt } => {
                 let fresh_view =
                     listing_in_doubt || (part.failures + 1).is_multiple_of(ATTEMPTS_PER_VIEW);
-                self.wait(key, cause, cx, commands);
+                self.wait(key, cause, step);
                 if fresh_view {
-                    self.want_view(cx, commands);
+                    self.want_view(step);
                 }
             }
             PartFault::LinkRefused { cause } => {
-                self.wait(key, cause, cx, commands);
-                self.want_view(cx, commands);
+                self.wait(key, cause, step);
+                self.want_view(step);
             }
             // The fault may be this part's own: without a wait it would come first each time.
-            PartFault::Held(Hold::Disk { cause }) => self.wait(key, cause, cx, commands),
+            PartFault::Held(Hold::Disk { cause }) => self.wait(key, cause, step),
             PartFault::Held(_) => {
                 self.tally.moves(part, PartState::Queued);
-                commands.push(Command::QueuePart(key));
+                step.order(Command::QueuePart(key));
             }
             PartFault::Gone { cause, error_code } if part.gone_before => {
-                self.abandon(key, FailureKind::PartGone, cause, error_code, commands);
+                self.abandon(key, FailureKind::PartGone, cause, error_code, step);
             }
             PartFault::Gone { cause, error_code } => {
                 self.tally.moves(part, PartState::AwaitingView);
-                part.tell(&key, with_code(cause, error_code.as_deref()), commands);
-                self.want_view(cx, commands);
+                part.tell(&key, with_code(cause, error_code.as_deref()), step);
+                self.want_view(step);
             }
             PartFault::Conflict { cause } => {
-                self.abandon(key, FailureKind::Conflict, cause, None, commands);
+                self.abandon(key, FailureKind::Conflict, cause, None, step);
             }
         }
     }
 
-    fn wait(
-        &mut self,
-        key: PartKey,
-        cause: String,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
-    ) {
+    fn wait(&mut self, key: PartKey, cause: String, step: &mut Step<'_>) {
         let Some(part) = self.parts.get_mut(&key) else { return };
         self.tally.moves(part, PartState::Waiting);
         part.failures = part.failures.saturating_add(1);
-        part.tell(&key, cause, commands);
-        commands
-            .push(Command::RetryPartAfter(key, cx.policies.retry.delay(part.failures, cx.jitter)));
+        part.tell(&key, cause, step);
+        step.order(Command::RetryPartAfter(key, step.backoff(part.failures)));
     }
 
     fn abandon(
@@ -362,7 +319,7 @@ impl Fetching {
         kind: FailureKind,
         cause: String,
         error_code: Option<String>,
-        commands: &mut Vec<Command>,
+        step: &mut Step<'_>,
     ) {
         let Some(part) = self.parts.get_mut(&key).filter(|part| !part.is_terminal()) else {
             return;
@@ -370,28 +327,21 @@ impl Fetching {
         let words = with_code(cause.clone(), error_code.as_deref());
         let state = PartState::Abandoned { kind, cause, error_code };
         self.tally.changes(part, |part| (part.resume, part.state) = (None, state));
-        commands.push(Command::Notify(Notice::PartAbandoned { key, cause: words }));
+        step.notify(Notice::PartAbandoned { key, cause: words });
     }
 }
 
 impl Part {
-    fn tell(&mut self, key: &PartKey, cause: String, commands: &mut Vec<Command>) {
-        if self.told.as_ref() != Some(&cause) {
-            commands.push(Command::Notify(Notice::PartFailing {
-                key: key.clone(),
-                cause: cause.clone(),
-            }));
-            self.told = Some(cause);
+    fn tell(&mut self, key: &PartKey, cause: String, step: &mut Step<'_>) {
+        if is_news(&mut self.told, &cause) {
+            step.notify(Notice::PartFailing { key: key.clone(), cause });
         }
     }
 }
 
 /// A notice has no field for the API's code, unlike a [`Failure`].
 fn with_code(cause: String, error_code: Option<&str>) -> String {
-    match error_code {
-        Some(code) => format!("{cause} ({code})"),
-        None => cause,
-    }
+    if let Some(code) = error_code { format!("{cause} ({code})") } else { cause }
 }
 
 fn order(key: &PartKey, part: &Part) -> PartOrder {

@@ -18,7 +18,7 @@ mod polling;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cadence::Cadence;
+use super::cadence::{Cadence, spread};
 use super::failure::{Failure, FailureKind, PartFailure, ViewOutcome};
 use super::ids::{ExportPath, FileId};
 use super::manifest::Manifest;
@@ -166,16 +166,8 @@ pub enum Command {
 impl Command {
     /// Whether this begins something new, rather than finish what is under way.
     pub fn begins_work(&self) -> bool {
-        match self {
-            Self::ViewAfter(_) | Self::Prepare | Self::QueuePart(_) | Self::RetryPartAfter(..) => {
-                true
-            }
-            Self::Record(_)
-            | Self::Seal(_)
-            | Self::WriteFailureNotice(_)
-            | Self::RemoveFailureNotice
-            | Self::Notify(_) => false,
-        }
+        use Command::{Prepare, QueuePart, RetryPartAfter, ViewAfter};
+        matches!(self, ViewAfter(_) | Prepare | QueuePart(_) | RetryPartAfter(..))
     }
 }
 
@@ -189,6 +181,23 @@ pub enum RecordChange {
     Completed { totals: Totals, at: Timestamp },
     Failed(Failure),
     Watching,
+}
+
+impl RecordChange {
+    /// What the watch is told when the change is durable.
+    pub fn recorded(&self) -> Option<Recorded> {
+        Some(match self {
+            Self::StatusSeen(_) => return None,
+            Self::PartCommitted(part) => Recorded::PartCommitted(part.key.clone()),
+            Self::PartialSynced(part) => {
+                Recorded::PartialSynced { key: part.key.clone(), bytes: part.point.bytes }
+            }
+            Self::Sealing(_) => Recorded::Sealing,
+            Self::Completed { .. } => Recorded::Completed,
+            Self::Failed(_) => Recorded::Failed,
+            Self::Watching => Recorded::Watching,
+        })
+    }
 }
 
 /// A line for the log. Texts are safe to show. What fails is told once, until the cause changes.
@@ -234,39 +243,32 @@ impl Watch {
         &self.state
     }
 
+    pub fn fetching(&self) -> Option<&Fetching> {
+        if let WatchState::Fetching(fetching) = &self.state { Some(fetching) } else { None }
+    }
+
     pub fn is_settled(&self) -> bool {
         matches!(self.state, WatchState::Completed { .. } | WatchState::Failed { .. })
     }
 
     pub fn wants_views(&self) -> bool {
-        match &self.state {
-            WatchState::Polling(_) => true,
-            WatchState::Fetching(fetching) => fetching.wants_view(),
-            _ => false,
-        }
+        matches!(self.state, WatchState::Polling(_))
+            || self.fetching().is_some_and(Fetching::wants_view)
     }
 
     /// The order for a queued part, if it may start now.
     pub fn part_order(&self, key: &PartKey) -> Option<PartOrder> {
-        match &self.state {
-            WatchState::Fetching(fetching) => fetching.part_order(key),
-            _ => None,
-        }
+        self.fetching()?.part_order(key)
     }
 
     pub fn declared_bytes(&self, key: &PartKey) -> Option<u64> {
-        match &self.state {
-            WatchState::Fetching(fetching) => fetching.declared_bytes(key),
-            _ => None,
-        }
+        self.fetching()?.part(key)?.declared_bytes
     }
 
     /// Declared bytes that no room is taken for yet. Parts under way count whole.
     pub fn claimed_bytes(&self) -> u64 {
-        match &self.state {
-            WatchState::Fetching(fetching) if fetching.is_prepared() => fetching.missing_bytes(),
-            _ => 0,
-        }
+        let prepared = self.fetching().filter(|fetching| fetching.is_prepared());
+        prepared.map_or(0, Fetching::missing_bytes)
     }
 
     /// What an earlier run left to do at once.
@@ -293,37 +295,29 @@ impl Watch {
 
     /// Takes one event. Total: an event that does not fit the state is ignored.
     pub fn step(&mut self, event: WatchEvent, cx: &StepContext<'_>) -> Vec<Command> {
-        let mut commands = Vec::new();
+        let mut step = Step { cx, commands: Vec::new() };
         let next = match (&mut self.state, event) {
-            (WatchState::Polling(polling), event) => polling.step(event, cx, &mut commands),
-            (WatchState::Fetching(fetching), event) => fetching.step(event, cx, &mut commands),
+            (WatchState::Polling(polling), event) => polling.step(event, &mut step),
+            (WatchState::Fetching(fetching), event) => fetching.step(event, &mut step),
             (WatchState::Sealing { manifest, .. }, WatchEvent::Recorded(Recorded::Sealing)) => {
-                commands.push(Command::Seal(manifest.clone()));
+                step.order(Command::Seal(manifest.clone()));
                 None
             }
             (WatchState::Sealing { totals, .. }, WatchEvent::ManifestDurable) => {
-                commands.push(Command::Notify(Notice::ExportSealed(*totals)));
-                commands.push(Command::Record(RecordChange::Completed {
-                    totals: *totals,
-                    at: cx.now.wall,
-                }));
+                step.notify(Notice::ExportSealed(*totals));
+                step.record(RecordChange::Completed { totals: *totals, at: cx.now.wall });
                 None
             }
             (WatchState::Sealing { totals, .. }, WatchEvent::Recorded(Recorded::Completed)) => {
-                commands.push(Command::Notify(Notice::ExportCompleted(*totals)));
+                step.notify(Notice::ExportCompleted(*totals));
                 Some(Transition::Complete(*totals))
             }
             (WatchState::Sealing { manifest, .. }, WatchEvent::ManifestConflict { cause }) => {
-                let failure = Failure {
-                    kind: FailureKind::Conflict,
-                    cause,
-                    error_code: None,
-                    at: cx.now.wall,
-                };
+                let failure = step.failure(FailureKind::Conflict, cause, None);
                 Some(Transition::Fail(failure, kept_of_manifest(manifest)))
             }
             (WatchState::Failing { failure, .. }, WatchEvent::FailureNoticeDurable) => {
-                commands.push(Command::Record(RecordChange::Failed(failure.clone())));
+                step.record(RecordChange::Failed(failure.clone()));
                 None
             }
             (WatchState::Failing { .. }, WatchEvent::Recorded(Recorded::Failed)) => {
@@ -331,7 +325,7 @@ impl Watch {
             }
             // First the notice: an export with a notice is still failed, and can be retried again.
             (WatchState::Failed { .. }, WatchEvent::Retry) => {
-                commands.push(Command::RemoveFailureNotice);
+                step.order(Command::RemoveFailureNotice);
                 None
             }
             (WatchState::Failed { kept, .. }, WatchEvent::FailureNoticeRemoved) => {
@@ -340,45 +334,83 @@ impl Watch {
             _ => None,
         };
         if let Some(transition) = next {
-            self.enter(transition, cx, &mut commands);
+            self.enter(transition, &mut step);
         }
-        commands
+        step.commands
     }
 
-    fn enter(&mut self, transition: Transition, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
+    fn enter(&mut self, transition: Transition, step: &mut Step<'_>) {
         self.state = match transition {
             Transition::Fetch(fetching) => {
-                commands.push(Command::Prepare);
+                step.order(Command::Prepare);
                 WatchState::Fetching(fetching)
             }
             Transition::Seal { facts, parts } => {
                 let totals = Totals::of(&parts);
-                let manifest = Manifest::seal(self.path.clone(), facts, parts, cx.now.wall);
+                let manifest = Manifest::seal(self.path.clone(), facts, parts, step.cx.now.wall);
                 let manifest: Arc<str> = manifest.to_text().into();
-                commands.push(Command::Record(RecordChange::Sealing(manifest.clone())));
+                step.record(RecordChange::Sealing(manifest.clone()));
                 WatchState::Sealing { manifest, totals }
             }
-            Transition::Complete(totals) => WatchState::Completed { totals, at: cx.now.wall },
+            Transition::Complete(totals) => WatchState::Completed { totals, at: step.cx.now.wall },
             Transition::Fail(failure, kept) => {
-                commands.push(Command::WriteFailureNotice(failure.clone()));
+                step.order(Command::WriteFailureNotice(failure.clone()));
                 WatchState::Failing { failure, kept }
             }
             Transition::Settle => {
                 match std::mem::replace(&mut self.state, WatchState::Polling(Polling::default())) {
                     WatchState::Failing { failure, kept } => {
-                        commands.push(Command::Notify(Notice::ExportFailed(failure.clone())));
+                        step.notify(Notice::ExportFailed(failure.clone()));
                         WatchState::Failed { failure, kept }
                     }
                     other => other,
                 }
             }
             Transition::WatchAgain(kept) => {
-                commands.push(Command::Notify(Notice::FailureForgotten));
-                commands.push(Command::Record(RecordChange::Watching));
-                commands.push(Command::ViewAfter(Duration::ZERO));
+                step.notify(Notice::FailureForgotten);
+                step.record(RecordChange::Watching);
+                step.view_after(Duration::ZERO);
                 WatchState::Polling(Polling::resumed(None, kept))
             }
         };
+    }
+}
+
+/// What a step is given, and the commands that it leads to.
+struct Step<'a> {
+    cx: &'a StepContext<'a>,
+    commands: Vec<Command>,
+}
+
+impl Step<'_> {
+    fn order(&mut self, command: Command) {
+        self.commands.push(command);
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        self.order(Command::Notify(notice));
+    }
+
+    fn record(&mut self, change: RecordChange) {
+        self.order(Command::Record(change));
+    }
+
+    fn view_after(&mut self, delay: Duration) {
+        self.order(Command::ViewAfter(delay));
+    }
+
+    /// The wait after this many faults in a row.
+    fn backoff(&self, faults: u32) -> Duration {
+        self.cx.policies.retry.delay(faults, self.cx.jitter)
+    }
+
+    /// The shortest interval between two views.
+    fn soonest(&self) -> Duration {
+        spread(self.cx.policies.cadence.min(), self.cx.jitter)
+    }
+
+    fn failure(&self, kind: FailureKind, cause: String, error_code: Option<String>) -> Failure {
+        Failure { kind, cause, error_code, at: self.cx.now.wall }
     }
 }
 

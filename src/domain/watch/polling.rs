@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Command, Fetching, Kept, Notice, RecordChange, StepContext, Transition, WatchEvent};
-use crate::domain::cadence::spread;
-use crate::domain::failure::{ApiRefusal, EXPIRED, Failure, FailureKind, ViewOutcome};
+use super::{Fetching, Kept, Notice, RecordChange, Step, Transition, WatchEvent};
+use crate::domain::failure::{ApiRefusal, EXPIRED, FailureKind, ViewOutcome};
 use crate::domain::report::{RemoteStatus, Report};
+
+pub(super) const NO_FILES: &str = "the API reports SUCCESS without a list of files";
 
 #[derive(Debug, Default)]
 pub struct Polling {
     seen: Option<RemoteStatus>,
     unchanged: u32,
-    failures: u32,
-    /// The last cause of failing polls that was logged.
-    told: Option<String>,
+    faults: ViewFaults,
     /// Since when (on the monotonic clock) the API has not known this export.
     not_found_since: Option<Duration>,
     /// The API refused the request, and it is open whether that concerns this export alone.
@@ -43,51 +42,30 @@ impl Polling {
         self.rejected.is_some()
     }
 
-    pub(super) fn step(
-        &mut self,
-        event: WatchEvent,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
-    ) -> Option<Transition> {
+    pub(super) fn step(&mut self, event: WatchEvent, step: &mut Step<'_>) -> Option<Transition> {
         match event {
-            WatchEvent::Viewed(ViewOutcome::Report(report)) => self.reported(report, cx, commands),
+            WatchEvent::Viewed(ViewOutcome::Report(report)) => return self.reported(report, step),
             WatchEvent::Viewed(ViewOutcome::NotFound(refusal)) => {
-                self.not_found(&refusal, cx, commands)
+                return self.not_found(&refusal, step);
             }
             WatchEvent::Viewed(ViewOutcome::Rejected(refusal)) => {
-                self.tell(refusal.words("the API refuses the request"), commands);
+                self.faults.met(refusal.words("the API refuses the request"), step);
                 self.rejected = Some(refusal);
-                self.ask_again_after_fault(cx, commands);
-                None
             }
-            WatchEvent::Viewed(ViewOutcome::Held(_)) => {
-                commands.push(Command::ViewAfter(Duration::ZERO));
-                None
-            }
-            WatchEvent::Viewed(ViewOutcome::Fault(cause)) => {
-                self.tell(cause, commands);
-                self.ask_again_after_fault(cx, commands);
-                None
-            }
+            WatchEvent::Viewed(ViewOutcome::Held(_)) => step.view_after(Duration::ZERO),
+            WatchEvent::Viewed(ViewOutcome::Fault(cause)) => self.faults.met(cause, step),
             WatchEvent::RejectionConfirmed => {
                 let refusal = self.rejected.take()?;
                 let cause = refusal.cause("the API refuses the request");
-                Some(self.fail(FailureKind::Rejected, cause, Some(refusal.code), cx))
+                return Some(self.fail(FailureKind::Rejected, cause, Some(refusal.code), step));
             }
-            WatchEvent::RejectionWithdrawn => {
-                self.rejected = None;
-                None
-            }
-            _ => None,
+            WatchEvent::RejectionWithdrawn => self.rejected = None,
+            _ => {}
         }
+        None
     }
 
-    fn reported(
-        &mut self,
-        report: Report,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
-    ) -> Option<Transition> {
+    fn reported(&mut self, report: Report, step: &mut Step<'_>) -> Option<Transition> {
         self.rejected = None;
         self.not_found_since = None;
         if self.seen.as_ref() == Some(&report.status) {
@@ -95,94 +73,66 @@ impl Polling {
         } else {
             self.unchanged = 0;
             let to = report.status.clone();
-            commands.push(Command::Record(RecordChange::StatusSeen(to.clone())));
-            commands.push(Command::Notify(Notice::StatusChanged {
-                from: self.seen.replace(to.clone()),
-                to,
-            }));
+            step.record(RecordChange::StatusSeen(to.clone()));
+            step.notify(Notice::StatusChanged { from: self.seen.replace(to.clone()), to });
         }
-        let files_missing = report.status == RemoteStatus::Success && report.files.is_none();
-        if files_missing {
-            self.tell("the API reports SUCCESS without a list of files".to_owned(), commands);
-            self.ask_again_after_fault(cx, commands);
+        if report.status == RemoteStatus::Success && report.files.is_none() {
+            self.faults.met(NO_FILES.to_owned(), step);
             return None;
         }
-        self.failures = 0;
-        if self.told.take().is_some() {
-            commands.push(Command::Notify(Notice::PollRecovered));
-        }
-        let cadence = &cx.policies.cadence;
+        self.faults.over(step);
+        let cadence = &step.cx.policies.cadence;
         match report.status {
             RemoteStatus::Created | RemoteStatus::Pending | RemoteStatus::Running => {
-                commands.push(Command::ViewAfter(cadence.interval(self.unchanged, cx.jitter)));
+                step.view_after(cadence.interval(self.unchanged, step.cx.jitter));
                 None
             }
             RemoteStatus::Unrecognized(word) => {
                 if self.unchanged == 0 {
                     let words =
                         format!("the API reports a status that this version does not know: {word}");
-                    commands.push(Command::Notify(Notice::Surprise { words }));
+                    step.notify(Notice::Surprise { words });
                 }
-                commands.push(Command::ViewAfter(cadence.slow(cx.jitter)));
+                step.view_after(cadence.slow(step.cx.jitter));
                 None
             }
             RemoteStatus::Error => {
                 let cause = "the API reports ERROR".to_owned();
-                Some(self.fail(FailureKind::RemoteError, cause, None, cx))
+                Some(self.fail(FailureKind::RemoteError, cause, None, step))
             }
             RemoteStatus::Success => {
                 let kept = std::mem::take(&mut self.kept);
                 let files = report.files.unwrap_or_default();
-                Some(Transition::Fetch(Fetching::begin(report.facts, files, kept, cx, commands)))
+                Some(Transition::Fetch(Fetching::begin(report.facts, files, kept, step)))
             }
         }
     }
 
-    fn not_found(
-        &mut self,
-        refusal: &ApiRefusal,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
-    ) -> Option<Transition> {
+    fn not_found(&mut self, refusal: &ApiRefusal, step: &mut Step<'_>) -> Option<Transition> {
         self.rejected = None;
-        let policies = cx.policies;
+        let grace = step.cx.policies.not_found_grace;
         let first = self.not_found_since.is_none();
-        let since = *self.not_found_since.get_or_insert(cx.now.since_start);
-        let elapsed = cx.now.since_start.saturating_sub(since);
+        let since = *self.not_found_since.get_or_insert(step.cx.now.since_start);
+        let elapsed = step.cx.now.since_start.saturating_sub(since);
         // The export was finished once, so its ID is not mistyped: one confirmation is enough.
         if self.seen == Some(RemoteStatus::Success) {
             if first {
-                self.tell(refusal.words("the API no longer knows the export"), commands);
-                commands.push(Command::ViewAfter(spread(policies.cadence.min(), cx.jitter)));
+                self.faults.tell(refusal.words("the API no longer knows the export"), step);
+                step.view_after(step.soonest());
                 return None;
             }
             let code = Some(refusal.code.clone());
-            return Some(self.fail(FailureKind::Expired, EXPIRED.to_owned(), code, cx));
+            return Some(self.fail(FailureKind::Expired, EXPIRED.to_owned(), code, step));
         }
-        if elapsed >= policies.not_found_grace {
-            let grace = humantime::format_duration(policies.not_found_grace);
+        if elapsed >= grace {
+            let grace = humantime::format_duration(grace);
             let cause = refusal.cause(&format!("the API does not know the export after {grace}"));
-            return Some(self.fail(FailureKind::NotFound, cause, Some(refusal.code.clone()), cx));
+            return Some(self.fail(FailureKind::NotFound, cause, Some(refusal.code.clone()), step));
         }
-        self.tell(refusal.words("the API does not know the export yet"), commands);
-        self.failures = self.failures.saturating_add(1);
-        let (retry, soonest) = (policies.retry, spread(policies.cadence.min(), cx.jitter));
-        let delay = retry.delay(self.failures, cx.jitter).max(soonest);
-        let left = policies.not_found_grace.saturating_sub(elapsed);
-        commands.push(Command::ViewAfter(delay.min(left)));
+        self.faults.tell(refusal.words("the API does not know the export yet"), step);
+        let delay = self.faults.next_delay(step).max(step.soonest());
+        step.view_after(delay.min(grace.saturating_sub(elapsed)));
         None
-    }
-
-    fn ask_again_after_fault(&mut self, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
-        self.failures = self.failures.saturating_add(1);
-        commands.push(Command::ViewAfter(cx.policies.retry.delay(self.failures, cx.jitter)));
-    }
-
-    fn tell(&mut self, cause: String, commands: &mut Vec<Command>) {
-        if self.told.as_ref() != Some(&cause) {
-            commands.push(Command::Notify(Notice::PollFailing { cause: cause.clone() }));
-            self.told = Some(cause);
-        }
     }
 
     fn fail(
@@ -190,11 +140,50 @@ impl Polling {
         kind: FailureKind,
         cause: String,
         error_code: Option<String>,
-        cx: &StepContext<'_>,
+        step: &Step<'_>,
     ) -> Transition {
-        let failure = Failure { kind, cause, error_code, at: cx.now.wall };
+        let failure = step.failure(kind, cause, error_code);
         Transition::Fail(failure, std::mem::take(&mut self.kept))
     }
+}
+
+/// Views that fail in a row.
+#[derive(Debug, Default)]
+pub(super) struct ViewFaults {
+    count: u32,
+    /// The last cause that was logged.
+    told: Option<String>,
+}
+
+impl ViewFaults {
+    /// Tells the cause and asks again after a backoff.
+    pub(super) fn met(&mut self, cause: String, step: &mut Step<'_>) {
+        self.tell(cause, step);
+        let delay = self.next_delay(step);
+        step.view_after(delay);
+    }
+
+    pub(super) fn over(&mut self, step: &mut Step<'_>) {
+        if std::mem::take(self).told.is_some() {
+            step.notify(Notice::PollRecovered);
+        }
+    }
+
+    pub(super) fn tell(&mut self, cause: String, step: &mut Step<'_>) {
+        if is_news(&mut self.told, &cause) {
+            step.notify(Notice::PollFailing { cause });
+        }
+    }
+
+    fn next_delay(&mut self, step: &Step<'_>) -> Duration {
+        self.count = self.count.saturating_add(1);
+        step.backoff(self.count)
+    }
+}
+
+/// Whether this cause is another one than the last that was told.
+pub(super) fn is_news(told: &mut Option<String>, cause: &str) -> bool {
+    told.replace(cause.to_owned()).as_deref() != Some(cause)
 }
 
 #[cfg(test)]
@@ -206,7 +195,7 @@ mod tests {
     use crate::domain::failure::PartFault;
     use crate::domain::moment::{Moment, Unit};
     use crate::domain::watch::tests::{ended, listing, path};
-    use crate::domain::watch::{Watch, WatchState};
+    use crate::domain::watch::{Command, StepContext, Watch, WatchState};
 
     /// A failure shows its code beside the cause: in the cause the code would appear twice.
     #[test]

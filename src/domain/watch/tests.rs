@@ -10,7 +10,7 @@ use crate::domain::part::Sha256;
 use crate::domain::report::{PartListing, Report, ReportFacts};
 use crate::domain::resume::StrongEtag;
 
-pub(super) fn policies() -> Policies {
+pub(crate) fn policies() -> Policies {
     Policies {
         cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
         retry: RetryPolicy::doubling(Duration::from_secs(1), Duration::from_secs(600)),
@@ -47,6 +47,19 @@ impl Driver {
 
     fn says(&mut self, event: WatchEvent) -> Vec<String> {
         self.step(event).iter().map(brief).collect()
+    }
+
+    /// A driver whose export was seen with SUCCESS by an earlier run.
+    fn resumed(kept: Kept) -> Self {
+        let polling = Polling::resumed(Some(RemoteStatus::Success), kept);
+        Self { watch: Watch::with_state(path(), WatchState::Polling(polling)), ..Self::new() }
+    }
+
+    /// Downloads a queued part and records it. Shows what the record leads to.
+    fn fetches(&mut self, part: &PartKey) -> Vec<String> {
+        self.step(WatchEvent::PartStarted(part.clone()));
+        self.step(ended(part, Ok(committed(part.clone()))));
+        self.says(WatchEvent::Recorded(Recorded::PartCommitted(part.clone())))
     }
 
     fn view(&mut self, outcome: ViewOutcome) -> Vec<String> {
@@ -196,7 +209,7 @@ fn room_is_missing_for_what_has_not_taken_it() {
     let mut d = Driver::new();
     d.view(success(&[("a", 1), ("b", 2), ("c", 3)]));
     d.step(prepared());
-    let WatchState::Fetching(fetching) = d.watch.state() else { panic!() };
+    let fetching = d.watch.fetching().unwrap();
     let declared: u64 = fetching.parts().filter_map(|(_, part)| part.declared_bytes).sum();
     assert!(declared > 0);
     assert_eq!(fetching.missing_bytes(), declared);
@@ -301,11 +314,7 @@ fn a_failed_export_is_watched_again_once_its_notice_is_gone() {
 
 #[test]
 fn a_404_after_success_expires_only_when_a_second_view_agrees() {
-    let mut d = Driver::new();
-    d.watch = Watch::with_state(
-        path(),
-        WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), Kept::default())),
-    );
+    let mut d = Driver::resumed(Kept::default());
     d.view(ViewOutcome::Fault("reset".into()));
     assert_eq!(d.view(ViewOutcome::NotFound(refusal("X"))), ["say failing", "view 10.0"]);
     assert_eq!(d.view(ViewOutcome::NotFound(refusal("X"))), ["failed.json expired"]);
@@ -345,10 +354,7 @@ fn a_delisted_missing_file_is_left_out_and_a_new_one_is_fetched() {
     let (mut d, a) = fetching();
     d.step(ended(&a, Err(gone())));
     assert_eq!(d.view(success(&[("b", 2)])), ["queue b", "say 0 of 2", "say surprise"]);
-    d.step(WatchEvent::PartStarted(key("b", 2)));
-    d.step(ended(&key("b", 2), Ok(committed(key("b", 2)))));
-    let said = d.says(WatchEvent::Recorded(Recorded::PartCommitted(key("b", 2))));
-    assert_eq!(said, ["say committed b", "record sealing"]);
+    assert_eq!(d.fetches(&key("b", 2)), ["say committed b", "record sealing"]);
 }
 
 #[test]
@@ -375,21 +381,14 @@ fn a_conflict_fails_the_export_after_everything_else_is_downloaded() {
         conflicts: vec![(key("a", 1), "foreign".into())],
     });
     assert_eq!(said, ["say abandoned a", "queue b"]);
-    d.step(WatchEvent::PartStarted(key("b", 2)));
-    d.step(ended(&key("b", 2), Ok(committed(key("b", 2)))));
-    let said = d.says(WatchEvent::Recorded(Recorded::PartCommitted(key("b", 2))));
-    assert_eq!(said, ["say committed b", "failed.json conflict"]);
+    assert_eq!(d.fetches(&key("b", 2)), ["say committed b", "failed.json conflict"]);
 }
 
 #[test]
 fn parts_of_an_earlier_run_are_not_asked_for_again() {
     let mut kept = Kept::default();
     kept.committed.insert("a".parse().unwrap(), committed(key("a", 1)));
-    let mut d = Driver::new();
-    d.watch = Watch::with_state(
-        path(),
-        WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), kept)),
-    );
+    let mut d = Driver::resumed(kept);
     assert_eq!(d.view(success(&[("a", 1), ("b", 2)])), ["say 1 of 2", "prepare"]);
     assert_eq!(d.says(prepared()), ["queue b"]);
 }
@@ -411,10 +410,7 @@ fn events_of_a_hundred_thousand_parts_take_linear_time() {
     driver.view(report("SUCCESS", Some(files)));
     driver.step(prepared());
     for number in 1..=100_000_u32 {
-        let part = key(&format!("f{number}"), number);
-        driver.step(WatchEvent::PartStarted(part.clone()));
-        driver.step(ended(&part, Ok(committed(part.clone()))));
-        driver.step(WatchEvent::Recorded(Recorded::PartCommitted(part)));
+        driver.fetches(&key(&format!("f{number}"), number));
     }
     assert!(matches!(driver.watch.state(), WatchState::Sealing { .. }));
 }

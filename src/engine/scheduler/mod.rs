@@ -41,7 +41,7 @@ use super::transfers::{Lanes, TransferEvent, Transfers};
 use super::writer::{LedgerEvent, Write};
 use crate::domain::capacity::Capacity;
 use crate::domain::failure::Observation;
-use crate::domain::watch::{Policies, WatchState};
+use crate::domain::watch::{Fetching, Policies};
 use crate::meters::Meters;
 use crate::process::lock::LateLock;
 use crate::sinks::AnySink;
@@ -293,11 +293,8 @@ impl Scheduler {
         let Self { folders, fleet, .. } = self;
         folders.admit(|entry| {
             let export = fleet.export(entry)?;
-            let unrecorded = match export.watch().state() {
-                WatchState::Fetching(fetching) => fetching.unrecorded().collect(),
-                _ => Vec::new(),
-            };
-            Some((export.path().clone(), unrecorded))
+            let unrecorded = export.watch().fetching().into_iter().flat_map(Fetching::unrecorded);
+            Some((export.path().clone(), unrecorded.collect()))
         });
     }
 

@@ -23,16 +23,12 @@ impl Scheduler {
         }
         audience.next_publish = now.saturating_add(PUBLISH_INTERVAL);
         self.timers.set(Timer::Publish, audience.next_publish);
-        let overview = self.overview_of(PUBLISHED_EXPORTS);
+        let overview = self.overview(PUBLISHED_EXPORTS);
         self.audience.published.send_replace(overview);
     }
 
-    pub(super) fn overview(&mut self) -> Overview {
-        self.overview_of(usize::MAX)
-    }
-
     /// With so many exports at most, the first of the configuration.
-    fn overview_of(&mut self, mut exports: usize) -> Overview {
+    pub(super) fn overview(&mut self, mut exports: usize) -> Overview {
         let clock = self.moment();
         let standing = self.standing();
         let Self { fleet, polls, transfers, .. } = self;

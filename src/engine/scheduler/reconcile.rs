@@ -16,7 +16,7 @@ use super::Scheduler;
 use crate::domain::ids::{ExportId, ExportKey, ExportPath};
 use crate::domain::retry::RETRY_AFTER_CAP;
 use crate::domain::stage::PauseScope;
-use crate::domain::watch::{Command, PartState, Watch, WatchEvent, WatchState};
+use crate::domain::watch::{Command, Fetching, PartState, Watch, WatchEvent, WatchState};
 use crate::engine::archive::{Archive, Forgotten};
 use crate::engine::children::{self, Panicked};
 use crate::engine::control::{Changes, Control, Desired, DesiredProject};
@@ -131,7 +131,7 @@ impl Scheduler {
             Control::Status { reply } => _ = reply.send(self.standing()),
             // Those who look come every second: the service manager need not hear of it.
             Control::Overview { reply } => {
-                let _ = reply.send(Box::new(self.overview()));
+                let _ = reply.send(Box::new(self.overview(usize::MAX)));
                 return;
             }
             Control::Projects { reply } => {
@@ -228,9 +228,7 @@ impl Scheduler {
                 found.merge(more);
                 self.look_up_new(desired, found, reply);
             }
-            (Work::LookingUp { reply, .. }, JobEnd::LookedUp(Err(cause))) => {
-                self.refuse(cause, reply);
-            }
+            (Work::LookingUp { reply, .. }, JobEnd::LookedUp(Err(why))) => self.refuse(why, reply),
             (Work::Dropping { reply }, JobEnd::Forgotten(outcome)) => {
                 for Forgotten { project, export, .. } in
                     outcome.iter().flatten().filter(|forgotten| forgotten.hindrance.is_none())
@@ -367,9 +365,8 @@ impl Scheduler {
         let mut new = Vec::new();
         for export in self.fleet.missing(id) {
             let watch = watches.remove(&ExportKey { project, export: export.clone() });
-            let path = ExportPath { project: name.clone(), export };
-            let watch = watch.unwrap_or_else(|| Watch::new(path));
-            new.push(self.fleet.add_export(id, watch));
+            let new_one = || Watch::new(ExportPath { project: name.clone(), export });
+            new.push(self.fleet.add_export(id, watch.unwrap_or_else(new_one)));
         }
         self.begin_exports(&new);
         new.len()
@@ -394,14 +391,9 @@ impl Scheduler {
     fn call_off(&mut self, entry: EntryId) {
         let Some(export) = self.fleet.export(entry) else { return };
         let project = export.project();
-        let waiting: Vec<_> = match export.watch().state() {
-            WatchState::Fetching(fetching) => fetching
-                .parts()
-                .filter(|(_, part)| part.state == PartState::Waiting)
-                .map(|(key, _)| PartId { entry, key: key.clone() })
-                .collect(),
-            _ => Vec::new(),
-        };
+        let parts = export.watch().fetching().into_iter().flat_map(Fetching::parts);
+        let waiting = parts.filter(|(_, part)| part.state == PartState::Waiting);
+        let waiting: Vec<_> = waiting.map(|(key, _)| PartId { entry, key: key.clone() }).collect();
         self.polls.call_off(project, entry);
         self.transfers.call_off(project, entry, waiting);
         if self.folders.call_off(entry) {

@@ -10,9 +10,7 @@ use crate::domain::ids::{ExportKey, ExportPath};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::resume::ResumablePart;
 use crate::domain::stage::Cause;
-use crate::domain::watch::{
-    Command, PartState, RecordChange, Recorded, StepContext, WatchEvent, WatchState,
-};
+use crate::domain::watch::{Command, Fetching, PartState, RecordChange, StepContext, WatchEvent};
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
 use crate::engine::fleet::{Export, Rejections};
@@ -127,12 +125,13 @@ impl Scheduler {
             ViewOutcome::Rejected(_) => self.gates.api_answered(project),
             ViewOutcome::Fault(_) => {}
         }
-        let rejected = matches!(outcome, ViewOutcome::Rejected(_));
-        let succeeded = matches!(outcome, ViewOutcome::Report(_));
+        let succeeded = match outcome {
+            ViewOutcome::Report(_) => Some(true),
+            ViewOutcome::Rejected(_) => Some(false),
+            _ => None,
+        };
         self.step(entry, WatchEvent::Viewed(outcome));
-        if !rejected && !succeeded {
-            return;
-        }
+        let Some(succeeded) = succeeded else { return };
         match self.fleet.rejections(project, succeeded) {
             Rejections::Undecided => {}
             Rejections::TheirOwn(exports) => {
@@ -172,10 +171,8 @@ impl Scheduler {
         let panicked = || PartFault::transient("the download task panicked").into();
         let end = end.unwrap_or_else(|Panicked| Err(panicked()));
         let now = self.clock.now();
-        let Some(freed) = self.transfers.download_ended(&part, &end, &self.policies.retry, now)
-        else {
-            return;
-        };
+        let retry = &self.policies.retry;
+        let Some(freed) = self.transfers.download_ended(&part, &end, retry, now) else { return };
         let failure = end.as_ref().err();
         if let Some(hold) = failure.and_then(PartFailure::hold) {
             self.hold(freed.project, hold.clone());
@@ -224,9 +221,8 @@ impl Scheduler {
 
     /// Whether a part has still to come, and is not given up.
     fn is_to_be_fetched(&self, entry: EntryId, key: &PartKey) -> bool {
-        let watch = self.fleet.export(entry).map(|export| export.watch().state());
-        let Some(WatchState::Fetching(fetching)) = watch else { return false };
-        let part = fetching.part(key);
+        let fetching = self.fleet.export(entry).and_then(|export| export.watch().fetching());
+        let part = fetching.and_then(|fetching| fetching.part(key));
         part.is_some_and(|part| !matches!(part.state, PartState::Abandoned { .. }))
     }
 
@@ -280,10 +276,7 @@ impl Scheduler {
             Ok(ChoreEnd::NoticeRemoved) => WatchEvent::FailureNoticeRemoved,
             Ok(ChoreEnd::Disk { cause }) => {
                 self.folders.doubt_disk(self.clock.now());
-                if self.park(id, Some(&cause))
-                    && let Some(export) = self.fleet.export(entry)
-                {
-                    let ExportPath { project, export } = export.path();
+                if let Some(ExportPath { project, export }) = self.park(id, Some(&cause)) {
                     tracing::warn!(
                         event = "folder_unusable", %project, %export, cause,
                         "the export's folder cannot be used, will be tried again: {cause}"
@@ -302,24 +295,21 @@ impl Scheduler {
     }
 
     fn wait_for_room(&mut self, id: ChoreId, needed_bytes: u64, free_bytes: u64) {
-        if self.park(id, Some(NO_ROOM))
-            && let Some(export) = self.fleet.export(id.0)
-        {
-            let ExportPath { project, export } = export.path();
+        if let Some(ExportPath { project, export }) = self.park(id, Some(NO_ROOM)) {
             tracing::warn!(
                 event = "room_short", %project, %export, needed_bytes, free_bytes, "{NO_ROOM}"
             );
         }
     }
 
-    /// Has a chore tried again, if it is still wanted. Returns whether `cause` is news.
-    fn park(&mut self, id: ChoreId, cause: Option<&str>) -> bool {
+    /// Has a chore tried again, if it is still wanted. Returns its export if `cause` is news.
+    fn park(&mut self, id: ChoreId, cause: Option<&str>) -> Option<&ExportPath> {
         let is_news = self.folders.park(id, cause, self.clock.now());
         let is_wanted = self.fleet.export(id.0).is_some_and(Export::is_wanted);
         if !is_wanted && self.folders.call_off(id.0) {
             self.fleet.end_work(id.0);
         }
-        is_news
+        self.fleet.export(id.0).filter(|_| is_news).map(Export::path)
     }
 
     fn written(&mut self, ticket: Ticket) {
@@ -332,11 +322,8 @@ impl Scheduler {
 
     /// Hands an event to a watch and sees to its commands.
     pub(super) fn step(&mut self, entry: EntryId, event: WatchEvent) {
-        let cx = StepContext {
-            now: self.clock.moment(),
-            jitter: Clock::jitter(),
-            policies: &self.policies,
-        };
+        let (now, jitter) = (self.clock.moment(), Clock::jitter());
+        let cx = StepContext { now, jitter, policies: &self.policies };
         for command in self.fleet.step(entry, event, &cx) {
             self.execute(entry, command, false);
         }
@@ -372,34 +359,15 @@ impl Scheduler {
         let (Some(key), Some(export)) = (self.fleet.key(entry), self.fleet.export(entry)) else {
             return;
         };
-        let may_wait = match (&change, export.watch().state()) {
-            (RecordChange::PartCommitted(_), WatchState::Fetching(fetching)) => {
-                fetching.awaits_parts()
-            }
-            _ => false,
-        };
-        let ticket = Ticket { entry: Some(entry), recorded: recorded_by(&change) };
+        let may_wait = matches!(change, RecordChange::PartCommitted(_))
+            && export.watch().fetching().is_some_and(Fetching::awaits_parts);
+        let ticket = Ticket { entry: Some(entry), recorded: change.recorded() };
         self.fleet.begin_work(entry);
         if self.journal.record(fact_of(key, change), ticket, may_wait).is_some() {
             // Of the same export: what it replaces will not come back.
             self.fleet.end_work(entry);
         }
     }
-}
-
-/// What the watch is told when the change is durable.
-fn recorded_by(change: &RecordChange) -> Option<Recorded> {
-    Some(match change {
-        RecordChange::PartCommitted(part) => Recorded::PartCommitted(part.key.clone()),
-        RecordChange::Sealing(_) => Recorded::Sealing,
-        RecordChange::Completed { .. } => Recorded::Completed,
-        RecordChange::Failed(_) => Recorded::Failed,
-        RecordChange::PartialSynced(part) => {
-            Recorded::PartialSynced { key: part.key.clone(), bytes: part.point.bytes }
-        }
-        RecordChange::Watching => Recorded::Watching,
-        RecordChange::StatusSeen(_) => return None,
-    })
 }
 
 /// A watch's record as the state keeps it.

@@ -13,20 +13,21 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::api::{Api, ApiSettings};
 use crate::config::{Environment, KeySource};
-use crate::domain::cadence::Cadence;
 use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::gate::{Admission, Gate};
 use crate::domain::ids::ProjectDigest;
 use crate::domain::report::{PartListing, RemoteStatus, Report, ReportFacts};
 use crate::domain::stage::PauseScope;
+use crate::domain::watch::tests::policies;
 use crate::domain::watch::{Recorded, WatchEvent};
 use crate::engine::access::Access;
 use crate::engine::chores::{ChoreEnd, ChoreKind};
-use crate::engine::control::DesiredProject;
+use crate::engine::control::{Changes, DesiredProject};
 use crate::engine::folders::ChoreId;
 use crate::engine::ids::ProjectId;
 use crate::fetch::{StoreClient, StorePolicy};
@@ -47,15 +48,6 @@ struct Rig {
     access: Access,
 }
 
-fn policies() -> Policies {
-    Policies {
-        cadence: Cadence::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
-        retry: crate::transport::retry_policy(Duration::from_secs(1), Duration::from_secs(600))
-            .unwrap(),
-        not_found_grace: Duration::from_secs(600),
-    }
-}
-
 fn rig(exports_of_projects: &[usize], max_parts: usize) -> Rig {
     let folder = tempfile::tempdir().unwrap();
     let lock = Arc::new(LateLock::new(folder.path().join("lock")));
@@ -71,12 +63,8 @@ fn locked_rig(
 ) -> Rig {
     let (sink, _) = LocalSink::open(folder.path(), None, SinkSettings::default()).unwrap();
     let base_url: url::Url = "http://127.0.0.1:1/2.11".parse().unwrap();
-    let timeout = Duration::from_secs(60);
-    let settings = ApiSettings {
-        base_url: base_url.clone(),
-        connect_timeout: timeout,
-        request_timeout: timeout,
-    };
+    let (connect_timeout, request_timeout) = (Duration::from_secs(60), Duration::from_secs(60));
+    let settings = ApiSettings { base_url, connect_timeout, request_timeout };
     let api = Api::new(&settings, &tls()).unwrap();
     let environment = Arc::new(Environment::from_pairs(std::iter::empty::<(String, String)>()));
     let client = api.project(&"project_0".parse().unwrap(), &"rest".to_owned().into()).unwrap();
@@ -85,11 +73,9 @@ fn locked_rig(
     let (write_sender, writes) = mpsc::channel(256);
     let (_ledger_events, ledger_events) = mpsc::channel(64);
     let sink = AnySink::Local(sink);
-    let archive = Archive {
-        state_directory: folder.path().join("state"),
-        sink: sink.clone(),
-        epoch: Epoch(1),
-    };
+    let state_directory = folder.path().join("state");
+    let archive = Archive { state_directory, sink: sink.clone(), epoch: Epoch(1) };
+    let runtimes = TransferRuntimes { first: Handle::current(), others: Vec::new() };
     let (scheduler, _) = Scheduler::new(EngineParts {
         policies: policies(),
         capacity: Capacity::new(NonZeroUsize::new(max_parts).unwrap(), None),
@@ -98,10 +84,7 @@ fn locked_rig(
         deadline: None,
         sink,
         download_lock,
-        lanes: Lanes::new(
-            TransferRuntimes { first: Handle::current(), others: Vec::new() },
-            &store_client(),
-        ),
+        lanes: Lanes::new(runtimes, &store_client()),
         archive,
         writes: write_sender,
         ledger_events,
@@ -118,6 +101,7 @@ fn locked_rig(
 impl Rig {
     /// What a configuration with so many exports in its projects wants.
     fn desired(&self, exports_of_projects: &[usize]) -> Desired {
+        let max_parts = NonZeroUsize::new(self.scheduler.transfers.slots_max()).unwrap();
         let project = |(index, exports): (usize, &usize)| {
             let export = |export| format!("export_{index}_{export}").parse().unwrap();
             DesiredProject {
@@ -130,10 +114,7 @@ impl Rig {
         };
         Desired {
             policies: policies(),
-            capacity: Capacity::new(
-                NonZeroUsize::new(self.scheduler.transfers.slots_max()).unwrap(),
-                None,
-            ),
+            capacity: Capacity::new(max_parts, None),
             store: None,
             another_api: false,
             projects: exports_of_projects.iter().enumerate().map(project).collect(),
@@ -170,6 +151,47 @@ impl Rig {
         self.scheduler.observed(project, entry, outcome);
     }
 
+    /// Everything that is due happens, and what may start starts.
+    fn goes_on(&mut self) {
+        self.scheduler.apply(Event::Tick);
+        self.scheduler.admit();
+    }
+
+    /// Every export wants to be asked about at once.
+    fn all_ask(&mut self) {
+        for entry in &self.exports {
+            self.scheduler.polls.ask_at(*entry, Duration::ZERO);
+        }
+        self.scheduler.apply(Event::Tick);
+    }
+
+    fn call_of(&self, export: usize) -> CallId {
+        self.scheduler.polls.call_of(self.exports[export]).expect("the view went out")
+    }
+
+    /// A call comes back and says this of an export.
+    fn answered(&mut self, call: CallId, export: usize, outcome: ViewOutcome) {
+        let export = self.watch(export).path().export.clone();
+        let answer = Ok(vec![Observation { export, outcome }]);
+        self.scheduler.apply(Event::Answered(call, answer));
+    }
+
+    /// Another configuration is asked for.
+    fn asks_for(
+        &mut self,
+        desired: Result<Box<Desired>, String>,
+    ) -> oneshot::Receiver<Result<Changes, String>> {
+        let (reply, answer) = oneshot::channel();
+        self.scheduler.controlled(Control::Reconcile { desired, reply });
+        answer
+    }
+
+    fn report(&self, export: usize, status: &str, files: Option<Vec<PartListing>>) -> ViewOutcome {
+        let (status, facts) = (RemoteStatus::parse(status), ReportFacts::default());
+        let export = self.watch(export).path().export.clone();
+        ViewOutcome::Report(Report { export, status, files, facts })
+    }
+
     /// The API reports this status, and this many files.
     fn viewed(&mut self, export: usize, status: &str, files: u32) {
         let file = |number| PartListing {
@@ -177,13 +199,8 @@ impl Rig {
             number: Some(number),
             declared_bytes: Some(10),
         };
-        let report = Report {
-            export: self.watch(export).path().export.clone(),
-            status: RemoteStatus::parse(status),
-            files: Some((1..=files).map(file).collect()),
-            facts: ReportFacts::default(),
-        };
-        self.observed(export, ViewOutcome::Report(report));
+        let report = self.report(export, status, Some((1..=files).map(file).collect()));
+        self.observed(export, report);
     }
 
     /// The chore that would be begun next ends like this.
@@ -196,8 +213,7 @@ impl Rig {
     /// An export whose parts queue for slots.
     fn fetching(&mut self, export: usize, parts: u32) {
         self.viewed(export, "SUCCESS", parts);
-        let (adopted, conflicts) = (Vec::new(), Vec::new());
-        self.chore_ends(ChoreEnd::Prepared { adopted, conflicts, needed_bytes: 0, free_bytes: 0 });
+        self.chore_ends(prepared(0, 0));
     }
 
     /// A view goes out and comes back like this.
@@ -207,10 +223,7 @@ impl Rig {
         self.scheduler.apply(Event::Tick);
         self.scheduler.polls.call_all();
         self.scheduler.admit_views(Duration::from_hours(1000));
-        let call = self.scheduler.polls.call_of(entry).expect("the view went out");
-        let export = self.watch(export).path().export.clone();
-        let answer = Ok(vec![Observation { export, outcome }]);
-        self.scheduler.apply(Event::Answered(call, answer));
+        self.answered(self.call_of(export), export, outcome);
     }
 
     /// Lets the disk be looked at, and takes the result in.
@@ -236,6 +249,11 @@ impl Rig {
         exports.sort_unstable();
         exports
     }
+}
+
+fn prepared(needed_bytes: u64, free_bytes: u64) -> ChoreEnd {
+    let (adopted, conflicts) = (Vec::new(), Vec::new());
+    ChoreEnd::Prepared { adopted, conflicts, needed_bytes, free_bytes }
 }
 
 fn refusal() -> ViewOutcome {
@@ -285,10 +303,7 @@ async fn the_last_project_at_work_may_use_every_slot() {
 #[tokio::test]
 async fn views_that_hang_take_no_more_than_the_share_of_their_project() {
     let mut rig = rig(&[100, 2], 8);
-    for entry in rig.exports.clone() {
-        rig.scheduler.polls.ask_at(entry, Duration::ZERO);
-    }
-    rig.scheduler.apply(Event::Tick);
+    rig.all_ask();
     rig.scheduler.admit();
     let under_way = |export: usize| rig.scheduler.polls.call_of(rig.exports[export]).is_some();
     assert!(under_way(100) && under_way(101));
@@ -341,14 +356,8 @@ async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refu
         assert!(!is_open(&rig));
         rig.polled(0, refusal());
     }
-    let running = |rig: &Rig| Report {
-        export: rig.watch(0).path().export.clone(),
-        status: RemoteStatus::Running,
-        files: None,
-        facts: ReportFacts::default(),
-    };
-    let running = running(&rig);
-    rig.polled(0, ViewOutcome::Report(running));
+    let running = rig.report(0, "RUNNING", None);
+    rig.polled(0, running);
     assert!(is_open(&rig));
     assert!(rig.watch(1).wants_views(), "what was refused with the project is asked anew");
 }
@@ -357,18 +366,20 @@ async fn a_project_that_is_refused_as_a_whole_stays_paused_while_probes_are_refu
 async fn a_refusal_is_the_exports_own_only_when_another_one_is_answered_well_after_it() {
     let failing = |rig: &Rig, export: usize| !rig.watch(export).wants_views();
 
-    let mut rig_of_one = rig(&[2], 8);
-    rig_of_one.viewed(0, "RUNNING", 0);
-    rig_of_one.viewed(1, "RUNNING", 0);
-    rig_of_one.observed(0, refusal());
-    assert!(!failing(&rig_of_one, 0), "what was answered before the refusal proves nothing");
+    let first_refused = || {
+        let mut rig = rig(&[2], 8);
+        rig.viewed(0, "RUNNING", 0);
+        rig.viewed(1, "RUNNING", 0);
+        rig.observed(0, refusal());
+        assert!(!failing(&rig, 0), "what was answered before the refusal proves nothing");
+        rig
+    };
+
+    let mut rig_of_one = first_refused();
     rig_of_one.viewed(1, "RUNNING", 0);
     assert!(failing(&rig_of_one, 0) && !failing(&rig_of_one, 1));
 
-    let mut rig_of_all = rig(&[2], 8);
-    rig_of_all.viewed(0, "RUNNING", 0);
-    rig_of_all.viewed(1, "RUNNING", 0);
-    rig_of_all.observed(0, refusal());
+    let mut rig_of_all = first_refused();
     rig_of_all.observed(1, refusal());
     assert!(!failing(&rig_of_all, 0) && !failing(&rig_of_all, 1));
     let gates = rig_of_all.scheduler.gates.of(rig_of_all.projects[0]);
@@ -379,12 +390,10 @@ async fn a_refusal_is_the_exports_own_only_when_another_one_is_answered_well_aft
 async fn work_that_panics_is_done_again() {
     let mut rig = rig(&[1], 8);
     let entry = rig.exports[0];
-    rig.scheduler.polls.ask_at(entry, Duration::ZERO);
-    rig.scheduler.apply(Event::Tick);
+    rig.all_ask();
     rig.scheduler.admit();
     assert_eq!(rig.scheduler.polls.due_at(entry), None);
-    let call = rig.scheduler.polls.call_of(entry).unwrap();
-    rig.scheduler.apply(Event::Answered(call, Err(Panicked)));
+    rig.scheduler.apply(Event::Answered(rig.call_of(0), Err(Panicked)));
     assert!(rig.scheduler.polls.due_at(entry).is_some(), "the view is asked for again");
 
     rig.viewed(0, "SUCCESS", 1);

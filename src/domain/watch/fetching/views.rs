@@ -4,57 +4,47 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Fetching;
-use crate::domain::cadence::spread;
-use crate::domain::failure::{EXPIRED, Failure, FailureKind, ViewOutcome};
+use crate::domain::failure::{EXPIRED, FailureKind, ViewOutcome};
 use crate::domain::part::PartKey;
 use crate::domain::report::{PartListing, RemoteStatus, Report};
-use crate::domain::watch::{Command, Kept, Notice, Part, PartState, StepContext};
+use crate::domain::watch::polling::NO_FILES;
+use crate::domain::watch::{Command, Kept, Notice, Part, PartState, Step};
 
 impl Fetching {
-    pub(super) fn viewed(
-        &mut self,
-        outcome: ViewOutcome,
-        cx: &StepContext<'_>,
-        commands: &mut Vec<Command>,
-    ) {
+    pub(super) fn viewed(&mut self, outcome: ViewOutcome, step: &mut Step<'_>) {
         match outcome {
-            ViewOutcome::Report(report) => self.reported(report, cx, commands),
+            ViewOutcome::Report(report) => self.reported(report, step),
             ViewOutcome::NotFound(refusal) if self.missing_once => {
-                self.doom(FailureKind::Expired, EXPIRED.to_owned(), Some(refusal.code), cx);
+                self.doom(FailureKind::Expired, EXPIRED.to_owned(), Some(refusal.code), step);
             }
             ViewOutcome::NotFound(refusal) => {
                 self.missing_once = true;
-                self.tell(refusal.words("the API no longer knows the export"), commands);
+                let cause = refusal.words("the API no longer knows the export");
+                self.view_faults.tell(cause, step);
                 self.view_wanted = true;
-                commands.push(Command::ViewAfter(spread(cx.policies.cadence.min(), cx.jitter)));
+                step.view_after(step.soonest());
             }
-            ViewOutcome::Held(_) => commands.push(Command::ViewAfter(Duration::ZERO)),
+            ViewOutcome::Held(_) => step.view_after(Duration::ZERO),
             ViewOutcome::Rejected(refusal) => {
-                self.view_faulted(refusal.words("the API refuses the request"), cx, commands);
+                self.view_faulted(refusal.words("the API refuses the request"), step);
             }
-            ViewOutcome::Fault(cause) => self.view_faulted(cause, cx, commands),
+            ViewOutcome::Fault(cause) => self.view_faulted(cause, step),
         }
     }
 
-    fn reported(&mut self, report: Report, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
+    fn reported(&mut self, report: Report, step: &mut Step<'_>) {
         self.missing_once = false;
         match (report.status, report.files) {
             (RemoteStatus::Success, Some(files)) => {
-                self.view_failures = 0;
-                if self.told.take().is_some() {
-                    commands.push(Command::Notify(Notice::PollRecovered));
-                }
+                self.view_faults.over(step);
                 self.view_wanted = false;
                 self.facts = report.facts;
-                self.relisted(files, commands);
+                self.relisted(files, step);
             }
-            (RemoteStatus::Success, None) => {
-                let cause = "the API reports SUCCESS without a list of files".to_owned();
-                self.view_faulted(cause, cx, commands);
-            }
+            (RemoteStatus::Success, None) => self.view_faulted(NO_FILES.to_owned(), step),
             (RemoteStatus::Error, _) => {
                 let cause = "the API reports ERROR after SUCCESS".to_owned();
-                self.doom(FailureKind::RemoteError, cause, None, cx);
+                self.doom(FailureKind::RemoteError, cause, None, step);
             }
             (status, _) => {
                 if self.odd_status.as_ref() != Some(&status) {
@@ -62,46 +52,40 @@ impl Fetching {
                         "the API reports {} after SUCCESS; the download continues",
                         status.as_str()
                     );
-                    commands.push(Command::Notify(Notice::Surprise { words }));
+                    step.notify(Notice::Surprise { words });
                     self.odd_status = Some(status);
                 }
                 self.view_wanted = true;
-                commands.push(Command::ViewAfter(spread(cx.policies.cadence.max(), cx.jitter)));
+                step.view_after(step.cx.policies.cadence.slow(step.cx.jitter));
             }
         }
     }
 
-    fn view_faulted(&mut self, cause: String, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
-        self.tell(cause, commands);
+    fn view_faulted(&mut self, cause: String, step: &mut Step<'_>) {
         self.view_wanted = true;
-        self.view_failures = self.view_failures.saturating_add(1);
-        commands.push(Command::ViewAfter(cx.policies.retry.delay(self.view_failures, cx.jitter)));
+        self.view_faults.met(cause, step);
     }
 
-    fn relisted(&mut self, files: Vec<PartListing>, commands: &mut Vec<Command>) {
+    fn relisted(&mut self, files: Vec<PartListing>, step: &mut Step<'_>) {
         let listed: BTreeSet<_> = files.iter().map(|file| file.file_id.clone()).collect();
         let known = self.parts.len();
-        self.merge(files, &mut Kept::default(), commands);
+        self.merge(files, &mut Kept::default(), step);
         if self.parts.len() > known {
-            commands.push(Command::Notify(self.listed()));
+            step.notify(self.listed());
         }
-        let waiting: Vec<_> = self
-            .parts
-            .iter()
-            .filter(|(_, part)| part.state == PartState::AwaitingView)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let waiting = self.parts.iter().filter(|(_, part)| part.state == PartState::AwaitingView);
+        let waiting: Vec<_> = waiting.map(|(key, _)| key.clone()).collect();
         for key in waiting {
             if listed.contains(&key.file_id) {
                 if let Some(part) = self.parts.get_mut(&key) {
                     part.gone_before = true;
                     self.tally.moves(part, PartState::Queued);
                 }
-                commands.push(Command::QueuePart(key));
+                step.order(Command::QueuePart(key));
             } else {
                 let part = format!("part {} is gone and the API no longer lists it", key.number);
                 let words = format!("{part}; the export continues without it");
-                commands.push(Command::Notify(Notice::Surprise { words }));
+                step.notify(Notice::Surprise { words });
                 if let Some(part) = self.parts.remove(&key) {
                     self.tally.leaves(&part);
                 }
@@ -110,12 +94,7 @@ impl Fetching {
     }
 
     /// The file ID is the identity; a known part keeps its number.
-    pub(super) fn merge(
-        &mut self,
-        files: Vec<PartListing>,
-        kept: &mut Kept,
-        commands: &mut Vec<Command>,
-    ) {
+    pub(super) fn merge(&mut self, files: Vec<PartListing>, kept: &mut Kept, step: &mut Step<'_>) {
         let known: BTreeMap<_, _> =
             self.parts.keys().map(|key| (key.file_id.clone(), key.clone())).collect();
         for (place, file) in files.into_iter().enumerate() {
@@ -138,7 +117,7 @@ impl Fetching {
                 kept.partials.remove(&file.file_id).filter(|partial| partial.key.number == number);
             let key = PartKey { number, file_id: file.file_id };
             if self.prepared {
-                commands.push(Command::QueuePart(key.clone()));
+                step.order(Command::QueuePart(key.clone()));
             }
             self.add(key, Part::queued(file.declared_bytes, partial.map(|partial| partial.point)));
         }
@@ -149,24 +128,17 @@ impl Fetching {
         kind: FailureKind,
         cause: String,
         error_code: Option<String>,
-        cx: &StepContext<'_>,
+        step: &Step<'_>,
     ) {
         self.view_wanted = false;
-        self.doomed.get_or_insert(Failure { kind, cause, error_code, at: cx.now.wall });
+        self.doomed.get_or_insert(step.failure(kind, cause, error_code));
     }
 
     /// A second view comes after the shortest interval; requests for one share it.
-    pub(super) fn want_view(&mut self, cx: &StepContext<'_>, commands: &mut Vec<Command>) {
+    pub(super) fn want_view(&mut self, step: &mut Step<'_>) {
         if !self.view_wanted && self.doomed.is_none() {
             self.view_wanted = true;
-            commands.push(Command::ViewAfter(spread(cx.policies.cadence.min(), cx.jitter)));
-        }
-    }
-
-    fn tell(&mut self, cause: String, commands: &mut Vec<Command>) {
-        if self.told.as_ref() != Some(&cause) {
-            commands.push(Command::Notify(Notice::PollFailing { cause: cause.clone() }));
-            self.told = Some(cause);
+            step.view_after(step.soonest());
         }
     }
 }

@@ -29,7 +29,18 @@ pub(super) struct World {
     pub(super) watch: Watch,
     pub(super) since_start: Duration,
     pub(super) jitter: Unit,
-    // Owed: every command becomes a debt, and an event pays it.
+    owed: Owed,
+    // On record.
+    status: Option<RemoteStatus>,
+    state: RecordedState,
+    parts: BTreeMap<FileId, CommittedPart>,
+    /// What the last view with SUCCESS listed.
+    listed: BTreeSet<FileId>,
+}
+
+/// Every command becomes a debt, and an event pays it.
+#[derive(Debug, Default)]
+struct Owed {
     view: bool,
     prepare: usize,
     queued: BTreeSet<PartKey>,
@@ -39,12 +50,6 @@ pub(super) struct World {
     seal: Option<Arc<str>>,
     notice: bool,
     removal: bool,
-    // On record.
-    status: Option<RemoteStatus>,
-    state: RecordedState,
-    parts: BTreeMap<FileId, CommittedPart>,
-    /// What the last view with SUCCESS listed.
-    listed: BTreeSet<FileId>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,15 +75,7 @@ impl World {
             watch: watch_in(WatchState::Polling(Polling::default())),
             since_start: Duration::ZERO,
             jitter: Unit::HALF,
-            view: true,
-            prepare: 0,
-            queued: BTreeSet::new(),
-            active: BTreeSet::new(),
-            waiting: BTreeSet::new(),
-            records: VecDeque::new(),
-            seal: None,
-            notice: false,
-            removal: false,
+            owed: Owed { view: true, ..Owed::default() },
             status: None,
             state: RecordedState::Watching,
             parts: BTreeMap::new(),
@@ -89,18 +86,18 @@ impl World {
     fn possible(&self) -> Vec<Happening> {
         let failed = matches!(self.watch.state(), WatchState::Failed { .. });
         let all = [
-            (Happening::View, self.view),
-            (Happening::Prepared, self.prepare > 0),
-            (Happening::Started, !self.queued.is_empty()),
-            (Happening::Ended, !self.active.is_empty()),
-            (Happening::Ended, !self.active.is_empty()),
-            (Happening::Stopped, !self.active.is_empty()),
-            (Happening::Checkpointed, !self.active.is_empty()),
-            (Happening::RetryDue, !self.waiting.is_empty()),
-            (Happening::Recorded, !self.records.is_empty()),
-            (Happening::Sealed, self.seal.is_some()),
-            (Happening::Noticed, self.notice),
-            (Happening::NoticeRemoved, self.removal),
+            (Happening::View, self.owed.view),
+            (Happening::Prepared, self.owed.prepare > 0),
+            (Happening::Started, !self.owed.queued.is_empty()),
+            (Happening::Ended, !self.owed.active.is_empty()),
+            (Happening::Ended, !self.owed.active.is_empty()),
+            (Happening::Stopped, !self.owed.active.is_empty()),
+            (Happening::Checkpointed, !self.owed.active.is_empty()),
+            (Happening::RetryDue, !self.owed.waiting.is_empty()),
+            (Happening::Recorded, !self.owed.records.is_empty()),
+            (Happening::Sealed, self.owed.seal.is_some()),
+            (Happening::Noticed, self.owed.notice),
+            (Happening::NoticeRemoved, self.owed.removal),
             (Happening::Retry, failed),
             (Happening::Rejection, true),
             (Happening::Stale, true),
@@ -116,7 +113,7 @@ impl World {
         self.jitter = Unit::clamped(jitter);
         match happening {
             Happening::View => {
-                self.view = false;
+                self.owed.view = false;
                 let outcome = some_view(how);
                 if let ViewOutcome::Report(report) = &outcome
                     && report.status == RemoteStatus::Success
@@ -128,62 +125,62 @@ impl World {
                 self.step(WatchEvent::Viewed(outcome));
             }
             Happening::Prepared => {
-                self.prepare -= 1;
+                self.owed.prepare -= 1;
                 let event = self.prepared(how);
                 self.step(event);
             }
             Happening::Started => {
-                let key = pick(self.queued.iter().cloned(), how).unwrap();
-                self.queued.remove(&key);
+                let key = pick(self.owed.queued.iter().cloned(), how).unwrap();
+                self.owed.queued.remove(&key);
                 let Some(order) = self.watch.part_order(&key) else { return };
                 assert_eq!(order.key, key);
                 let on_record = self.parts.contains_key(&key.file_id);
                 assert!(!on_record, "{key:?} is fetched although it is on record");
-                assert!(self.active.insert(key.clone()), "{key:?} is fetched twice at once");
+                assert!(self.owed.active.insert(key.clone()), "{key:?} is fetched twice at once");
                 self.step(WatchEvent::PartStarted(key));
             }
             Happening::Ended => {
-                let key = pick(self.active.iter().cloned(), how / 16).unwrap();
-                self.active.remove(&key);
+                let key = pick(self.owed.active.iter().cloned(), how / 16).unwrap();
+                self.owed.active.remove(&key);
                 self.step(ended(&key, some_end(how, key.clone())));
             }
             Happening::Stopped => {
                 // The program drains: what is under way stops and is recorded. A new run begins.
-                for key in std::mem::take(&mut self.active) {
+                for key in std::mem::take(&mut self.owed.active) {
                     let kept = (how % 2 == 0).then(|| point(5));
                     self.step(ended(&key, Err(PartFailure::Stopped { kept })));
                 }
-                while let Some(change) = self.records.pop_front() {
+                while let Some(change) = self.owed.records.pop_front() {
                     self.record(change);
                 }
                 self.crash();
             }
             Happening::Checkpointed => {
-                let key = pick(self.active.iter().cloned(), how).unwrap();
+                let key = pick(self.owed.active.iter().cloned(), how).unwrap();
                 self.step(WatchEvent::PartCheckpointed(ResumablePart { key, point: point(4) }));
             }
             Happening::RetryDue => {
-                let key = pick(self.waiting.iter().cloned(), how).unwrap();
-                self.waiting.remove(&key);
+                let key = pick(self.owed.waiting.iter().cloned(), how).unwrap();
+                self.owed.waiting.remove(&key);
                 self.step(WatchEvent::PartRetryDue(key));
             }
             Happening::Recorded => {
-                let change = self.records.pop_front().unwrap();
+                let change = self.owed.records.pop_front().unwrap();
                 self.record(change);
             }
             Happening::Sealed => {
-                self.seal = None;
+                self.owed.seal = None;
                 self.step(match how % 4 {
                     0 => WatchEvent::ManifestConflict { cause: "foreign".into() },
                     _ => WatchEvent::ManifestDurable,
                 });
             }
             Happening::Noticed => {
-                self.notice = false;
+                self.owed.notice = false;
                 self.step(WatchEvent::FailureNoticeDurable);
             }
             Happening::NoticeRemoved => {
-                self.removal = false;
+                self.owed.removal = false;
                 self.step(WatchEvent::FailureNoticeRemoved);
             }
             Happening::Retry => self.step(WatchEvent::Retry),
@@ -194,9 +191,9 @@ impl World {
             Happening::Stale => self.stale(how),
             Happening::Wake => {
                 // Every wait and turn is cancelled; work under way continues.
-                (self.view, self.prepare) = (false, 0);
-                self.queued.clear();
-                self.waiting.clear();
+                (self.owed.view, self.owed.prepare) = (false, 0);
+                self.owed.queued.clear();
+                self.owed.waiting.clear();
                 let commands = self.watch.wake_commands();
                 assert!(commands.iter().all(Command::begins_work), "{commands:?}");
                 self.owe(commands);
@@ -208,10 +205,10 @@ impl World {
 
     /// What is found in the folder: sometimes a finished file without a record, or a foreign file.
     fn prepared(&self, how: u8) -> WatchEvent {
-        let WatchState::Fetching(fetching) = self.watch.state() else {
+        let Some(fetching) = self.watch.fetching() else {
             return WatchEvent::Prepared { adopted: vec![], conflicts: vec![] };
         };
-        let free = |order: &PartOrder| !self.active.contains(&order.key);
+        let free = |order: &PartOrder| !self.owed.active.contains(&order.key);
         let found: Vec<_> = fetching.unrecorded().filter(free).map(|order| order.key).collect();
         let found = pick(found, how / 8).into_iter();
         let (mut adopted, mut conflicts) = (vec![], vec![]);
@@ -256,66 +253,53 @@ impl World {
             match command {
                 Command::ViewAfter(delay) => {
                     assert!(delay <= longest, "{delay:?}");
-                    self.view = true;
+                    self.owed.view = true;
                 }
-                Command::Prepare => self.prepare += 1,
+                Command::Prepare => self.owed.prepare += 1,
                 Command::QueuePart(key) => {
                     let on_record = self.parts.contains_key(&key.file_id);
                     assert!(!on_record, "{key:?} is queued although it is on record");
-                    self.queued.insert(key);
+                    self.owed.queued.insert(key);
                 }
                 Command::RetryPartAfter(key, delay) => {
                     assert!(delay <= policies.retry.max(), "{delay:?}");
-                    self.waiting.insert(key);
+                    self.owed.waiting.insert(key);
                 }
-                Command::Record(change) => self.records.push_back(change),
+                Command::Record(change) => self.owed.records.push_back(change),
                 Command::Seal(manifest) => {
                     self.check_manifest(&manifest);
-                    self.seal = Some(manifest);
+                    self.owed.seal = Some(manifest);
                 }
-                Command::WriteFailureNotice(_) => self.notice = true,
-                Command::RemoveFailureNotice => self.removal = true,
+                Command::WriteFailureNotice(_) => self.owed.notice = true,
+                Command::RemoveFailureNotice => self.owed.removal = true,
                 Command::Notify(_) => {}
             }
         }
     }
 
     fn record(&mut self, change: RecordChange) {
-        let recorded = match change {
-            RecordChange::StatusSeen(status) => {
-                self.status = Some(status);
-                return;
-            }
+        let recorded = change.recorded();
+        match change {
+            RecordChange::StatusSeen(status) => self.status = Some(status),
             RecordChange::PartCommitted(part) => {
-                let recorded = Recorded::PartCommitted(part.key.clone());
                 let earlier = self.parts.insert(part.key.file_id.clone(), part);
                 assert!(earlier.is_none(), "{earlier:?} is committed twice");
-                recorded
             }
             RecordChange::PartialSynced(part) => {
                 let on_record = self.parts.contains_key(&part.key.file_id);
                 assert!(!on_record, "{part:?} is on record as a whole");
-                Recorded::PartialSynced { key: part.key, bytes: part.point.bytes }
             }
             RecordChange::Sealing(manifest) => {
                 self.check_manifest(&manifest);
                 self.state = RecordedState::Sealing(manifest);
-                Recorded::Sealing
             }
-            RecordChange::Completed { totals, .. } => {
-                self.state = RecordedState::Completed(totals);
-                Recorded::Completed
-            }
-            RecordChange::Failed(failure) => {
-                self.state = RecordedState::Failed(failure);
-                Recorded::Failed
-            }
-            RecordChange::Watching => {
-                self.state = RecordedState::Watching;
-                Recorded::Watching
-            }
-        };
-        self.step(WatchEvent::Recorded(recorded));
+            RecordChange::Completed { totals, .. } => self.state = RecordedState::Completed(totals),
+            RecordChange::Failed(failure) => self.state = RecordedState::Failed(failure),
+            RecordChange::Watching => self.state = RecordedState::Watching,
+        }
+        if let Some(recorded) = recorded {
+            self.step(WatchEvent::Recorded(recorded));
+        }
     }
 
     /// A new run begins with what is on record.
@@ -333,16 +317,8 @@ impl World {
             }
             RecordedState::Failed(failure) => WatchState::Failed { failure, kept },
         };
-        *self = Self {
-            watch: watch_in(state),
-            since_start: self.since_start,
-            status: self.status.take(),
-            state: self.state.clone(),
-            parts: std::mem::take(&mut self.parts),
-            listed: std::mem::take(&mut self.listed),
-            view: false,
-            ..Self::new()
-        };
+        self.watch = watch_in(state);
+        self.owed = Owed::default();
         let mut commands = self.watch.resume_commands();
         commands.extend(self.watch.wake_commands());
         self.owe(commands);
@@ -351,10 +327,8 @@ impl World {
     /// News that comes too late, twice, or for another state changes nothing.
     fn stale(&mut self, how: u8) {
         let key = pick(some_keys(), how / 16).unwrap();
-        let part = match self.watch.state() {
-            WatchState::Fetching(fetching) => fetching.part(&key).map(|part| part.state.clone()),
-            _ => None,
-        };
+        let part = self.watch.fetching().and_then(|fetching| fetching.part(&key));
+        let part = part.map(|part| part.state.clone());
         let stage = stage(&self.watch);
         let event = match how % 16 {
             0 if part != Some(PartState::Queued) => WatchEvent::PartStarted(key),
@@ -433,39 +407,47 @@ impl World {
 
     /// Whether something is owed that moves the watch on.
     fn is_awake(&self) -> bool {
-        let queued = self.queued.iter().any(|key| self.watch.part_order(key).is_some());
-        (self.view && self.watch.wants_views())
-            || self.prepare > 0
+        let queued = self.owed.queued.iter().any(|key| self.watch.part_order(key).is_some());
+        (self.owed.view && self.watch.wants_views())
+            || self.owed.prepare > 0
             || queued
-            || !(self.active.is_empty() && self.waiting.is_empty() && self.records.is_empty())
-            || self.seal.is_some()
-            || self.notice
+            || !(self.owed.active.is_empty()
+                && self.owed.waiting.is_empty()
+                && self.owed.records.is_empty())
+            || self.owed.seal.is_some()
+            || self.owed.notice
     }
 
     /// Whether each part is awake, and the counts match the parts.
     fn check_parts(&self, fetching: &Fetching) {
-        assert!(!self.watch.wants_views() || self.view, "no view is due although one is wanted");
-        assert!(fetching.is_prepared() || self.prepare > 0, "the folder is never prepared");
+        assert!(
+            !self.watch.wants_views() || self.owed.view,
+            "no view is due although one is wanted"
+        );
+        assert!(fetching.is_prepared() || self.owed.prepare > 0, "the folder is never prepared");
         let doomed = fetching.is_doomed();
-        let is_busy = !self.active.is_empty() || !self.records.is_empty();
+        let is_busy = !self.owed.active.is_empty() || !self.owed.records.is_empty();
         assert!(!doomed || is_busy, "nothing is left to wait for");
         let mut open = 0;
         for (key, part) in fetching.parts() {
             let owed = match &part.state {
-                PartState::Queued => doomed || !fetching.is_prepared() || self.queued.contains(key),
-                PartState::Active => self.active.contains(key),
-                PartState::Waiting => self.waiting.contains(key),
-                PartState::AwaitingView => doomed || (self.view && self.watch.wants_views()),
-                PartState::Recording(part) => self
-                    .records
-                    .iter()
-                    .any(|change| matches!(change, RecordChange::PartCommitted(of) if of == part)),
+                PartState::Queued => {
+                    doomed || !fetching.is_prepared() || self.owed.queued.contains(key)
+                }
+                PartState::Active => self.owed.active.contains(key),
+                PartState::Waiting => self.owed.waiting.contains(key),
+                PartState::AwaitingView => doomed || (self.owed.view && self.watch.wants_views()),
+                PartState::Recording(part) => {
+                    self.owed.records.iter().any(
+                        |change| matches!(change, RecordChange::PartCommitted(of) if of == part),
+                    )
+                }
                 PartState::Committed(_) | PartState::Abandoned { .. } => true,
             };
             assert!(owed, "{key:?} waits for nothing: {part:?}");
             open +=
                 usize::from(!part.is_terminal() && !matches!(part.state, PartState::Recording(_)));
-            assert_eq!(part.state == PartState::Active, self.active.contains(key), "{key:?}");
+            assert_eq!(part.state == PartState::Active, self.owed.active.contains(key), "{key:?}");
         }
         assert_eq!(fetching.awaits_parts(), open > 0);
     }

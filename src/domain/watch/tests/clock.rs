@@ -7,9 +7,7 @@ fn told_by(wall: impl Fn(i64) -> i64) -> Vec<Vec<String>> {
     let mut d = Driver::new();
     let policies = policies();
     let part = key("a", 1);
-    let refusal =
-        ApiRefusal { status: 404, code: "EXPORT_NOT_FOUND".into(), message: String::new() };
-    let not_found = || WatchEvent::Viewed(ViewOutcome::NotFound(refusal.clone()));
+    let not_found = || WatchEvent::Viewed(ViewOutcome::NotFound(refusal("EXPORT_NOT_FOUND")));
     let fault = || WatchEvent::Viewed(ViewOutcome::Fault("cut".to_owned()));
     let cut = PartFault::transient("cut").into();
     let events = [

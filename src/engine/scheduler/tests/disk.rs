@@ -67,9 +67,7 @@ async fn room_is_promised_once() {
     let mut rig = rig(&[2], 8);
     for export in 0..2 {
         rig.viewed(export, "SUCCESS", 6);
-        let (adopted, conflicts) = (Vec::new(), Vec::new());
-        let (needed_bytes, free_bytes) = (60, 100);
-        rig.chore_ends(ChoreEnd::Prepared { adopted, conflicts, needed_bytes, free_bytes });
+        rig.chore_ends(prepared(60, 100));
     }
     rig.scheduler.admit();
     assert!(!rig.parts_under_way().contains(&1), "the second one waits before its first byte");

@@ -1,7 +1,7 @@
 //! What those are shown who look.
 
 use super::*;
-use crate::domain::stage::Cause;
+use crate::domain::stage::{Cause, Wait};
 use crate::engine::overview::Overview;
 
 #[tokio::test]
@@ -16,14 +16,12 @@ async fn progress_bars_cost_the_first_exports_and_nothing_while_nobody_looks() {
     };
     assert_eq!(shown(&bars.borrow()), [30, 10]);
     assert!(rig.scheduler.audience.next_publish > Duration::ZERO);
-    assert_eq!(shown(&rig.scheduler.overview()), [30, 30], "the page shows all");
+    assert_eq!(shown(&rig.scheduler.overview(usize::MAX)), [30, 30], "the page shows all");
 }
 
 fn causes(rig: &Rig) -> Vec<(Cause, Option<String>, Option<String>)> {
-    let waits = rig.scheduler.standing().waits.into_iter();
-    waits
-        .map(|wait| (wait.cause, wait.project.map(|name| name.to_string()), wait.subject))
-        .collect()
+    let told = |wait: Wait| (wait.cause, wait.project.map(|name| name.to_string()), wait.subject);
+    rig.scheduler.standing().waits.into_iter().map(told).collect()
 }
 
 #[tokio::test]

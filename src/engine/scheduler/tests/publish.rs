@@ -34,9 +34,7 @@ impl Rig {
     }
 
     fn states(&self, export: usize) -> Vec<&'static str> {
-        let WatchState::Fetching(fetching) = self.watch(export).state() else {
-            panic!("not fetching")
-        };
+        let fetching = self.watch(export).fetching().expect("it is fetching");
         let word = |state: &PartState| match state {
             PartState::Queued => "queued",
             PartState::Active => "active",

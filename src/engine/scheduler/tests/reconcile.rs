@@ -32,14 +32,11 @@ async fn what_only_waits_is_forgotten_at_once_with_everything_that_names_it() {
 #[tokio::test]
 async fn a_view_under_way_comes_back_once_more_and_begins_nothing() {
     let mut rig = rig(&[1], 8);
-    rig.scheduler.apply(Event::Tick);
-    rig.scheduler.admit();
-    let call = rig.scheduler.polls.call_of(rig.exports[0]).unwrap();
-    let export = rig.watch(0).path().export.clone();
+    rig.goes_on();
+    let call = rig.call_of(0);
     rig.leave(&[0]);
     assert!(rig.is_known(0), "its view is under way");
-    let outcome = ViewOutcome::Fault("gone".to_owned());
-    rig.scheduler.apply(Event::Answered(call, Ok(vec![Observation { export, outcome }])));
+    rig.answered(call, 0, ViewOutcome::Fault("gone".to_owned()));
     assert_eq!(rig.scheduler.polls.due_at(rig.exports[0]), None);
     assert!(!rig.is_known(0));
 }
@@ -53,31 +50,25 @@ async fn a_folder_that_has_no_room_is_no_longer_waited_for() {
     rig.leave(&[0]);
     assert!(rig.is_known(0), "a thread looks at its folder");
     rig.scheduler.folders.pretend_ended();
-    let (adopted, conflicts) = (Vec::new(), Vec::new());
-    let end = ChoreEnd::Prepared { adopted, conflicts, needed_bytes: 10, free_bytes: 0 };
-    rig.scheduler.apply(Event::Folder(FolderEvent::Chore(chore, Ok(end))));
+    rig.scheduler.apply(Event::Folder(FolderEvent::Chore(chore, Ok(prepared(10, 0)))));
     assert!(rig.scheduler.folders.parked().is_empty() && !rig.is_known(0));
 }
 
 #[tokio::test]
 async fn an_export_that_is_configured_again_before_it_is_gone_goes_on() {
     let mut rig = rig(&[1], 8);
-    rig.scheduler.apply(Event::Tick);
-    rig.scheduler.admit();
-    let call = rig.scheduler.polls.call_of(rig.exports[0]).unwrap();
+    rig.goes_on();
+    let call = rig.call_of(0);
     rig.leave(&[0]);
     rig.leave(&[1]);
-    let fault = ViewOutcome::Fault("gone".to_owned());
-    let export = rig.watch(0).path().export.clone();
-    rig.scheduler.apply(Event::Answered(call, Ok(vec![Observation { export, outcome: fault }])));
+    rig.answered(call, 0, ViewOutcome::Fault("gone".to_owned()));
     assert!(rig.is_known(0) && rig.scheduler.polls.due_at(rig.exports[0]).is_some());
 }
 
 #[tokio::test]
 async fn a_view_that_a_drain_ends_is_no_fault_of_the_api() {
     let mut rig = rig(&[1], 8);
-    rig.scheduler.apply(Event::Tick);
-    rig.scheduler.admit();
+    rig.goes_on();
     rig.scheduler.apply(Event::Stop);
     let (call, answer) = rig.scheduler.polls.next().await;
     assert!(answer.is_err());
@@ -88,8 +79,7 @@ async fn a_view_that_a_drain_ends_is_no_fault_of_the_api() {
 #[tokio::test]
 async fn a_refused_configuration_changes_nothing_and_its_cause_is_kept() {
     let mut rig = rig(&[1], 8);
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    rig.scheduler.controlled(Control::Reconcile { desired: Err("wrong".to_owned()), reply });
+    let answer = rig.asks_for(Err("wrong".to_owned()));
     assert_eq!(answer.await.unwrap(), Err("wrong".to_owned()));
     assert!(rig.is_known(0));
     assert_eq!(rig.scheduler.standing().reloads.refusal.as_deref(), Some("wrong"));
@@ -98,14 +88,11 @@ async fn a_refused_configuration_changes_nothing_and_its_cause_is_kept() {
 #[tokio::test]
 async fn what_goes_while_a_configuration_is_looked_up_is_looked_up_as_well() {
     let mut rig = rig(&[1], 8);
-    rig.scheduler.apply(Event::Tick);
-    rig.scheduler.admit();
-    let call = rig.scheduler.polls.call_of(rig.exports[0]).unwrap();
+    rig.goes_on();
+    let call = rig.call_of(0);
     rig.leave(&[0]);
     // The first export is still known when the second one is looked up.
-    let desired = Ok(Box::new(rig.desired(&[2])));
-    let (reply, mut answer) = tokio::sync::oneshot::channel();
-    rig.scheduler.controlled(Control::Reconcile { desired, reply });
+    let mut answer = rig.asks_for(Ok(Box::new(rig.desired(&[2]))));
     rig.scheduler.apply(Event::Answered(call, Err(Panicked)));
     assert!(!rig.is_known(0));
     rig.scheduler.apply(looked_up(&[1]));

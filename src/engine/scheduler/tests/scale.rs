@@ -9,14 +9,12 @@ fn cost_of_events(exports_of_projects: &[usize]) -> Duration {
     let mut rig = rig(exports_of_projects, 8);
     let unavailable = Hold::Unavailable { retry_after: Some(Duration::from_hours(1)) };
     rig.scheduler.gates.hold(rig.projects[0], unavailable, rig.now());
-    rig.scheduler.apply(Event::Tick);
-    rig.scheduler.admit();
+    rig.goes_on();
     let round = |status: &str| {
         let began = Instant::now();
         for export in 0..50 {
             rig.viewed(export, status, 0);
-            rig.scheduler.apply(Event::Tick);
-            rig.scheduler.admit();
+            rig.goes_on();
             assert!(rig.scheduler.wakes_at().is_some());
             assert_eq!(rig.scheduler.finished(), None);
         }
@@ -36,10 +34,7 @@ async fn an_event_does_not_cost_a_look_at_every_project_or_export() {
 /// What it costs to take a project out of the configuration whose views are all due.
 fn cost_of_leaving(exports: usize) -> Duration {
     let mut rig = rig(&[exports], 8);
-    for entry in rig.exports.clone() {
-        rig.scheduler.polls.ask_at(entry, Duration::ZERO);
-    }
-    rig.scheduler.apply(Event::Tick);
+    rig.all_ask();
     let began = Instant::now();
     rig.leave(&[0]);
     assert_eq!(rig.scheduler.fleet.counts().watching, 0);

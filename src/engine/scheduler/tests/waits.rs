@@ -33,7 +33,7 @@ async fn parts_of_a_retried_export_do_not_wait_as_those_of_the_failed_one_did() 
     assert!(rig.parts_under_way().is_empty(), "after so many faults the others wait");
     rig.fails(0);
     let export = rig.watch(0).path().export.clone();
-    let (reply, _answer) = tokio::sync::oneshot::channel();
+    let (reply, _answer) = oneshot::channel();
     rig.scheduler.controlled(Control::Retry { exports: [export].into(), reply });
     rig.chore_ends(ChoreEnd::NoticeRemoved);
     rig.fetching(0, 4);
@@ -60,10 +60,7 @@ async fn a_project_whose_parts_lie_on_another_store_does_not_wait_for_the_first(
 #[tokio::test]
 async fn when_a_project_is_done_the_others_share_its_calls_at_once() {
     let mut rig = rig(&[100, 1], 8);
-    for entry in rig.exports.clone() {
-        rig.scheduler.polls.ask_at(entry, Duration::ZERO);
-    }
-    rig.scheduler.apply(Event::Tick);
+    rig.all_ask();
     rig.scheduler.admit();
     assert_eq!(rig.scheduler.polls.under_way(), 17, "half of the calls for each");
     rig.fails(100);
@@ -74,9 +71,7 @@ async fn when_a_project_is_done_the_others_share_its_calls_at_once() {
 #[tokio::test]
 async fn a_stop_ends_a_reload_that_still_looks_things_up() {
     let mut rig = rig(&[1], 8);
-    let desired = Ok(Box::new(rig.desired(&[2])));
-    let (reply, mut answer) = tokio::sync::oneshot::channel();
-    rig.scheduler.controlled(Control::Reconcile { desired, reply });
+    let mut answer = rig.asks_for(Ok(Box::new(rig.desired(&[2]))));
     rig.scheduler.apply(Event::Stop);
     rig.scheduler.apply(reconcile::looked_up(&[1]));
     assert!(answer.try_recv().is_err(), "who asked hears nothing");
