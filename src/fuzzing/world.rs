@@ -15,7 +15,7 @@ use crate::domain::moment::{Moment, Unit};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::Report;
 use crate::domain::watch::{
-    Command, Policies, RecordChange, Recorded, StepContext, Watch, WatchEvent, WatchState,
+    Command, Policies, RecordChange, StepContext, Watch, WatchEvent, WatchState,
 };
 
 /// A watch, and the one report that the API always gives.
@@ -73,7 +73,7 @@ impl World {
             Command::QueuePart(key) => self.fetch(key),
             Command::RetryPartAfter(key, _) => vec![WatchEvent::PartRetryDue(key)],
             Command::Record(change) => {
-                recorded(change).into_iter().map(WatchEvent::Recorded).collect()
+                change.recorded().into_iter().map(WatchEvent::Recorded).collect()
             }
             Command::Seal(text) => {
                 self.sealed = Some(text.to_string());
@@ -110,19 +110,5 @@ impl World {
         assert_eq!(totals.parts, manifest.parts.len() as u64);
         assert!(manifest.parts.iter().all(|part| is_safe_name(&part.path)), "{text}");
         manifest
-    }
-}
-
-fn recorded(change: RecordChange) -> Option<Recorded> {
-    match change {
-        RecordChange::StatusSeen(_) => None,
-        RecordChange::PartCommitted(part) => Some(Recorded::PartCommitted(part.key)),
-        RecordChange::PartialSynced(part) => {
-            Some(Recorded::PartialSynced { key: part.key, bytes: part.point.bytes })
-        }
-        RecordChange::Sealing(_) => Some(Recorded::Sealing),
-        RecordChange::Completed { .. } => Some(Recorded::Completed),
-        RecordChange::Failed(_) => Some(Recorded::Failed),
-        RecordChange::Watching => Some(Recorded::Watching),
     }
 }

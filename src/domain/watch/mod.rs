@@ -166,8 +166,13 @@ pub enum Command {
 impl Command {
     /// Whether this begins something new, rather than finish what is under way.
     pub fn begins_work(&self) -> bool {
-        use Command::{Prepare, QueuePart, RetryPartAfter, ViewAfter};
-        matches!(self, ViewAfter(_) | Prepare | QueuePart(_) | RetryPartAfter(..))
+        match self {
+            Self::ViewAfter(_) | Self::Prepare | Self::QueuePart(_) | Self::RetryPartAfter(..) => {
+                true
+            }
+            Self::Record(_) | Self::Seal(_) | Self::Notify(_) => false,
+            Self::WriteFailureNotice(_) | Self::RemoveFailureNotice => false,
+        }
     }
 }
 
