@@ -56,7 +56,6 @@ use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
-pub use crate::engine::archive::Forgotten;
 pub use clients::api_clients;
 pub use offline::{forget, recorded_status, retry};
 
@@ -119,7 +118,6 @@ pub enum StartError {
 
 impl StartError {
     /// The exit code that tells a service manager what to make of it.
-    #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Held { .. }) => exit::UNFINISHED,
@@ -152,9 +150,6 @@ pub struct App {
 impl App {
     /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts
     /// everything together.
-    ///
-    /// # Errors
-    /// When something it needs cannot be had; see [`StartError::exit_code`].
     pub async fn build(setup: Setup) -> Result<Self, StartError> {
         let Setup { config, environment, options, transfer, hangups } = setup;
         umask::permit(config.download.modes);
@@ -211,7 +206,6 @@ impl App {
     }
 
     /// The read model, for whoever wants to watch.
-    #[must_use]
     pub fn overviews(&self) -> watch::Receiver<Overview> {
         self.overviews.clone()
     }
@@ -219,17 +213,9 @@ impl App {
     /// Runs until the work is settled or `stop` is cancelled and everything under way has come to
     /// its end.
     pub async fn run(self, stop: CancellationToken) -> Outcome {
-        let Self {
-            scheduler,
-            first,
-            found,
-            overviews,
-            mut writer,
-            stop_writer,
-            mut services,
-            _locks,
-        } = self;
-        drop(overviews);
+        // The locks stay in `self`, and are held to the end.
+        let Self { scheduler, first, found, mut writer, stop_writer, mut services, .. } = self;
+        drop(self.overviews);
         service::ready();
         tracing::info!(event = "daemon_started", version = env!("CARGO_PKG_VERSION"), "running");
         let told = stop.clone();
@@ -284,7 +270,11 @@ fn desired(
         exports: project.exports.clone(),
     };
     Desired {
-        policies: policies(config),
+        policies: Policies {
+            cadence: config.poll.cadence,
+            retry: config.retry,
+            not_found_grace: config.poll.not_found_grace,
+        },
         capacity: capacity(config),
         store,
         another_api,
@@ -392,15 +382,12 @@ async fn open_sink(
         return Ok((sink, lock));
     }
     if let Opened::Created(marker) | Opened::Adopted(marker) = opened {
-        ledger
-            .commit(epoch, &[Fact::SinkIdentified { place, identity: marker.to_string() }])
-            .await?;
+        let identified = Fact::SinkIdentified { place, identity: marker.to_string() };
+        ledger.commit(epoch, &[identified]).await?;
     }
     let taking = lock.clone();
-    let taken = tokio::task::spawn_blocking(move || taking.ensure())
-        .await
-        .map_err(|_| StartError::Worker)?;
-    match taken {
+    let taken = tokio::task::spawn_blocking(move || taking.ensure()).await;
+    match taken.map_err(|_| StartError::Worker)? {
         Err(LockError::Failed { .. }) if opened == Opened::Known => {}
         taken => taken?,
     }
@@ -409,12 +396,4 @@ async fn open_sink(
 
 fn sink_settings(config: &Config) -> SinkSettings {
     SinkSettings { reserve_bytes: config.download.reserve_bytes, modes: config.download.modes }
-}
-
-fn policies(config: &Config) -> Policies {
-    Policies {
-        cadence: config.poll.cadence,
-        retry: config.retry,
-        not_found_grace: config.poll.not_found_grace,
-    }
 }

@@ -104,6 +104,10 @@ impl SimExport {
         Self::new(id, ["CREATED", "RUNNING", "ERROR"].map(ViewStep::status).into())
     }
 
+    pub(super) fn files(&self) -> impl Iterator<Item = &SimFile> {
+        self.views.iter().flat_map(ViewStep::files).chain(&self.unlisted)
+    }
+
     /// The answer's body for this status, with these files.
     pub fn report(&self, status: &str, files: Option<&[SimFile]>, api_base_url: &str) -> Value {
         let started = matches!(status, "RUNNING" | "SUCCESS" | "ERROR");
