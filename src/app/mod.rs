@@ -205,7 +205,6 @@ impl App {
         Ok(Self { scheduler, first, found, overviews, writer, stop_writer, services, _locks })
     }
 
-    /// The read model, for whoever wants to watch.
     pub fn overviews(&self) -> watch::Receiver<Overview> {
         self.overviews.clone()
     }
@@ -311,8 +310,7 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
         }
         Err(error) => {
             tracing::warn!(
-                event = "control_socket_missing",
-                cause = %error,
+                event = "control_socket_missing", cause = %error,
                 "there is no control socket, so `status`, `reload`, `retry` and `forget` do not reach this process: {error}"
             );
         }
@@ -332,9 +330,7 @@ async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartErr
         Err(cause) if config.says_where_to_listen() => Err(StartError::Listen { address, cause }),
         Err(cause) => {
             tracing::warn!(
-                event = "page_missing",
-                %address,
-                %cause,
+                event = "page_missing", %address, %cause,
                 "there is no status page: cannot listen at {address} (server.listen): {cause}"
             );
             Ok(None)

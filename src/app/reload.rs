@@ -49,9 +49,7 @@ enum ReloadError {
 /// A configuration that was read and found right, its clients if they are others, and the accesses.
 type Prepared = (Config, Option<Clients>, Vec<Access>);
 
-/// Reads configurations for the running program.
 pub(super) struct Reloader {
-    /// The one in use.
     pub(super) config: Config,
     pub(super) clients: Clients,
     pub(super) environment: Arc<Environment>,

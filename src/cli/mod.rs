@@ -146,7 +146,7 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
         Command::Retry(args) => retry::retry(&args, &environment).await,
         Command::Forget(args) => forget::forget(&args, &environment).await,
         Command::Reload(args) => reload::reload(&args, &environment).await,
-        Command::Status(args) if args.watch => Ok(status_watch::watch(&args, &environment).await),
+        Command::Status(args) if args.watch => status_watch::watch(&args, &environment).await,
         Command::Status(args) => Ok(status::status(&args, &environment).await),
         // Boxed, because it is the largest: the program and what it is tried against.
         Command::Demo(args) => Box::pin(demo::demo(args, transfer, console)).await,

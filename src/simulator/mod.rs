@@ -110,7 +110,6 @@ impl Simulator {
         self.world.released.send_if_modified(|released| released.insert(id.to_owned()));
     }
 
-    /// Undoes [`Simulator::release`].
     pub fn hold(&self, id: &str) {
         self.world.released.send_if_modified(|released| released.remove(id));
     }

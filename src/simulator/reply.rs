@@ -78,7 +78,7 @@ impl Reply {
     }
 }
 
-/// A request whose answer is not sent yet. Its end, however it comes, is noted when this is dropped.
+/// A request whose answer is not sent yet. Dropping it notes the end, however that came.
 pub(super) struct Open {
     pub(super) world: Arc<World>,
     pub(super) number: usize,
