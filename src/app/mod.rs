@@ -212,9 +212,17 @@ impl App {
     /// Runs until the work is settled or `stop` is cancelled and everything under way has come to
     /// its end.
     pub async fn run(self, stop: CancellationToken) -> Outcome {
-        // The locks stay in `self`, and are held to the end.
-        let Self { scheduler, first, found, mut writer, stop_writer, mut services, .. } = self;
-        drop(self.overviews);
+        let Self {
+            scheduler,
+            first,
+            found,
+            overviews,
+            mut writer,
+            stop_writer,
+            mut services,
+            _locks,
+        } = self;
+        drop(overviews);
         service::ready();
         tracing::info!(event = "daemon_started", version = env!("CARGO_PKG_VERSION"), "running");
         let told = stop.clone();
