@@ -53,21 +53,14 @@ impl Clients {
     ) -> Result<Vec<Access>, StartError> {
         let clients = clients_of(&self.api, config, environment)?;
         let access = |(project, client): (&ProjectConfig, ApiClient)| {
-            Access::new(
-                project.name.clone(),
-                client,
-                project.key_source.clone(),
-                Arc::clone(environment),
-            )
+            let (name, key_source) = (project.name.clone(), project.key_source.clone());
+            Access::new(name, client, key_source, Arc::clone(environment))
         };
         Ok(config.projects.iter().zip(clients).map(access).collect())
     }
 }
 
 /// One client a project, in configuration order, each with its key: to ask the API once.
-///
-/// # Errors
-/// When a client cannot be built or a key cannot be read.
 pub fn api_clients(
     config: &Config,
     environment: &Environment,

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::error::Elapsed;
 
-use super::reload::{Request, Verdict};
+use super::reload::Request;
 use crate::control::{Answer, Forgotten, Question, Report, Retried};
 use crate::domain::ids::ExportId;
 use crate::engine::{Control, archive};
@@ -46,7 +47,7 @@ impl Desk {
     }
 
     async fn status(&self) -> Answer {
-        let Some(standing) = self.asked(|reply| Control::Status { reply }).await else {
+        let Some(standing) = self.ask_engine(|reply| Control::Status { reply }).await else {
             return unavailable("the scheduler does not answer");
         };
         Answer::Status(Report {
@@ -62,7 +63,7 @@ impl Desk {
     }
 
     async fn document(&self) -> Answer {
-        let Some(overview) = self.asked(|reply| Control::Overview { reply }).await else {
+        let Some(overview) = self.ask_engine(|reply| Control::Overview { reply }).await else {
             return unavailable("the scheduler does not answer");
         };
         match serde_json::to_value(Stamped::of(&overview, &self.config_file)) {
@@ -72,26 +73,18 @@ impl Desk {
     }
 
     async fn retry(&self, exports: BTreeSet<ExportId>) -> Answer {
-        let Some(retried) = self.asked(|reply| Control::Retry { exports, reply }).await else {
+        let retry = |reply| Control::Retry { exports, reply };
+        let Some(retried) = self.ask_engine(retry).await else {
             return unavailable("it is stopping");
         };
         Answer::Retried { exports: retried.into_iter().map(Retried::from).collect() }
     }
 
     async fn forget(&self, exports: BTreeSet<ExportId>) -> Answer {
-        let (reply, outcome) = oneshot::channel();
-        let asked = async {
-            self.engine.send(Control::Forget { exports, reply }).await.ok()?;
-            outcome.await.ok()
-        };
-        let told = |archive::Forgotten { project, export, hindrance }| Forgotten {
-            project: project.to_string(),
-            export,
-            hindrance,
-        };
-        match tokio::time::timeout(FORGET_TIMEOUT, asked).await {
+        let forget = |reply| Control::Forget { exports, reply };
+        match ask(&self.engine, FORGET_TIMEOUT, forget).await {
             Ok(Some(Ok(outcomes))) => {
-                Answer::Forgotten { exports: outcomes.into_iter().map(told).collect() }
+                Answer::Forgotten { exports: outcomes.into_iter().map(Forgotten::from).collect() }
             }
             Ok(Some(Err(cause))) => unavailable(&cause),
             Ok(None) => unavailable("it is stopping"),
@@ -100,26 +93,38 @@ impl Desk {
     }
 
     async fn reload(&self) -> Answer {
-        let (reply, verdict) = oneshot::channel();
-        let asked = async {
-            self.reloads.send(reply).await.ok()?;
-            verdict.await.ok()
-        };
-        match tokio::time::timeout(RELOAD_TIMEOUT, asked).await {
-            Ok(Some(Verdict::Reloaded { words, file })) => Answer::Reloaded { words, file },
-            Ok(Some(Verdict::Refused { faults })) => Answer::Refused { faults },
+        match ask(&self.reloads, RELOAD_TIMEOUT, |reply| reply).await {
+            Ok(Some(verdict)) => verdict,
             Ok(None) => unavailable("it is stopping"),
             Err(_) => unavailable("the configuration is still being read"),
         }
     }
 
-    async fn asked<T>(&self, control: impl FnOnce(oneshot::Sender<T>) -> Control) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        let asked = async {
-            self.engine.send(control(reply)).await.ok()?;
-            answer.await.ok()
-        };
-        tokio::time::timeout(SCHEDULER_TIMEOUT, asked).await.ok().flatten()
+    async fn ask_engine<T>(
+        &self,
+        control: impl FnOnce(oneshot::Sender<T>) -> Control,
+    ) -> Option<T> {
+        ask(&self.engine, SCHEDULER_TIMEOUT, control).await.ok().flatten()
+    }
+}
+
+/// The answer, in time; `None` if nobody is there to give one.
+async fn ask<Q, T>(
+    to: &mpsc::Sender<Q>,
+    limit: Duration,
+    question: impl FnOnce(oneshot::Sender<T>) -> Q,
+) -> Result<Option<T>, Elapsed> {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        to.send(question(reply)).await.ok()?;
+        answer.await.ok()
+    };
+    tokio::time::timeout(limit, asked).await
+}
+
+impl From<archive::Forgotten> for Forgotten {
+    fn from(archive::Forgotten { project, export, hindrance }: archive::Forgotten) -> Self {
+        Self { project: project.to_string(), export, hindrance }
     }
 }
 

@@ -12,7 +12,6 @@ use crate::config::{Config, Fingerprint};
 /// for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The files of the configuration, and what they looked like.
 #[derive(Debug)]
 pub(super) struct FileWatch {
     /// How often they are looked at; `None` where nobody wants to know.

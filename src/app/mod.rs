@@ -56,7 +56,6 @@ use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
 use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
-pub use crate::engine::archive::Forgotten;
 pub use clients::api_clients;
 pub use offline::{forget, recorded_status, retry};
 
@@ -119,7 +118,6 @@ pub enum StartError {
 
 impl StartError {
     /// The exit code that tells a service manager what to make of it.
-    #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Held { .. }) => exit::UNFINISHED,
@@ -152,9 +150,6 @@ pub struct App {
 impl App {
     /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts
     /// everything together.
-    ///
-    /// # Errors
-    /// When something it needs cannot be had; see [`StartError::exit_code`].
     pub async fn build(setup: Setup) -> Result<Self, StartError> {
         let Setup { config, environment, options, transfer, hangups } = setup;
         umask::permit(config.download.modes);
@@ -210,8 +205,6 @@ impl App {
         Ok(Self { scheduler, first, found, overviews, writer, stop_writer, services, _locks })
     }
 
-    /// The read model, for whoever wants to watch.
-    #[must_use]
     pub fn overviews(&self) -> watch::Receiver<Overview> {
         self.overviews.clone()
     }
@@ -284,7 +277,11 @@ fn desired(
         exports: project.exports.clone(),
     };
     Desired {
-        policies: policies(config),
+        policies: Policies {
+            cadence: config.poll.cadence,
+            retry: config.retry,
+            not_found_grace: config.poll.not_found_grace,
+        },
         capacity: capacity(config),
         store,
         another_api,
@@ -321,8 +318,7 @@ fn answer_questions(services: &mut JoinSet<()>, state_directory: &Path, desk: De
         }
         Err(error) => {
             tracing::warn!(
-                event = "control_socket_missing",
-                cause = %error,
+                event = "control_socket_missing", cause = %error,
                 "there is no control socket, so `status`, `reload`, `retry` and `forget` do not reach this process: {error}"
             );
         }
@@ -342,9 +338,7 @@ async fn status_server(config: &Config) -> Result<Option<StatusServer>, StartErr
         Err(cause) if config.says_where_to_listen() => Err(StartError::Listen { address, cause }),
         Err(cause) => {
             tracing::warn!(
-                event = "page_missing",
-                %address,
-                %cause,
+                event = "page_missing", %address, %cause,
                 "there is no status page: cannot listen at {address} (server.listen): {cause}"
             );
             Ok(None)
@@ -392,15 +386,12 @@ async fn open_sink(
         return Ok((sink, lock));
     }
     if let Opened::Created(marker) | Opened::Adopted(marker) = opened {
-        ledger
-            .commit(epoch, &[Fact::SinkIdentified { place, identity: marker.to_string() }])
-            .await?;
+        let identified = Fact::SinkIdentified { place, identity: marker.to_string() };
+        ledger.commit(epoch, &[identified]).await?;
     }
     let taking = lock.clone();
-    let taken = tokio::task::spawn_blocking(move || taking.ensure())
-        .await
-        .map_err(|_| StartError::Worker)?;
-    match taken {
+    let taken = tokio::task::spawn_blocking(move || taking.ensure()).await;
+    match taken.map_err(|_| StartError::Worker)? {
         Err(LockError::Failed { .. }) if opened == Opened::Known => {}
         taken => taken?,
     }
@@ -409,12 +400,4 @@ async fn open_sink(
 
 fn sink_settings(config: &Config) -> SinkSettings {
     SinkSettings { reserve_bytes: config.download.reserve_bytes, modes: config.download.modes }
-}
-
-fn policies(config: &Config) -> Policies {
-    Policies {
-        cadence: config.poll.cadence,
-        retry: config.retry,
-        not_found_grace: config.poll.not_found_grace,
-    }
 }

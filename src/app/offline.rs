@@ -6,21 +6,19 @@ use jiff::Timestamp;
 
 use super::{StartError, lock_state, open_ledger, open_sink};
 use crate::config::{Config, ProjectConfig};
+use crate::control::{Forgotten, Retried};
 use crate::domain::ids::{ExportId, ExportKey, ExportPath, ProjectDigest, ProjectName};
-use crate::engine::archive::{self, Forgotten};
+use crate::engine::archive;
 use crate::ledgers::sqlite;
 use crate::ports::{Fact, Ledger as _, Sink as _, SinkFault};
 use crate::process::umask;
 use crate::status::{self, Stamped};
 
 /// Sets failed exports to watching again, while no daemon runs. Returns those that were failed.
-///
-/// # Errors
-/// When another instance runs, or the state cannot be used.
 pub async fn retry(
     config: &Config,
     wanted: &BTreeSet<ExportId>,
-) -> Result<Vec<ExportPath>, StartError> {
+) -> Result<Vec<Retried>, StartError> {
     umask::permit(config.download.modes);
     let _state_lock = lock_state(config).await?;
     let (mut ledger, epoch) = open_ledger(config).await?;
@@ -36,10 +34,7 @@ pub async fn retry(
         match sink.remove_notice(&at).await {
             Err(fault @ SinkFault::Conflict(_)) => {
                 tracing::warn!(
-                    event = "notice_kept",
-                    %project,
-                    %export,
-                    cause = %fault,
+                    event = "notice_kept", %project, %export, cause = %fault,
                     "failed.json stays: {fault}"
                 );
             }
@@ -47,7 +42,7 @@ pub async fn retry(
         }
         let key = ExportKey { project: digest, export: export.clone() };
         ledger.commit(epoch, &[Fact::Watching { export: key }]).await?;
-        retried.push(at);
+        retried.push(Retried::from(at));
     }
     ledger.close().await?;
     Ok(retried)
@@ -61,9 +56,6 @@ fn names(config: &Config) -> HashMap<ProjectDigest, ProjectName> {
 
 /// Drops what is known of exports, and what is half done of them, while no daemon runs. Finished
 /// files stay.
-///
-/// # Errors
-/// When another instance runs, or the state cannot be used.
 pub async fn forget(
     config: &Config,
     wanted: &BTreeSet<ExportId>,
@@ -75,14 +67,11 @@ pub async fn forget(
     let outcomes =
         archive::forget(&mut ledger, epoch, &sink, &names(config), wanted, Vec::new()).await?;
     ledger.close().await?;
-    Ok(outcomes)
+    Ok(outcomes.into_iter().map(Forgotten::from).collect())
 }
 
 /// How everything is where no daemon runs, as the state has it. Nothing is made, changed or locked
 /// for that.
-///
-/// # Errors
-/// When the state cannot be read.
 pub async fn recorded_status(config: &Config) -> Result<Stamped, StartError> {
     let digests: Vec<_> =
         config.projects.iter().map(|project| ProjectDigest::of(&project.project_key)).collect();

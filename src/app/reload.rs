@@ -5,7 +5,6 @@
 //! together are one reload.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::clients::Clients;
 use super::file_watch::FileWatch;
 use super::{StartError, desired, sink_settings};
 use crate::config::{self, Config, ConfigFaults, Environment, restart_faults};
+use crate::control::Answer;
 use crate::domain::ids::{ProjectDigest, ProjectKey, ProjectName};
 use crate::engine::control::Changes;
 use crate::engine::{Access, Control};
@@ -29,24 +29,7 @@ const GATHER: Duration = Duration::from_millis(100);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who asks for a reload, and waits for what becomes of it.
-pub(super) type Request = oneshot::Sender<Verdict>;
-
-/// What became of a reload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is in force.
-    Reloaded {
-        /// What changed.
-        words: String,
-        /// The file.
-        file: PathBuf,
-    },
-    /// The one before goes on.
-    Refused {
-        /// Why, one fault a line.
-        faults: String,
-    },
-}
+pub(super) type Request = oneshot::Sender<Answer>;
 
 /// Why a configuration is not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -63,17 +46,10 @@ enum ReloadError {
     Unreconciled(String),
 }
 
-/// A configuration that was read and found right, and what it takes to use it.
-struct Prepared {
-    config: Config,
-    /// The clients, if they are others.
-    clients: Option<Clients>,
-    accesses: Vec<Access>,
-}
+/// A configuration that was read and found right, its clients if they are others, and the accesses.
+type Prepared = (Config, Option<Clients>, Vec<Access>);
 
-/// Reads configurations for the running program.
 pub(super) struct Reloader {
-    /// The one in use.
     pub(super) config: Config,
     pub(super) clients: Clients,
     pub(super) environment: Arc<Environment>,
@@ -122,19 +98,12 @@ impl Reloader {
     }
 
     /// `by_file` tells that nobody asked for it.
-    async fn reload(&mut self, by_file: bool) -> Verdict {
+    async fn reload(&mut self, by_file: bool) -> Answer {
         service::reloading();
-        let outcome = self.try_reload().await;
-        let verdict = match outcome {
+        let verdict = match self.try_reload().await {
             Ok(changes) => {
                 let words = words(changes);
-                let Changes {
-                    exports_added,
-                    exports_removed,
-                    projects_added,
-                    projects_removed,
-                    keys_changed,
-                } = changes.unwrap_or_default();
+                let counts = changes.unwrap_or_default();
                 match changes {
                     None if by_file => tracing::debug!(
                         event = "reload_unneeded",
@@ -142,15 +111,15 @@ impl Reloader {
                     ),
                     _ => tracing::info!(
                         event = "reload_done",
-                        exports_added,
-                        exports_removed,
-                        projects_added,
-                        projects_removed,
-                        keys_changed,
+                        exports_added = counts.exports_added,
+                        exports_removed = counts.exports_removed,
+                        projects_added = counts.projects_added,
+                        projects_removed = counts.projects_removed,
+                        keys_changed = counts.keys_changed,
                         "configuration reloaded: {words}"
                     ),
                 }
-                Verdict::Reloaded { words, file: self.config.file.clone() }
+                Answer::Reloaded { words, file: self.config.file.clone() }
             }
             Err(error) => {
                 let faults = error.to_string();
@@ -167,7 +136,7 @@ impl Reloader {
                     let refused = |reply| Control::Reconcile { desired: Err(cause), reply };
                     drop(self.ask(refused).await);
                 }
-                Verdict::Refused { faults }
+                Answer::Refused { faults }
             }
         };
         service::ready();
@@ -177,7 +146,7 @@ impl Reloader {
     /// `None` if what was read is in use already.
     async fn try_reload(&mut self) -> Result<Option<Changes>, ReloadError> {
         let names = self.ask(|reply| Control::Projects { reply }).await?;
-        let Prepared { config, clients, accesses } = self.read(names).await?;
+        let (config, clients, accesses) = self.read(names).await?;
         for warning in
             config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning))
         {
@@ -223,7 +192,7 @@ impl Reloader {
             let successor = clients.successor(&current, &config)?;
             let accesses =
                 successor.as_ref().unwrap_or(&clients).accesses(&config, &environment)?;
-            Ok::<_, ReloadError>(Prepared { config, clients: successor, accesses })
+            Ok::<_, ReloadError>((config, successor, accesses))
         });
         match tokio::time::timeout(READ_TIMEOUT, reading).await {
             Ok(Ok(read)) => read,
@@ -252,21 +221,18 @@ async fn hung_up(hangups: &mut Option<Hangups>) {
 
 fn words(changes: Option<Changes>) -> String {
     let Some(changes) = changes else { return "nothing has changed".to_owned() };
-    let Changes { exports_added, exports_removed, projects_added, projects_removed, keys_changed } =
-        changes;
     let counts = [
-        (exports_added, "export", "added"),
-        (exports_removed, "export", "removed"),
-        (projects_added, "project", "added"),
-        (projects_removed, "project", "removed"),
-        (keys_changed, "key", "changed"),
+        (changes.exports_added, "export", "added"),
+        (changes.exports_removed, "export", "removed"),
+        (changes.projects_added, "project", "added"),
+        (changes.projects_removed, "project", "removed"),
+        (changes.keys_changed, "key", "changed"),
     ];
+    let plural = |count| if count == 1 { "" } else { "s" };
     let counted = counts.into_iter().filter(|(count, ..)| *count > 0);
-    let counted: Vec<_> = counted
-        .map(|(count, what, how)| {
-            format!("{count} {what}{} {how}", if count == 1 { "" } else { "s" })
-        })
-        .collect();
+    let counted =
+        counted.map(|(count, what, how)| format!("{count} {what}{} {how}", plural(count)));
+    let counted: Vec<_> = counted.collect();
     if counted.is_empty() { "settings changed".to_owned() } else { counted.join(", ") }
 }
 

@@ -7,20 +7,14 @@ use crate::config::{Config, Environment};
 use crate::domain::failure::Hold;
 use crate::exit;
 
-pub(super) async fn check(args: &CheckArgs, environment: &Environment) -> u8 {
-    let config = match load(&args.config, environment) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
+pub(super) async fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, u8> {
+    let config = load(&args.config, environment)?;
     console::print(&config.show());
-    if args.probe { probe(&config, environment).await } else { exit::DONE }
+    if args.probe { probe(&config, environment).await } else { Ok(exit::DONE) }
 }
 
-async fn probe(config: &Config, environment: &Environment) -> u8 {
-    let clients = match app::api_clients(config, environment) {
-        Ok(clients) => clients,
-        Err(error) => return failed(&error),
-    };
+async fn probe(config: &Config, environment: &Environment) -> Result<u8, u8> {
+    let clients = app::api_clients(config, environment).map_err(|error| failed(&error))?;
     let mut code = exit::DONE;
     for (project, client) in config.projects.iter().zip(clients) {
         let (source, base) = (&project.key_source, &config.api.base_url);
@@ -50,5 +44,5 @@ async fn probe(config: &Config, environment: &Environment) -> u8 {
         // wrong configuration (78).
         code = code.max(result);
     }
-    code
+    Ok(code)
 }

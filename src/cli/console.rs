@@ -58,7 +58,6 @@ pub(super) fn complain(text: &str) {
 pub(super) const OTHER_VERSION: &str =
     "the running daemon is another version and does not understand this command: restart it";
 
-/// Prints [`OTHER_VERSION`] and returns the exit code for it.
 pub(super) fn complain_of_version() -> u8 {
     complain(OTHER_VERSION);
     exit::UNFINISHED

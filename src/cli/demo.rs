@@ -27,27 +27,25 @@ const BYTES_PER_SECOND: u64 = 4_000_000;
 /// The export whose manifest is printed at the end.
 const SHOWN_EXPORT: &str = "export_customers";
 
-pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Console) -> u8 {
+pub(super) async fn demo(
+    args: DemoArgs,
+    transfer: TransferRuntimes,
+    console: Console,
+) -> Result<u8, u8> {
     let folder = args.dir.unwrap_or_else(|| {
         std::env::temp_dir().join(format!("batch-export-watcher-demo-{}", std::process::id()))
     });
-    let simulator = match Simulator::start(script()).await {
-        Ok(simulator) => simulator,
-        Err(error) => {
-            tracing::error!(
-                event = "start_failed", cause = %error,
-                "the simulated API cannot listen on loopback: {error}"
-            );
-            return exit::INTERNAL;
-        }
-    };
-    let config = match prepare(&folder, simulator.api_base_url()) {
-        Ok(config) => config,
-        Err(words) => {
-            console::complain(&format!("cannot set up the demo: {words}"));
-            return exit::CONFIGURATION;
-        }
-    };
+    let simulator = Simulator::start(script()).await.map_err(|error| {
+        tracing::error!(
+            event = "start_failed", cause = %error,
+            "the simulated API cannot listen on loopback: {error}"
+        );
+        exit::INTERNAL
+    })?;
+    let config = prepare(&folder, simulator.api_base_url()).map_err(|words| {
+        console::complain(&format!("cannot set up the demo: {words}"));
+        exit::CONFIGURATION
+    })?;
     console::print(&format!(
         "A simulated Batch API listens at {}. The daemon works in {}.\n\n",
         simulator.api_base_url(),
@@ -59,14 +57,9 @@ pub(super) async fn demo(args: DemoArgs, transfer: TransferRuntimes, console: Co
     let setup = Setup { config, environment, options, transfer, hangups: None };
     let outcome = run_until_stopped(setup, console).await;
     simulator.stop().await;
-    match outcome {
-        Ok(Outcome::Settled { refused: 0, .. }) => {
-            console::print(&closing_words(&folder, &exports));
-            exit::DONE
-        }
-        Ok(_) => exit::UNFINISHED,
-        Err(code) => code,
-    }
+    let Outcome::Settled { refused: 0, .. } = outcome? else { return Err(exit::UNFINISHED) };
+    console::print(&closing_words(&folder, &exports));
+    Ok(exit::DONE)
 }
 
 /// Four exports: one takes all steps, one is finished already, one meets a busy API, one fails.

@@ -13,17 +13,16 @@ use crate::exit;
 /// Work in progress of the exports ends first.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> u8 {
+pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> Result<u8, u8> {
     let wanted: BTreeSet<ExportId> = args.exports.iter().cloned().collect();
     let question = Question::Forget { exports: wanted.clone() };
-    let forgotten = match asked_if_running(&args.config, environment, &question, PATIENCE).await {
-        Ok(Ok(Answer::Forgotten { exports })) => exports,
-        Ok(Ok(_)) => return console::complain_of_version(),
-        Ok(Err(_no_daemon)) => match without_daemon(args, environment, &wanted).await {
-            Ok(forgotten) => forgotten,
-            Err(code) => return code,
-        },
-        Err(code) => return code,
+    let forgotten = match asked_if_running(&args.config, environment, &question, PATIENCE).await? {
+        Ok(Answer::Forgotten { exports }) => exports,
+        Ok(_) => return Err(console::complain_of_version()),
+        Err(_no_daemon) => {
+            let config = load(&args.config, environment)?;
+            app::forget(&config, &wanted).await.map_err(|error| failed(&error))?
+        }
     };
     let mut code = exit::DONE;
     for Forgotten { project, export, hindrance } in &forgotten {
@@ -40,20 +39,5 @@ pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> u8 {
         console::complain(&format!("{export} {words}"));
         code = if code == exit::DONE { exit::EXPORTS_FAILED } else { code };
     }
-    code
-}
-
-async fn without_daemon(
-    args: &ForgetArgs,
-    environment: &Environment,
-    wanted: &BTreeSet<ExportId>,
-) -> Result<Vec<Forgotten>, u8> {
-    let config = load(&args.config, environment)?;
-    let forgotten = app::forget(&config, wanted).await.map_err(|error| failed(&error))?;
-    let told = |app::Forgotten { project, export, hindrance }| Forgotten {
-        project: project.to_string(),
-        export,
-        hindrance,
-    };
-    Ok(forgotten.into_iter().map(told).collect())
+    Ok(code)
 }

@@ -139,19 +139,21 @@ struct DemoArgs {
 /// Runs the command and returns its exit code.
 pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> u8 {
     let environment = Environment::from_process();
-    match cli.command {
+    // A command that cannot go on returns its exit code as an error.
+    let done = match cli.command {
         Command::Run(args) => run::run(&args, environment, transfer, console).await,
         Command::Check(args) => check::check(&args, &environment).await,
         Command::Retry(args) => retry::retry(&args, &environment).await,
         Command::Forget(args) => forget::forget(&args, &environment).await,
         Command::Reload(args) => reload::reload(&args, &environment).await,
         Command::Status(args) if args.watch => status_watch::watch(&args, &environment).await,
-        Command::Status(args) => status::status(&args, &environment).await,
+        Command::Status(args) => Ok(status::status(&args, &environment).await),
         // Boxed, because it is the largest: the program and what it is tried against.
         Command::Demo(args) => Box::pin(demo::demo(args, transfer, console)).await,
         #[cfg(debug_assertions)]
         Command::DebugHang(args) => reload::hang(&args, &environment).await,
-    }
+    };
+    done.unwrap_or_else(|code| code)
 }
 
 /// Loads the configuration, or prints its faults, one on each line.

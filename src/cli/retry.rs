@@ -12,19 +12,19 @@ use crate::exit;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn retry(args: &RetryArgs, environment: &Environment) -> u8 {
+pub(super) async fn retry(args: &RetryArgs, environment: &Environment) -> Result<u8, u8> {
     let wanted: BTreeSet<ExportId> = args.exports.iter().cloned().collect();
     let question = Question::Retry { exports: wanted.clone() };
-    let (retried, when) =
-        match asked_if_running(&args.config, environment, &question, PATIENCE).await {
-            Ok(Ok(Answer::Retried { exports })) => (exports, "watched again"),
-            Ok(Ok(_)) => return console::complain_of_version(),
-            Ok(Err(_no_daemon)) => match without_daemon(args, environment, &wanted).await {
-                Ok(retried) => (retried, "watched again from the next start on"),
-                Err(code) => return code,
-            },
-            Err(code) => return code,
-        };
+    let asked = asked_if_running(&args.config, environment, &question, PATIENCE).await?;
+    let (retried, when) = match asked {
+        Ok(Answer::Retried { exports }) => (exports, "watched again"),
+        Ok(_) => return Err(console::complain_of_version()),
+        Err(_no_daemon) => {
+            let config = load(&args.config, environment)?;
+            let retried = app::retry(&config, &wanted).await.map_err(|error| failed(&error))?;
+            (retried, "watched again from the next start on")
+        }
+    };
     for Retried { project, export } in &retried {
         console::print(&format!("{project}/{export}: {when}\n"));
     }
@@ -34,15 +34,5 @@ pub(super) async fn retry(args: &RetryArgs, environment: &Environment) -> u8 {
         let words = "is not a failed export of the configuration: nothing was changed for it";
         console::complain(&format!("{export} {words}"));
     }
-    if missing.is_empty() { exit::DONE } else { exit::EXPORTS_FAILED }
-}
-
-async fn without_daemon(
-    args: &RetryArgs,
-    environment: &Environment,
-    wanted: &BTreeSet<ExportId>,
-) -> Result<Vec<Retried>, u8> {
-    let config = load(&args.config, environment)?;
-    let retried = app::retry(&config, wanted).await.map_err(|error| failed(&error))?;
-    Ok(retried.into_iter().map(Retried::from).collect())
+    if missing.is_empty() { Ok(exit::DONE) } else { Ok(exit::EXPORTS_FAILED) }
 }

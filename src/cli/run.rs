@@ -17,21 +17,12 @@ pub(super) async fn run(
     environment: Environment,
     transfer: TransferRuntimes,
     console: Console,
-) -> u8 {
-    let config = match load(&args.config, &environment) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
+) -> Result<u8, u8> {
+    let config = load(&args.config, &environment)?;
     let options = RunOptions { exit_when_settled: args.exit_when_settled, deadline: args.deadline };
-    let hangups = match Hangups::install() {
-        Ok(hangups) => Some(hangups),
-        Err(error) => return not_installed(&error),
-    };
+    let hangups = Some(Hangups::install().map_err(|error| not_installed(&error))?);
     let setup = Setup { config, environment, options, transfer, hangups };
-    match run_until_stopped(setup, console).await {
-        Ok(outcome) => exit_code(outcome, args.exit_when_settled),
-        Err(code) => code,
-    }
+    Ok(exit_code(run_until_stopped(setup, console).await?, args.exit_when_settled))
 }
 
 fn not_installed(error: &io::Error) -> u8 {

@@ -18,35 +18,28 @@ const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Signals that end the command.
-struct Ends {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
+struct Ends([Signal; 3]);
 
 /// The terminal while it shows the table; dropping it restores the terminal.
 struct Screen;
 
-pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
+pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> Result<u8, u8> {
     if !args.json && !io::stdout().is_terminal() {
         console::complain(
             "--watch needs a terminal on standard output: add --json to print documents instead",
         );
-        return exit::USAGE;
+        return Err(exit::USAGE);
     }
     let signals = Ends::install().and_then(|ends| Ok((ends, signal(SignalKind::window_change())?)));
-    let (mut ends, mut resize) = match signals {
-        Ok(signals) => signals,
-        Err(error) => {
-            console::complain(&format!("cannot install the signal handlers: {error}"));
-            return exit::INTERNAL;
-        }
-    };
+    let (mut ends, mut resize) = signals.map_err(|error| {
+        console::complain(&format!("cannot install the signal handlers: {error}"));
+        exit::INTERNAL
+    })?;
     // A faulty configuration is reported before the alternate screen hides the message.
     let mut last = look(&args.config, environment).await;
     if let Err(Silence::Words(words, exit::CONFIGURATION)) = &last {
         console::complain(words);
-        return exit::CONFIGURATION;
+        return Err(exit::CONFIGURATION);
     }
     let screen = (!args.json).then(Screen::enter);
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -59,16 +52,16 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> u8 {
         };
         // Nobody reads the output any longer.
         if shown.is_err() {
-            return exit::DONE;
+            return Ok(exit::DONE);
         }
         tokio::select! {
             _ = ticks.tick() => {}
             _ = resize.recv() => {}
-            () = ends.come() => return exit::DONE,
+            () = ends.come() => return Ok(exit::DONE),
         }
         last = tokio::select! {
             looked = look(&args.config, environment) => looked,
-            () = ends.come() => return exit::DONE,
+            () = ends.come() => return Ok(exit::DONE),
         };
     }
 }
@@ -129,18 +122,17 @@ impl Drop for Screen {
 
 impl Ends {
     fn install() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let [terminate, interrupt, hangup] = kinds.map(signal);
+        Ok(Self([terminate?, interrupt?, hangup?]))
     }
 
     async fn come(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
     }
 }

@@ -17,11 +17,9 @@ pub enum Question {
     Retry {
         exports: BTreeSet<ExportId>,
     },
-    /// Drop the record and the unfinished files of exports.
     Forget {
         exports: BTreeSet<ExportId>,
     },
-    /// Hang forever, to test the watchdog.
     #[cfg(debug_assertions)]
     Hang,
 }

@@ -125,10 +125,7 @@ pub(super) fn free_bytes(dir: &OwnedFd, path: &Path) -> rustix::io::Result<u64> 
 /// Bytes read at a time when a file is hashed from disk.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Shows `visit` the first `length` bytes of a file.
-///
-/// # Errors
-/// If they cannot be read, or the file is shorter.
+/// Shows `visit` the first `length` bytes of a file. It fails if they are not there.
 pub(super) fn read(file: &File, length: u64, visit: &mut dyn FnMut(&[u8])) -> io::Result<()> {
     if length == 0 {
         return Ok(());

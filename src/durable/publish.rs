@@ -52,8 +52,7 @@ impl NoOverwrite {
         if !matches!(refuses, Ok(Published::Occupied)) {
             return unsupported_or(refuses);
         }
-        let renames = self.publish(dir, working, free);
-        match renames {
+        match self.publish(dir, working, free) {
             Ok(Published::Done) => Ok(dir.exists(free)? && !dir.exists(working)?),
             other => unsupported_or(other),
         }

@@ -53,18 +53,9 @@ pub(super) struct Patience {
 
 /// The body of a store's answer, or of the API's direct one.
 pub struct Body {
-    pub opening: Opening,
-    /// Every checksum of the whole file that the store sent.
-    pub promised: Vec<PromisedChecksum>,
-    /// The validator to continue this file with later.
-    pub etag: Option<StrongEtag>,
-    pub host: String,
+    pub facts: BodyFacts,
     answer: Answer,
     expected_bytes: Option<u64>,
-    /// Bytes of the file so far, including those before a resumed range.
-    position: u64,
-    /// Whether the first byte is checked, because no size is declared.
-    json_demanded: bool,
     stall_timeout: Duration,
     floor: RateFloor,
     /// Time spent waiting since the last byte, including cancelled waits.
@@ -74,12 +65,16 @@ pub struct Body {
     end: Option<Result<(), BodyError>>,
 }
 
-pub(super) struct BodyFacts {
-    pub(super) opening: Opening,
-    pub(super) promised: Vec<PromisedChecksum>,
-    pub(super) etag: Option<StrongEtag>,
-    pub(super) host: String,
+pub struct BodyFacts {
+    pub opening: Opening,
+    /// Every checksum of the whole file that the store sent.
+    pub promised: Vec<PromisedChecksum>,
+    /// The validator to continue this file with later.
+    pub etag: Option<StrongEtag>,
+    pub host: String,
+    /// Bytes of the file so far, including those before a resumed range.
     pub(super) position: u64,
+    /// Without a declared size, the first byte is checked.
     pub(super) size_declared: bool,
 }
 
@@ -95,14 +90,9 @@ impl Body {
             Opening::Append { total_bytes } => Some(total_bytes),
         };
         Self {
-            opening: facts.opening,
-            promised: facts.promised,
-            etag: facts.etag,
-            host: facts.host,
+            facts,
             answer,
             expected_bytes,
-            position: facts.position,
-            json_demanded: !facts.size_declared,
             stall_timeout: patience.stall_timeout,
             floor: RateFloor::new(patience.min_rate_bytes_per_second),
             idle: Duration::ZERO,
@@ -155,31 +145,36 @@ impl Body {
             debt.add(bytes);
         }
         self.floor.note(waited, bytes).map_err(|slow| BodyError::TooSlow { bytes: slow.bytes })?;
-        if self.json_demanded && self.position == 0 && !matches!(chunk.first(), Some(b'{' | b'[')) {
+        if self.is_at_unjudged_start() && !matches!(chunk.first(), Some(b'{' | b'[')) {
             return Err(BodyError::NotJson);
         }
-        let position = self.position.saturating_add(bytes);
+        let position = self.facts.position.saturating_add(bytes);
         if let Some(total_bytes) = self.expected_bytes.filter(|total| position > *total) {
             return Err(BodyError::TooLong { total_bytes });
         }
-        self.position = position;
+        self.facts.position = position;
         Ok(())
     }
 
     fn finish(&self) -> Result<(), BodyError> {
-        if let Some(total_bytes) = self.expected_bytes.filter(|total| self.position < *total) {
-            return Err(BodyError::EndedEarly { bytes: self.position, total_bytes });
+        let bytes = self.facts.position;
+        if let Some(total_bytes) = self.expected_bytes.filter(|total| bytes < *total) {
+            return Err(BodyError::EndedEarly { bytes, total_bytes });
         }
-        if self.json_demanded && self.position == 0 { Err(BodyError::NotJson) } else { Ok(()) }
+        if self.is_at_unjudged_start() { Err(BodyError::NotJson) } else { Ok(()) }
+    }
+
+    fn is_at_unjudged_start(&self) -> bool {
+        !self.facts.size_declared && self.facts.position == 0
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Body")
-            .field("opening", &self.opening)
-            .field("host", &self.host)
-            .field("position", &self.position)
+            .field("opening", &self.facts.opening)
+            .field("host", &self.facts.host)
+            .field("position", &self.facts.position)
             .finish_non_exhaustive()
     }
 }

@@ -84,14 +84,15 @@ impl Connector {
         target: Uri,
     ) -> Result<Connection, ConnectError> {
         let (at, tcp) = (proxy.uri().clone(), self.tcp.clone());
+        let target = match at.scheme_str() {
+            Some("socks4" | "socks5") => self.resolved(url).await?,
+            _ => target,
+        };
         match at.scheme_str() {
-            Some("socks4") => {
-                let target = self.resolved(url).await?;
+            Some("socks4" | "socks4a") => {
                 self.secure(url, SocksV4::new(at, tcp).call(target).await?).await
             }
-            Some("socks4a") => self.secure(url, SocksV4::new(at, tcp).call(target).await?).await,
-            Some(socks5 @ ("socks5" | "socks5h")) => {
-                let target = if socks5 == "socks5" { self.resolved(url).await? } else { target };
+            Some("socks5" | "socks5h") => {
                 let mut socks = SocksV5::new(at, tcp);
                 if let Some((user, password)) = proxy.raw_auth() {
                     socks = socks.with_auth(user.to_owned(), password.to_owned());

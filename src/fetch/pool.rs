@@ -60,7 +60,6 @@ impl Pool {
         found
     }
 
-    /// Keeps an open connection for the next request.
     pub(super) fn put(&self, origin: Origin, wire: Wire) {
         let mut idle = self.idle();
         idle.wires.entry(origin).or_default().push((wire, Instant::now()));

@@ -100,15 +100,12 @@ impl StoreClient {
     }
 
     /// A client with another policy; nothing changes before [`StoreClient::take_over`].
-    #[must_use]
     pub fn successor(&self, tls: &ClientConfig, policy: &StorePolicy) -> Self {
         let mut next = Self::new(tls, policy);
         if let Some(bucket) = &self.bucket {
-            next.inherited =
-                Some((bucket.clone(), policy.bandwidth.unwrap_or(Bandwidth::BOUNDLESS)));
-            if policy.bandwidth.is_some() {
-                next.bucket = Some(bucket.clone());
-            }
+            let bandwidth = policy.bandwidth.unwrap_or(Bandwidth::BOUNDLESS);
+            next.inherited = Some((bucket.clone(), bandwidth));
+            next.bucket = policy.bandwidth.map(|_| bucket.clone());
         }
         next
     }
@@ -122,7 +119,6 @@ impl StoreClient {
     }
 
     /// The same client with connections of its own, for the runtime that reads from them.
-    #[must_use]
     pub fn with_own_connections(&self) -> Self {
         Self { pool: Pool::default(), ..self.clone() }
     }

@@ -47,7 +47,7 @@ impl Wire {
     /// Whether it can take another request; false once the peer has closed it.
     pub(super) fn is_open(&mut self) -> bool {
         // The next sender is woken instead.
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        drive(&mut self.connection, &mut Context::from_waker(Waker::noop()));
         self.connection.is_some() && self.sender.is_ready()
     }
 
@@ -72,10 +72,6 @@ impl Wire {
                 None => SendError::Failed(refused.into_error()),
             }),
         }
-    }
-
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        drive(&mut self.connection, cx);
     }
 }
 
@@ -106,7 +102,7 @@ impl WireBody {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        self.wire.drive(cx);
+        drive(&mut self.wire.connection, cx);
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

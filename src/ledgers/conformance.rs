@@ -104,7 +104,7 @@ async fn load(ledger: &mut impl Ledger) -> Vec<ExportRecord> {
     ledger.load(&[project("project_one")]).await.unwrap()
 }
 
-async fn only(ledger: &mut impl Ledger) -> ExportRecord {
+pub(crate) async fn only(ledger: &mut impl Ledger) -> ExportRecord {
     let mut records = load(ledger).await;
     assert_eq!(records.len(), 1, "{records:?}");
     records.remove(0)

@@ -37,11 +37,8 @@ pub struct Holder {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error("{} is locked by another instance: {}", .path.display(), describe(.holder.as_ref()))]
-    Held {
-        path: PathBuf,
-        /// `None` if the file does not tell.
-        holder: Option<Holder>,
-    },
+    /// The holder is `None` if the file does not tell.
+    Held { path: PathBuf, holder: Option<Holder> },
     #[error("cannot lock {}: {source}", .path.display())]
     Failed { path: PathBuf, source: io::Error },
 }

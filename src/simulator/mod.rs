@@ -110,7 +110,6 @@ impl Simulator {
         self.world.released.send_if_modified(|released| released.insert(id.to_owned()));
     }
 
-    /// Undoes [`Simulator::release`].
     pub fn hold(&self, id: &str) {
         self.world.released.send_if_modified(|released| released.remove(id));
     }
@@ -141,20 +140,26 @@ impl Simulator {
         Ok(())
     }
 
-    /// Adds an export on top of the project's list, or replaces the one with its ID.
+    /// Adds an export on top of the project's list, or replaces the one with its ID. Calls count
+    /// from 0.
     pub fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
-        self.world.put_export(project_key, export)
+        let mut state = self.world.state();
+        state.project(project_key)?;
+        state.register_files(project_key, &export);
+        state.project(project_key)?.put(export);
+        Ok(())
     }
 
     /// Removes an export and its files.
     pub fn remove_export(&self, project_key: &str, export_id: &str) -> Result<(), UnknownId> {
-        self.world.remove_export(project_key, export_id)
+        self.world.state().remove_export(project_key, export_id)
     }
 
     /// The next view call of the export gets the first of these steps. A file of theirs that is new
     /// or changed starts with its first steps, too.
     pub fn set_views(&self, export_id: &str, views: Vec<ViewStep>) -> Result<(), UnknownId> {
-        self.world.set_views(export_id, views)
+        let (project_key, export) = self.world.state().find(export_id)?;
+        self.put_export(&project_key, SimExport { views, ..export })
     }
 
     /// Every request so far, in order of arrival.

@@ -101,7 +101,6 @@ struct Log {
 }
 
 impl Recorder {
-    /// Returns the number for [`Recorder::update`].
     pub(super) fn add(&self, request: Recorded) -> usize {
         let mut number = 0;
         self.0.send_modify(|log| {

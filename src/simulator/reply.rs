@@ -48,27 +48,15 @@ impl From<Canned> for Reply {
     fn from(canned: Canned) -> Self {
         let reader = Content::from(canned.body).read(0, u64::MAX);
         let whole_bytes = reader.remaining_bytes();
-        let length = Some(whole_bytes);
-        let body = BodyPlan {
-            reader,
-            whole_bytes,
-            length,
-            cut: false,
-            stall: None,
-            bytes_per_second: None,
-        };
+        let (length, cut, stall, bytes_per_second) = (Some(whole_bytes), false, None, None);
+        let body = BodyPlan { reader, whole_bytes, length, cut, stall, bytes_per_second };
         Self { status: canned.status, headers: canned.headers, body }
     }
 }
 
 impl Reply {
     /// Headers that are not valid become an answer with the status 500 that says so.
-    pub(super) fn into_response(
-        self,
-        number: usize,
-        world: &Arc<World>,
-        drained: Drained,
-    ) -> Response<Body> {
+    pub(super) fn into_response(self, request: Open, drained: Drained) -> Response<Body> {
         let mut response = Response::builder().status(self.status);
         for (name, value) in &self.headers {
             response = response.header(name, value);
@@ -78,9 +66,8 @@ impl Reply {
         if let Some(length) = self.body.length.filter(|_| !has_length) {
             response = response.header("content-length", length);
         }
-        let world = Arc::clone(world);
         let (sent_bytes, began_at) = (0, Instant::now());
-        let flow = Flow { plan: self.body, number, world, drained, sent_bytes, began_at };
+        let flow = Flow { plan: self.body, request, drained, sent_bytes, began_at };
         response.body(flow.into_body()).unwrap_or_else(|error| {
             let words = Bytes::from(format!("the script's answer is not HTTP: {error}"));
             let body = http_body_util::Full::new(words).map_err(|never| match never {});
@@ -91,11 +78,22 @@ impl Reply {
     }
 }
 
-/// A body under way. Its end, however it comes, is noted when it is dropped.
+/// A request whose answer is not sent yet. Dropping it notes the end, however that came.
+pub(super) struct Open {
+    pub(super) world: Arc<World>,
+    pub(super) number: usize,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.world.recorder.update(self.number, |request| request.ended_at = Some(Instant::now()));
+    }
+}
+
+/// A body under way.
 struct Flow {
     plan: BodyPlan,
-    number: usize,
-    world: Arc<World>,
+    request: Open,
     drained: Drained,
     sent_bytes: u64,
     began_at: Instant,
@@ -114,7 +112,7 @@ impl Flow {
         let mut limit = CHUNK_BYTES;
         if let Some((at, id)) = &self.plan.stall {
             if self.sent_bytes >= *at {
-                self.world.wait_for_release(id).await;
+                self.request.world.wait_for_release(id).await;
                 self.plan.stall = None;
             } else {
                 limit = usize::try_from(at - self.sent_bytes).map_or(limit, |left| left.min(limit));
@@ -128,8 +126,8 @@ impl Flow {
         match self.plan.reader.next_chunk(limit) {
             Some(chunk) => {
                 self.sent_bytes += chunk.len() as u64;
-                let recorder = &self.world.recorder;
-                recorder.update(self.number, |request| request.body_bytes = self.sent_bytes);
+                let Open { world, number } = &self.request;
+                world.recorder.update(*number, |request| request.body_bytes = self.sent_bytes);
                 Some(Ok(chunk))
             }
             None if self.plan.cut => {
@@ -140,12 +138,6 @@ impl Flow {
             }
             None => None,
         }
-    }
-}
-
-impl Drop for Flow {
-    fn drop(&mut self) {
-        self.world.recorder.update(self.number, |request| request.ended_at = Some(Instant::now()));
     }
 }
 

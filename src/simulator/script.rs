@@ -20,7 +20,6 @@ const REQUEST_DATE: Timestamp = Timestamp::constant(1_767_600_000, 0);
 #[derive(Debug, Clone)]
 pub struct Script {
     pub projects: Vec<SimProject>,
-    /// How long a signed link is good for.
     pub link_lifetime: Duration,
     /// The origin in signed links, if it is not the store's own: a proxy in front of it.
     pub link_origin: Option<String>,
@@ -102,6 +101,10 @@ impl SimExport {
     /// CREATED, RUNNING, then ERROR.
     pub fn failing(id: &str) -> Self {
         Self::new(id, ["CREATED", "RUNNING", "ERROR"].map(ViewStep::status).into())
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &SimFile> {
+        self.views.iter().flat_map(ViewStep::files).chain(&self.unlisted)
     }
 
     /// The answer's body for this status, with these files.

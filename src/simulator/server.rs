@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Drained, Watched};
 use super::record::{Origin, Recorded};
-use super::reply::Body;
+use super::reply::{Body, Open};
 use super::world::World;
 use super::{api, store};
 
@@ -81,27 +81,16 @@ async fn answer(
         body_bytes: 0,
         ended_at: None,
     });
-    let unanswered = Unanswered(&world, number);
+    let request = Open { world: Arc::clone(&world), number };
     let reply = match origin {
         Origin::Api => api::answer(&world, &head).await,
         Origin::Store => store::answer(&world, &head).await,
     };
-    // From here on the body notes its own end.
-    std::mem::forget(unanswered);
     let whole_bytes = reply.body.whole_bytes;
-    let response = reply.into_response(number, &world, drained);
+    let response = reply.into_response(request, drained);
     world.recorder.update(number, |request| {
         request.status = Some(response.status().as_u16());
         request.whole_bytes = Some(whole_bytes);
     });
     Ok(response)
-}
-
-/// A request whose client may go away before it has an answer.
-struct Unanswered<'a>(&'a World, usize);
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        self.0.recorder.update(self.1, |request| request.ended_at = Some(Instant::now()));
-    }
 }

@@ -21,12 +21,6 @@ pub struct UnknownId {
     id: String,
 }
 
-impl UnknownId {
-    fn export(id: &str) -> Self {
-        Self { kind: "export", id: id.to_owned() }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) recorder: Recorder,
@@ -101,38 +95,6 @@ impl World {
 
     pub(super) fn outage(&self, origin: Origin) -> Option<Canned> {
         self.state().outages.get(&origin).cloned()
-    }
-
-    /// On top of the project's list, or in the place of the one with its ID. Calls count from 0.
-    pub(super) fn put_export(&self, project_key: &str, export: SimExport) -> Result<(), UnknownId> {
-        let mut state = self.state();
-        state.project(project_key)?;
-        state.register_files(project_key, &export);
-        state.project(project_key)?.put(export);
-        Ok(())
-    }
-
-    pub(super) fn remove_export(
-        &self,
-        project_key: &str,
-        export_id: &str,
-    ) -> Result<(), UnknownId> {
-        let mut state = self.state();
-        let removed = state.project(project_key)?.take(export_id);
-        let removed = removed.ok_or_else(|| UnknownId::export(export_id))?;
-        for file in removed.views.iter().flat_map(ViewStep::files).chain(&removed.unlisted) {
-            state.files.remove(&file.id);
-        }
-        Ok(())
-    }
-
-    pub(super) fn set_views(&self, export_id: &str, views: Vec<ViewStep>) -> Result<(), UnknownId> {
-        let found = self.state().projects.iter().find_map(|(key, project)| {
-            let place = *project.place_of.get(export_id)?;
-            Some((key.clone(), SimExport::clone(project.exports.get(place)?)))
-        });
-        let (project_key, export) = found.ok_or_else(|| UnknownId::export(export_id))?;
-        self.put_export(&project_key, SimExport { views, ..export })
     }
 
     pub(super) fn authenticates(&self, project_key: &str, rest_api_key: &str) -> bool {
@@ -251,9 +213,27 @@ impl State {
             .ok_or_else(|| UnknownId { kind: "project", id: project_key.to_owned() })
     }
 
+    /// An export by its ID, with the key of its project.
+    pub(super) fn find(&self, export_id: &str) -> Result<(String, SimExport), UnknownId> {
+        let found = self.projects.iter().find_map(|(key, project)| {
+            let place = *project.place_of.get(export_id)?;
+            Some((key.clone(), SimExport::clone(project.exports.get(place)?)))
+        });
+        found.ok_or_else(|| UnknownId { kind: "export", id: export_id.to_owned() })
+    }
+
+    pub(super) fn remove_export(&mut self, project_key: &str, id: &str) -> Result<(), UnknownId> {
+        let removed = self.project(project_key)?.take(id);
+        let removed = removed.ok_or_else(|| UnknownId { kind: "export", id: id.to_owned() })?;
+        for file in removed.files() {
+            self.files.remove(&file.id);
+        }
+        Ok(())
+    }
+
     /// A file that has not changed keeps its place in its steps.
-    fn register_files(&mut self, project_key: &str, export: &SimExport) {
-        for file in export.views.iter().flat_map(ViewStep::files).chain(&export.unlisted) {
+    pub(super) fn register_files(&mut self, project_key: &str, export: &SimExport) {
+        for file in export.files() {
             let same =
                 |known: &FileEntry| known.project_key == project_key && known.stored.file == *file;
             if self.files.get(&file.id).is_some_and(same) {
@@ -271,7 +251,7 @@ impl State {
 }
 
 impl Project {
-    fn put(&mut self, export: SimExport) {
+    pub(super) fn put(&mut self, export: SimExport) {
         self.view_calls.remove(&export.id);
         match self.place_of.get(&export.id).and_then(|&place| self.exports.get_mut(place)) {
             Some(known) => *known = Arc::new(export),

@@ -156,37 +156,28 @@ impl Facts {
     }
 
     fn describe(self) -> (TransportErrorKind, String) {
+        use TransportErrorKind as Kind;
         let because = |words: &str, detail: Option<String>| match detail {
             Some(detail) => format!("{words}: {detail}"),
             None => words.to_owned(),
         };
-        if let Some(refused) = self.refused {
-            return (TransportErrorKind::Refused, refused);
-        }
-        if let Some(words) = self.tunnel {
-            return (TransportErrorKind::Proxy, words.to_owned());
-        }
-        if let Some(tls) = self.tls {
-            return (TransportErrorKind::Tls, because("TLS failed", Some(tls)));
-        }
-        if self.timeout {
-            let words = if self.connect { "connecting timed out" } else { "timed out" };
-            return (TransportErrorKind::Timeout, words.to_owned());
-        }
-        if self.dns {
-            return (TransportErrorKind::Dns, "the host name could not be resolved".to_owned());
-        }
-        if self.connect {
-            return (TransportErrorKind::Connect, because("no connection", self.io.or(self.http)));
-        }
-        if self.builder {
-            return (TransportErrorKind::Other, "the request could not be made".to_owned());
-        }
-        if self.body || self.http.is_some() || self.io.is_some() {
-            let words = because("the connection failed", self.io.or(self.http));
-            return (TransportErrorKind::Cut, words);
-        }
-        (TransportErrorKind::Other, "the request failed".to_owned())
+        let (kind, words) = match self {
+            Self { refused: Some(refused), .. } => return (Kind::Refused, refused),
+            Self { tunnel: Some(words), .. } => (Kind::Proxy, words),
+            Self { tls, .. } if tls.is_some() => return (Kind::Tls, because("TLS failed", tls)),
+            Self { timeout: true, connect: true, .. } => (Kind::Timeout, "connecting timed out"),
+            Self { timeout: true, .. } => (Kind::Timeout, "timed out"),
+            Self { dns: true, .. } => (Kind::Dns, "the host name could not be resolved"),
+            Self { connect: true, io, http, .. } => {
+                return (Kind::Connect, because("no connection", io.or(http)));
+            }
+            Self { builder: true, .. } => (Kind::Other, "the request could not be made"),
+            Self { body, io, http, .. } if body || http.is_some() || io.is_some() => {
+                return (Kind::Cut, because("the connection failed", io.or(http)));
+            }
+            _ => (Kind::Other, "the request failed"),
+        };
+        (kind, words.to_owned())
     }
 }
 

@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use tempfile::TempDir;
 
 use crate::config::Config;
-use crate::domain::ids::{ExportId, ExportPath, ProjectDigest, ProjectName};
+use crate::domain::ids::{ExportId, ExportPath, ProjectDigest};
 use crate::domain::manifest::{FAILED_FILE, MANIFEST_FILE, Manifest};
 use crate::domain::part::{PartKey, Sha256};
 use crate::domain::resume::Plan;
@@ -87,12 +87,8 @@ impl Judge {
         self.place.path().join(DOWNLOADS)
     }
 
-    fn project(&self) -> &ProjectName {
-        &self.config.projects[0].name
-    }
-
     fn at(&self, export: &ExportId) -> ExportPath {
-        ExportPath { project: self.project().clone(), export: export.clone() }
+        ExportPath { project: self.config.projects[0].name.clone(), export: export.clone() }
     }
 
     /// Replaces the state by one that has these batches on record.
@@ -158,7 +154,7 @@ impl Judge {
     /// Whether a consumer sees only valid files.
     fn look(&self) -> Verdict<()> {
         for (export, parts) in &self.truth {
-            let folder = self.downloads().join(self.project().as_str()).join(export.as_str());
+            let folder = self.downloads().join(self.at(export).to_string());
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let name = entry.file_name().into_string().unwrap();
                 if name == MANIFEST_FILE {
@@ -183,12 +179,18 @@ impl Judge {
     }
 
     fn file(&self, export: &ExportId, name: &str) -> Option<Vec<u8>> {
-        fs::read(self.downloads().join(self.project().as_str()).join(export.as_str()).join(name))
-            .ok()
+        fs::read(self.downloads().join(self.at(export).to_string()).join(name)).ok()
     }
 
     fn has_part(&self, export: &ExportId, part: &TruePart) -> bool {
         self.file(export, &part.key.file_name()).is_some_and(|bytes| bytes == part.content)
+    }
+
+    fn has_all_parts(&self, export: &ExportId, although: &str) -> Verdict<()> {
+        match self.truth[export].iter().find(|part| !self.has_part(export, part)) {
+            Some(part) => Err(format!("{export} {although} without {}", part.key.file_name())),
+            None => Ok(()),
+        }
     }
 
     fn look_at_manifest(&self, export: &ExportId) -> Verdict<()> {
@@ -202,10 +204,7 @@ impl Judge {
         if said != expected {
             return Err(format!("the manifest of {export} names other parts"));
         }
-        match parts.iter().find(|part| !self.has_part(export, part)) {
-            Some(part) => Err(format!("{export} has a manifest without {}", part.key.file_name())),
-            None => Ok(()),
-        }
+        self.has_all_parts(export, "has a manifest")
     }
 
     fn true_part(&self, export: &ExportId, key: &PartKey) -> Verdict<&TruePart> {
@@ -226,12 +225,7 @@ impl Judge {
             }
             match &record.state {
                 RecordedState::Completed { .. } => self.look_at_manifest(export)?,
-                RecordedState::Sealing { .. } => {
-                    let mut parts = self.truth[export].iter();
-                    if let Some(part) = parts.find(|part| !self.has_part(export, part)) {
-                        return Err(format!("{export} is sealed without {}", part.key.file_name()));
-                    }
-                }
+                RecordedState::Sealing { .. } => self.has_all_parts(export, "is sealed")?,
                 RecordedState::Failed(_) if demands.notices => {
                     self.file(export, FAILED_FILE)
                         .ok_or_else(|| format!("{export} has failed and has no notice"))?;
@@ -265,13 +259,10 @@ impl Judge {
         let recovered = recovery::recover(ledger, epoch, &sink, &self.config.projects).await;
         recovered.map_err(faulty("the recovery"))?;
         let mut decisions = Vec::new();
-        let mut records: HashMap<_, _> = load(ledger, &self.config)
-            .await?
-            .into_iter()
-            .map(|record| (record.key.export.clone(), record))
-            .collect();
+        let mut records = load(ledger, &self.config).await?;
         for export in self.truth.keys() {
-            match records.remove(export) {
+            let place = records.iter().position(|record| record.key.export == *export);
+            match place.map(|place| records.swap_remove(place)) {
                 Some(ExportRecord { state: RecordedState::Sealing { manifest }, .. }) => {
                     let manifest = Document::RecordedManifest(manifest.into());
                     match sink.put(&self.at(export), manifest).await {

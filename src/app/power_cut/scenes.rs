@@ -192,14 +192,13 @@ exports = [{exports}]
 
 impl Stage {
     fn config(&self) -> Config {
-        let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
-        config::load(&self.home.path().join("config.toml"), &environment).unwrap()
+        config::load(&self.home.path().join("config.toml"), &Environment::default()).unwrap()
     }
 
     async fn build(&self, exit_when_settled: bool) -> App {
         let setup = Setup {
             config: self.config(),
-            environment: Environment::from_pairs(std::iter::empty::<(String, String)>()),
+            environment: Environment::default(),
             options: RunOptions { exit_when_settled, deadline: None },
             transfer: self.transfer.clone(),
             hangups: None,

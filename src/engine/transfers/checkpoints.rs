@@ -23,11 +23,11 @@ pub(super) struct BodyOrigin {
 impl BodyOrigin {
     /// `None` if the bytes of this body could not be continued.
     pub(super) fn of(body: &Body) -> Option<Self> {
-        let total_bytes = match body.opening {
+        let total_bytes = match body.facts.opening {
             Opening::Append { total_bytes } => Some(total_bytes),
             Opening::Whole { total_bytes } => total_bytes,
         };
-        Some(Self { etag: body.etag.clone()?, total_bytes: total_bytes? })
+        Some(Self { etag: body.facts.etag.clone()?, total_bytes: total_bytes? })
     }
 
     /// The answer that the bytes on disk came from.

@@ -71,8 +71,8 @@ pub(super) async fn run(
         Ok(body) => body,
         Err(refusal) => return refused(refusal, writer, &plan),
     };
-    if cx.open_host.as_ref() != Some(&body.host) {
-        let (project, entry, host) = (cx.project, cx.part.entry, body.host.clone());
+    if cx.open_host.as_ref() != Some(&body.facts.host) {
+        let (project, entry, host) = (cx.project, cx.part.entry, body.facts.host.clone());
         cx.tell(News::StoreAnswered { project, entry, host }).await;
     }
     let begun = match writer {
@@ -80,7 +80,9 @@ pub(super) async fn run(
         None => cx.begin(&Plan::FromStart).await,
     };
     let armed = match begun {
-        Ok(writer) => ready(writer, is_whole(&body), &body.promised).await.map_err(sink_fault),
+        Ok(writer) => {
+            ready(writer, is_whole(&body), &body.facts.promised).await.map_err(sink_fault)
+        }
         Err(fault) => Err(fault),
     };
     match armed {
@@ -137,14 +139,14 @@ async fn copy(cx: &AttemptContext, mut writer: AnyUpload, mut body: Body) -> Tra
             sink_fault(error).into()
         }
         (End::Complete, Ok(())) => {
-            match writer.finish(cx.order.declared_bytes, &body.promised).await {
+            match writer.finish(cx.order.declared_bytes, &body.facts.promised).await {
                 Ok(finished) => return Transfer::Complete(finished),
                 Err(fault) => sink_fault(fault).into(),
             }
         }
         (End::Stopped, Ok(())) => Ended { why: Why::Stopped, writer: Some(writer), origin },
         (End::Cut(error), Ok(())) => Ended {
-            why: Why::Fault(body_fault(&body.host, &error)),
+            why: Why::Fault(body_fault(&body.facts.host, &error)),
             writer: Some(writer),
             origin: origin.filter(|_| is_sound(&error)),
         },
@@ -160,7 +162,7 @@ enum End {
 }
 
 fn is_whole(body: &Body) -> bool {
-    matches!(body.opening, Opening::Whole { .. })
+    matches!(body.facts.opening, Opening::Whole { .. })
 }
 
 /// Makes the writer ready for the body's first byte.

@@ -98,9 +98,9 @@ async fn a_redirected_body_is_fetched_without_credentials_cookies_or_referer() {
     let answers = [Answer::redirect(302, "relative?X-Sig=s3cr3t"), Answer::with(307, &away, b"")];
     let first = RawServer::start(answers).await;
     let mut body = open_from(API, &first.url(LINK), &Plan::FromStart, Some(5)).await.unwrap();
-    assert_eq!(body.opening, Opening::Whole { total_bytes: Some(5) });
-    assert_eq!(body.etag, StrongEtag::parse("\"v1\""));
-    assert_eq!(format!("http://{}", body.host), second.url(""));
+    assert_eq!(body.facts.opening, Opening::Whole { total_bytes: Some(5) });
+    assert_eq!(body.facts.etag, StrongEtag::parse("\"v1\""));
+    assert_eq!(format!("http://{}", body.facts.host), second.url(""));
     assert_eq!(body.next_chunk().await.unwrap().unwrap(), "12345");
     assert_eq!(body.next_chunk().await.unwrap(), None);
     let heads = [first.heads(), second.heads()].concat();
@@ -181,15 +181,16 @@ async fn a_range_is_asked_with_its_validator_and_appended_only_when_it_fits() {
     let mut body = open_from(API, &server.url(LINK), &plan, Some(5)).await.unwrap();
     assert!(server.heads()[0].contains("range: bytes=2-\r\n"), "{}", server.heads()[0]);
     assert!(server.heads()[0].contains("if-range: \"v1\"\r\n"), "{}", server.heads()[0]);
-    assert_eq!(body.opening, Opening::Append { total_bytes: 5 });
-    let algorithms: Vec<_> = body.promised.iter().map(|promised| promised.algorithm).collect();
+    assert_eq!(body.facts.opening, Opening::Append { total_bytes: 5 });
+    let algorithms: Vec<_> =
+        body.facts.promised.iter().map(|promised| promised.algorithm).collect();
     let of_whole = [Algorithm::Md5, Algorithm::Crc32c];
     assert_eq!(algorithms, of_whole, "every x-goog-hash, of the whole file");
     assert_eq!(body.next_chunk().await.unwrap().unwrap(), "345");
     assert_eq!(body.next_chunk().await.unwrap(), None);
 
     let whole = open(Answer::ok(b"12345"), &plan, Some(5)).await.unwrap();
-    assert_eq!(whole.opening, Opening::Whole { total_bytes: Some(5) });
+    assert_eq!(whole.facts.opening, Opening::Whole { total_bytes: Some(5) });
     let moved = headers.replace("v1", "v2");
     let refusal = open(Answer::with(206, &moved, b"345"), &plan, Some(5)).await.unwrap_err();
     assert!(matches!(refusal, FetchRefusal::StartOver { .. }), "{refusal:?}");
@@ -203,7 +204,7 @@ async fn framing_and_encoding_are_taken_from_the_answer() {
     assert!(open(unframed, &Plan::FromStart, Some(2)).await.is_ok());
     assert!(open(Answer::chunked(&[b"{}"]), &Plan::FromStart, None).await.is_ok());
     let known = open(Answer::ok(b"{}"), &Plan::FromStart, None).await.unwrap();
-    assert_eq!(known.opening, Opening::Whole { total_bytes: Some(2) });
+    assert_eq!(known.facts.opening, Opening::Whole { total_bytes: Some(2) });
     for packed in
         ["content-encoding: gzip\r\n", "content-encoding: identity\r\ncontent-encoding: gzip\r\n"]
     {

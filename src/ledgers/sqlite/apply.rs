@@ -1,5 +1,7 @@
 //! Facts as statements.
 
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::to_sql;
@@ -112,7 +114,14 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
             one(on, update, export, &[Some(manifest)]).await
         }
         Fact::Completed { export, parts, bytes, at } => {
-            complete(on, export, to_sql(*parts), to_sql(*bytes), &at.to_string()).await
+            ensure(on, export).await?;
+            let update = "UPDATE export SET state = 'completed', manifest = NULL, parts = $3, \
+                          bytes = $4, completed_at = $5, failure_kind = NULL, failure_cause = \
+                          NULL, failure_code = NULL, failed_at = NULL WHERE project = $1 AND \
+                          export_id = $2";
+            let updated = about(update, export).bind(to_sql(*parts)).bind(to_sql(*bytes));
+            updated.bind(at.to_string()).execute(&mut *on).await?;
+            delete_parts(on, export).await
         }
         Fact::Failed { export, failure } => fail(on, export, failure).await,
         Fact::Watching { export } => {
@@ -123,14 +132,8 @@ async fn apply(on: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error
             one(on, update, export, &[]).await
         }
         Fact::Forgotten { export } => {
-            for delete in [
-                "DELETE FROM part WHERE project = $1 AND export_id = $2",
-                "DELETE FROM partial WHERE project = $1 AND export_id = $2",
-                "DELETE FROM export WHERE project = $1 AND export_id = $2",
-            ] {
-                one(on, delete, export, &[]).await?;
-            }
-            Ok(())
+            delete_parts(on, export).await?;
+            one(on, "DELETE FROM export WHERE project = $1 AND export_id = $2", export, &[]).await
         }
         Fact::PartialSynced { export, part } => keep_partial(on, export, part).await,
         Fact::Paused { scope, until } => {
@@ -215,24 +218,7 @@ async fn insert_parts(
     upsert.build().execute(on).await.map(drop)
 }
 
-async fn complete(
-    on: &mut SqliteConnection,
-    export: &ExportKey,
-    parts: i64,
-    bytes: i64,
-    at: &str,
-) -> Result<(), sqlx::Error> {
-    ensure(on, export).await?;
-    let update = "UPDATE export SET state = 'completed', manifest = NULL, parts = $3, bytes = $4, \
-                  completed_at = $5, failure_kind = NULL, failure_cause = NULL, failure_code = \
-                  NULL, failed_at = NULL WHERE project = $1 AND export_id = $2";
-    let updated = sqlx::query(update)
-        .bind(export.project.to_string())
-        .bind(export.export.as_str())
-        .bind(parts)
-        .bind(bytes)
-        .bind(at);
-    updated.execute(&mut *on).await?;
+async fn delete_parts(on: &mut SqliteConnection, export: &ExportKey) -> Result<(), sqlx::Error> {
     one(on, "DELETE FROM part WHERE project = $1 AND export_id = $2", export, &[]).await?;
     one(on, "DELETE FROM partial WHERE project = $1 AND export_id = $2", export, &[]).await
 }
@@ -261,9 +247,7 @@ async fn keep_partial(
                   total_bytes, etag) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (project, \
                   export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, sha256 = \
                   excluded.sha256, total_bytes = excluded.total_bytes, etag = excluded.etag";
-    let inserted = sqlx::query(upsert)
-        .bind(export.project.to_string())
-        .bind(export.export.as_str())
+    let inserted = about(upsert, export)
         .bind(i64::from(part.key.number))
         .bind(part.key.file_id.as_str())
         .bind(to_sql(part.point.bytes))
@@ -273,18 +257,19 @@ async fn keep_partial(
     inserted.execute(on).await.map(drop)
 }
 
-/// A statement about one export: `$1` is its project, `$2` its ID, then the given texts.
+/// A statement about one export: `$1` is its project, `$2` its ID.
+fn about<'a>(statement: &'static str, export: &'a ExportKey) -> Query<'a, Sqlite, SqliteArguments> {
+    sqlx::query(statement).bind(export.project.to_string()).bind(export.export.as_str())
+}
+
+/// As [`about`], then the given texts.
 async fn one(
     on: &mut SqliteConnection,
     statement: &'static str,
     export: &ExportKey,
     texts: &[Option<&str>],
 ) -> Result<(), sqlx::Error> {
-    let mut query =
-        sqlx::query(statement).bind(export.project.to_string()).bind(export.export.as_str());
-    for text in texts {
-        query = query.bind(*text);
-    }
+    let query = texts.iter().fold(about(statement, export), |query, text| query.bind(*text));
     query.execute(on).await.map(drop)
 }
 

@@ -143,12 +143,11 @@ pub(super) async fn load_project(
             record.parts.push(part(row)?);
         }
     }
-    if !with_partials {
-        return Ok(exports.into_values().collect());
-    }
-    for row in &rows_of(on, "partial", IN_PART_ORDER, &digest, only).await? {
-        if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
-            record.partials.push(partial(row)?);
+    if with_partials {
+        for row in &rows_of(on, "partial", IN_PART_ORDER, &digest, only).await? {
+            if let Some(record) = exports.get_mut(row.try_get::<&str, _>("export_id")?) {
+                record.partials.push(partial(row)?);
+            }
         }
     }
     Ok(exports.into_values().collect())

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ledgers::conformance::{Home, conforms, export, failure, partial, project};
+use crate::ledgers::conformance::{Home, conforms, export, failure, only, partial, project};
 use crate::ports::RecordedState;
 
 impl Home for TempDir {
@@ -22,12 +22,6 @@ async fn claimed(directory: &Path) -> (SqliteLedger, Epoch) {
     let mut ledger = SqliteLedger::open(directory).await.unwrap();
     let epoch = ledger.claim(&[]).await.unwrap();
     (ledger, epoch)
-}
-
-async fn only(ledger: &mut SqliteLedger) -> ExportRecord {
-    let mut records = ledger.load(&[project("project_one")]).await.unwrap();
-    assert_eq!(records.len(), 1, "{records:?}");
-    records.remove(0)
 }
 
 /// A state as the first schema left it.

@@ -9,7 +9,6 @@ use super::adopt::hash;
 use super::directory::{LocalSink, Reservation};
 use crate::domain::ids::ExportPath;
 use crate::domain::part::CommittedPart;
-use crate::domain::resume::is_small;
 use crate::durable::{
     CommitFailure, Dir, DurableError, Entry, Named, NoOverwrite, Partial, Synced,
 };
@@ -39,24 +38,14 @@ impl fmt::Debug for FinishedPart {
 }
 
 impl FinishedPart {
-    /// Whether it is synced with its group. A large part is synced before, or its group would wait.
-    pub(super) fn costs_little(&self) -> bool {
-        is_small(Some(self.part.bytes)) || matches!(self.file, File::Synced(_))
-    }
-
-    /// Makes its bytes durable: step 4. After an error the partial is gone.
-    pub(super) fn sync_now(mut self) -> Result<Self, SinkFault> {
-        self.file = File::Synced(self.file.sync()?);
-        Ok(self)
-    }
-
     fn is_in_folder_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.dir, &other.dir) && self.at == other.at
     }
 }
 
 impl File {
-    fn sync(self) -> Result<Synced, SinkError> {
+    /// Makes its bytes durable: step 4. After an error the partial is gone.
+    pub(super) fn sync(self) -> Result<Synced, SinkError> {
         match self {
             Self::Unsynced(partial) => Ok(partial.sync()?),
             Self::Synced(synced) => Ok(synced),
@@ -77,7 +66,6 @@ impl LocalSink {
     /// Gives each part of a group its final name, durable on return. A file that already has the
     /// name is adopted if it is identical. The outcomes are in the order of the group. The partial
     /// of a failed part is gone.
-    #[must_use]
     pub(super) fn commit(&self, group: Vec<FinishedPart>) -> Vec<Result<CommittedPart, SinkFault>> {
         if group.len() > 1 {
             for finished in &group {

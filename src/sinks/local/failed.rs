@@ -23,9 +23,9 @@ impl LocalSink {
         self.tidy(&dir, at)?;
         self.forget_export_dir(at);
         remove_ours(&dir, &at.export, Some(bytes))?;
-        match write_named(&dir, FAILED_FILE, bytes, self.settings().modes.file, no_overwrite)
-            .map_err(SinkError::below)?
-        {
+        let mode = self.settings().modes.file;
+        let written = write_named(&dir, FAILED_FILE, bytes, mode, no_overwrite);
+        match written.map_err(SinkError::below)? {
             Named::Written => Ok(()),
             Named::Occupied if content(&dir)?.as_deref() == Some(bytes) => Ok(dir.sync()?),
             Named::Occupied => Err(foreign(&dir)),

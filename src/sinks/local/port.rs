@@ -6,6 +6,7 @@ use std::panic::resume_unwind;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use super::commit::File;
 use super::{FinishedPart, LocalSink, PartWriter, SinkError};
 use crate::domain::checksum::{Algorithm, PromisedChecksum};
 use crate::domain::ids::{ExportId, ExportPath, ProjectName};
@@ -161,11 +162,7 @@ impl Upload for PartWriter {
 
     async fn restart(mut self) -> Result<Self, SinkFault> {
         let sink = self.sink.clone();
-        let restart = move || {
-            self.start_over()?;
-            Ok(self)
-        };
-        sink.may_block(restart).await
+        sink.may_block(move || Ok(self.start_over().map(|()| self)?)).await
     }
 
     async fn keep(self) -> Result<Option<Prefix>, SinkFault> {
@@ -191,11 +188,13 @@ impl Upload for PartWriter {
 }
 
 impl Finished for FinishedPart {
+    /// A large part is synced before, or its group would wait.
     fn syncs_with_group(&self) -> bool {
-        self.costs_little()
+        is_small(Some(self.part.bytes)) || matches!(self.file, File::Synced(_))
     }
 
     async fn sync(self) -> Result<Self, SinkFault> {
-        self.sink.clone().may_block(move || self.sync_now()).await
+        let sink = self.sink.clone();
+        sink.may_block(|| Ok(Self { file: File::Synced(self.file.sync()?), ..self })).await
     }
 }

@@ -20,19 +20,14 @@ impl LocalSink {
         let no_overwrite = self.no_overwrite(&root)?;
         let dir = self.make_export_dir(&root, at)?;
         self.tidy(&dir, at)?;
-        match write_named(&dir, MANIFEST_FILE, bytes, self.settings().modes.file, no_overwrite)
-            .map_err(SinkError::below)?
-        {
-            Named::Written => {
-                self.forget_export_dir(at);
-                Ok(Put::Written)
-            }
-            Named::Occupied => {
-                settle(&dir, bytes)?;
-                self.forget_export_dir(at);
-                Ok(Put::AlreadyThere)
-            }
-        }
+        let mode = self.settings().modes.file;
+        let written = write_named(&dir, MANIFEST_FILE, bytes, mode, no_overwrite);
+        let put = match written.map_err(SinkError::below)? {
+            Named::Written => Put::Written,
+            Named::Occupied => settle(&dir, bytes).map(|()| Put::AlreadyThere)?,
+        };
+        self.forget_export_dir(at);
+        Ok(put)
     }
 
     /// Finishes the sealing of an export that an earlier run had recorded.
@@ -42,17 +37,12 @@ impl LocalSink {
         })?;
         let root = self.root()?;
         // The folder was made before the first part, also for an export without parts.
-        let Some(dir) = Self::export_dir(&root, at)? else {
-            return Ok(Put::Taken);
-        };
+        let Some(dir) = Self::export_dir(&root, at)? else { return Ok(Put::Taken) };
         let mut left = dir.exists(MANIFEST_FILE)? || manifest.parts.is_empty();
         for part in &manifest.parts {
             left = left || dir.exists(&part.path)?;
         }
-        if !left {
-            return Ok(Put::Taken);
-        }
-        self.seal(at, text.as_bytes())
+        if left { self.seal(at, text.as_bytes()) } else { Ok(Put::Taken) }
     }
 
     pub(super) fn find_manifests(
