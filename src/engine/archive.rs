@@ -37,10 +37,8 @@ impl Archive {
         let watches = recover_unknown(&mut ledger, self.epoch, &self.sink, wanted).await?;
         let pauses = ledger.pauses().await?;
         ledger.close().await?;
-        let keys = wanted.iter().flat_map(|Wanted { project, exports, .. }| {
-            exports.iter().map(|export| ExportKey { project: *project, export: export.clone() })
-        });
-        Ok(Recovered { looked_up: keys.collect(), watches, pauses })
+        let looked_up = wanted.iter().flat_map(Wanted::keys).collect();
+        Ok(Recovered { looked_up, watches, pauses })
     }
 
     /// Forgets exports, of which nothing may be under way.
@@ -56,7 +54,10 @@ impl Archive {
         let mut ledger = SqliteLedger::beside(&self.state_directory);
         let forgotten = forget(&mut ledger, self.epoch, &self.sink, names, wanted, more).await;
         if let Err(error) = ledger.close().await {
-            tracing::warn!(event = "state_close_failed", cause = %error, "the state was not closed cleanly: {error}");
+            tracing::warn!(
+                event = "state_close_failed", cause = %error,
+                "the state was not closed cleanly: {error}"
+            );
         }
         forgotten
     }
@@ -87,10 +88,7 @@ pub async fn forget(
             Ok(()) => None,
             Err(fault @ SinkFault::Conflict(_)) => {
                 tracing::warn!(
-                    event = "foreign_file_kept",
-                    %project,
-                    %export,
-                    cause = %fault,
+                    event = "foreign_file_kept", %project, %export, cause = %fault,
                     "a file that is not ours stays: {fault}"
                 );
                 None

@@ -95,14 +95,11 @@ impl ChoreOrder {
         let SinkFault::Conflict(cause) = fault else {
             return ChoreEnd::Disk { cause: fault.to_string() };
         };
+        let parts = self.unrecorded.iter();
         match &self.chore {
             Chore::Prepare => ChoreEnd::Prepared {
                 adopted: Vec::new(),
-                conflicts: self
-                    .unrecorded
-                    .iter()
-                    .map(|part| (part.key.clone(), cause.clone()))
-                    .collect(),
+                conflicts: parts.map(|part| (part.key.clone(), cause.clone())).collect(),
                 needed_bytes: 0,
                 free_bytes: 0,
             },
@@ -110,10 +107,7 @@ impl ChoreOrder {
             Chore::WriteNotice(_) => {
                 let ExportPath { project, export } = &self.at;
                 tracing::warn!(
-                    event = "notice_unwritable",
-                    %project,
-                    %export,
-                    cause,
+                    event = "notice_unwritable", %project, %export, cause,
                     "failed.json cannot be written: {cause}"
                 );
                 ChoreEnd::NoticeWritten
@@ -144,9 +138,7 @@ impl ChoreOrder {
         if self.sink.put(&self.at, document).await? == Put::Taken {
             let ExportPath { project, export } = &self.at;
             tracing::info!(
-                event = "export_taken",
-                %project,
-                %export,
+                event = "export_taken", %project, %export,
                 "an earlier run sealed the export, and its consumer has taken it since"
             );
         }
@@ -167,22 +159,16 @@ mod tests {
         let (sink, _) =
             LocalSink::open(&root.path().join("exports"), None, SinkSettings::default()).unwrap();
         let etag = StrongEtag::parse("\"v1\"").unwrap();
+        let sha256 = Sha256::new([0; 32]);
         let part = PartOrder {
             key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },
             declared_bytes: Some(100),
-            resume: Some(ResumePoint {
-                bytes: 90,
-                sha256: Sha256::new([0; 32]),
-                total_bytes: 100,
-                etag,
-            }),
+            resume: Some(ResumePoint { bytes: 90, sha256, total_bytes: 100, etag }),
         };
+        let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
         let order = ChoreOrder {
             sink: AnySink::Local(sink),
-            at: ExportPath {
-                project: "shop".parse().unwrap(),
-                export: "export_1".parse().unwrap(),
-            },
+            at: ExportPath { project, export },
             chore: Chore::Prepare,
             unrecorded: vec![part],
         };

@@ -16,29 +16,19 @@ use crate::fetch::StoreClient;
 /// A question to the running scheduler. An asker that is gone does no harm.
 #[derive(Debug)]
 pub enum Control {
-    Status {
-        reply: oneshot::Sender<Standing>,
-    },
-    Overview {
-        reply: oneshot::Sender<Box<Overview>>,
-    },
+    /// How does the work stand?
+    Status { reply: oneshot::Sender<Standing> },
+    /// Everything at this moment.
+    Overview { reply: oneshot::Sender<Box<Overview>> },
     /// Set failed exports to watching again, in whatever project. Answers which of them were
     /// failed.
-    Retry {
-        exports: BTreeSet<ExportId>,
-        reply: oneshot::Sender<Vec<ExportPath>>,
-    },
+    Retry { exports: BTreeSet<ExportId>, reply: oneshot::Sender<Vec<ExportPath>> },
     /// Forget exports, in whatever project: what is under way for them is stopped, then files and
     /// records go. Those that are configured begin anew. Answers what became of the known ones, or
     /// why nothing was forgotten.
-    Forget {
-        exports: BTreeSet<ExportId>,
-        reply: oneshot::Sender<Result<Vec<Forgotten>, String>>,
-    },
+    Forget { exports: BTreeSet<ExportId>, reply: oneshot::Sender<Result<Vec<Forgotten>, String>> },
     /// What are the projects called that are worked on?
-    Projects {
-        reply: oneshot::Sender<HashMap<ProjectDigest, ProjectName>>,
-    },
+    Projects { reply: oneshot::Sender<HashMap<ProjectDigest, ProjectName>> },
     /// Bring what runs to what is configured. A configuration that cannot be used comes as the
     /// cause, in one line: the one before stays in use.
     Reconcile {

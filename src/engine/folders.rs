@@ -34,7 +34,6 @@ pub(crate) const DISK_INTERVAL: Duration = Duration::from_secs(5);
 /// Names a chore: of each kind an export has one at a time.
 pub(crate) type ChoreId = (EntryId, ChoreKind);
 
-/// The chores and the disk.
 #[derive(Debug)]
 pub(crate) struct Folders {
     chores: HashMap<ChoreId, Work>,
@@ -51,7 +50,6 @@ pub(crate) struct Folders {
     meters: Meters,
 }
 
-/// One chore, until it is done.
 #[derive(Debug)]
 struct Work {
     chore: Chore,
@@ -69,10 +67,9 @@ struct Disk {
     is_ill: bool,
 }
 
-/// What the folders have to say.
 pub(crate) enum FolderEvent {
     Chore(ChoreId, Result<ChoreEnd, Panicked>),
-    DiskChecked(Result<Result<(), String>, Panicked>),
+    DiskChecked(Result<(), String>),
 }
 
 impl Folders {
@@ -155,7 +152,10 @@ impl Folders {
     pub(crate) async fn next(&mut self) -> FolderEvent {
         tokio::select! {
             (id, end) = children::next(&mut self.running) => FolderEvent::Chore(id, end),
-            ((), result) = children::next(&mut self.checks) => FolderEvent::DiskChecked(result),
+            ((), result) = children::next(&mut self.checks) => {
+                let panicked = |_| Err("the look at it panicked".to_owned());
+                FolderEvent::DiskChecked(result.unwrap_or_else(panicked))
+            }
         }
     }
 
@@ -194,9 +194,8 @@ impl Folders {
     pub(crate) fn check_disk(&mut self, now: Duration) {
         let Some(probe) = self.disk.gate.probe(now) else { return };
         self.disk.probe = Some(probe);
-        let (sink, lock, room_bytes) =
-            (self.sink.clone(), self.download_lock.clone(), self.disk.room_bytes);
-        let blocking = self.blocking.clone();
+        let (sink, room_bytes) = (self.sink.clone(), self.disk.room_bytes);
+        let (lock, blocking) = (self.download_lock.clone(), self.blocking.clone());
         self.checks.spawn((), async move {
             sink.health(room_bytes).await.map_err(|fault| fault.to_string())?;
             let locked = blocking.spawn_blocking(move || lock.ensure()).await;
@@ -204,13 +203,9 @@ impl Folders {
         });
     }
 
-    pub(crate) fn disk_checked(
-        &mut self,
-        result: Result<Result<(), String>, Panicked>,
-        now: Duration,
-    ) {
+    pub(crate) fn disk_checked(&mut self, result: Result<(), String>, now: Duration) {
         let disk = &mut self.disk;
-        match result.unwrap_or_else(|Panicked| Err("the look at it panicked".to_owned())) {
+        match result {
             Ok(()) => {
                 disk.gate.opened();
                 disk.room_bytes = 0;

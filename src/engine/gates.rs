@@ -20,22 +20,11 @@ use crate::meters::Meters;
 /// must not fill the memory.
 const HOSTS: usize = 64;
 
-/// Why a call may not go out now.
+/// A call may not go out now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Closed {
-    /// Look again at this time.
-    Until(Duration),
-    /// What opens it comes as an event: the end of a probe, or of a look at the disk.
-    UntilEvent,
-}
-
-impl Closed {
-    pub(crate) fn until(self) -> Option<Duration> {
-        match self {
-            Self::Until(at) => Some(at),
-            Self::UntilEvent => None,
-        }
-    }
+pub(crate) struct Closed {
+    /// When to look again; `None` if what opens it comes as an event, such as the end of a probe.
+    pub(crate) until: Option<Duration>,
 }
 
 /// The right to make one call, with the gates that the call is the probe of.
@@ -92,7 +81,6 @@ pub(crate) struct Gates {
     projects: SecondaryMap<ProjectId, ProjectGates>,
     origin: Gate,
     hosts: HashMap<String, Gate>,
-    /// From so many hosts on, idle ones are forgotten.
     hosts_limit: usize,
     retry: RetryPolicy,
     woken: Woken,
@@ -113,14 +101,8 @@ impl Gates {
     }
 
     pub(crate) fn add(&mut self, project: ProjectId, name: ProjectName, digest: ProjectDigest) {
-        let gates = ProjectGates {
-            name,
-            digest,
-            throttle: Gate::default(),
-            key: Gate::default(),
-            rejection: Gate::default(),
-            store_host: None,
-        };
+        let (throttle, key, rejection) = Default::default();
+        let gates = ProjectGates { name, digest, throttle, key, rejection, store_host: None };
         self.projects.insert(project, gates);
     }
 
@@ -160,7 +142,6 @@ impl Gates {
         std::mem::take(&mut self.woken)
     }
 
-    /// A pass for a call to the API.
     pub(crate) fn api_pass(&mut self, project: ProjectId, now: Duration) -> Result<Pass, Closed> {
         let Self { projects, origin, .. } = self;
         let of = &mut projects[project];
@@ -224,8 +205,8 @@ impl Gates {
         let (retry, jitter) = (self.retry, Clock::jitter());
         let delay = |attempt| retry.delay(attempt, jitter);
         let slowly = spread(retry.max(), jitter);
-        let refuse = |gate: &mut Gate, wait: &dyn Fn(u32) -> Duration| {
-            if gate.is_probing() {
+        let refuse = |probes: bool, gate: &mut Gate, wait: &dyn Fn(u32) -> Duration| {
+            if probes && gate.is_probing() {
                 gate.refused(now, wait);
             }
         };
@@ -235,19 +216,12 @@ impl Gates {
             // to be the API's own.
             of.key.probe_unanswered(now.saturating_add(slowly));
         }
-        if pass.throttle.is_some() {
-            refuse(&mut of.throttle, &delay);
-        }
-        if pass.rejection.is_some() {
-            refuse(&mut of.rejection, &|_| slowly);
-        }
-        if pass.origin.is_some() {
-            refuse(&mut self.origin, &delay);
-        }
-        if let Some((host, _)) = &pass.host
-            && let Some(gate) = self.hosts.get_mut(host)
-        {
-            refuse(gate, &delay);
+        refuse(pass.throttle.is_some(), &mut of.throttle, &delay);
+        refuse(pass.rejection.is_some(), &mut of.rejection, &|_| slowly);
+        refuse(pass.origin.is_some(), &mut self.origin, &delay);
+        let host = pass.host.as_ref().and_then(|(host, _)| self.hosts.get_mut(host));
+        if let Some(gate) = host {
+            refuse(true, gate, &delay);
         }
         // Only now another call may probe.
         drop(pass);
@@ -264,13 +238,8 @@ impl Gates {
             self.woken.projects.push(project);
             tracing::info!(event = "project_resumed", project = %of.name, "the API accepts requests again");
         }
-        self.origin_answered("the API is available again");
-    }
-
-    fn origin_answered(&mut self, words: &str) {
-        if self.origin.opened() {
-            self.woken.everybody = true;
-            tracing::info!(event = "api_resumed", "{words}");
+        if self.reached_origin() {
+            tracing::info!(event = "api_resumed", "the API is available again");
         }
     }
 
@@ -380,11 +349,11 @@ impl Gates {
         }
     }
 
-    /// An answer that concerns a project alone: the origin is there.
-    fn reached_origin(&mut self) {
-        if self.origin.opened() {
-            self.woken.everybody = true;
-        }
+    /// The origin is there. Returns whether this ended a pause.
+    fn reached_origin(&mut self) -> bool {
+        let opened = self.origin.opened();
+        self.woken.everybody |= opened;
+        opened
     }
 
     fn forget_idle_hosts(&mut self, now: Duration) {
@@ -435,7 +404,6 @@ impl Gates {
         }
     }
 
-    /// The gates of the stores' hosts.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = (&str, &Gate)> {
         self.hosts.iter().map(|(host, gate)| (host.as_str(), gate))
     }
@@ -446,8 +414,8 @@ pub(crate) fn admitted(admission: Admission) -> Result<bool, Closed> {
     match admission {
         Admission::Pass => Ok(false),
         Admission::Probe => Ok(true),
-        Admission::WaitUntil(at) => Err(Closed::Until(at)),
-        Admission::WaitForProbe => Err(Closed::UntilEvent),
+        Admission::WaitUntil(at) => Err(Closed { until: Some(at) }),
+        Admission::WaitForProbe => Err(Closed { until: None }),
     }
 }
 

@@ -65,16 +65,9 @@ impl Journal {
         events: mpsc::Receiver<LedgerEvent>,
         meters: Meters,
     ) -> Self {
-        Self {
-            writes,
-            events,
-            outbox: BTreeMap::new(),
-            replaceable: HashMap::new(),
-            tickets: HashMap::new(),
-            next_ticket: 0,
-            failing: false,
-            meters,
-        }
+        let (outbox, replaceable, tickets) = Default::default();
+        let (next_ticket, failing) = (0, false);
+        Self { writes, events, outbox, replaceable, tickets, next_ticket, failing, meters }
     }
 
     /// Queues a write. Returns the ticket of an older one that it replaces. A write that

@@ -7,53 +7,42 @@
 use crate::domain::ids::ExportPath;
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::RemoteStatus;
-use crate::domain::watch::{Notice, Watch, WatchState};
+use crate::domain::watch::{Notice, Totals, Watch, WatchState};
 
 /// Logs one notice with the fields that every line about an export carries. `retry` is the command
 /// that retries exports, without their IDs.
-pub(crate) fn narrate(path: &ExportPath, notice: &Notice, retry: &str) {
-    let ExportPath { project, export } = path;
+pub(crate) fn narrate(ExportPath { project, export }: &ExportPath, notice: &Notice, retry: &str) {
     match notice {
         Notice::StatusChanged { from, to } => {
             let (from, to) = (from.as_ref().map_or("unknown", RemoteStatus::as_str), to.as_str());
             tracing::info!(event = "status_changed", %project, %export, from, to, "status changed");
         }
-        Notice::PollFailing { cause } => {
-            tracing::warn!(
-                event = "poll_failed", %project, %export, cause,
-                "poll failed, will be repeated: {cause}"
-            );
-        }
+        Notice::PollFailing { cause } => tracing::warn!(
+            event = "poll_failed", %project, %export, cause,
+            "poll failed, will be repeated: {cause}"
+        ),
         Notice::PollRecovered => {
             tracing::info!(event = "poll_recovered", %project, %export, "polls work again");
         }
         Notice::Surprise { words } => {
             tracing::warn!(event = "answer_odd", %project, %export, cause = words, "{words}");
         }
-        Notice::PartsListed { parts, bytes, committed, partials } => {
-            tracing::info!(
-                event = "parts_listed", %project, %export, parts, bytes, committed, partials,
-                "parts listed"
-            );
-        }
-        Notice::PartFailing { key: PartKey { number, file_id }, cause } => {
-            tracing::warn!(
-                event = "part_failed", %project, %export, part = number, file = %file_id, cause,
-                "part failed, will be repeated: {cause}"
-            );
-        }
-        Notice::PartAbandoned { key: PartKey { number, file_id }, cause } => {
-            tracing::error!(
-                event = "part_abandoned", %project, %export, part = number, file = %file_id, cause,
-                "part given up: {cause}"
-            );
-        }
-        Notice::PartCheckpointed { key: PartKey { number, file_id }, bytes } => {
-            tracing::debug!(
-                event = "part_checkpointed", %project, %export, part = number, file = %file_id,
-                bytes, "checkpoint"
-            );
-        }
+        Notice::PartsListed { parts, bytes, committed, partials } => tracing::info!(
+            event = "parts_listed", %project, %export, parts, bytes, committed, partials,
+            "parts listed"
+        ),
+        Notice::PartFailing { key: PartKey { number, file_id }, cause } => tracing::warn!(
+            event = "part_failed", %project, %export, part = number, file = %file_id, cause,
+            "part failed, will be repeated: {cause}"
+        ),
+        Notice::PartAbandoned { key: PartKey { number, file_id }, cause } => tracing::error!(
+            event = "part_abandoned", %project, %export, part = number, file = %file_id, cause,
+            "part given up: {cause}"
+        ),
+        Notice::PartCheckpointed { key: PartKey { number, file_id }, bytes } => tracing::debug!(
+            event = "part_checkpointed", %project, %export, part = number, file = %file_id,
+            bytes, "checkpoint"
+        ),
         Notice::PartCommitted(part) => {
             let CommittedPart { key: PartKey { number, file_id }, bytes, sha256, .. } = part;
             tracing::debug!(
@@ -61,18 +50,12 @@ pub(crate) fn narrate(path: &ExportPath, notice: &Notice, retry: &str) {
                 %sha256, "part committed"
             );
         }
-        Notice::ExportSealed(totals) => {
-            let (parts, bytes) = (totals.parts, totals.bytes);
-            tracing::info!(
-                event = "export_sealed", %project, %export, parts, bytes, "manifest.json written"
-            );
-        }
-        Notice::ExportCompleted(totals) => {
-            let (parts, bytes) = (totals.parts, totals.bytes);
-            tracing::info!(
-                event = "export_completed", %project, %export, parts, bytes, "export whole"
-            );
-        }
+        Notice::ExportSealed(Totals { parts, bytes }) => tracing::info!(
+            event = "export_sealed", %project, %export, parts, bytes, "manifest.json written"
+        ),
+        Notice::ExportCompleted(Totals { parts, bytes }) => tracing::info!(
+            event = "export_completed", %project, %export, parts, bytes, "export whole"
+        ),
         Notice::ExportFailed(failure) => {
             let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
             let cause = &failure.cause;
@@ -81,11 +64,9 @@ pub(crate) fn narrate(path: &ExportPath, notice: &Notice, retry: &str) {
                 "export failed: {cause}; to try again, run: {retry} {export}"
             );
         }
-        Notice::FailureForgotten => {
-            tracing::info!(
-                event = "failure_forgotten", %project, %export, "the failure is forgotten"
-            );
-        }
+        Notice::FailureForgotten => tracing::info!(
+            event = "failure_forgotten", %project, %export, "the failure is forgotten"
+        ),
     }
 }
 
@@ -105,20 +86,14 @@ pub(crate) fn introduce(watch: &Watch, retry: &str) {
                 "continuing where an earlier run stopped"
             );
         }
-        WatchState::Sealing { totals, .. } => {
-            let (parts, bytes) = (totals.parts, totals.bytes);
-            tracing::info!(
-                event = "seal_recovered", %project, %export, parts, bytes,
-                "every part is here; manifest.json is next"
-            );
-        }
-        WatchState::Completed { totals, .. } => {
-            let (parts, bytes) = (totals.parts, totals.bytes);
-            tracing::debug!(
-                event = "completion_recovered", %project, %export, parts, bytes,
-                "an earlier run completed the export"
-            );
-        }
+        WatchState::Sealing { totals: Totals { parts, bytes }, .. } => tracing::info!(
+            event = "seal_recovered", %project, %export, parts, bytes,
+            "every part is here; manifest.json is next"
+        ),
+        WatchState::Completed { totals: Totals { parts, bytes }, .. } => tracing::debug!(
+            event = "completion_recovered", %project, %export, parts, bytes,
+            "an earlier run completed the export"
+        ),
         WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => {
             let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
             let (cause, failed_at) = (&failure.cause, failure.at);
@@ -133,8 +108,8 @@ pub(crate) fn introduce(watch: &Watch, retry: &str) {
 }
 
 /// The folder is there, and was looked at.
-pub(crate) fn prepared(path: &ExportPath, adopted: &[CommittedPart]) {
-    let (ExportPath { project, export }, adopted) = (path, adopted.len());
+pub(crate) fn prepared(ExportPath { project, export }: &ExportPath, adopted: &[CommittedPart]) {
+    let adopted = adopted.len();
     tracing::debug!(event = "folder_prepared", %project, %export, adopted, "folder ready");
     if adopted > 0 {
         tracing::info!(
@@ -145,14 +120,12 @@ pub(crate) fn prepared(path: &ExportPath, adopted: &[CommittedPart]) {
 }
 
 /// A part got a slot.
-pub(crate) fn part_started(path: &ExportPath, key: &PartKey) {
-    let ExportPath { project, export } = path;
+pub(crate) fn part_started(ExportPath { project, export }: &ExportPath, key: &PartKey) {
     let (part, file) = (key.number, &key.file_id);
     tracing::debug!(event = "part_started", %project, %export, part, %file, "part started");
 }
 
-pub(crate) fn retried(path: &ExportPath) {
-    let ExportPath { project, export } = path;
+pub(crate) fn retried(ExportPath { project, export }: &ExportPath) {
     tracing::info!(
         event = "export_retried", %project, %export,
         "the failed export will be tried again, as requested"
@@ -160,8 +133,7 @@ pub(crate) fn retried(path: &ExportPath) {
 }
 
 /// The configuration no longer has the export.
-pub(crate) fn removed(path: &ExportPath) {
-    let ExportPath { project, export } = path;
+pub(crate) fn removed(ExportPath { project, export }: &ExportPath) {
     tracing::info!(
         event = "export_removed", %project, %export,
         "the export is no longer configured: nothing new starts for it"
@@ -169,16 +141,14 @@ pub(crate) fn removed(path: &ExportPath) {
 }
 
 /// The configuration has the export again before it was forgotten.
-pub(crate) fn restored(path: &ExportPath) {
-    let ExportPath { project, export } = path;
+pub(crate) fn restored(ExportPath { project, export }: &ExportPath) {
     tracing::info!(
         event = "export_restored", %project, %export,
         "the export is configured again and continues where it is"
     );
 }
 
-pub(crate) fn forgotten(path: &ExportPath) {
-    let ExportPath { project, export } = path;
+pub(crate) fn forgotten(ExportPath { project, export }: &ExportPath) {
     tracing::debug!(
         event = "export_forgotten", %project, %export,
         "nothing is under way for the removed export"

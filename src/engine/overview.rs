@@ -11,6 +11,7 @@ use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::gate::Gate;
 use crate::domain::ids::{ExportId, ProjectName};
+use crate::domain::moment::Moment;
 use crate::domain::part::PartKey;
 use crate::domain::rate::Rate;
 use crate::domain::report::RemoteStatus;
@@ -97,7 +98,6 @@ pub struct Progress {
     pub bytes_total: Option<u64>,
 }
 
-/// A part that is downloaded now.
 #[derive(Debug, Clone)]
 pub struct ActivePart {
     pub key: PartKey,
@@ -133,14 +133,7 @@ impl Shown {
     }
 }
 
-/// One moment on both clocks.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    pub(crate) since_start: Duration,
-    pub(crate) wall: Timestamp,
-}
-
-impl Clock {
+impl Moment {
     /// What the wall clock will say at this time since the start. In tenths of a second, so that
     /// the same moment looks the same from one second to the next.
     pub(crate) fn wall_at(self, at: Duration) -> Timestamp {
@@ -171,7 +164,7 @@ impl ExportOverview {
         shown: &mut Shown,
         due: Option<Duration>,
         bytes_under_way: impl Fn(&PartKey) -> u64,
-        clock: Clock,
+        clock: Moment,
     ) -> Self {
         let stage = Stage::of(watch.state());
         let (progress, active_parts) = match watch.state() {

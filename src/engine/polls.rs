@@ -26,10 +26,8 @@ use crate::meters::Meters;
 /// the others.
 const MAX_CALLS: usize = 32;
 
-/// Names a call under way.
 pub(crate) type CallId = u64;
 
-/// The views that are due, queued and under way.
 #[derive(Debug)]
 pub(crate) struct Polls {
     due: Timers<EntryId>,
@@ -72,14 +70,8 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct Turn {
     project: ProjectId,
-    entry: EntryId,
+    pub(crate) entry: EntryId,
     pass: Pass,
-}
-
-impl Turn {
-    pub(crate) fn entry(&self) -> EntryId {
-        self.entry
-    }
 }
 
 impl Polls {
@@ -199,7 +191,7 @@ impl Polls {
                 continue;
             }
             match gates.api_pass(project, now) {
-                Err(closed) => self.turns.stand_aside(project, closed.until()),
+                Err(closed) => self.turns.stand_aside(project, closed.until),
                 Ok(pass) => {
                     self.turns.join(project);
                     let entry = budget.ready.next()?;

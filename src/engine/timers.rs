@@ -75,12 +75,10 @@ impl<K: Clone + Eq + Hash + Ord> Timers<K> {
         self.by_key.iter().map(|(key, at)| (key, *at))
     }
 
-    /// When the next timer is due.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// When this timer is due.
     pub(crate) fn due_at(&self, key: &K) -> Option<Duration> {
         self.by_key.get(key).copied()
     }

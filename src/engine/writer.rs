@@ -32,13 +32,11 @@ pub struct Write {
     pub may_wait: bool,
 }
 
+/// What the writer says. That a transaction fails is said once: it is tried again until it succeeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerEvent {
     Written(Vec<u64>),
-    /// A transaction failed and is tried again until it succeeds; said once.
-    Failing {
-        cause: String,
-    },
+    Failing { cause: String },
     Healthy,
 }
 
@@ -84,8 +82,7 @@ pub async fn run_writer(
     }
     if let Err(error) = ledger.close().await {
         tracing::warn!(
-            event = "state_close_failed",
-            cause = %error,
+            event = "state_close_failed", cause = %error,
             "the state was not closed cleanly, what was written is durable all the same: {error}"
         );
     }
@@ -128,8 +125,7 @@ async fn write(
             }
             Err(fault @ LedgerFault::Refused { .. }) => {
                 tracing::error!(
-                    event = "state_claimed_elsewhere",
-                    cause = %fault,
+                    event = "state_claimed_elsewhere", cause = %fault,
                     "nothing more can be recorded: {fault}"
                 );
                 return Attempted::Refused;
@@ -167,10 +163,27 @@ async fn say(events: &mpsc::Sender<LedgerEvent>, stop: &CancellationToken, event
 mod tests {
     use std::path::Path;
 
+    use tokio::task::JoinSet;
+
     use super::*;
     use crate::domain::stage::PauseScope;
     use crate::ledgers::sqlite::SqliteLedger;
     use crate::ledgers::sqlite::fuzzing::rename_table;
+
+    /// A writer that begins as soon as the test waits, and the other ends of its channels.
+    struct Rig {
+        writes: mpsc::Sender<Write>,
+        heard: mpsc::Receiver<LedgerEvent>,
+        writer: JoinSet<Vec<u64>>,
+    }
+
+    fn rig((ledger, epoch): (SqliteLedger, Epoch), stop: CancellationToken) -> Rig {
+        let (writes, queue) = mpsc::channel(300);
+        let (events, heard) = mpsc::channel(300);
+        let mut writer = JoinSet::new();
+        writer.spawn(run_writer(ledger, epoch, queue, events, stop));
+        Rig { writes, heard, writer }
+    }
 
     async fn claimed(directory: &Path) -> (SqliteLedger, Epoch) {
         let mut ledger = SqliteLedger::open(directory).await.unwrap();
@@ -180,55 +193,47 @@ mod tests {
 
     fn paused(ticket: u64) -> Write {
         let until = "2026-01-01T00:00:00Z".parse().unwrap();
-        Write {
-            fact: Fact::Paused { scope: PauseScope::Host(format!("host-{ticket}")), until },
-            ticket,
-            may_wait: false,
-        }
+        let fact = Fact::Paused { scope: PauseScope::Host(format!("host-{ticket}")), until };
+        Write { fact, ticket, may_wait: false }
+    }
+
+    /// What the writer has not written when it ends.
+    async fn lost(mut writer: JoinSet<Vec<u64>>) -> Vec<u64> {
+        writer.join_next().await.unwrap().unwrap()
     }
 
     #[tokio::test]
     async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
         let root = tempfile::tempdir().unwrap();
-        let (ledger, epoch) = claimed(root.path()).await;
-        let (writes, queue) = mpsc::channel(8);
-        let (events, mut heard) = mpsc::channel(8);
-        let mut writer = tokio::task::JoinSet::new();
-        writer.spawn(run_writer(ledger, epoch, queue, events, CancellationToken::new()));
+        let mut rig = rig(claimed(root.path()).await, CancellationToken::new());
         let patient = |ticket| Write { may_wait: true, ..paused(ticket) };
         // Each is sent when the writer has taken the one before, so that nothing but waiting brings
         // them together.
         for write in [patient(0), patient(1), paused(2)] {
-            writes.send(write).await.unwrap();
-            while writes.capacity() < 8 {
+            rig.writes.send(write).await.unwrap();
+            while rig.writes.capacity() < 300 {
                 tokio::task::yield_now().await;
             }
         }
-        assert_eq!(heard.recv().await, Some(LedgerEvent::Written(vec![0, 1, 2])));
-        writes.send(patient(3)).await.unwrap();
-        assert_eq!(
-            heard.recv().await,
-            Some(LedgerEvent::Written(vec![3])),
-            "it waits for a moment, not for ever"
-        );
-        drop(writes);
-        assert_eq!(writer.join_next().await.unwrap().unwrap(), [0; 0]);
+        assert_eq!(rig.heard.recv().await, Some(LedgerEvent::Written(vec![0, 1, 2])));
+        rig.writes.send(patient(3)).await.unwrap();
+        let heard = rig.heard.recv().await;
+        assert_eq!(heard, Some(LedgerEvent::Written(vec![3])), "it waits a moment, not for ever");
+        drop(rig.writes);
+        assert_eq!(lost(rig.writer).await, [0; 0]);
     }
 
     #[tokio::test]
     async fn the_writer_shares_transactions_and_reports_every_ticket() {
         let root = tempfile::tempdir().unwrap();
-        let (ledger, epoch) = claimed(root.path()).await;
-        let (writes, queue) = mpsc::channel(300);
-        let (events, mut heard) = mpsc::channel(300);
+        let mut rig = rig(claimed(root.path()).await, CancellationToken::new());
         for ticket in 0..300 {
-            writes.try_send(paused(ticket)).unwrap();
+            rig.writes.try_send(paused(ticket)).unwrap();
         }
-        drop(writes);
-        let lost = run_writer(ledger, epoch, queue, events, CancellationToken::new()).await;
-        assert_eq!(lost, [0; 0]);
+        drop(rig.writes);
+        assert_eq!(lost(rig.writer).await, [0; 0]);
         let mut batches = Vec::new();
-        while let Some(event) = heard.recv().await {
+        while let Some(event) = rig.heard.recv().await {
             let LedgerEvent::Written(tickets) = event else { panic!("{event:?}") };
             batches.push(tickets);
         }
@@ -241,56 +246,47 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_writer_waits_for_a_failing_database_and_goes_on_by_itself() {
         let root = tempfile::tempdir().unwrap();
-        let (ledger, epoch) = claimed(root.path()).await;
+        let mut rig = rig(claimed(root.path()).await, CancellationToken::new());
         rename_table(root.path(), "pause", "hidden").await;
-        let (writes, queue) = mpsc::channel(8);
-        let (events, mut heard) = mpsc::channel(8);
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(run_writer(ledger, epoch, queue, events, CancellationToken::new()));
-        writes.send(paused(1)).await.unwrap();
-        let Some(LedgerEvent::Failing { cause }) = heard.recv().await else {
-            panic!("not reported")
-        };
+        rig.writes.send(paused(1)).await.unwrap();
+        let heard = rig.heard.recv().await;
+        let Some(LedgerEvent::Failing { cause }) = heard else { panic!("not reported") };
         assert!(cause.contains("pause"), "{cause}");
         rename_table(root.path(), "hidden", "pause").await;
-        assert_eq!(heard.recv().await, Some(LedgerEvent::Healthy));
-        assert_eq!(heard.recv().await, Some(LedgerEvent::Written(vec![1])));
-        drop(writes);
-        assert_eq!(tasks.join_next().await.unwrap().unwrap(), [0; 0]);
+        assert_eq!(rig.heard.recv().await, Some(LedgerEvent::Healthy));
+        assert_eq!(rig.heard.recv().await, Some(LedgerEvent::Written(vec![1])));
+        drop(rig.writes);
+        assert_eq!(lost(rig.writer).await, [0; 0]);
     }
 
     #[tokio::test]
     async fn told_to_stop_the_writer_tries_what_is_queued_and_owns_up_to_the_rest() {
         let root = tempfile::tempdir().unwrap();
-        let (ledger, epoch) = claimed(root.path()).await;
-        let (writes, queue) = mpsc::channel(8);
-        let (events, _heard) = mpsc::channel(8);
         let stop = CancellationToken::new();
         stop.cancel();
-        writes.try_send(paused(1)).unwrap();
-        assert_eq!(run_writer(ledger, epoch, queue, events.clone(), stop.clone()).await, [0; 0]);
-
-        let (ledger, epoch) = claimed(root.path()).await;
-        rename_table(root.path(), "pause", "hidden").await;
-        let (writes, queue) = mpsc::channel(8);
-        writes.try_send(paused(2)).unwrap();
-        assert_eq!(run_writer(ledger, epoch, queue, events, stop).await, [2]);
+        for (can_write, expected) in [(true, vec![]), (false, vec![1])] {
+            let ledger = claimed(root.path()).await;
+            if !can_write {
+                rename_table(root.path(), "pause", "hidden").await;
+            }
+            let rig = rig(ledger, stop.clone());
+            rig.writes.try_send(paused(1)).unwrap();
+            assert_eq!(lost(rig.writer).await, expected);
+        }
     }
 
     #[tokio::test]
     async fn once_somebody_else_has_claimed_the_ledger_the_writer_gives_up_everything() {
         let root = tempfile::tempdir().unwrap();
-        let (ledger, epoch) = claimed(root.path()).await;
+        let ledger = claimed(root.path()).await;
         let (mut other, _) = claimed(root.path()).await;
-        let (writes, queue) = mpsc::channel(300);
-        let (events, mut heard) = mpsc::channel(8);
+        let mut rig = rig(ledger, CancellationToken::new());
         for ticket in 0..300 {
-            writes.try_send(paused(ticket)).unwrap();
+            rig.writes.try_send(paused(ticket)).unwrap();
         }
-        let lost = run_writer(ledger, epoch, queue, events, CancellationToken::new()).await;
-        assert_eq!(lost, (0..300).collect::<Vec<_>>());
-        assert_eq!(heard.recv().await, None, "nothing is tried again");
-        assert!(writes.is_closed());
+        assert_eq!(lost(rig.writer).await, (0..300).collect::<Vec<_>>());
+        assert_eq!(rig.heard.recv().await, None, "nothing is tried again");
+        assert!(rig.writes.is_closed());
         assert_eq!(other.pauses().await.unwrap().len(), 0);
     }
 }

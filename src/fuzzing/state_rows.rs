@@ -95,7 +95,7 @@ fn check(record: ExportRecord) {
     let export = record.key.export.clone();
     let at = ExportPath { project: "shop".parse().expect("a name"), export: export.clone() };
     let (state, parts) = (record.state.clone(), record.parts.clone());
-    let mut world = World::new(recovery::watch(at, Some(record)));
+    let mut world = World::new(recovery::watch(at, record));
     match (world.watch.state(), state) {
         (WatchState::Completed { totals, .. }, RecordedState::Completed { parts, bytes, .. }) => {
             assert_eq!((totals.parts, totals.bytes), (parts, bytes));

@@ -14,9 +14,7 @@ use crate::domain::manifest::Manifest;
 use crate::domain::moment::{Moment, Unit};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
 use crate::domain::report::Report;
-use crate::domain::watch::{
-    Command, Policies, RecordChange, StepContext, Watch, WatchEvent, WatchState,
-};
+use crate::domain::watch::{Command, Policies, StepContext, Watch, WatchEvent, WatchState};
 
 /// A watch, and the one report that the API always gives.
 pub(super) struct World {

@@ -276,7 +276,7 @@ impl Scheduler {
     fn admit_views(&mut self, now: Duration) {
         let at_work = self.fleet.at_work().len();
         while let Some(turn) = self.polls.next_turn(&mut self.gates, at_work, now) {
-            let entry = turn.entry();
+            let entry = turn.entry;
             match self.fleet.export(entry) {
                 Some(export) if export.watch().wants_views() => {
                     let access = self.fleet.project(export.project()).access.clone();

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Scheduler, Timer};
+use crate::domain::moment::Moment;
 use crate::domain::stage::{Cause, Wait};
 use crate::engine::ids::PartId;
-use crate::engine::overview::{Clock, Counts, ExportOverview, Overview, ProjectOverview, Standing};
+use crate::engine::overview::{Counts, ExportOverview, Overview, ProjectOverview, Standing};
 
 /// Shortest time between two looks for the progress bars.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -29,7 +30,7 @@ impl Scheduler {
 
     /// With so many exports at most, the first of the configuration.
     pub(super) fn overview(&mut self, mut exports: usize) -> Overview {
-        let clock = self.moment();
+        let clock = self.clock.moment();
         let standing = self.standing();
         let Self { fleet, polls, transfers, .. } = self;
         let ids: Vec<_> = fleet.projects().map(|(id, _)| id).collect();
@@ -58,7 +59,7 @@ impl Scheduler {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let clock = self.moment();
+        let clock = self.clock.moment();
         let downloading: HashSet<_> = self.transfers.exports().collect();
         let counts = Counts { downloading: downloading.len(), ..self.fleet.counts() };
         Standing {
@@ -72,13 +73,8 @@ impl Scheduler {
         }
     }
 
-    fn moment(&self) -> Clock {
-        let moment = self.clock.moment();
-        Clock { since_start: moment.since_start, wall: moment.wall }
-    }
-
     /// What everything or a project waits for. What holds up more comes first.
-    fn waits(&self, clock: Clock) -> Vec<Wait> {
+    fn waits(&self, clock: Moment) -> Vec<Wait> {
         let flags =
             [(self.folders.disk_is_ill(), Cause::Disk), (self.journal.is_failing(), Cause::State)];
         let flags = flags.into_iter().filter(|(waits, _)| *waits);

@@ -66,7 +66,7 @@ impl Scheduler {
                 self.polls.queue(export.project(), entry);
             }
         }
-        while let Some(PartId { entry, key }) = self.transfers.pop_retry(now) {
+        while let Some(PartId { entry, key }) = self.transfers.retries.pop_due(now) {
             self.step(entry, WatchEvent::PartRetryDue(key));
         }
         while let Some(timer) = self.timers.pop_due(now) {
@@ -341,7 +341,7 @@ impl Scheduler {
             Command::Prepare => self.order_chore(entry, Chore::Prepare),
             Command::QueuePart(key) => self.transfers.queue(project, PartId { entry, key }),
             Command::RetryPartAfter(key, delay) => {
-                self.transfers.retry_at(PartId { entry, key }, now.saturating_add(delay));
+                self.transfers.retries.set(PartId { entry, key }, now.saturating_add(delay));
             }
             Command::Record(change) => self.record(entry, change),
             Command::Seal(manifest) => self.order_chore(entry, Chore::Seal { manifest, boot }),

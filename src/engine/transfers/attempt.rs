@@ -160,7 +160,7 @@ mod tests {
     use crate::api::{Api, ApiSettings};
     use crate::config::{Environment, KeySource};
     use crate::domain::ids::ExportPath;
-    use crate::domain::part::PartKey;
+    use crate::domain::part::{PartKey, Sha256};
     use crate::domain::resume::StrongEtag;
     use crate::domain::watch::PartOrder;
     use crate::engine::access::{Access, KeyUse};
@@ -184,8 +184,8 @@ mod tests {
             connect_timeout: timeout,
             request_timeout: timeout,
         };
-        let path =
-            ExportPath { project: "shop".parse().unwrap(), export: "export_1".parse().unwrap() };
+        let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
+        let path = ExportPath { project, export };
         let api = Api::new(&settings, &tls()).unwrap();
         let client = api.project(&"project_1".parse().unwrap(), &"rest".to_owned().into()).unwrap();
         let environment = Environment::from_pairs(std::iter::empty::<(String, String)>());
@@ -215,14 +215,8 @@ mod tests {
 
     fn origin() -> BodyOrigin {
         let etag = StrongEtag::parse("\"v1\"").unwrap();
-        let sha256 = crate::domain::part::Sha256::new([0; 32]);
-        BodyOrigin::of_plan(&Plan::Continue(ResumePoint {
-            bytes: 1,
-            sha256,
-            total_bytes: 10,
-            etag,
-        }))
-        .unwrap()
+        let point = ResumePoint { bytes: 1, sha256: Sha256::new([0; 32]), total_bytes: 10, etag };
+        BodyOrigin::of_plan(&Plan::Continue(point)).unwrap()
     }
 
     /// How an attempt with these bytes on disk is concluded: the failure, and whether it has left
@@ -235,13 +229,11 @@ mod tests {
     ) -> (PartFailure, bool) {
         let partial = folder.path().join("shop/export_1/.part-00001-file_1.json.partial");
         drop(std::fs::remove_file(&partial));
-        let writer = if written {
-            let mut writer = cx.begin(&Plan::FromStart).await.unwrap();
-            writer.write(WRITTEN).await.unwrap();
-            Some(writer)
-        } else {
-            None
-        };
+        let mut writer = None;
+        if written {
+            let begun = writer.insert(cx.begin(&Plan::FromStart).await.unwrap());
+            begun.write(WRITTEN).await.unwrap();
+        }
         let ended = Ended { why, writer, origin: resumable.then(origin) };
         let failure = conclude(ended, first_byte).await;
         (failure, std::fs::metadata(partial).is_ok_and(|file| file.len() == 5))
@@ -263,12 +255,12 @@ mod tests {
         ];
         let attempt = context();
         for (fault, spares) in faults {
-            for (written, resumable) in [(false, false), (false, true), (true, false), (true, true)]
-            {
+            for written_resumable in [(false, false), (false, true), (true, false), (true, true)] {
                 for first_byte in [4, 5] {
+                    let (written, resumable) = written_resumable;
                     let why = Why::Fault(fault.clone());
-                    let bytes = (written, resumable);
-                    let (failure, has_file) = concluded(&attempt, why, bytes, first_byte).await;
+                    let (failure, has_file) =
+                        concluded(&attempt, why, written_resumable, first_byte).await;
                     let PartFailure::Failed { fault: told, kept, progressed } = failure else {
                         panic!("{failure:?}")
                     };

@@ -76,7 +76,7 @@ impl AttemptContext {
 impl Progress {
     /// The progress of a part that has just got its slot. `received` counts what arrives.
     pub(crate) fn new(received: ByteCounter) -> Self {
-        let (bytes, allocated_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (bytes, allocated_bytes) = Default::default();
         Self { bytes, allocated_bytes, began: Instant::now(), received }
     }
 

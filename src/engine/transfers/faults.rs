@@ -78,8 +78,12 @@ mod tests {
         let transient =
             |listing_in_doubt| PartFault::Transient { cause: cause(), listing_in_doubt };
         let gone = |error_code| PartFault::Gone { cause: cause(), error_code };
-        let conflict = || PartFault::Conflict { cause: cause() };
-        let busy = || Hold::StoreBusy { host: cause(), retry_after: None };
+        let busy = FetchRefusal::Busy { host: cause(), retry_after: None };
+        let busy_store = Hold::StoreBusy { host: cause(), retry_after: None };
+        let refused = |listing_in_doubt| {
+            refusal_fault(FetchRefusal::Refused { cause: cause(), listing_in_doubt })
+        };
+        let disk = PartFault::Held(Hold::Disk { cause: cause() });
         let code = || Some("CODE".to_owned());
         let asked = |outcome| link_of(outcome).unwrap_err();
         for (fault, expected) in [
@@ -87,42 +91,17 @@ mod tests {
             (asked(LinkOutcome::Held(Hold::RouteNotFound)), PartFault::Held(Hold::RouteNotFound)),
             (asked(LinkOutcome::Fault(cause())), transient(false)),
             (refusal_fault(FetchRefusal::Gone { cause: cause() }), gone(None)),
-            (
-                refusal_fault(FetchRefusal::Busy { host: cause(), retry_after: None }),
-                PartFault::Held(busy()),
-            ),
-            (
-                refusal_fault(FetchRefusal::Refused { cause: cause(), listing_in_doubt: true }),
-                transient(true),
-            ),
-            (
-                refusal_fault(FetchRefusal::Refused { cause: cause(), listing_in_doubt: false }),
-                transient(false),
-            ),
+            (refusal_fault(busy), PartFault::Held(busy_store)),
+            (refused(true), transient(true)),
+            (refused(false), transient(false)),
             (refusal_fault(FetchRefusal::Fault { cause: cause() }), transient(false)),
             (refusal_fault(FetchRefusal::StartOver { reason: "why" }), transient(false)),
+            (sink_fault(SinkFault::Busy(cause())), transient(false)),
             (sink_fault(SinkFault::Mismatch(cause())), transient(false)),
-            (sink_fault(SinkFault::Conflict(cause())), conflict()),
+            (sink_fault(SinkFault::Conflict(cause())), PartFault::Conflict { cause: cause() }),
+            (sink_fault(SinkFault::Unavailable(cause())), disk),
         ] {
             assert_eq!(fault, expected);
-        }
-    }
-
-    #[test]
-    fn of_the_faults_of_a_sink_only_one_concerns_the_disk() {
-        let words = |fault| match fault {
-            PartFault::Conflict { .. } => "conflict",
-            PartFault::Transient { listing_in_doubt: false, .. } => "transient",
-            PartFault::Held(Hold::Disk { .. }) => "disk",
-            other => panic!("{other:?}"),
-        };
-        for (fault, expected) in [
-            (SinkFault::Conflict("a folder is there".to_owned()), "conflict"),
-            (SinkFault::Busy("it is being written".to_owned()), "transient"),
-            (SinkFault::Mismatch("other bytes".to_owned()), "transient"),
-            (SinkFault::Unavailable("no room".to_owned()), "disk"),
-        ] {
-            assert_eq!(words(sink_fault(fault)), expected);
         }
     }
 

@@ -29,17 +29,14 @@ impl Lanes {
     pub fn new(runtimes: TransferRuntimes, store: &StoreClient) -> Self {
         let lane =
             |runtime| Lane { runtime, store: store.with_own_connections(), parts: Arc::default() };
-        Self {
-            first: lane(runtimes.first),
-            others: runtimes.others.into_iter().map(lane).collect(),
-        }
+        let others = runtimes.others.into_iter().map(lane).collect();
+        Self { first: lane(runtimes.first), others }
     }
 
     /// Parts that begin from now on use this client. Those under way keep theirs.
     pub(crate) fn use_store(&mut self, store: &StoreClient) {
         store.take_over();
-        self.first.store = store.with_own_connections();
-        for lane in &mut self.others {
+        for lane in self.others.iter_mut().chain([&mut self.first]) {
             lane.store = store.with_own_connections();
         }
     }

@@ -61,13 +61,12 @@ pub(crate) type DownloadEnd = Result<AnyFinished, PartFailure>;
 /// Whether the bytes of a large part are durable.
 type SyncEnd = Result<AnyFinished, PartFault>;
 
-/// Parts on their way from the queue to their names.
 #[derive(Debug)]
 pub(crate) struct Transfers {
     capacity: Capacity,
     queue: PartQueue,
     /// Parts that wait after a failed attempt.
-    retries: Timers<PartId>,
+    pub(crate) retries: Timers<PartId>,
     attempts: HashMap<PartId, Attempt>,
     downloads: JoinMap<PartId, DownloadEnd>,
     syncs: JoinMap<PartId, SyncEnd>,
@@ -101,10 +100,9 @@ enum Stage {
     Publishing,
 }
 
-/// What the transfers have to say.
 pub(crate) enum TransferEvent {
     Downloaded(PartId, Result<DownloadEnd, Panicked>),
-    Synced(PartId, Result<SyncEnd, Panicked>),
+    Synced(PartId, SyncEnd),
     Published(Result<GroupEnd, Panicked>),
     News(News),
 }
@@ -155,15 +153,6 @@ impl Transfers {
         self.queue.push(project, part);
     }
 
-    pub(crate) fn retry_at(&mut self, part: PartId, at: Duration) {
-        self.retries.set(part, at);
-    }
-
-    /// A part whose wait after a failed attempt is over.
-    pub(crate) fn pop_retry(&mut self, now: Duration) -> Option<PartId> {
-        self.retries.pop_due(now)
-    }
-
     /// Calls off what only waits of an export; `waiting` are its parts after a failed attempt.
     pub(crate) fn call_off(
         &mut self,
@@ -190,11 +179,11 @@ impl Transfers {
 
     /// The way of a project may be open again.
     pub(crate) fn call(&mut self, project: ProjectId) {
-        self.queue.call(project);
+        self.queue.turns.call(&project);
     }
 
     pub(crate) fn call_all(&mut self) {
-        self.queue.call_all();
+        self.queue.turns.call_all();
     }
 
     /// Forgets how the parts of an export fared: those that wait for that may go.
@@ -211,7 +200,7 @@ impl Transfers {
 
     /// Calls the projects whose time to wait is over.
     pub(crate) fn wake(&mut self, now: Duration) {
-        self.queue.wake(now);
+        self.queue.turns.call_due(now);
     }
 
     /// The next part that slots and gates let begin. `at_work` says how many projects are not
@@ -296,7 +285,10 @@ impl Transfers {
             (part, end) = children::next(&mut self.downloads) => {
                 TransferEvent::Downloaded(part, end)
             }
-            (part, end) = children::next(&mut self.syncs) => TransferEvent::Synced(part, end),
+            (part, end) = children::next(&mut self.syncs) => {
+                let panicked = |_| Err(PartFault::transient("the sync of the part panicked"));
+                TransferEvent::Synced(part, end.unwrap_or_else(panicked))
+            }
             end = self.publisher.next() => TransferEvent::Published(end),
             Some(news) = self.news.1.recv() => TransferEvent::News(news),
         }
@@ -372,25 +364,17 @@ impl Transfers {
     }
 
     /// The bytes of a large part are durable, or not.
-    pub(crate) fn synced(
-        &mut self,
-        part: PartId,
-        end: Result<SyncEnd, Panicked>,
-    ) -> Option<(PartId, PartFault)> {
-        let panicked = || Err(PartFault::transient("the sync of the part panicked"));
-        match end.unwrap_or_else(|Panicked| panicked()) {
-            Ok(finished) => {
-                self.publisher.push(part, finished);
-                None
-            }
-            Err(fault) => Some((part, fault)),
+    pub(crate) fn synced(&mut self, part: PartId, end: SyncEnd) -> Option<(PartId, PartFault)> {
+        match end {
+            Ok(finished) => self.publisher.push(part, finished),
+            Err(fault) => return Some((part, fault)),
         }
+        None
     }
 
     /// Begins a group of final names if there is one to begin.
     pub(crate) fn admit_group(&mut self, now: Duration) {
-        let more_may_come = !self.downloads.is_empty();
-        self.publisher.admit(more_may_come, now, &self.sink);
+        self.publisher.admit(!self.downloads.is_empty(), now, &self.sink);
     }
 
     pub(crate) fn published(&mut self, end: Result<GroupEnd, Panicked>) -> publish::Outcomes {
@@ -441,12 +425,12 @@ impl Transfers {
 
     /// When something is to be done next.
     pub(crate) fn wakes_at(&self) -> Option<Duration> {
-        [self.retries.next_due(), self.queue.next_due()].into_iter().flatten().min()
+        [self.retries.next_due(), self.queue.turns.next_due()].into_iter().flatten().min()
     }
 
     /// When the group that gathers begins at the latest.
     pub(crate) fn gathers_until(&self) -> Option<Duration> {
-        self.publisher.gathers_until()
+        self.publisher.gathers_until
     }
 }
 
@@ -456,12 +440,10 @@ impl Transfers {
         self.attempts.keys()
     }
 
-    /// How many parts the group under way has.
     pub(crate) fn group_len(&self) -> usize {
-        self.publisher.group_len()
+        self.publisher.group.len()
     }
 
-    /// The end of the group under way.
     pub(crate) async fn group_end(&mut self) -> Result<GroupEnd, Panicked> {
         self.publisher.next().await
     }

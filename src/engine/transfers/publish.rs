@@ -28,18 +28,17 @@ pub(crate) type GroupEnd = Vec<Result<CommittedPart, SinkFault>>;
 /// The same with their names.
 pub(crate) type Outcomes = Vec<(PartId, Result<CommittedPart, PartFault>)>;
 
-/// Gives parts their names, one group at a time.
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
     /// Parts that are ready for the next group.
     ready: Vec<(PartId, AnyFinished)>,
     /// The parts of the group under way.
-    group: Vec<PartId>,
+    pub(super) group: Vec<PartId>,
     running: JoinMap<(), GroupEnd>,
     /// Whether the group before had more than one part.
     is_busy: bool,
     /// When the group that gathers begins at the latest.
-    gathers_until: Option<Duration>,
+    pub(super) gathers_until: Option<Duration>,
 }
 
 impl Publisher {
@@ -49,15 +48,6 @@ impl Publisher {
 
     pub(super) fn len(&self) -> usize {
         self.ready.len() + self.group.len()
-    }
-
-    #[cfg(test)]
-    pub(super) fn group_len(&self) -> usize {
-        self.group.len()
-    }
-
-    pub(super) fn gathers_until(&self) -> Option<Duration> {
-        self.gathers_until
     }
 
     /// Begins a group if there is one to begin.

@@ -11,10 +11,10 @@ use crate::engine::gates::Closed;
 use crate::engine::ids::{EntryId, PartId, ProjectId};
 use crate::engine::turns::Turns;
 
-/// Round robin over projects, and over the exports of each.
 #[derive(Debug, Default)]
 pub(super) struct PartQueue {
-    turns: Turns<ProjectId>,
+    /// The projects; those whose way is closed stand aside.
+    pub(super) turns: Turns<ProjectId>,
     projects: SecondaryMap<ProjectId, OfProject>,
 }
 
@@ -40,7 +40,7 @@ impl PartQueue {
         let of_project = entry.or_default();
         of_project.turns.join(part.entry);
         of_project.parts.entry(part.entry).or_default().insert(part.key);
-        self.call(project);
+        self.turns.call(&project);
         self.turns.join(project);
     }
 
@@ -59,31 +59,12 @@ impl PartQueue {
         self.turns.leave(&project);
     }
 
-    /// The way of a project may be open again.
-    pub(super) fn call(&mut self, project: ProjectId) {
-        self.turns.call(&project);
-    }
-
-    pub(super) fn call_all(&mut self) {
-        self.turns.call_all();
-    }
-
     /// The parts of an export may begin again.
     pub(super) fn call_export(&mut self, project: ProjectId, entry: EntryId) {
         if let Some(of_project) = self.projects.get_mut(project) {
             of_project.turns.call(&entry);
         }
-        self.call(project);
-    }
-
-    /// Calls the projects whose time to wait is over.
-    pub(super) fn wake(&mut self, now: Duration) {
-        self.turns.call_due(now);
-    }
-
-    /// When a project comes back that stands aside.
-    pub(super) fn next_due(&self) -> Option<Duration> {
-        self.turns.next_due()
+        self.turns.call(&project);
     }
 
     /// Takes the next part of the first project in turn that has an export that may begin and that
@@ -115,7 +96,7 @@ impl PartQueue {
                 }
                 Err(Refusal::Closed(closed)) => {
                     of_project.turns.put_back(entry);
-                    self.turns.stand_aside(project, closed.until());
+                    self.turns.stand_aside(project, closed.until);
                 }
                 Err(Refusal::NoSlot) => {
                     of_project.turns.put_back(entry);
@@ -142,7 +123,7 @@ impl OfProject {
             let entry = self.turns.next()?;
             match may_begin(entry) {
                 Ok(begins) => return Some((entry, begins)),
-                Err(closed) => self.turns.stand_aside(entry, closed.until()),
+                Err(closed) => self.turns.stand_aside(entry, closed.until),
             }
         }
     }
@@ -189,7 +170,7 @@ mod tests {
         admit: impl Fn(ProjectId) -> bool,
     ) -> Vec<u32> {
         let mut order = Vec::new();
-        let yes = |is: bool| if is { Ok(()) } else { Err(Closed::UntilEvent) };
+        let yes = |is: bool| if is { Ok(()) } else { Err(Closed { until: None }) };
         let admit = |project| yes(admit(project)).map_err(Refusal::Closed);
         while let Some((_, part, (), ())) =
             queue.pop(Duration::ZERO, |entry| yes(may_begin(entry)), admit)
@@ -206,7 +187,7 @@ mod tests {
         let passed = order(&mut queue, |_| true, |project| project != projects[2]);
         assert_eq!(passed, [1, 4, 9, 2, 3]);
         assert_eq!(order(&mut queue, |_| true, |_| true), [0; 0], "it stands aside");
-        queue.call(projects[2]);
+        queue.turns.call(&projects[2]);
         assert_eq!(order(&mut queue, |_| true, |_| true), [7]);
     }
 

@@ -18,15 +18,10 @@ use crate::transport::Link;
 pub(super) enum Transfer {
     /// Every byte is in the file and agrees with all that was promised.
     Complete(AnyFinished),
-    LinkRefused {
-        writer: Option<AnyUpload>,
-        cause: String,
-    },
+    /// The store refuses the link; another one may do.
+    LinkRefused { writer: Option<AnyUpload>, cause: String },
     /// The bytes on disk cannot be continued; the next request asks for the whole file.
-    StartOver {
-        writer: AnyUpload,
-        reason: String,
-    },
+    StartOver { writer: AnyUpload, reason: String },
     /// No further request will help this attempt.
     Ended(Ended),
 }
@@ -79,10 +74,9 @@ pub(super) async fn run(
         Some(writer) => Ok(writer),
         None => cx.begin(&Plan::FromStart).await,
     };
+    let is_whole = matches!(body.facts.opening, Opening::Whole { .. });
     let armed = match begun {
-        Ok(writer) => {
-            ready(writer, is_whole(&body), &body.facts.promised).await.map_err(sink_fault)
-        }
+        Ok(writer) => ready(writer, is_whole, &body.facts.promised).await.map_err(sink_fault),
         Err(fault) => Err(fault),
     };
     match armed {
@@ -159,10 +153,6 @@ enum End {
     Stopped,
     Cut(BodyError),
     Disk(SinkFault),
-}
-
-fn is_whole(body: &Body) -> bool {
-    matches!(body.facts.opening, Opening::Whole { .. })
 }
 
 /// Makes the writer ready for the body's first byte.
