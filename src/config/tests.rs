@@ -286,6 +286,8 @@ fn intervals_have_bounds_and_an_order() {
     for (text, expected) in [
         ("[poll]\nmin_interval = \"0s\"", "`0s` is too short: the minimum is 10ms"),
         ("[poll]\nmin_interval = \"9ms\"", "`9ms` is too short"),
+        // Alone: the default in its place says nothing about the order.
+        ("[poll]\nmin_interval = \"9ms\"\nmax_interval = \"5s\"", "`9ms` is too short"),
         ("[poll]\nmax_interval = \"0s\"", "`0s` is too short"),
         ("[retry]\ninitial = \"0ms\"", "`0ms` is too short"),
         ("[download]\nstall_timeout = \"0s\"", "`0s` is too short"),

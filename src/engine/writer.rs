@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
         let root = tempfile::tempdir().unwrap();
         let (ledger, epoch) = claimed(root.path()).await;
@@ -195,6 +195,7 @@ mod tests {
         let (events, mut heard) = mpsc::channel(8);
         let mut writer = tokio::task::JoinSet::new();
         writer.spawn(run_writer(ledger, epoch, queue, events, CancellationToken::new()));
+        let start = Instant::now();
         let patient = |ticket| Write { may_wait: true, ..paused(ticket) };
         // Each is sent when the writer has taken the one before, so that nothing but waiting brings
         // them together.
@@ -205,12 +206,14 @@ mod tests {
             }
         }
         assert_eq!(heard.recv().await, Some(LedgerEvent::Written(vec![0, 1, 2])));
+        assert_eq!(start.elapsed(), Duration::ZERO, "what may not wait does not");
         writes.send(patient(3)).await.unwrap();
         assert_eq!(
             heard.recv().await,
             Some(LedgerEvent::Written(vec![3])),
             "it waits for a moment, not for ever"
         );
+        assert!(start.elapsed() >= GATHER);
         drop(writes);
         assert_eq!(writer.join_next().await.unwrap().unwrap(), [0; 0]);
     }
@@ -287,7 +290,8 @@ mod tests {
         for ticket in 0..300 {
             writes.try_send(paused(ticket)).unwrap();
         }
-        let lost = run_writer(ledger, epoch, queue, events, CancellationToken::new()).await;
+        let written = run_writer(ledger, epoch, queue, events, CancellationToken::new());
+        let lost = tokio::time::timeout(Duration::from_secs(20), written).await.unwrap();
         assert_eq!(lost, (0..300).collect::<Vec<_>>());
         assert_eq!(heard.recv().await, None, "nothing is tried again");
         assert!(writes.is_closed());

@@ -71,6 +71,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::transport::TransportError;
 
     #[test]
     fn a_fault_says_whether_it_is_the_listing_the_part_the_store_or_the_disk() {
@@ -79,7 +80,8 @@ mod tests {
             |listing_in_doubt| PartFault::Transient { cause: cause(), listing_in_doubt };
         let gone = |error_code| PartFault::Gone { cause: cause(), error_code };
         let conflict = || PartFault::Conflict { cause: cause() };
-        let busy = || Hold::StoreBusy { host: cause(), retry_after: None };
+        let retry_after = Some(Duration::from_secs(5));
+        let busy = || Hold::StoreBusy { host: cause(), retry_after };
         let code = || Some("CODE".to_owned());
         let asked = |outcome| link_of(outcome).unwrap_err();
         for (fault, expected) in [
@@ -88,7 +90,7 @@ mod tests {
             (asked(LinkOutcome::Fault(cause())), transient(false)),
             (refusal_fault(FetchRefusal::Gone { cause: cause() }), gone(None)),
             (
-                refusal_fault(FetchRefusal::Busy { host: cause(), retry_after: None }),
+                refusal_fault(FetchRefusal::Busy { host: cause(), retry_after }),
                 PartFault::Held(busy()),
             ),
             (
@@ -100,6 +102,7 @@ mod tests {
                 transient(false),
             ),
             (refusal_fault(FetchRefusal::Fault { cause: cause() }), transient(false)),
+            (refusal_fault(FetchRefusal::LinkRefused { cause: cause() }), transient(false)),
             (refusal_fault(FetchRefusal::StartOver { reason: "why" }), transient(false)),
             (sink_fault(SinkFault::Mismatch(cause())), transient(false)),
             (sink_fault(SinkFault::Conflict(cause())), conflict()),
@@ -126,9 +129,26 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_download_that_panicked_is_told_from_one_that_was_stopped() {
+        for (panics, expected) in [(true, "panicked"), (false, "was stopped")] {
+            let mut tasks = tokio::task::JoinSet::new();
+            let task = tasks.spawn(async move {
+                assert!(!panics);
+                std::future::pending::<()>().await;
+            });
+            if !panics {
+                task.abort();
+            }
+            let fault = task_fault(&tasks.join_next().await.unwrap().unwrap_err());
+            assert_eq!(fault, PartFault::transient(format!("the download task {expected}")));
+        }
+    }
+
     #[test]
     fn bytes_of_a_body_that_lies_about_itself_are_not_sound() {
         for (error, sound, listing_in_doubt) in [
+            (BodyError::Transport(TransportError::no_request()), true, false),
             (BodyError::Stalled { after: Duration::from_secs(1) }, true, false),
             (BodyError::TooSlow { bytes: 1 }, true, false),
             (BodyError::EndedEarly { bytes: 1, total_bytes: 2 }, true, true),
