@@ -300,6 +300,9 @@ fn intervals_have_bounds_and_an_order() {
     }
     let first = fault_before_shop("[retry]\ninitial = \"2s\"\nmax = \"1500ms\"");
     begins(&first, "c.toml:2: retry.initial: `2s` is longer than retry.max, which is 1500ms");
+    // Alone: the default in its place says nothing about the order.
+    let alone = fault_before_shop("[poll]\nmin_interval = \"9ms\"\nmax_interval = \"5s\"");
+    begins(&alone, "c.toml:2: poll.min_interval: `9ms` is too short");
     let later = fault_before_shop("[poll]\nmax_interval = \"1m\"\nmin_interval = \"2m\"");
     let expected = "`2m` is longer than poll.max_interval, which is 1m";
     begins(&later, &format!("c.toml:3: poll.min_interval: {expected}"));

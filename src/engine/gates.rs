@@ -423,3 +423,35 @@ fn seconds_left(gate: &Gate, now: Duration) -> u64 {
     let left = gate.paused_until().unwrap_or(now).saturating_sub(now);
     left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Of = fn(&mut Gates, ProjectId) -> &mut Gate;
+
+    #[test]
+    fn each_refusal_in_a_row_waits_longer_and_that_of_a_key_the_longest_time() {
+        let seconds = Duration::from_secs;
+        let retry = crate::transport::retry_policy(seconds(1), seconds(600)).unwrap();
+        let mut gates = Gates::new(retry, Meters::default());
+        let project = slotmap::SlotMap::<ProjectId, ()>::with_key().insert(());
+        let digest = ProjectDigest::of(&"project_1".parse().unwrap());
+        gates.add(project, "shop".parse().unwrap(), digest);
+        let cases: [(Hold, Of, _); 3] = [
+            (Hold::Throttled { retry_after: None }, |g, p| &mut g.projects[p].throttle, [1, 2, 4]),
+            (Hold::Unavailable { retry_after: None }, |g, _| &mut g.origin, [1, 2, 4]),
+            (Hold::Unauthorized { status: 401 }, |g, p| &mut g.projects[p].key, [660, 660, 660]),
+        ];
+        for (hold, gate, waits) in cases {
+            let mut now = Duration::ZERO;
+            for longest in waits {
+                let _probe = gate(&mut gates, project).probe(now);
+                gates.hold(project, hold.clone(), now);
+                let wait = gate(&mut gates, project).paused_until().unwrap() - now;
+                assert!((seconds(longest) / 2..=seconds(longest)).contains(&wait), "{wait:?}");
+                now += wait;
+            }
+        }
+    }
+}

@@ -202,10 +202,11 @@ mod tests {
         writer.join_next().await.unwrap().unwrap()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_may_wait_is_gathered_for_a_moment_or_until_something_may_not() {
         let root = tempfile::tempdir().unwrap();
         let mut rig = rig(claimed(root.path()).await, CancellationToken::new());
+        let start = Instant::now();
         let patient = |ticket| Write { may_wait: true, ..paused(ticket) };
         // Each is sent when the writer has taken the one before, so that nothing but waiting brings
         // them together.
@@ -216,9 +217,11 @@ mod tests {
             }
         }
         assert_eq!(rig.heard.recv().await, Some(LedgerEvent::Written(vec![0, 1, 2])));
+        assert_eq!(start.elapsed(), Duration::ZERO, "what may not wait does not");
         rig.writes.send(patient(3)).await.unwrap();
         let heard = rig.heard.recv().await;
         assert_eq!(heard, Some(LedgerEvent::Written(vec![3])), "it waits a moment, not for ever");
+        assert!(start.elapsed() >= GATHER);
         drop(rig.writes);
         assert_eq!(lost(rig.writer).await, [0; 0]);
     }
@@ -284,7 +287,8 @@ mod tests {
         for ticket in 0..300 {
             rig.writes.try_send(paused(ticket)).unwrap();
         }
-        assert_eq!(lost(rig.writer).await, (0..300).collect::<Vec<_>>());
+        let lost = tokio::time::timeout(Duration::from_secs(20), lost(rig.writer)).await.unwrap();
+        assert_eq!(lost, (0..300).collect::<Vec<_>>());
         assert_eq!(rig.heard.recv().await, None, "nothing is tried again");
         assert!(rig.writes.is_closed());
         assert_eq!(other.pauses().await.unwrap().len(), 0);

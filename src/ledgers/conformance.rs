@@ -123,6 +123,8 @@ pub(crate) async fn every_fact_survives_a_restart(home: &impl Home) {
         Fact::StatusSeen { export: key.clone(), status: odd() },
         Fact::PartCommitted { export: key.clone(), part: part(2) },
         Fact::PartCommitted { export: key.clone(), part: part(1) },
+        Fact::PartialSynced { export: key.clone(), part: partial(3) },
+        Fact::Paused { scope: PauseScope::Origin, until: Timestamp::UNIX_EPOCH },
         Fact::Paused { scope: PauseScope::Origin, until: at },
         Fact::Paused { scope: PauseScope::Host("gone".to_owned()), until: at },
         Fact::PauseEnded { scope: PauseScope::Host("gone".to_owned()) },
@@ -134,6 +136,7 @@ pub(crate) async fn every_fact_survives_a_restart(home: &impl Home) {
     let mut ledger = reopen(home, ledger).await;
     let record = only(&mut ledger).await;
     assert_eq!(record.remote_status, Some(odd()));
+    assert_eq!(record.partials, [partial(3)]);
     assert_eq!((record.state, record.parts), (RecordedState::Watching, vec![part(1), part(2)]));
     assert_eq!(ledger.pauses().await.unwrap(), HashMap::from([(PauseScope::Origin, at)]));
     assert_eq!(ledger.sink_identity("/srv").await.unwrap().as_deref(), Some("m2"));
@@ -154,6 +157,7 @@ pub(crate) async fn every_fact_survives_a_restart(home: &impl Home) {
     let record = only(&mut ledger).await;
     assert_eq!(record.state, RecordedState::Completed { parts: 2, bytes: 7, at });
     assert_eq!(record.parts, [], "the manifest has them now");
+    assert_eq!(record.partials, []);
     let seen = Fact::StatusSeen { export: key, status: RemoteStatus::Running };
     ledger.commit(epoch, &[seen]).await.unwrap();
     let state = only(&mut ledger).await.state;
@@ -181,8 +185,13 @@ pub(crate) async fn a_resume_point_stays_until_its_part_is_committed(home: &impl
     let committed = |number| Fact::PartCommitted { export: key.clone(), part: part(number) };
     ledger.commit(epoch, &[synced(1), synced(2), committed(2)]).await.unwrap();
     assert_eq!(only(&mut ledger).await.partials, [partial(1)], "a committed part has no partial");
+    let etag = StrongEtag::parse("\"v2\"").unwrap();
+    let point = ResumePoint { bytes: 60, sha256: Sha256::new([8; 32]), total_bytes: 200, etag };
+    let further = ResumablePart { key: part(1).key, point };
+    let later = Fact::PartialSynced { export: key.clone(), part: further.clone() };
+    ledger.commit(epoch, &[later]).await.unwrap();
     let mut ledger = reopen(home, ledger).await;
-    assert_eq!(only(&mut ledger).await.partials, [partial(1)], "a crash may come at any time");
+    assert_eq!(only(&mut ledger).await.partials, [further], "a crash may come at any time");
     let theirs = ExportKey { project: project("project_two"), export: key.export.clone() };
     let theirs = Fact::PartialSynced { export: theirs, part: partial(3) };
     ledger.commit(epoch, &[synced(1), theirs]).await.unwrap();

@@ -285,6 +285,26 @@ fn days_of_faults_are_logged_once_and_recovery_takes_one_capped_interval() {
 }
 
 #[test]
+fn every_way_to_ask_again_backs_off_and_starts_over_after_an_answer() {
+    let asked_again = |d: &mut Driver, outcome: &ViewOutcome, waits: &[&str]| {
+        for wait in waits {
+            assert_eq!(d.view(outcome.clone()).last().unwrap(), wait, "{outcome:?}");
+        }
+    };
+    let fault = ViewOutcome::Fault("cut".into());
+    let mut d = Driver::new();
+    let waits = ["view 10.0", "view 10.0", "view 10.0", "view 10.0", "view 12.0", "view 24.0"];
+    asked_again(&mut d, &ViewOutcome::NotFound(refusal("X")), &waits);
+    d.view(report("RUNNING", None));
+    asked_again(&mut d, &fault, &["view 0.8", "view 1.5", "view 3.0"]);
+    let (mut d, _) = fetching();
+    for _ in 0..2 {
+        asked_again(&mut d, &fault, &["view 0.8", "view 1.5", "view 3.0"]);
+        d.view(success(&[("a", 1)]));
+    }
+}
+
+#[test]
 fn an_unknown_export_is_given_its_grace_to_the_second() {
     let mut d = Driver::new();
     let not_found = || ViewOutcome::NotFound(refusal("EXPORT_NOT_FOUND"));

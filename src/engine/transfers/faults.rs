@@ -71,6 +71,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::transport::TransportError;
 
     #[test]
     fn a_fault_says_whether_it_is_the_listing_the_part_the_store_or_the_disk() {
@@ -78,8 +79,9 @@ mod tests {
         let transient =
             |listing_in_doubt| PartFault::Transient { cause: cause(), listing_in_doubt };
         let gone = |error_code| PartFault::Gone { cause: cause(), error_code };
-        let busy = FetchRefusal::Busy { host: cause(), retry_after: None };
-        let busy_store = Hold::StoreBusy { host: cause(), retry_after: None };
+        let retry_after = Some(Duration::from_secs(5));
+        let busy = FetchRefusal::Busy { host: cause(), retry_after };
+        let busy_store = Hold::StoreBusy { host: cause(), retry_after };
         let refused = |listing_in_doubt| {
             refusal_fault(FetchRefusal::Refused { cause: cause(), listing_in_doubt })
         };
@@ -95,6 +97,7 @@ mod tests {
             (refused(true), transient(true)),
             (refused(false), transient(false)),
             (refusal_fault(FetchRefusal::Fault { cause: cause() }), transient(false)),
+            (refusal_fault(FetchRefusal::LinkRefused { cause: cause() }), transient(false)),
             (refusal_fault(FetchRefusal::StartOver { reason: "why" }), transient(false)),
             (sink_fault(SinkFault::Busy(cause())), transient(false)),
             (sink_fault(SinkFault::Mismatch(cause())), transient(false)),
@@ -105,9 +108,26 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_download_that_panicked_is_told_from_one_that_was_stopped() {
+        for (panics, expected) in [(true, "panicked"), (false, "was stopped")] {
+            let mut tasks = tokio::task::JoinSet::new();
+            let task = tasks.spawn(async move {
+                assert!(!panics);
+                std::future::pending::<()>().await;
+            });
+            if !panics {
+                task.abort();
+            }
+            let fault = task_fault(&tasks.join_next().await.unwrap().unwrap_err());
+            assert_eq!(fault, PartFault::transient(format!("the download task {expected}")));
+        }
+    }
+
     #[test]
     fn bytes_of_a_body_that_lies_about_itself_are_not_sound() {
         for (error, sound, listing_in_doubt) in [
+            (BodyError::Transport(TransportError::no_request()), true, false),
             (BodyError::Stalled { after: Duration::from_secs(1) }, true, false),
             (BodyError::TooSlow { bytes: 1 }, true, false),
             (BodyError::EndedEarly { bytes: 1, total_bytes: 2 }, true, true),

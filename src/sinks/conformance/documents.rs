@@ -49,8 +49,9 @@ pub(crate) async fn sealing_is_finished_after_a_crash_whatever_a_consumer_took(s
     shelf.take(&at, MANIFEST_FILE);
     shelf.take(&at, &name(1));
     assert_eq!(recover().await.unwrap(), Put::Written, "one part is left");
-    shelf.take(&at, MANIFEST_FILE);
     shelf.take(&at, &name(2));
+    assert_eq!(recover().await.unwrap(), Put::AlreadyThere, "the manifest is left");
+    shelf.take(&at, MANIFEST_FILE);
     assert_eq!(recover().await.unwrap(), Put::Taken);
     assert_eq!(shelf.names(&at), [""; 0], "not written again");
     let broken = Document::RecordedManifest("{".into());

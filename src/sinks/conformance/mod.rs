@@ -288,8 +288,13 @@ pub(crate) async fn what_is_kept_is_continued_or_fetched_again(shelf: &impl Shel
     assert_eq!(part.verified_by, [Check::Framing, Check::Md5]);
     assert_eq!(shelf.read(&at("e1"), &name(1)).unwrap(), DIGITS);
 
-    let empty = begin(&sink, 2, 10, &Plan::FromStart).await;
-    assert_eq!(empty.keep().await.unwrap(), None, "there is nothing to continue");
+    for is_armed in [false, true] {
+        let mut empty = begin(&sink, 2, 10, &Plan::FromStart).await;
+        if is_armed {
+            empty.arm(&[]).await.unwrap();
+        }
+        assert_eq!(empty.keep().await.unwrap(), None, "there is nothing to continue");
+    }
     let lost = behind(Prefix { bytes: 7, sha256: sha256(&DIGITS[..7]) }, 10);
     let upload = begin(&sink, 2, 10, &lost).await;
     assert_eq!((upload.plan(), upload.bytes()), (&Plan::FromStart, 0));
@@ -337,7 +342,7 @@ pub(crate) async fn bytes_that_are_not_those_of_the_record_are_not_continued(she
         assert_eq!(upload.arm(&[Algorithm::Md5]).await.unwrap(), Armed::OtherBytes);
         upload = upload.restart().await.unwrap();
     }
-    assert_eq!(upload.bytes(), 0);
+    assert_eq!((upload.plan(), upload.bytes()), (&Plan::FromStart, 0));
     assert_eq!(upload.arm(&[Algorithm::Md5]).await.unwrap(), Armed::Ready);
     upload.write(DIGITS).await.unwrap();
     let finished = upload.finish(Some(10), &[md5_of_digits()]).await.unwrap();

@@ -201,10 +201,15 @@ fn a_group_whose_folder_moved_away_gets_no_name_and_a_conflict_leaves_no_partial
     assert!(matches!(&outcomes[..], [Ok(_), Err(SinkFault::Conflict(_))]), "{outcomes:?}");
     assert_eq!(bench.names(), [1, 2].map(|number| key(number).file_name()));
 
-    let group = vec![finished(6, b"six"), finished(7, b"seven")];
+    let elsewhere = ExportPath { export: "export_2".parse().unwrap(), ..bench.at.clone() };
+    let stays = bench.sink.begin_part(&elsewhere, &key(8), &Plan::FromStart, Some(1)).unwrap();
+    let stays = stays.verified(None, &[]).unwrap();
+    let group = vec![finished(6, b"six"), stays, finished(7, b"seven")];
     let taken = bench.root.path().join("taken");
     Command::new("mv").arg(bench.folder()).arg(&taken).status().unwrap();
-    for outcome in bench.sink.commit(group) {
+    let mut outcomes = bench.sink.commit(group);
+    assert!(outcomes.remove(1).is_ok(), "a part in another folder is");
+    for outcome in outcomes {
         let Err(SinkFault::Mismatch(words)) = &outcome else { panic!("{outcome:?}") };
         assert!(words.contains("moved"), "{words}");
     }
