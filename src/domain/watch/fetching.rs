@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::part_state::Tally;
-use super::polling::{ViewFaults, is_news};
+use super::view_faults::{ViewFaults, is_news};
 use super::{
     Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, Step, Transition,
     WatchEvent,

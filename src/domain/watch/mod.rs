@@ -19,6 +19,7 @@ mod polling;
 mod properties;
 #[cfg(test)]
 pub(crate) mod tests;
+mod view_faults;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use super::Fetching;
 use crate::domain::failure::{EXPIRED, FailureKind, ViewOutcome};
 use crate::domain::part::PartKey;
 use crate::domain::report::{PartListing, RemoteStatus, Report};
-use crate::domain::watch::polling::NO_FILES;
+use crate::domain::watch::view_faults::NO_FILES;
 use crate::domain::watch::{Command, Kept, Notice, Part, PartState, Step};
 
 impl Fetching {

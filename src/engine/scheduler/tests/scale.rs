@@ -33,12 +33,16 @@ async fn an_event_does_not_cost_a_look_at_every_project_or_export() {
 
 /// What it costs to take a project out of the configuration whose views are all due.
 fn cost_of_leaving(exports: usize) -> Duration {
-    let mut rig = rig(&[exports], 8);
-    rig.all_ask();
-    let began = Instant::now();
-    rig.leave(&[0]);
-    assert_eq!(rig.scheduler.fleet.counts().watching, 0);
-    began.elapsed()
+    let leaving = |_| {
+        let mut rig = rig(&[exports], 8);
+        rig.all_ask();
+        let began = Instant::now();
+        rig.leave(&[0]);
+        assert_eq!(rig.scheduler.fleet.counts().watching, 0);
+        began.elapsed()
+    };
+    // The best of a few, as above.
+    (0..3).map(leaving).min().unwrap()
 }
 
 #[tokio::test]
