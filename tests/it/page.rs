@@ -10,7 +10,7 @@ use super::support::browser::{Browser, Look};
 use super::support::home::Home;
 use super::support::process::Watcher;
 use super::support::scene::{project_key, scene};
-use super::support::turns::{Turn, punctual};
+use super::support::turns::{Turn, in_a_browser};
 
 /// A daemon whose page is open in a browser.
 struct Stage {
@@ -29,7 +29,7 @@ impl Stage {
         toml: &str,
         before: impl FnOnce(&Simulator),
     ) -> Option<Self> {
-        let turn = punctual().await;
+        let turn = in_a_browser().await;
         let browser = Browser::start().await?;
         let (sim, home) = scene(projects).await;
         before(&sim);

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::future::join_all;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use hyper::body::Bytes;
@@ -19,7 +20,7 @@ use crate::support::home::Home;
 use crate::support::process::Output;
 use crate::support::scene::{project_key, rest_key, told};
 use crate::support::tls_front::Authority;
-use crate::support::turns::punctual;
+use crate::support::turns::in_a_crowd;
 use crate::support::{PATIENCE, eventually};
 
 const SHOP: &str = "shop";
@@ -196,7 +197,7 @@ async fn converse(
 /// Runs a watcher against an API whose connections have these faults; it has to bring its export
 /// home.
 async fn comes_home(faults: Vec<Fault>, request_timeout: &str) -> (Output, Seen) {
-    let _turn = punctual().await;
+    let _turn = in_a_crowd().await;
     let authority = Authority::new();
     let acceptor = authority.acceptor_with("127.0.0.1", &[b"h2"], |_| {});
     let api = Api::start(acceptor, faults).await;
@@ -242,8 +243,8 @@ async fn each_broken_conversation_costs_one_call_and_no_hidden_retry() {
         Fault::WrongLength,
         Fault::NoHeaders,
     ];
-    for fault in faults {
-        let (output, seen) = comes_home(vec![fault], "10s").await;
+    let runs = faults.map(|fault| async move { (fault, comes_home(vec![fault], "10s").await) });
+    for (fault, (output, seen)) in join_all(runs).await {
         let log = output.stderr.join("\n");
         assert_eq!(
             told(&output, "WARN", "poll failed, will be repeated").len(),
