@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
-use futures::future::join_all;
 
 use super::support::process::{Watcher, copy_program};
 use super::support::solo::{SHOP, Solo};
@@ -123,7 +122,9 @@ async fn the_group_of_a_setgid_directory_reads_and_nobody_else_does_anything() {
     let program = place.path().join("batch-export-watcher");
     copy_program(&program);
     set_mode(&program, 0o755);
-    join_all(["077", "000", "022"].map(|umask| comes_home_for_the_group(&program, umask))).await;
+    for umask in ["077", "000", "022"] {
+        comes_home_for_the_group(&program, umask).await;
+    }
 }
 
 async fn comes_home_for_the_group(program: &Path, umask: &str) {

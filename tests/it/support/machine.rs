@@ -6,9 +6,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// How often a thread has to be given a CPU while the program does one thing: the program's for its
-/// timer, the other side's for the request, the program's for the answer, and once to spare; twice
-/// that, because the lateness is only looked at now and then.
-const TURNS: u32 = 8;
+/// timer, the other side's for the request, the program's for the answer, and once to spare; three
+/// times that, because the lateness is only looked at now and then.
+const TURNS: u32 = 12;
 const STEP: Duration = Duration::from_millis(5);
 
 /// Looks all the while how late the machine lets a thread go on that has slept.
