@@ -177,7 +177,7 @@ async fn no_key_signature_or_content_is_shown_or_kept_anywhere() {
         vec![Answer::raw(format!("{}\r\n\r\n", indiscretion()))],
     )]);
     let stage = Stage::new(Scheme::Https, exports(), api, store).await;
-    let settings = "[retry]\ninitial = \"10ms\"\nmax = \"40ms\"\n[server]\nlisten = \"127.0.0.1:0\"\n[download]\nstall_timeout = \"30s\"";
+    let settings = "[retry]\ninitial = \"10ms\"\nmax = \"40ms\"\n[server]\nlisten = \"127.0.0.1:0\"\n[download]\nstall_timeout = \"10m\"";
     let stage = Stage { home: stage.home.with(settings), ..stage };
     let mut command = stage.home.command("run", &[]);
     command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");

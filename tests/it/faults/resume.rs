@@ -137,7 +137,7 @@ async fn after_a_stop_only_a_matching_answer_is_appended() {
 async fn stopped_in_mid_part(scheme: Scheme, exports: Vec<SimExport>, store: Scripts) -> Stage {
     let folders: Vec<_> = exports.iter().map(|export| export.id.clone()).collect();
     let stage = Stage::new(scheme, exports, Scripts::new(), store).await;
-    let stage = Stage { home: stage.home.with("[download]\nstall_timeout = \"30s\""), ..stage };
+    let stage = Stage { home: stage.home.with("[download]\nstall_timeout = \"10m\""), ..stage };
     let mut watcher = stage.home.start(&[]);
     for id in folders {
         let folder = stage.home.export(SHOP, &id);
@@ -321,7 +321,7 @@ async fn after_a_crash_nul_bytes_and_torn_tails_behind_a_checkpoint_are_cut_and_
         .map(|(name, ..)| SimExport::finished(&format!("export_{name}"), vec![part(name)]))
         .collect();
     let stage = Stage::new(Scheme::Http, exports, Scripts::new(), Scripts::new()).await;
-    let stage = Stage { home: stage.home.with("[download]\nstall_timeout = \"30s\""), ..stage };
+    let stage = Stage { home: stage.home.with("[download]\nstall_timeout = \"10m\""), ..stage };
     let watcher = stage.home.start(&[]);
     for (name, ..) in &cases {
         let export = format!("export_{name}");
