@@ -73,6 +73,8 @@ enum Stage {
     Parked(Instant),
     /// Failed, and about to be retried.
     Failed,
+    /// Retried; the notice is about to go.
+    Retried,
     /// Failed, and out of the configuration for good: the notice is to go.
     Withdrawn,
 }
@@ -221,7 +223,8 @@ impl Soak {
     fn write_lists(&mut self) {
         for (project, name) in PROJECTS.iter().enumerate() {
             let is_listed = |live: &&Live| {
-                live.project == project && matches!(live.stage, Stage::Listed | Stage::Failed)
+                live.project == project
+                    && matches!(live.stage, Stage::Listed | Stage::Failed | Stage::Retried)
             };
             let ids: Vec<String> =
                 self.live.iter().filter(is_listed).map(|live| live.member.id.clone()).collect();
@@ -267,6 +270,10 @@ impl Soak {
                 }
                 (Stage::Failed, false, _) => {
                     self.retry(at).await;
+                    false
+                }
+                (Stage::Retried, false, false) => {
+                    self.live[at].stage = Stage::Listed;
                     false
                 }
                 (Stage::Withdrawn, false, false) => {
@@ -339,7 +346,7 @@ impl Soak {
             .expect("the program starts");
         match output.status.code() {
             Some(0) => {
-                self.live[at].stage = Stage::Listed;
+                self.live[at].stage = Stage::Retried;
                 self.live[at].member.fate = Fate::Whole;
                 self.counts.retried += 1;
             }
