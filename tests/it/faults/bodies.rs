@@ -370,6 +370,8 @@ async fn a_body_below_the_minimum_rate_is_abandoned() {
     let export = SimExport::finished("export_1", vec![file("slow")]);
     let scripts = Scripts::from([("file_slow".to_owned(), vec![dripping])]);
     let stage = Stage::new(Scheme::Http, vec![export], Scripts::new(), scripts).await;
+    let home = stage.home.with("[download]\nmin_rate = \"1KiB/s\"");
+    let stage = Stage { home, ..stage };
     let watcher = stage.start();
     let given_up = |line: &str| {
         line.contains("part failed") && line.contains("fewer than download.min_rate requires")

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -137,9 +137,9 @@ impl Daemon {
         kill_process(pid, signal).expect("it runs");
     }
 
-    /// Whether it has ended by itself.
-    pub(super) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child of ours").is_some()
+    /// How it has ended, if it did by itself.
+    pub(super) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// Ends it in good order.

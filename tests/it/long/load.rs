@@ -74,7 +74,7 @@ impl Load {
         let mut daemon = Daemon::start_command(command, &self.tally);
         let (mut rss_kib, mut descriptors) = (Trend::default(), Trend::default());
         let (began, mut ticks) = (Instant::now(), interval(Duration::from_millis(50)));
-        while !daemon.has_ended() {
+        while daemon.has_ended().is_none() {
             ticks.tick().await;
             if let Some(Vitals { rss_kib: kib, descriptors: open, .. }) = daemon.vitals() {
                 rss_kib.add(began.elapsed().as_secs_f64(), kib.into());

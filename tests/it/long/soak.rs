@@ -489,8 +489,8 @@ impl Soak {
                 sampled = Instant::now();
                 self.sample();
             }
-            if self.daemon.as_mut().is_some_and(Daemon::has_ended) {
-                self.fail("the daemon has ended");
+            if let Some(status) = self.daemon.as_mut().and_then(Daemon::has_ended) {
+                self.fail(&format!("the daemon has ended: {status}"));
             }
         }
     }

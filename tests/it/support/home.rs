@@ -18,7 +18,7 @@ use super::look;
 use super::process::Watcher;
 
 /// Intervals at which a test does not wait for the clock. A body that a test holds back must not
-/// count as stalled before the test has looked, however busy the machine is.
+/// count as stalled or slow before the test has looked, however busy the machine is.
 const FAST: &str = r#"
     [poll]
     min_interval = "20ms"
@@ -30,6 +30,7 @@ const FAST: &str = r#"
     directory = "exports"
     reserve = "1MiB"
     stall_timeout = "10m"
+    min_rate = "0B/s"
     [state]
     directory = "state"
     [server]
