@@ -47,6 +47,27 @@ impl FailureKind {
         }
     }
 
+    /// What a person can do, and whether a retry is part of it.
+    pub fn advice(self) -> (&'static str, bool) {
+        match self {
+            Self::RemoteError | Self::PartGone => {
+                ("start the export again in Batch, and replace its ID in the configuration", false)
+            }
+            Self::Expired => (
+                "Batch no longer has the export: start it again there, and replace its ID in the \
+                 configuration",
+                false,
+            ),
+            Self::NotFound => {
+                ("check the ID and the project_key of its project, then retry the export", true)
+            }
+            Self::Rejected => ("check the ID, then retry the export", true),
+            Self::Conflict => {
+                ("move the foreign file to another folder, then retry the export", true)
+            }
+        }
+    }
+
     pub fn parse(word: &str) -> Option<Self> {
         Self::deserialize(StrDeserializer::<serde::de::value::Error>::new(word)).ok()
     }

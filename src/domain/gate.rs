@@ -23,6 +23,8 @@ pub struct Probe(#[expect(dead_code, reason = "the gate watches whether it is al
 pub struct Gate {
     state: State,
     refusals: u32,
+    /// When the first refusal in a row came.
+    since: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +84,7 @@ impl Gate {
             return false;
         }
         self.refusals = self.refusals.saturating_add(1);
+        self.since.get_or_insert(now);
         self.state = State::Paused { until: now.saturating_add(delay(self.refusals)) };
         self.refusals == 1
     }
@@ -100,6 +103,11 @@ impl Gate {
     /// Refusals in a row. Calls that overlapped count once.
     pub fn refusals(&self) -> u32 {
         self.refusals
+    }
+
+    /// When the first refusal in a row came; `None` if an earlier run met it.
+    pub fn since(&self) -> Option<Duration> {
+        self.since
     }
 
     pub fn paused_until(&self) -> Option<Duration> {

@@ -21,4 +21,5 @@ pub mod resume;
 pub mod retry;
 pub mod stage;
 pub mod text;
+pub mod wait;
 pub mod watch;

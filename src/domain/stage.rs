@@ -1,14 +1,12 @@
-//! The vocabulary of where an export stands and what it waits for. The state, the read model, the
-//! status document, the table, the page and the metrics all use these words.
+//! The vocabulary of where an export stands and why it waits. The state, the read model, the status
+//! document, the table, the page and the metrics all use these words.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Timestamp;
-
 use super::failure::{Hold, PartFailure, PartFault, ViewOutcome};
-use super::ids::{ProjectDigest, ProjectName};
+use super::ids::ProjectDigest;
 use super::watch::WatchState;
 
 /// Where an export stands. `as_str` is its word in the status document and in the metrics.
@@ -69,23 +67,51 @@ impl Stage {
     }
 }
 
-/// Why something waits or is tried again, explained by [`Wait::words`]. `as_str` is its stable
+/// Why something waits or is tried again, explained by [`Wait`](super::wait::Wait). `as_str` is its stable
 /// word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
     Throttled,
     Unavailable,
     Unauthorized,
+    /// The API refuses the request: that of one export, or those of every export of a project.
     Rejected,
+    /// The API does not know the export yet, or no longer.
+    NotFound,
+    /// A call or a download failed in a way that may pass.
     Fault,
     LinkRefused,
+    /// The file of a part is not there.
     Gone,
     StoreBusy,
+    /// The disk of the download directory.
     Disk,
+    /// The folder of one export.
+    Folder,
+    /// The room that an export needs above the reserve.
+    Room,
     State,
+    /// Other parts have every slot.
+    Slots,
 }
 
 impl Cause {
+    pub const ALL: [Self; 14] = [
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Unauthorized,
+        Self::Rejected,
+        Self::NotFound,
+        Self::Fault,
+        Self::LinkRefused,
+        Self::Gone,
+        Self::StoreBusy,
+        Self::Disk,
+        Self::Folder,
+        Self::Room,
+        Self::State,
+        Self::Slots,
+    ];
     /// What pauses one project.
     pub const OF_PROJECTS: &[Self] = &[Self::Throttled, Self::Unauthorized, Self::Rejected];
     /// What pauses more than one project.
@@ -144,92 +170,17 @@ impl Cause {
             Self::Unavailable => "unavailable",
             Self::Unauthorized => "unauthorized",
             Self::Rejected => "rejected",
+            Self::NotFound => "not_found",
             Self::Fault => "fault",
             Self::LinkRefused => "link_refused",
             Self::Gone => "gone",
             Self::StoreBusy => "store_busy",
             Self::Disk => "disk",
+            Self::Folder => "folder",
+            Self::Room => "room",
             Self::State => "state",
+            Self::Slots => "slots",
         }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wait {
-    pub cause: Cause,
-    /// The project that waits; `None` if the cause is not one project's own.
-    pub project: Option<ProjectName>,
-    /// The thing behind the cause, if it has a name: the store's host, or the place of the key.
-    pub subject: Option<String>,
-    /// When it is tried next; `None` while a try is under way, or if the next one has no set time.
-    pub until: Option<Timestamp>,
-}
-
-impl Wait {
-    /// A wait for something that has no name, and whose next try has no set time.
-    #[must_use]
-    pub fn on(cause: Cause) -> Self {
-        Self { cause, project: None, subject: None, until: None }
-    }
-
-    /// Whether a call is under way that finds out if the wait is over.
-    pub fn is_asking(&self) -> bool {
-        self.until.is_none() && !matches!(self.cause, Cause::Disk | Cause::State)
-    }
-
-    pub fn words(&self) -> String {
-        let words = match self.cause {
-            Cause::Throttled => "the API asks for fewer requests",
-            Cause::Unavailable => "the API is unavailable",
-            Cause::Unauthorized => "the API refuses the REST API key",
-            Cause::Rejected => "the API refuses the request for every export of the project",
-            Cause::Fault => "the last attempt failed",
-            Cause::LinkRefused => "the store refuses the signed link",
-            Cause::Gone => "the store no longer has the file",
-            Cause::StoreBusy => match &self.subject {
-                Some(host) => return format!("the store {host} asks for fewer requests"),
-                None => "the store asks for fewer requests",
-            },
-            Cause::Disk => "downloads wait because the download directory cannot be used",
-            Cause::State => "downloads wait because the state cannot be written",
-        };
-        words.to_owned()
-    }
-
-    /// What a person can do about it.
-    pub fn advice(&self) -> String {
-        let words = match self.cause {
-            Cause::Throttled => {
-                "nothing to do, it continues by itself; if it happens often, lower \
-                 requests_per_second in [api]"
-            }
-            Cause::Unavailable => {
-                "nothing to do while the API is down; if it lasts, check base_url in [api]"
-            }
-            Cause::Unauthorized => {
-                let place = self.subject.as_deref().unwrap_or("the place that [[project]] names");
-                return format!(
-                    "put a valid REST API key into {place}; it is read again by itself"
-                );
-            }
-            Cause::Rejected => "check project_key of the project and base_url in [api]",
-            Cause::Fault | Cause::LinkRefused | Cause::Gone => {
-                "nothing to do, it is tried again by itself"
-            }
-            Cause::StoreBusy => {
-                "nothing to do, it continues by itself; if it happens often, lower max_parts in \
-                 [download]"
-            }
-            Cause::Disk => {
-                "check the mount, the permissions and the free space of the download directory; \
-                 downloads continue by themselves"
-            }
-            Cause::State => {
-                "check the mount, the permissions and the free space of the state directory; \
-                 downloads continue by themselves"
-            }
-        };
-        words.to_owned()
     }
 }
 
@@ -314,12 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn advice_names_the_thing_to_mend() {
-        let subject = Some("file /srv/shop.key".to_owned());
-        let wait = Wait { subject, ..Wait::on(Cause::Unauthorized) };
-        assert!(wait.advice().contains("file /srv/shop.key"), "{}", wait.advice());
-        let wait = Wait { subject: Some("store.example".to_owned()), ..Wait::on(Cause::StoreBusy) };
-        assert_eq!(wait.words(), "the store store.example asks for fewer requests");
+    fn the_list_of_causes_is_complete() {
+        let places: Vec<_> = Cause::ALL.iter().map(|cause| *cause as usize).collect();
+        assert_eq!(places, (0..=Cause::Slots as usize).collect::<Vec<_>>());
     }
 
     #[test]

@@ -30,6 +30,11 @@ pub(crate) enum ChoreKind {
     RemoveNotice,
 }
 
+impl ChoreKind {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Prepare, Self::Seal, Self::WriteNotice, Self::RemoveNotice];
+}
+
 impl Chore {
     pub(crate) fn kind(&self) -> ChoreKind {
         match self {

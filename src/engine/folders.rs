@@ -19,6 +19,7 @@ use crate::domain::gate::{Admission, Gate, Probe};
 use crate::domain::ids::ExportPath;
 use crate::domain::resume::CHECKPOINT_BYTES;
 use crate::domain::stage::Cause;
+use crate::domain::wait::Trouble;
 use crate::domain::watch::PartOrder;
 use crate::meters::Meters;
 use crate::ports::Sink;
@@ -53,8 +54,8 @@ pub(crate) struct Folders {
 #[derive(Debug)]
 struct Work {
     chore: Chore,
-    /// What the log said that it waits for.
-    told: Option<String>,
+    /// Why it had to be put off.
+    trouble: Option<Trouble>,
 }
 
 #[derive(Debug, Default)]
@@ -63,8 +64,8 @@ struct Disk {
     probe: Option<Probe>,
     /// Room that it needs to count as well.
     room_bytes: u64,
-    /// Whether the log said that it is ill.
-    is_ill: bool,
+    /// What is wrong with it.
+    illness: Option<Trouble>,
 }
 
 pub(crate) enum FolderEvent {
@@ -105,7 +106,7 @@ impl Folders {
         if self.chores.contains_key(&id) {
             return false;
         }
-        self.chores.insert(id, Work { chore, told: None });
+        self.chores.insert(id, Work { chore, trouble: None });
         self.queue.join(id);
         true
     }
@@ -163,14 +164,22 @@ impl Folders {
         self.chores.remove(&id);
     }
 
-    /// A chore cannot be done yet: it is tried again. Returns whether `cause` is news.
-    pub(crate) fn park(&mut self, id: ChoreId, cause: Option<&str>, now: Duration) -> bool {
+    /// A chore cannot be done yet: it is tried again. Returns whether that is news.
+    pub(crate) fn park(&mut self, id: ChoreId, cause: Cause, words: String, now: Duration) -> bool {
         let Some(work) = self.chores.get_mut(&id) else { return false };
-        let is_news = cause.is_some() && work.told.as_deref() != cause;
-        work.told = cause.map(str::to_owned);
+        let is_news = Trouble::met(&mut work.trouble, cause, words, now);
         self.parked.insert(id);
         self.parked_until.get_or_insert(now.saturating_add(DISK_INTERVAL));
         is_news
+    }
+
+    /// What an export's folder waits for, and when it is tried again.
+    pub(crate) fn trouble(&self, entry: EntryId) -> Option<(&Trouble, Option<Duration>)> {
+        let mut works = ChoreKind::ALL.iter().map(|kind| (entry, *kind));
+        works.find_map(|id| {
+            let trouble = self.chores.get(&id)?.trouble.as_ref()?;
+            Some((trouble, self.parked_until.filter(|_| self.parked.contains(&id))))
+        })
     }
 
     /// Some work could not use the disk: nothing new is written until it has been looked at.
@@ -209,7 +218,7 @@ impl Folders {
             Ok(()) => {
                 disk.gate.opened();
                 disk.room_bytes = 0;
-                if std::mem::take(&mut disk.is_ill) {
+                if disk.illness.take().is_some() {
                     tracing::info!(
                         event = "disk_recovered",
                         "the disk works again; downloads continue"
@@ -218,7 +227,9 @@ impl Folders {
             }
             Err(cause) => {
                 disk.gate.refused(now, |_| DISK_INTERVAL);
-                if !std::mem::replace(&mut disk.is_ill, true) {
+                let is_new = disk.illness.is_none();
+                Trouble::met(&mut disk.illness, Cause::Disk, cause.clone(), now);
+                if is_new {
                     self.meters.paused(None, Cause::Disk);
                     tracing::error!(
                         event = "disk_failed",
@@ -236,9 +247,9 @@ impl Folders {
         self.disk.gate.is_open()
     }
 
-    /// Whether downloads wait for a disk that is ill.
-    pub(crate) fn disk_is_ill(&self) -> bool {
-        self.disk.is_ill
+    /// What is wrong with the disk that downloads wait for, and when it is looked at again.
+    pub(crate) fn illness(&self) -> Option<(&Trouble, Option<Duration>)> {
+        Some((self.disk.illness.as_ref()?, self.disk.gate.paused_until()))
     }
 
     /// Chores that a thread is at work on.

@@ -404,6 +404,12 @@ impl Gates {
         }
     }
 
+    /// The gate of the store that the parts of a project lie on, if anything waits for it.
+    pub(crate) fn store_of(&self, project: ProjectId) -> Option<(&str, &Gate)> {
+        let host = self.projects[project].store_host.as_ref()?;
+        Some((host, self.hosts.get(host)?))
+    }
+
     pub(crate) fn hosts(&self) -> impl Iterator<Item = (&str, &Gate)> {
         self.hosts.iter().map(|(host, gate)| (host.as_str(), gate))
     }

@@ -2,6 +2,7 @@
 //! come back when they are on disk.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -10,6 +11,7 @@ use super::writer::{LedgerEvent, Write};
 use crate::domain::ids::ExportKey;
 use crate::domain::part::PartKey;
 use crate::domain::stage::{Cause, PauseScope};
+use crate::domain::wait::Trouble;
 use crate::domain::watch::Recorded;
 use crate::meters::Meters;
 use crate::ports::Fact;
@@ -27,7 +29,8 @@ pub(crate) struct Journal {
     /// Whom each write concerns that is not durable yet.
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
-    failing: bool,
+    /// Why the state cannot be written.
+    failing: Option<Trouble>,
     meters: Meters,
 }
 
@@ -66,7 +69,7 @@ impl Journal {
         meters: Meters,
     ) -> Self {
         let (outbox, replaceable, tickets) = Default::default();
-        let (next_ticket, failing) = (0, false);
+        let (next_ticket, failing) = (0, None);
         Self { writes, events, outbox, replaceable, tickets, next_ticket, failing, meters }
     }
 
@@ -120,23 +123,25 @@ impl Journal {
     }
 
     /// Takes the news in. Returns the writes that have become durable.
-    pub(crate) fn apply(&mut self, event: LedgerEvent) -> Vec<Ticket> {
+    pub(crate) fn apply(&mut self, event: LedgerEvent, now: Duration) -> Vec<Ticket> {
         match event {
             LedgerEvent::Written(tickets) => {
                 return tickets.iter().filter_map(|ticket| self.tickets.remove(ticket)).collect();
             }
             LedgerEvent::Failing { cause } => {
-                if !std::mem::replace(&mut self.failing, true) {
+                if self.failing.is_none() {
                     self.meters.paused(None, Cause::State);
                 }
-                tracing::error!(
-                    event = "state_failed",
-                    cause,
-                    "the state cannot be written; downloads wait: {cause}"
-                );
+                if Trouble::met(&mut self.failing, Cause::State, cause.clone(), now) {
+                    tracing::error!(
+                        event = "state_failed",
+                        cause,
+                        "the state cannot be written; downloads wait: {cause}"
+                    );
+                }
             }
             LedgerEvent::Healthy => {
-                self.failing = false;
+                self.failing = None;
                 tracing::info!(
                     event = "state_recovered",
                     "the state can be written again; downloads continue"
@@ -148,7 +153,12 @@ impl Journal {
 
     /// Whether the state cannot be written at the moment.
     pub(crate) fn is_failing(&self) -> bool {
-        self.failing
+        self.failing.is_some()
+    }
+
+    /// Why the state cannot be written.
+    pub(crate) fn failure(&self) -> Option<&Trouble> {
+        self.failing.as_ref()
     }
 
     /// Whether everything is durable.
@@ -188,7 +198,7 @@ mod tests {
         news.send(LedgerEvent::Written(vec![first.ticket, second.ticket])).await.unwrap();
         assert!(!journal.is_idle(), "handed over is not durable yet");
         let event = journal.next().await.unwrap();
-        assert_eq!(journal.apply(event).len(), 2);
+        assert_eq!(journal.apply(event, Duration::ZERO).len(), 2);
         assert!(journal.is_idle() && queue.try_recv().is_err());
     }
 }

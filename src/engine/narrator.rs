@@ -4,9 +4,13 @@
 //! What happens once for an export is logged at `info`, what happens once for each of its parts at
 //! `debug`: an export may have thousands.
 
-use crate::domain::ids::ExportPath;
+use std::time::Duration;
+
+use crate::domain::failure::Failure;
+use crate::domain::ids::{ExportId, ExportPath};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::RemoteStatus;
+use crate::domain::wait::Wait;
 use crate::domain::watch::{Notice, Totals, Watch, WatchState};
 
 /// Logs one notice with the fields that every line about an export carries. `retry` is the command
@@ -58,16 +62,37 @@ pub(crate) fn narrate(ExportPath { project, export }: &ExportPath, notice: &Noti
         ),
         Notice::ExportFailed(failure) => {
             let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
-            let cause = &failure.cause;
+            let (cause, advice) = (&failure.cause, advice(failure, export, retry));
             tracing::error!(
                 event = "export_failed", %project, %export, kind, error_code, cause,
-                "export failed: {cause}; to try again, run: {retry} {export}"
+                "export failed: {cause}; {advice}"
             );
         }
         Notice::FailureForgotten => tracing::info!(
             event = "failure_forgotten", %project, %export, "the failure is forgotten"
         ),
     }
+}
+
+/// What a person can do about a failure: the same that the status says.
+fn advice(failure: &Failure, export: &ExportId, retry: &str) -> String {
+    match failure.kind.advice() {
+        (words, true) => format!("{words}: {retry} {export}"),
+        (words, false) => words.to_owned(),
+    }
+}
+
+/// What has waited for long, told again from time to time. `wait` is that of the export that has
+/// waited the longest, of `exports` that wait for the same cause.
+pub(crate) fn waits_long(path: &ExportPath, wait: &Wait, exports: usize, age: Duration) {
+    let ExportPath { project, export } = path;
+    let (cause, words, advice) = (wait.cause.as_str(), wait.words(), wait.advice());
+    let (attempts, age_seconds) = (wait.attempts, age.as_secs());
+    let for_long = humantime::format_duration(Duration::from_secs(age_seconds));
+    tracing::warn!(
+        event = "wait_lasts", %project, %export, cause, attempts, age_seconds, exports,
+        "the export has waited for {for_long}: {words}; {advice}"
+    );
 }
 
 /// The first line about an export: what is known of it when the program begins to watch it.
@@ -97,9 +122,10 @@ pub(crate) fn introduce(watch: &Watch, retry: &str) {
         WatchState::Failing { failure, .. } | WatchState::Failed { failure, .. } => {
             let (kind, error_code) = (failure.kind.as_str(), failure.error_code.as_deref());
             let (cause, failed_at) = (&failure.cause, failure.at);
+            let advice = advice(failure, export, retry);
             tracing::warn!(
                 event = "failure_recovered", %project, %export, kind, error_code, %failed_at, cause,
-                "the export failed on {failed_at}: {cause}; to try again, run: {retry} {export}"
+                "the export failed on {failed_at}: {cause}; {advice}"
             );
         }
         // Recovery leaves no export in this state.

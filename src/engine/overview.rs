@@ -6,16 +6,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
+use jiff::Timestamp;
 
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::gate::Gate;
 use crate::domain::ids::{ExportId, ProjectName};
 use crate::domain::moment::Moment;
 use crate::domain::part::PartKey;
 use crate::domain::rate::Rate;
 use crate::domain::report::RemoteStatus;
-use crate::domain::stage::{Stage, Wait};
+use crate::domain::stage::{Cause, Stage};
+use crate::domain::wait::{Concern, Trouble, Wait};
 use crate::domain::watch::{Fetching, Kept, PartState, Totals, Watch, WatchState};
 
 #[derive(Debug, Clone, Default)]
@@ -85,6 +85,8 @@ pub struct ExportOverview {
     pub bytes_per_second: u64,
     pub active_parts: Vec<ActivePart>,
     pub failure: Option<Failure>,
+    /// What holds it up most; `None` if nothing does.
+    pub waiting: Option<Wait>,
 }
 
 /// How much of an export is here.
@@ -133,43 +135,29 @@ impl Shown {
     }
 }
 
-impl Moment {
-    /// What the wall clock will say at this time since the start. In tenths of a second, so that
-    /// the same moment looks the same from one second to the next.
-    pub(crate) fn wall_at(self, at: Duration) -> Timestamp {
-        let left = at.saturating_sub(self.since_start);
-        let wall = self.wall.checked_add(left).unwrap_or(Timestamp::MAX);
-        let tenths = TimestampRound::new()
-            .smallest(Unit::Millisecond)
-            .increment(100)
-            .mode(RoundMode::HalfExpand);
-        wall.round(tenths).unwrap_or(wall)
-    }
-
-    /// `wait`, if this gate is closed.
-    pub(crate) fn wait(self, gate: &Gate, wait: impl FnOnce() -> Wait) -> Option<Wait> {
-        if gate.is_open() {
-            return None;
-        }
-        let until = gate.paused_until().filter(|until| *until > self.since_start);
-        Some(Wait { until: until.map(|until| self.wall_at(until)), ..wait() })
-    }
-}
-
 impl ExportOverview {
-    /// `due` is the time of the next poll since the start. `bytes_under_way` tells how far the
-    /// attempt at a part has come.
+    /// `due` is the time of the next poll since the start. Its own troubles are what it waits for.
     pub(crate) fn of(
         watch: &Watch,
         shown: &mut Shown,
         due: Option<Duration>,
-        bytes_under_way: impl Fn(&PartKey) -> u64,
+        parts: &impl PartsUnderWay,
         clock: Moment,
     ) -> Self {
         let stage = Stage::of(watch.state());
-        let (progress, active_parts) = match watch.state() {
-            WatchState::Fetching(fetching) => fetched(fetching, bytes_under_way),
-            state => (Progress::of(state), Vec::new()),
+        let next_poll_at = due.map(|due| clock.wall_at(due));
+        let view_wait = |trouble: Option<&Trouble>| {
+            Some(Wait { next_at: next_poll_at, ..Wait::of(trouble?, Concern::Export, clock) })
+        };
+        let (progress, active_parts, waiting) = match watch.state() {
+            WatchState::Fetching(fetching) => {
+                let (progress, active, wait) = fetched(fetching, parts, clock);
+                (progress, active, wait.or_else(|| view_wait(fetching.view_trouble())))
+            }
+            WatchState::Polling(polling) => {
+                (Progress::default(), Vec::new(), view_wait(polling.trouble()))
+            }
+            state => (Progress::of(state), Vec::new(), None),
         };
         let (remote_status, failure) = match watch.state() {
             WatchState::Polling(polling) => (polling.seen().cloned(), None),
@@ -190,21 +178,34 @@ impl ExportOverview {
             stage,
             remote_status: remote_status.map(|status| status.as_str().into()),
             since: shown.since,
-            next_poll_at: due.map(|due| clock.wall_at(due)),
+            next_poll_at,
             progress,
             bytes_per_second,
             active_parts,
             failure,
+            waiting,
         }
     }
 }
 
+/// How far the parts of one export are that something is under way for.
+pub(crate) trait PartsUnderWay {
+    /// Bytes of the attempt under way.
+    fn bytes(&self, key: &PartKey) -> u64;
+    /// When the part is tried again, since the start.
+    fn retry_at(&self, key: &PartKey) -> Option<Duration>;
+}
+
+/// The progress, the parts under way, and what the part waits for that fares worst.
 fn fetched(
     fetching: &Fetching,
-    bytes_under_way: impl Fn(&PartKey) -> u64,
-) -> (Progress, Vec<ActivePart>) {
+    parts: &impl PartsUnderWay,
+    clock: Moment,
+) -> (Progress, Vec<ActivePart>, Option<Wait>) {
     let mut progress = Progress { bytes_total: Some(0), ..Progress::default() };
     let mut active = Vec::new();
+    let mut worst: Option<(&PartKey, &Trouble)> = None;
+    let mut is_queued = false;
     for (key, part) in fetching.parts() {
         progress.parts_total += 1;
         let (sum, declared) = (progress.bytes_total, part.declared_bytes);
@@ -216,7 +217,7 @@ fn fetched(
             }
             PartState::Active => {
                 // Until its partial is open, a part has what an earlier attempt left.
-                let bytes = bytes_under_way(key).max(part.resumable_bytes());
+                let bytes = parts.bytes(key).max(part.resumable_bytes());
                 active.push(ActivePart { key: key.clone(), bytes, total: declared });
                 bytes
             }
@@ -226,8 +227,27 @@ fn fetched(
             PartState::Abandoned { .. } => 0,
         };
         progress.bytes_done = progress.bytes_done.saturating_add(bytes);
+        is_queued |= part.state == PartState::Queued;
+        // An attempt that gains bytes is no longer in trouble, unless that has been so before.
+        let gains = part.state == PartState::Active && bytes > part.resumable_bytes();
+        let is_over = matches!(
+            part.state,
+            PartState::Recording(_) | PartState::Committed(_) | PartState::Abandoned { .. }
+        );
+        let trouble = part.trouble.as_ref().filter(|_| !is_over);
+        if let Some(trouble) = trouble.filter(|met| !gains || met.is_lasting(clock.since_start))
+            && worst.is_none_or(|(_, other)| trouble.is_worse_than(other))
+        {
+            worst = Some((key, trouble));
+        }
     }
-    (progress, active)
+    let wait = worst.map(|(key, trouble)| {
+        let next_at = parts.retry_at(key).map(|at| clock.wall_at(at));
+        Wait { next_at, ..Wait::of(trouble, Concern::Part(key.number), clock) }
+    });
+    let starves = is_queued && active.is_empty() && fetching.is_prepared();
+    let slots = || starves.then(|| Wait::new(Cause::Slots, Concern::Slots));
+    (progress, active, wait.or_else(slots))
 }
 
 impl Progress {
@@ -294,11 +314,11 @@ impl fmt::Display for Standing {
         }
         for wait in &self.waits {
             f.write_str("; ")?;
-            if let Some(project) = &wait.project {
+            if let Some(project) = wait.concern.project() {
                 write!(f, "project {project}: ")?;
             }
             f.write_str(&wait.words())?;
-            match wait.until {
+            match wait.next_at {
                 Some(at) => write!(f, ", next try in {}", self.until(at))?,
                 None if wait.is_asking() => f.write_str(", asking now")?,
                 None => {}
@@ -320,7 +340,6 @@ fn rounded(wait: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::stage::Cause;
 
     #[test]
     fn a_person_can_use_the_sentence() {
@@ -333,15 +352,14 @@ mod tests {
         let standing = Standing { polling: true, ..standing };
         assert_eq!(standing.to_string(), "watching 12 exports, 2 downloading, polling now");
         let refusal = Some("c.toml:3: api.base_url: is not a URL".to_owned());
-        let project = "shop".parse().ok();
         let standing = Standing {
             now,
             counts: Counts { watching: 1, whole: 3, failed: 1, ..Counts::default() },
             next_poll_at: after(121_000),
             waits: vec![
-                Wait::on(Cause::Disk),
-                Wait { until: after(5_000), ..Wait::on(Cause::Unavailable) },
-                Wait { project, ..Wait::on(Cause::Unauthorized) },
+                Wait::new(Cause::Disk, Concern::Disk),
+                Wait { next_at: after(5_000), ..Wait::new(Cause::Unavailable, Concern::Api) },
+                Wait::new(Cause::Unauthorized, Concern::Project("shop".parse().unwrap())),
             ],
             reloads: Reloads { refused: 1, refusal, ..Reloads::default() },
             ..Standing::default()

@@ -108,6 +108,8 @@ label_sets! {
     OfRetry { work: Work, cause: Cause }
     OfVerdict { verdict: Verdict }
     OfState { project: Project, state: Stage }
+    OfWait { project: Project, cause: Cause }
+    OfCause { cause: Cause }
     OfBuild { version: &'static str }
 }
 

@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{OfPause, OfProject, OfState, Project};
+use super::labels::{OfCause, OfPause, OfProject, OfState, OfWait, Project};
 use super::{PREFIX, of_pause, of_project};
 use crate::domain::ids::ProjectName;
 use crate::domain::stage::{Cause, Stage};
@@ -31,11 +31,17 @@ pub struct Moment {
     oldest_seconds: Family<OfState, Seconds>,
     last_success: Family<OfProject, Seconds>,
     paused: Family<OfPause, Gauge>,
+    waiting: Family<OfWait, Gauge>,
+    oldest_wait: Family<OfCause, Seconds>,
 }
 
 impl Moment {
     pub fn new(facts: Facts) -> Self {
-        Self { facts, ..Self::default() }
+        let moment = Self { facts, ..Self::default() };
+        for cause in Cause::ALL {
+            drop(moment.oldest_wait.get_or_create(&OfCause { cause }));
+        }
+        moment
     }
 
     /// Adds a project, so that all its gauges exist.
@@ -61,6 +67,14 @@ impl Moment {
         }
     }
 
+    /// Adds an export that waits for something, and has for this long.
+    pub fn wait(&self, project: &ProjectName, cause: Cause, seconds: f64) {
+        let labels = OfWait { project: Project(project.clone()), cause };
+        self.waiting.get_or_create(&labels).inc();
+        let oldest = self.oldest_wait.get_or_create(&OfCause { cause });
+        oldest.set(oldest.get().max(seconds));
+    }
+
     pub fn success(&self, project: &ProjectName, at: Timestamp) {
         let seconds = at.as_duration().as_secs_f64();
         let last = self.last_success.get_or_create(&of_project(project));
@@ -84,6 +98,11 @@ impl Moment {
         to.register_with_unit("last_success_timestamp", help, Unit::Seconds, last);
         let help = "1 while a project is paused, or, without that label, everything";
         to.register("paused", help, self.paused.clone());
+        let help = "Exports that wait, by what holds them up most; missing if none does";
+        to.register("waiting", help, self.waiting.clone());
+        let help = "How long the export has waited that has waited the longest for this cause; 0 \
+                    if none does";
+        to.register_with_unit("oldest_wait", help, Unit::Seconds, self.oldest_wait.clone());
         to.register("slots_in_use", "Parts in flight", gauge(facts.slots_in_use));
         to.register("slots_max", "Most parts in flight", gauge(facts.slots_max));
         if let Some(free) = facts.free_bytes {

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::command;
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::Failure;
 use crate::domain::ids::ProjectName;
-use crate::domain::stage::{Cause, Wait};
+use crate::domain::stage::Cause;
+use crate::domain::wait::{Remedy, Wait};
 use crate::engine::overview::{ActivePart, ExportOverview, Overview, ProjectOverview};
 
 /// The source of a document that the running daemon made.
@@ -91,6 +92,24 @@ objects! {
         until: Option<String>,
         /// Whether a call is under way that finds out if the wait is over.
         asking: bool,
+        since: Option<String>,
+        attempts: u32,
+    }
+    /// What holds an export up most.
+    Waiting {
+        cause: String,
+        /// What the wait concerns: the part, the export, its project, the API, …
+        concerns: String,
+        words: String,
+        since: Option<String>,
+        attempts: u32,
+        next_at: Option<String>,
+        /// Whether a try is under way.
+        asking: bool,
+        advice: String,
+        command: Option<String>,
+        /// Whether it goes on for so long that a person should look.
+        needs_attention: bool,
     }
     Project { name: String, pauses: Vec<Waits>, exports: Vec<Export>, }
     Export {
@@ -104,6 +123,7 @@ objects! {
         bytes_per_second: u64,
         active_parts: Vec<Active>,
         failure: Option<Failed>,
+        waiting: Option<Waiting>,
     }
     /// Of parts or of bytes.
     Amount { done: u64, total: Option<u64>, }
@@ -122,10 +142,10 @@ impl Document {
     fn of(overview: &Overview, config_file: &Path) -> Self {
         let Overview { standing, projects, .. } = overview;
         let exports = projects.iter().flat_map(|project| &project.exports);
-        let of_all = || standing.waits.iter().filter(|wait| wait.project.is_none());
+        let of_all = || standing.waits.iter().filter(|wait| wait.concern.project().is_none());
         let mut pauses: HashMap<&ProjectName, Vec<Waits>> = HashMap::new();
         for wait in &standing.waits {
-            if let Some(project) = &wait.project {
+            if let Some(project) = wait.concern.project() {
                 pauses.entry(project).or_default().push(waits(wait));
             }
         }
@@ -133,7 +153,7 @@ impl Document {
         let project = |of: &ProjectOverview| Project {
             name: of.name.to_string(),
             pauses: pauses.remove(&of.name).unwrap_or_default(),
-            exports: of.exports.iter().map(|of| export(of, &commands)).collect(),
+            exports: of.exports.iter().map(|of| export(of, &commands, standing.now)).collect(),
         };
         Self {
             source: DAEMON.to_owned(),
@@ -171,12 +191,32 @@ pub(super) fn waits(wait: &Wait) -> Waits {
         reason: wait.cause.as_str().to_owned(),
         words: wait.words(),
         advice: wait.advice(),
-        until: wait.until.map(text),
+        until: wait.next_at.map(text),
         asking: wait.is_asking(),
+        since: wait.since.map(text),
+        attempts: wait.attempts,
     }
 }
 
-fn export(export: &ExportOverview, commands: &Commands) -> Export {
+fn waiting(wait: &Wait, commands: &Commands, now: Timestamp) -> Waiting {
+    Waiting {
+        cause: wait.cause.as_str().to_owned(),
+        concerns: wait.concern.to_string(),
+        words: wait.words(),
+        since: wait.since.map(text),
+        attempts: wait.attempts,
+        next_at: wait.next_at.map(text),
+        asking: wait.is_asking(),
+        advice: wait.advice(),
+        command: wait.remedy().map(|remedy| match remedy {
+            Remedy::Check => commands.check.clone(),
+            Remedy::Probe => format!("{} --probe", commands.check),
+        }),
+        needs_attention: wait.needs_attention(now),
+    }
+}
+
+fn export(export: &ExportOverview, commands: &Commands, now: Timestamp) -> Export {
     let ExportOverview { id, progress, .. } = export;
     Export {
         id: id.to_string(),
@@ -189,6 +229,7 @@ fn export(export: &ExportOverview, commands: &Commands) -> Export {
         bytes_per_second: export.bytes_per_second,
         active_parts: export.active_parts.iter().map(active).collect(),
         failure: export.failure.as_ref().map(|failure| failed(failure, id.as_str(), commands)),
+        waiting: export.waiting.as_ref().map(|wait| waiting(wait, commands, now)),
     }
 }
 
@@ -198,24 +239,13 @@ fn active(ActivePart { key, bytes, total }: &ActivePart) -> Active {
 }
 
 pub(super) fn failed(failure: &Failure, export: &str, commands: &Commands) -> Failed {
-    let again = "start the export again in Batch, and replace its ID in the configuration";
-    let (advice, helps) = match failure.kind {
-        FailureKind::RemoteError | FailureKind::PartGone => (again.to_owned(), false),
-        FailureKind::Expired => (format!("Batch no longer has the export: {again}"), false),
-        FailureKind::NotFound => {
-            ("check the ID and the project_key of its project, then retry the export".into(), true)
-        }
-        FailureKind::Rejected => ("check the ID, then retry the export".into(), true),
-        FailureKind::Conflict => {
-            ("move the foreign file to another folder, then retry the export".into(), true)
-        }
-    };
+    let (advice, helps) = failure.kind.advice();
     Failed {
         kind: failure.kind.as_str().to_owned(),
         cause: failure.cause.clone(),
         code: failure.error_code.clone(),
         at: text(failure.at),
-        advice,
+        advice: advice.to_owned(),
         command: helps.then(|| format!("{} {export}", commands.retry)),
     }
 }
@@ -228,6 +258,7 @@ pub(super) fn text(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::failure::FailureKind;
 
     #[test]
     fn only_a_failure_that_a_retry_can_mend_has_a_command() {

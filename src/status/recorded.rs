@@ -10,7 +10,8 @@ use super::document::{
 use crate::config::Config;
 use crate::domain::ids::{ExportKey, ProjectDigest};
 use crate::domain::report::RemoteStatus;
-use crate::domain::stage::{Cause, PauseScope, Stage, Wait};
+use crate::domain::stage::{Cause, PauseScope, Stage};
+use crate::domain::wait::{Concern, Wait};
 use crate::engine::overview::exports;
 use crate::ports::{ExportRecord, RecordedState, Seen};
 
@@ -20,9 +21,9 @@ pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped 
     let Seen { exports, pauses } = seen.unwrap_or_default();
     let mut records: HashMap<ExportKey, ExportRecord> =
         exports.into_iter().map(|record| (record.key.clone(), record)).collect();
-    let pause = |scope: &PauseScope, cause: Cause| {
+    let pause = |scope: &PauseScope, cause: Cause, concern: Concern| {
         let until = pauses.get(scope).filter(|until| **until > now)?;
-        Some(waits(&Wait { until: Some(*until), ..Wait::on(cause) }))
+        Some(waits(&Wait { next_at: Some(*until), ..Wait::new(cause, concern) }))
     };
     let commands = Commands::of(&config.file);
     let mut counts = Counts::default();
@@ -38,15 +39,14 @@ pub fn recorded(config: &Config, seen: Option<Seen>, now: Timestamp) -> Stamped 
                 ..record.map(|record| export(record, stage, &commands)).unwrap_or_default()
             }
         });
-        Project {
-            exports: exports.collect(),
-            name: project.name.to_string(),
-            pauses: pause(&PauseScope::Project(digest), Cause::Throttled).into_iter().collect(),
-        }
+        let exports = exports.collect();
+        let concern = Concern::Project(project.name.clone());
+        let paused = pause(&PauseScope::Project(digest), Cause::Throttled, concern);
+        Project { exports, name: project.name.to_string(), pauses: paused.into_iter().collect() }
     });
     let projects: Vec<Project> = projects.collect();
     let sentence = sentence(&counts, is_there);
-    let origin = pause(&PauseScope::Origin, Cause::Unavailable);
+    let origin = pause(&PauseScope::Origin, Cause::Unavailable, Concern::Api);
     let document = Document {
         source: STATE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::document::{Amount, Document, Export, Failed, Project, STATE, Stamped, Waits};
+use super::document::{Amount, Document, Export, Failed, Project, STATE, Stamped, Waiting, Waits};
 use super::text::{shortened, size, time, to_the_left, to_the_right, width, wrapped};
 use crate::domain::stage::Stage;
 use crate::domain::text::escaped;
@@ -130,6 +130,40 @@ impl Table {
         if let Some(failure) = &export.failure {
             self.failure(failure);
         }
+        if let Some(waiting) = &export.waiting {
+            self.waiting(waiting);
+        }
+    }
+
+    /// What heals by itself takes one line.
+    fn waiting(&mut self, waiting: &Waiting) {
+        let mut words = waiting.words.clone();
+        if waiting.attempts > 1 {
+            words.push_str(&format!(", {} attempts", waiting.attempts));
+        }
+        if let Some(age) = self.since(waiting.since.as_deref()) {
+            words.push_str(&format!(", for {}", time(age)));
+        }
+        words.push_str(&self.next_try(waiting.next_at.as_deref(), waiting.asking));
+        if !waiting.needs_attention {
+            return self.paragraph("    ", &words, Colour::Dim);
+        }
+        self.paragraph("    ", &words, Colour::Warning);
+        self.paragraph("    ", &waiting.advice, Colour::Plain);
+        if let Some(command) = &waiting.command {
+            self.command(command);
+        }
+    }
+
+    fn next_try(&self, at: Option<&str>, asking: bool) -> String {
+        match at.and_then(|at| at.parse::<Timestamp>().ok()) {
+            Some(at) if at > self.now => {
+                format!(", next try in {}, at {at:.0}", time(self.until(at)))
+            }
+            Some(_) => ", asking now".to_owned(),
+            None if asking => ", asking now".to_owned(),
+            None => String::new(),
+        }
     }
 
     /// What comes next: the rate and the time left, or the next poll.
@@ -170,15 +204,7 @@ impl Table {
     }
 
     fn pause(&mut self, indent: &str, pause: &Waits) {
-        let until = pause.until.as_deref().and_then(|until| until.parse::<Timestamp>().ok());
-        let next = match until {
-            Some(until) if until > self.now => {
-                format!(", next try in {}, at {until:.0}", time(self.until(until)))
-            }
-            Some(_) => ", asking now".to_owned(),
-            None if pause.asking => ", asking now".to_owned(),
-            None => String::new(),
-        };
+        let next = self.next_try(pause.until.as_deref(), pause.asking);
         self.paragraph(indent, &format!("{}{next}", pause.words), Colour::Warning);
         self.paragraph(&format!("{indent}  "), &pause.advice, Colour::Plain);
     }

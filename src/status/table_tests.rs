@@ -30,7 +30,13 @@ fn document() -> Stamped {
                  "parts": {"done": 0, "total": 0}, "bytes": {"done": 0, "total": null}},
                 {"id": "export_with_an_id_of_sixty_four_characters", "state": "fetching", "remote_status": "SUCCESS",
                  "since": "2026-01-02T03:04:00Z", "parts": {"done": 1, "total": 12},
-                 "bytes": {"done": 10485760, "total": 524288000}, "bytes_per_second": 2097152},
+                 "bytes": {"done": 10485760, "total": 524288000}, "bytes_per_second": 2097152,
+                 "waiting": {"cause": "fault", "words": "part 7: the store answers HTTP 500", "since": "2026-01-02T03:04:00Z",
+                             "attempts": 2, "next_at": "2026-01-02T03:04:09Z", "advice": "it is tried again by itself"}},
+                {"id": "export_1", "state": "polling", "since": "2026-01-02T02:00:00Z",
+                 "waiting": {"cause": "not_found", "words": "the API does not know the export yet", "since": "2026-01-02T02:00:00Z",
+                             "attempts": 9, "next_at": null, "asking": true, "advice": "check the ID", "needs_attention": true,
+                             "command": "batch-export-watcher check -c /srv/watcher/config.toml --probe"}},
                 {"id": "export_2", "state": "whole", "remote_status": "SUCCESS", "since": "2025-12-30T03:04:00Z",
                  "parts": {"done": 3, "total": 3}, "bytes": {"done": 1234, "total": 1234}},
                 {"id": "export_3", "state": "failed", "since": "2026-01-02T02:04:00Z",
@@ -88,6 +94,7 @@ prop_compose! {
         (done, total, bytes, bytes_total, rate) in
             (any::<u64>(), any::<Option<u64>>(), any::<u64>(), any::<Option<u64>>(), any::<u64>()),
         failure in proptest::option::of((".{0,300}", proptest::option::of(".{0,20}"), ".{0,200}", ".{0,120}")),
+        waiting in proptest::option::of((".{0,300}", any::<u32>(), any::<bool>(), proptest::option::of(".{0,120}"))),
     ) -> Export {
         Export {
             id, state, remote_status: status, since, next_poll_at: next,
@@ -95,6 +102,9 @@ prop_compose! {
             bytes_per_second: rate, active_parts: Vec::new(),
             failure: failure.map(|(cause, code, advice, command)| Failed {
                 cause, code, advice, command: Some(command), ..Failed::default()
+            }),
+            waiting: waiting.map(|(words, attempts, needs_attention, command)| Waiting {
+                words: words.clone(), advice: words, attempts, needs_attention, command, ..Waiting::default()
             }),
         }
     }

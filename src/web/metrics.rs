@@ -35,6 +35,10 @@ fn moment(overview: &Overview, free_bytes: Option<u64>, reserve_bytes: u64) -> M
             // A clock that was set back does not make ages negative.
             let age = overview.standing.now.duration_since(export.since).as_secs_f64().max(0.0);
             moment.export(&project.name, export.stage, age);
+            if let Some(wait) = &export.waiting {
+                let age = wait.age(overview.standing.now).as_secs_f64();
+                moment.wait(&project.name, wait.cause, age);
+            }
         }
         if let Some(at) = project.last_success {
             moment.success(&project.name, at);
@@ -44,7 +48,7 @@ fn moment(overview: &Overview, free_bytes: Option<u64>, reserve_bytes: u64) -> M
         moment.pause(None, cause, false);
     }
     for wait in &overview.standing.waits {
-        moment.pause(wait.project.as_ref(), wait.cause, true);
+        moment.pause(wait.concern.project(), wait.cause, true);
     }
     moment
 }

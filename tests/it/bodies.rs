@@ -351,15 +351,16 @@ async fn no_link_is_requested_before_its_part_has_a_slot() {
 }
 
 #[tokio::test]
-async fn a_file_the_store_lost_gets_one_more_view_and_try_before_the_export_fails() {
+async fn a_file_the_store_lost_gets_views_and_tries_before_the_export_fails() {
     let lost = file("file_lost").on_fetch(Canned::store_error(404, "NoSuchKey", "gone"));
     let mut good = SimFile::generated("file_good", 2, BYTES);
     good.part = Some(2);
     let solo = Solo::finished(vec![lost, good.clone()]).await;
+    let solo = solo.with("[poll]\nnot_found_grace = \"100ms\"");
     solo.settle(1).await;
-    assert_eq!((solo.fetches("file_lost").len(), solo.links("file_lost").len()), (2, 2));
     let (views, fetches) = (solo.views("export_1"), solo.fetches("file_lost"));
-    assert_eq!(views.len(), 2);
+    assert!(fetches.len() >= 2 && solo.links("file_lost").len() == fetches.len());
+    assert!(views.len() >= 2);
     assert!(
         fetches[0].at < views[1].at && views[1].at < fetches[1].at,
         "the view comes between the tries"

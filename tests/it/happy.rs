@@ -66,9 +66,8 @@ async fn exports_complete_and_one_that_ends_in_error_blocks_no_other() {
         "{notice}"
     );
     assert!(home.try_manifest("shop", "export_broken").is_none());
-    let config = home.config_path().display().to_string();
-    let advice = format!("to try again, run: batch-export-watcher retry -c {config} export_broken");
-    assert!(output.stderr.iter().any(|line| line.contains(&advice)), "{:#?}", output.stderr);
+    let advice = "start the export again in Batch, and replace its ID in the configuration";
+    assert!(output.stderr.iter().any(|line| line.contains(advice)), "{:#?}", output.stderr);
 
     let modes: BTreeMap<_, _> = home.tree();
     for (path, mode) in modes {

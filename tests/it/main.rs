@@ -40,4 +40,5 @@ mod tidy;
 mod tls;
 mod transfer;
 mod views;
+mod waits;
 mod web;

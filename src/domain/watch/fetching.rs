@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::part_state::Tally;
-use super::view_faults::{ViewFaults, is_news};
+use super::view_faults::ViewFaults;
 use super::{
     Command, Kept, Notice, Part, PartOrder, PartState, RecordChange, Recorded, Step, Transition,
     WatchEvent,
@@ -15,6 +15,8 @@ use crate::domain::failure::{Failure, FailureKind, Hold, PartFailure, PartFault}
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::report::{PartListing, RemoteStatus, ReportFacts};
 use crate::domain::resume::ResumablePart;
+use crate::domain::stage::Cause;
+use crate::domain::wait::Trouble;
 
 use views::listing_oddity;
 
@@ -64,6 +66,11 @@ impl Fetching {
 
     pub fn parts(&self) -> impl Iterator<Item = (&PartKey, &Part)> {
         self.parts.iter()
+    }
+
+    /// Views that fail in a row.
+    pub fn view_trouble(&self) -> Option<&Trouble> {
+        self.view_faults.trouble.as_ref()
     }
 
     pub fn part(&self, key: &PartKey) -> Option<&Part> {
@@ -261,9 +268,16 @@ impl Fetching {
                 }
             }
             Err(PartFailure::Failed { fault, kept, progressed }) => {
+                let before = part.resumable_bytes();
                 self.tally.resumes(part, kept.filter(|_| fault.spares_bytes()));
                 if progressed {
-                    part.failures = 0;
+                    (part.failures, part.gone_since) = (0, None);
+                }
+                // What gains bytes and loses them again gets nowhere.
+                if part.resumable_bytes() > before
+                    && let Some(trouble) = &mut part.trouble
+                {
+                    trouble.begin_anew(step.cx.now.since_start);
                 }
                 self.part_failed(key, fault, step);
             }
@@ -276,41 +290,55 @@ impl Fetching {
             PartFault::Transient { cause, listing_in_doubt } => {
                 let fresh_view =
                     listing_in_doubt || (part.failures + 1).is_multiple_of(ATTEMPTS_PER_VIEW);
-                self.wait(key, cause, step);
+                self.wait(key, Cause::Fault, cause, step);
                 if fresh_view {
                     self.want_view(step);
                 }
             }
             PartFault::LinkRefused { cause } => {
-                self.wait(key, cause, step);
+                self.wait(key, Cause::LinkRefused, cause, step);
                 self.want_view(step);
             }
             // The fault may be this part's own: without a wait it would come first each time.
-            PartFault::Held(Hold::Disk { cause }) => self.wait(key, cause, step),
+            PartFault::Held(Hold::Disk { cause }) => self.wait(key, Cause::Disk, cause, step),
             PartFault::Held(_) => {
                 self.tally.moves(part, PartState::Queued);
                 step.order(Command::QueuePart(key));
             }
-            PartFault::Gone { cause, error_code } if part.gone_before => {
-                self.abandon(key, FailureKind::PartGone, cause, error_code, step);
-            }
-            PartFault::Gone { cause, error_code } => {
-                self.tally.moves(part, PartState::AwaitingView);
-                part.tell(&key, with_code(cause, error_code.as_deref()), step);
-                self.want_view(step);
-            }
+            PartFault::Gone { cause, error_code } => self.gone(key, cause, error_code, step),
             PartFault::Conflict { cause } => {
                 self.abandon(key, FailureKind::Conflict, cause, None, step);
             }
         }
     }
 
-    fn wait(&mut self, key: PartKey, cause: String, step: &mut Step<'_>) {
+    fn wait(&mut self, key: PartKey, cause: Cause, words: String, step: &mut Step<'_>) {
         let Some(part) = self.parts.get_mut(&key) else { return };
         self.tally.moves(part, PartState::Waiting);
         part.failures = part.failures.saturating_add(1);
-        part.tell(&key, cause, step);
+        part.tell(&key, cause, words, step);
         step.order(Command::RetryPartAfter(key, step.backoff(part.failures)));
+    }
+
+    /// A store may know a file later than the API lists it. Only what is still missing after the
+    /// grace, and is still listed, is given up.
+    fn gone(
+        &mut self,
+        key: PartKey,
+        cause: String,
+        error_code: Option<String>,
+        step: &mut Step<'_>,
+    ) {
+        let Some(part) = self.parts.get_mut(&key) else { return };
+        let (now, grace) = (step.cx.now.since_start, step.cx.policies.not_found_grace);
+        let was_gone = part.gone_since.is_some();
+        let since = *part.gone_since.get_or_insert(now);
+        if was_gone && now.saturating_sub(since) >= grace {
+            return self.abandon(key, FailureKind::PartGone, cause, error_code, step);
+        }
+        self.tally.moves(part, PartState::AwaitingView);
+        part.tell(&key, Cause::Gone, with_code(cause, error_code.as_deref()), step);
+        self.want_view(step);
     }
 
     fn abandon(
@@ -332,9 +360,9 @@ impl Fetching {
 }
 
 impl Part {
-    fn tell(&mut self, key: &PartKey, cause: String, step: &mut Step<'_>) {
-        if is_news(&mut self.told, &cause) {
-            step.notify(Notice::PartFailing { key: key.clone(), cause });
+    fn tell(&mut self, key: &PartKey, cause: Cause, words: String, step: &mut Step<'_>) {
+        if Trouble::met(&mut self.trouble, cause, words.clone(), step.cx.now.since_start) {
+            step.notify(Notice::PartFailing { key: key.clone(), cause: words });
         }
     }
 }

@@ -1,19 +1,23 @@
 //! The state of one part.
 
+use std::time::Duration;
+
 use crate::domain::failure::FailureKind;
 use crate::domain::part::CommittedPart;
 use crate::domain::resume::ResumePoint;
+use crate::domain::wait::Trouble;
 
 /// A part of an export that is being fetched.
 #[derive(Debug, Clone)]
 pub struct Part {
     pub declared_bytes: Option<u64>,
     pub state: PartState,
-    /// Failed attempts in a row, without progress between them.
+    /// Failed attempts in a row, without progress between them: the backoff.
     pub(super) failures: u32,
-    pub(super) told: Option<String>,
-    /// Whether it was missing once already, before the last view listed it again.
-    pub(super) gone_before: bool,
+    /// What has failed in a row, counted anew once an attempt keeps more bytes than before.
+    pub trouble: Option<Trouble>,
+    /// Since when (on the monotonic clock) the file has been missing, although it is listed.
+    pub(super) gone_since: Option<Duration>,
     pub(super) resume: Option<ResumePoint>,
 }
 
@@ -89,8 +93,8 @@ impl Part {
             declared_bytes,
             state: PartState::Queued,
             failures: 0,
-            told: None,
-            gone_before: false,
+            trouble: None,
+            gone_since: None,
             resume,
         }
     }

@@ -6,6 +6,8 @@ use super::view_faults::{NO_FILES, ViewFaults};
 use super::{Fetching, Kept, Notice, RecordChange, Step, Transition, WatchEvent};
 use crate::domain::failure::{ApiRefusal, EXPIRED, FailureKind, ViewOutcome};
 use crate::domain::report::{RemoteStatus, Report};
+use crate::domain::stage::Cause;
+use crate::domain::wait::Trouble;
 
 #[derive(Debug, Default)]
 pub struct Polling {
@@ -41,6 +43,11 @@ impl Polling {
         self.rejected.is_some()
     }
 
+    /// Views that fail in a row.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.faults.trouble.as_ref()
+    }
+
     pub(super) fn step(&mut self, event: WatchEvent, step: &mut Step<'_>) -> Option<Transition> {
         match event {
             WatchEvent::Viewed(ViewOutcome::Report(report)) => return self.reported(report, step),
@@ -48,11 +55,14 @@ impl Polling {
                 return self.not_found(&refusal, step);
             }
             WatchEvent::Viewed(ViewOutcome::Rejected(refusal)) => {
-                self.faults.met(refusal.words("the API refuses the request"), step);
+                let words = refusal.words("the API refuses the request");
+                self.faults.met(Cause::Rejected, words, step);
                 self.rejected = Some(refusal);
             }
             WatchEvent::Viewed(ViewOutcome::Held(_)) => step.view_after(Duration::ZERO),
-            WatchEvent::Viewed(ViewOutcome::Fault(cause)) => self.faults.met(cause, step),
+            WatchEvent::Viewed(ViewOutcome::Fault(words)) => {
+                self.faults.met(Cause::Fault, words, step);
+            }
             WatchEvent::RejectionConfirmed => {
                 let refusal = self.rejected.take()?;
                 let cause = refusal.cause("the API refuses the request");
@@ -76,7 +86,7 @@ impl Polling {
             step.notify(Notice::StatusChanged { from: self.seen.replace(to.clone()), to });
         }
         if report.status == RemoteStatus::Success && report.files.is_none() {
-            self.faults.met(NO_FILES.to_owned(), step);
+            self.faults.met(Cause::Fault, NO_FILES.to_owned(), step);
             return None;
         }
         self.faults.over(step);
@@ -116,7 +126,8 @@ impl Polling {
         // The export was finished once, so its ID is not mistyped: one confirmation is enough.
         if self.seen == Some(RemoteStatus::Success) {
             if first {
-                self.faults.tell(refusal.words("the API no longer knows the export"), step);
+                let words = refusal.words("the API no longer knows the export");
+                self.faults.tell(Cause::NotFound, words, step);
                 step.view_after(step.soonest());
                 return None;
             }
@@ -128,8 +139,9 @@ impl Polling {
             let cause = refusal.cause(&format!("the API does not know the export after {grace}"));
             return Some(self.fail(FailureKind::NotFound, cause, Some(refusal.code.clone()), step));
         }
-        self.faults.tell(refusal.words("the API does not know the export yet"), step);
-        let delay = self.faults.next_delay(step).max(step.soonest());
+        let words = refusal.words("the API does not know the export yet");
+        self.faults.tell(Cause::NotFound, words, step);
+        let delay = self.faults.delay(step).max(step.soonest());
         step.view_after(delay.min(grace.saturating_sub(elapsed)));
         None
     }
@@ -171,7 +183,10 @@ mod tests {
         };
         let prepared = || WatchEvent::Prepared { adopted: vec![], conflicts: vec![] };
         let part_gone = [listed(), prepared()].into_iter().chain(lost());
-        let part_gone = part_gone.chain([listed()]).chain(lost()).collect();
+        let part_gone = part_gone
+            .chain([listed(), WatchEvent::PartRetryDue(key("a", 1))])
+            .chain(lost())
+            .collect();
         for (kind, words, events) in [
             (FailureKind::NotFound, "its words", vec![not_found(), not_found()]),
             (

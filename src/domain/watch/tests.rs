@@ -341,12 +341,21 @@ fn a_404_after_success_expires_only_when_a_second_view_agrees() {
 }
 
 #[test]
-fn a_missing_file_gets_a_fresh_view_and_one_more_try() {
+fn a_missing_file_gets_fresh_views_and_more_tries_until_the_grace_is_over() {
     let (mut d, a) = fetching();
+    let again = |d: &mut Driver| {
+        d.step(WatchEvent::PartRetryDue(key("a", 1)));
+        d.step(WatchEvent::PartStarted(key("a", 1)));
+    };
     assert_eq!(d.says(ended(&a, Err(gone()))), ["say failing a", "view 10.0"]);
     assert!(d.watch.wants_views());
-    assert_eq!(d.view(success(&[("a", 1)])), ["queue a"]);
-    d.step(WatchEvent::PartStarted(a.clone()));
+    assert_eq!(d.view(success(&[("a", 1)])), ["retry a 0.75"]);
+    again(&mut d);
+    d.seconds += 599;
+    assert_eq!(d.says(ended(&a, Err(gone()))), ["view 10.0"], "it may come yet");
+    assert_eq!(d.view(success(&[("a", 1)])), ["retry a 1.50"]);
+    again(&mut d);
+    d.seconds += 1;
     assert_eq!(d.says(ended(&a, Err(gone()))), ["say abandoned a", "failed.json part_gone"]);
 }
 

@@ -3,44 +3,39 @@
 use std::time::Duration;
 
 use super::{Notice, Step};
+use crate::domain::stage::Cause;
+use crate::domain::wait::Trouble;
 
 pub(super) const NO_FILES: &str = "the API reports SUCCESS without a list of files";
 
 /// Views that fail in a row.
 #[derive(Debug, Default)]
 pub(super) struct ViewFaults {
-    count: u32,
-    /// The last cause that was logged.
-    told: Option<String>,
+    pub(super) trouble: Option<Trouble>,
 }
 
 impl ViewFaults {
     /// Tells the cause and asks again after a backoff.
-    pub(super) fn met(&mut self, cause: String, step: &mut Step<'_>) {
-        self.tell(cause, step);
-        let delay = self.next_delay(step);
+    pub(super) fn met(&mut self, cause: Cause, words: String, step: &mut Step<'_>) {
+        self.tell(cause, words, step);
+        let delay = self.delay(step);
         step.view_after(delay);
     }
 
     pub(super) fn over(&mut self, step: &mut Step<'_>) {
-        if std::mem::take(self).told.is_some() {
+        if self.trouble.take().is_some() {
             step.notify(Notice::PollRecovered);
         }
     }
 
-    pub(super) fn tell(&mut self, cause: String, step: &mut Step<'_>) {
-        if is_news(&mut self.told, &cause) {
-            step.notify(Notice::PollFailing { cause });
+    pub(super) fn tell(&mut self, cause: Cause, words: String, step: &mut Step<'_>) {
+        if Trouble::met(&mut self.trouble, cause, words.clone(), step.cx.now.since_start) {
+            step.notify(Notice::PollFailing { cause: words });
         }
     }
 
-    pub(super) fn next_delay(&mut self, step: &Step<'_>) -> Duration {
-        self.count = self.count.saturating_add(1);
-        step.backoff(self.count)
+    /// The backoff after what was told last.
+    pub(super) fn delay(&self, step: &Step<'_>) -> Duration {
+        step.backoff(self.trouble.as_ref().map_or(1, |trouble| trouble.attempts))
     }
-}
-
-/// Whether this cause is another one than the last that was told.
-pub(super) fn is_news(told: &mut Option<String>, cause: &str) -> bool {
-    told.replace(cause.to_owned()).as_deref() != Some(cause)
 }

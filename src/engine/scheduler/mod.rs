@@ -7,9 +7,11 @@
 //! - `reconcile.rs` another configuration
 //! - `forget.rs` exports that somebody wants forgotten
 //! - `overview.rs` what is shown to those who look
+//! - `lasting.rs` what has waited for long
 //! - `status.rs` what the service manager is told
 
 mod forget;
+mod lasting;
 mod overview;
 mod reconcile;
 mod route;
@@ -122,6 +124,7 @@ struct Audience {
     next_publish: Duration,
     service: status::Service,
     reloads: Reloads,
+    told_waits: lasting::Told,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +134,8 @@ enum Timer {
     DrainGrace,
     /// What is under way for exports that are to be forgotten has to have ended.
     ForgetGrace,
+    /// What has waited for long is told again.
+    LastingWaits,
     /// The service manager is told how it is going.
     Status,
     /// The service manager is told that the loop is alive.
@@ -183,6 +188,7 @@ impl Scheduler {
                 next_publish: Duration::ZERO,
                 service: status::Service::from_environment(),
                 reloads: Reloads::default(),
+                told_waits: lasting::Told::default(),
             },
             meters,
         };
@@ -202,6 +208,7 @@ impl Scheduler {
     ) -> Outcome {
         self.feed_watchdog();
         self.reconcile(first, found);
+        self.tell_lasting_waits(self.clock.moment());
         loop {
             self.admit();
             self.publish();

@@ -4,10 +4,19 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Scheduler, Timer};
+use crate::domain::gate::Gate;
 use crate::domain::moment::Moment;
-use crate::domain::stage::{Cause, Wait};
-use crate::engine::ids::PartId;
-use crate::engine::overview::{Counts, ExportOverview, Overview, ProjectOverview, Standing};
+use crate::domain::part::PartKey;
+use crate::domain::stage::{Cause, Stage};
+use crate::domain::wait::{Concern, Wait};
+use crate::domain::watch::Watch;
+use crate::engine::fleet::Project;
+use crate::engine::gates::ProjectGates;
+use crate::engine::ids::{EntryId, PartId};
+use crate::engine::overview::{
+    Counts, ExportOverview, Overview, PartsUnderWay, ProjectOverview, Standing,
+};
+use crate::engine::transfers::Transfers;
 
 /// Shortest time between two looks for the progress bars.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -29,19 +38,35 @@ impl Scheduler {
     }
 
     /// With so many exports at most, the first of the configuration.
-    pub(super) fn overview(&mut self, mut exports: usize) -> Overview {
-        let clock = self.clock.moment();
+    pub(super) fn overview(&mut self, exports: usize) -> Overview {
+        self.overview_at(self.clock.moment(), exports)
+    }
+
+    pub(super) fn overview_at(&mut self, clock: Moment, mut exports: usize) -> Overview {
         let standing = self.standing();
-        let Self { fleet, polls, transfers, .. } = self;
+        let shared = Shared::of(self, clock);
+        let Self { fleet, polls, transfers, gates, folders, .. } = self;
         let ids: Vec<_> = fleet.projects().map(|(id, _)| id).collect();
         let mut projects = Vec::with_capacity(ids.len());
         for id in ids {
+            let of_project: Vec<_> =
+                project_waits(fleet.project(id), gates.of(id), clock).collect();
+            let store = gates.store_of(id).and_then(|(host, gate)| store_wait(host, gate, clock));
             let entries = if exports == 0 { Vec::new() } else { fleet.project(id).in_order() };
             let shown = entries.into_iter().take(exports).filter_map(|entry| {
                 let due = polls.due_at(entry);
-                let bytes = |key: &_| transfers.bytes(&PartId { entry, key: Clone::clone(key) });
                 let (watch, shown) = fleet.shown_mut(entry)?;
-                Some(ExportOverview::of(watch, shown, due, bytes, clock))
+                let parts = Parts { transfers, entry };
+                let mut overview = ExportOverview::of(watch, shown, due, &parts, clock);
+                let folder = || {
+                    let (trouble, next) = folders.trouble(entry)?;
+                    let next_at = next.map(|at| clock.wall_at(at));
+                    Some(Wait { next_at, ..Wait::of(trouble, Concern::Export, clock) })
+                };
+                let held_up = held_up(watch, &shared, &of_project, store.as_ref());
+                let own = overview.waiting.take();
+                overview.waiting = held_up.cloned().or_else(folder).or(own);
+                Some(overview)
             });
             let shown: Vec<_> = shown.collect();
             exports -= shown.len();
@@ -75,38 +100,116 @@ impl Scheduler {
 
     /// What everything or a project waits for. What holds up more comes first.
     fn waits(&self, clock: Moment) -> Vec<Wait> {
-        let flags =
-            [(self.folders.disk_is_ill(), Cause::Disk), (self.journal.is_failing(), Cause::State)];
-        let flags = flags.into_iter().filter(|(waits, _)| *waits);
-        let mut waits: Vec<_> = flags.map(|(_, cause)| Wait::on(cause)).collect();
-        waits.extend(clock.wait(self.gates.origin(), || Wait::on(Cause::Unavailable)));
+        let mut waits: Vec<_> = Shared::of(self, clock).all().cloned().collect();
         // The store that is paused the longest. If no part is left to ask a store whether its pause
         // is over, nothing waits for it.
-        let busy = self
-            .gates
-            .hosts()
-            .filter(|(_, gate)| gate.paused_until().is_none_or(|until| until > clock.since_start));
-        let busy = busy.filter_map(|(host, gate)| {
-            let subject = Some(host.to_owned());
-            clock.wait(gate, || Wait { subject, ..Wait::on(Cause::StoreBusy) })
-        });
-        waits.extend(busy.max_by_key(|wait| wait.until));
+        let is_waited_for =
+            |gate: &Gate| gate.paused_until().is_none_or(|until| until > clock.since_start);
+        let busy = self.gates.hosts().filter(|(_, gate)| is_waited_for(gate));
+        let busy = busy.filter_map(|(host, gate)| store_wait(host, gate, clock));
+        waits.extend(busy.max_by_key(|wait| wait.next_at));
         for (id, project) in self.fleet.projects() {
-            let of = self.gates.of(id);
-            let gates = [
-                (&of.key, Cause::Unauthorized),
-                (&of.rejection, Cause::Rejected),
-                (&of.throttle, Cause::Throttled),
-            ];
-            waits.extend(gates.into_iter().filter_map(|(gate, cause)| {
-                clock.wait(gate, || Wait {
-                    project: Some(project.name.clone()),
-                    subject: (cause == Cause::Unauthorized)
-                        .then(|| project.access.key_source().to_string()),
-                    ..Wait::on(cause)
-                })
-            }));
+            waits.extend(project_waits(project, self.gates.of(id), clock));
         }
         waits
+    }
+}
+
+/// What holds up more than one project.
+struct Shared {
+    disk: Option<Wait>,
+    state: Option<Wait>,
+    api: Option<Wait>,
+}
+
+impl Shared {
+    fn of(of: &Scheduler, clock: Moment) -> Self {
+        let disk = of.folders.illness().map(|(trouble, next)| {
+            let next_at = next.map(|at| clock.wall_at(at));
+            Wait { next_at, ..Wait::of(trouble, Concern::Disk, clock) }
+        });
+        let state = of.journal.failure().map(|trouble| Wait::of(trouble, Concern::State, clock));
+        let api = closed(of.gates.origin(), Cause::Unavailable, Concern::Api, clock);
+        Self { disk, state, api }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Wait> {
+        [&self.disk, &self.state, &self.api].into_iter().flatten()
+    }
+}
+
+/// The wait behind a gate, if it is closed.
+fn closed(gate: &Gate, cause: Cause, concern: Concern, clock: Moment) -> Option<Wait> {
+    if gate.is_open() {
+        return None;
+    }
+    let next = gate.paused_until().filter(|until| *until > clock.since_start);
+    Some(Wait {
+        since: gate.since().map(|at| clock.wall_at(at)),
+        attempts: gate.refusals(),
+        next_at: next.map(|at| clock.wall_at(at)),
+        ..Wait::new(cause, concern)
+    })
+}
+
+fn store_wait(host: &str, gate: &Gate, clock: Moment) -> Option<Wait> {
+    closed(gate, Cause::StoreBusy, Concern::Store(Some(host.to_owned())), clock)
+}
+
+/// What a project waits for as a whole. What holds it up more comes first.
+fn project_waits(
+    project: &Project,
+    gates: &ProjectGates,
+    clock: Moment,
+) -> impl Iterator<Item = Wait> {
+    let name = || project.name.clone();
+    let place = project.access.key_source().to_string();
+    let key = Concern::Key { project: name(), place };
+    [
+        closed(&gates.key, Cause::Unauthorized, key, clock),
+        closed(&gates.rejection, Cause::Rejected, Concern::Project(name()), clock),
+        closed(&gates.throttle, Cause::Throttled, Concern::Project(name()), clock),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// What an export waits for that is not its own trouble. What holds it up more comes first.
+fn held_up<'a>(
+    watch: &Watch,
+    shared: &'a Shared,
+    of_project: &'a [Wait],
+    store: Option<&'a Wait>,
+) -> Option<&'a Wait> {
+    let stage = Stage::of(watch.state());
+    if stage.is_settled() {
+        return None;
+    }
+    let writes = stage != Stage::Polling;
+    let asks = matches!(stage, Stage::Polling | Stage::Fetching);
+    let disk = [&shared.state, &shared.disk].into_iter().flatten().find(|_| writes);
+    let api = of_project.iter().chain(&shared.api).find(|_| asks);
+    disk.or(api).or(store.filter(|_| stage == Stage::Fetching))
+}
+
+/// The parts of one export as the transfers have them.
+struct Parts<'a> {
+    transfers: &'a Transfers,
+    entry: EntryId,
+}
+
+impl Parts<'_> {
+    fn part(&self, key: &PartKey) -> PartId {
+        PartId { entry: self.entry, key: key.clone() }
+    }
+}
+
+impl PartsUnderWay for Parts<'_> {
+    fn bytes(&self, key: &PartKey) -> u64 {
+        self.transfers.bytes(&self.part(key))
+    }
+
+    fn retry_at(&self, key: &PartKey) -> Option<Duration> {
+        self.transfers.retries.due_at(&self.part(key))
     }
 }

@@ -24,6 +24,7 @@ use crate::engine::transfers::{DownloadEnd, News, TransferEvent, Turn};
 use crate::meters::{PollOutcome, Work};
 use crate::ports::Fact;
 
+const MIB: u64 = 1 << 20;
 const NO_ROOM: &str = "not enough space above the reserve; the export waits before its first byte";
 
 impl Scheduler {
@@ -48,7 +49,8 @@ impl Scheduler {
                 self.folders.disk_checked(result, self.clock.now());
             }
             Event::Journal(news) => {
-                for ticket in news.map_or(Vec::new(), |news| self.journal.apply(news)) {
+                let now = self.clock.now();
+                for ticket in news.map_or(Vec::new(), |news| self.journal.apply(news, now)) {
                     self.written(ticket);
                 }
             }
@@ -80,6 +82,7 @@ impl Scheduler {
                 }
                 Timer::Watchdog => self.feed_watchdog(),
                 Timer::ForgetGrace => self.give_up_forgetting(),
+                Timer::LastingWaits => self.tell_lasting_waits(self.clock.moment()),
                 Timer::Publish | Timer::Deadline | Timer::DrainGrace | Timer::Status => {}
             }
         }
@@ -276,7 +279,8 @@ impl Scheduler {
             Ok(ChoreEnd::NoticeRemoved) => WatchEvent::FailureNoticeRemoved,
             Ok(ChoreEnd::Disk { cause }) => {
                 self.folders.doubt_disk(self.clock.now());
-                if let Some(ExportPath { project, export }) = self.park(id, Some(&cause)) {
+                let parked = self.park(id, Cause::Folder, cause.clone());
+                if let Some(ExportPath { project, export }) = parked {
                     tracing::warn!(
                         event = "folder_unusable", %project, %export, cause,
                         "the export's folder cannot be used, will be tried again: {cause}"
@@ -285,7 +289,7 @@ impl Scheduler {
                 return;
             }
             Err(Panicked) => {
-                self.park(id, None);
+                self.park(id, Cause::Fault, "the work on the folder panicked".to_owned());
                 return;
             }
         };
@@ -295,16 +299,21 @@ impl Scheduler {
     }
 
     fn wait_for_room(&mut self, id: ChoreId, needed_bytes: u64, free_bytes: u64) {
-        if let Some(ExportPath { project, export }) = self.park(id, Some(NO_ROOM)) {
+        let words = format!(
+            "not enough space above the reserve: {} MiB are needed, {} MiB are free",
+            needed_bytes.div_ceil(MIB),
+            free_bytes / MIB
+        );
+        if let Some(ExportPath { project, export }) = self.park(id, Cause::Room, words) {
             tracing::warn!(
                 event = "room_short", %project, %export, needed_bytes, free_bytes, "{NO_ROOM}"
             );
         }
     }
 
-    /// Has a chore tried again, if it is still wanted. Returns its export if `cause` is news.
-    fn park(&mut self, id: ChoreId, cause: Option<&str>) -> Option<&ExportPath> {
-        let is_news = self.folders.park(id, cause, self.clock.now());
+    /// Has a chore tried again, if it is still wanted. Returns its export if that is news.
+    fn park(&mut self, id: ChoreId, cause: Cause, words: String) -> Option<&ExportPath> {
+        let is_news = self.folders.park(id, cause, words, self.clock.now());
         let is_wanted = self.fleet.export(id.0).is_some_and(Export::is_wanted);
         if !is_wanted && self.folders.call_off(id.0) {
             self.fleet.end_work(id.0);

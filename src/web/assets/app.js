@@ -2,7 +2,7 @@
 //
 // Texts of the daemon are data. They are only ever set as text, never parsed as markup.
 
-import { AttentionView, copy, failures, nextTry, retryCommand, troubles } from "./attention.js";
+import { AttentionView, copy, failures, nextTry, retryCommand, troubles, waitWords } from "./attention.js";
 import {
   $, announce, arrange, bytes, duration, instantiate, keyed, moment, plural, recall, remember, sentenceCase, setAttribute, setHidden, setOptional,
   setProgress, setText,
@@ -101,6 +101,7 @@ class ExportView {
     setHidden(refs.bar, !item.parts.total || item.state === "whole");
     setText(refs.amount, amountOf(item));
     setOptional(refs.cause, item.failure && sentenceCase(item.failure.cause));
+    refs.wait.classList.toggle("long", Boolean(item.waiting?.needs_attention));
     this.showParts(item.active_parts);
   }
 
@@ -121,8 +122,9 @@ class ExportView {
 
   /** What changes with the time alone. */
   tick(now, paused) {
-    const { age, pace, hint } = this.refs;
+    const { age, pace, hint, wait } = this.refs;
     setText(age, `for ${duration(now - this.since)}`);
+    setOptional(wait, this.item.waiting && waitWords(this.item.waiting, now));
     const [main, more] = this.paceWords(now, paused);
     setText(pace, main);
     setText(hint, more);

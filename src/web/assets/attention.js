@@ -1,6 +1,6 @@
 // What needs attention: waits and failures, as cards with a command to copy.
 
-import { announce, duration, instantiate, moment, sentenceCase, setAttribute, setHidden, setOptional, setText } from "./kit.js";
+import { announce, duration, instantiate, moment, plural, sentenceCase, setAttribute, setHidden, setOptional, setText } from "./kit.js";
 
 const clockTime = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
@@ -27,7 +27,27 @@ export function troubles({ waits, reloads, projects, commands }) {
       list.push({ wait, key: `pause ${name} ${wait.reason}`, title: `Project ${name}`, tone: toneOf(wait) });
     }
   }
-  return list.concat(failures(projects, commands));
+  return list.concat(failures(projects, commands), lasting(waits, projects));
+}
+
+/** Exports that have waited for long. What holds up more than one of them has a card of its own. */
+function lasting(waits, projects) {
+  return projects.flatMap(({ name, pauses, exports }) => exports.filter(({ waiting }) => waiting?.needs_attention
+    && ![...waits, ...pauses].some(({ reason }) => reason === waiting.cause)).map(({ id, waiting }) => ({
+    wait: { ...waiting, until: waiting.next_at },
+    key: `waits ${name} ${id}`,
+    title: `${name} / ${id}`,
+    tone: "warn",
+    command: waiting.command,
+  })));
+}
+
+/** A wait in one line. */
+export function waitWords({ words, attempts, since, next_at: until, asking }, now) {
+  const pieces = [sentenceCase(words)];
+  if (attempts > 1) pieces.push(`${attempts} attempts`);
+  if (since) pieces.push(`for ${duration(now - moment(since))}`);
+  return pieces.join(" · ") + nextTry({ until, asking }, now, " · next try");
 }
 
 const toneOf = ({ until, asking }) => (until || asking ? "warn" : "bad");
@@ -100,6 +120,8 @@ export class AttentionView {
     const { wait, failed } = this.trouble;
     const at = wait?.until ? ` (${clockTime.format(moment(wait.until))})` : "";
     const ago = failed && `Failed ${duration(now - moment(failed))} ago`;
-    setOptional(this.refs.until, wait ? `${nextTry(wait, now, "Next try")}${at}` : ago);
+    const next = wait && `${nextTry(wait, now, "Next try")}${at}`;
+    const age = wait?.since && wait.attempts ? `${next ? " · " : ""}for ${duration(now - moment(wait.since))}, ${plural(wait.attempts, "attempt")}` : "";
+    setOptional(this.refs.until, wait ? `${next}${age}` : ago);
   }
 }

@@ -326,7 +326,7 @@ async fn a_status_that_goes_backwards_does_not_stop_the_download() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_api_itself_refuses_gets_a_fresh_view_and_fails_only_its_export() {
+async fn a_file_that_the_api_itself_refuses_gets_fresh_views_and_fails_only_its_export() {
     let own =
         |status| LinkStep::Answer(Canned::api_error(status, "FILE_EXPIRED", "The file is gone."));
     let statuses = [400, 404, 410];
@@ -338,7 +338,7 @@ async fn a_file_that_the_api_itself_refuses_gets_a_fresh_view_and_fails_only_its
     };
     let mut exports: Vec<_> = statuses.iter().map(export).collect();
     exports.push(SimExport::finished("export_good", vec![file("good")]));
-    let solo = Solo::new(exports).await;
+    let solo = Solo::new(exports).await.with("[poll]\nnot_found_grace = \"100ms\"");
     solo.settle(1).await;
     for status in statuses {
         let failed = failure(&solo.home, SHOP, &format!("export_{status}"));
@@ -347,8 +347,8 @@ async fn a_file_that_the_api_itself_refuses_gets_a_fresh_view_and_fails_only_its
             (&json!("part_gone"), &json!("FILE_EXPIRED")),
             "{status}"
         );
-        assert_eq!(solo.links(&format!("file_{status}")).len(), 2, "{status}");
-        assert_eq!(solo.views(&format!("export_{status}")).len(), 2, "{status}");
+        assert!(solo.links(&format!("file_{status}")).len() >= 2, "{status}");
+        assert!(solo.views(&format!("export_{status}")).len() >= 2, "{status}");
     }
     solo.home.manifest(SHOP, "export_good");
 }

@@ -7,6 +7,7 @@ use super::Fetching;
 use crate::domain::failure::{EXPIRED, FailureKind, ViewOutcome};
 use crate::domain::part::PartKey;
 use crate::domain::report::{PartListing, RemoteStatus, Report};
+use crate::domain::stage::Cause;
 use crate::domain::watch::view_faults::NO_FILES;
 use crate::domain::watch::{Command, Kept, Notice, Part, PartState, Step};
 
@@ -19,16 +20,17 @@ impl Fetching {
             }
             ViewOutcome::NotFound(refusal) => {
                 self.missing_once = true;
-                let cause = refusal.words("the API no longer knows the export");
-                self.view_faults.tell(cause, step);
+                let words = refusal.words("the API no longer knows the export");
+                self.view_faults.tell(Cause::NotFound, words, step);
                 self.view_wanted = true;
                 step.view_after(step.soonest());
             }
             ViewOutcome::Held(_) => step.view_after(Duration::ZERO),
             ViewOutcome::Rejected(refusal) => {
-                self.view_faulted(refusal.words("the API refuses the request"), step);
+                let words = refusal.words("the API refuses the request");
+                self.view_faulted(Cause::Rejected, words, step);
             }
-            ViewOutcome::Fault(cause) => self.view_faulted(cause, step),
+            ViewOutcome::Fault(words) => self.view_faulted(Cause::Fault, words, step),
         }
     }
 
@@ -41,7 +43,9 @@ impl Fetching {
                 self.facts = report.facts;
                 self.relisted(files, step);
             }
-            (RemoteStatus::Success, None) => self.view_faulted(NO_FILES.to_owned(), step),
+            (RemoteStatus::Success, None) => {
+                self.view_faulted(Cause::Fault, NO_FILES.to_owned(), step);
+            }
             (RemoteStatus::Error, _) => {
                 let cause = "the API reports ERROR after SUCCESS".to_owned();
                 self.doom(FailureKind::RemoteError, cause, None, step);
@@ -61,9 +65,9 @@ impl Fetching {
         }
     }
 
-    fn view_faulted(&mut self, cause: String, step: &mut Step<'_>) {
+    fn view_faulted(&mut self, cause: Cause, words: String, step: &mut Step<'_>) {
         self.view_wanted = true;
-        self.view_faults.met(cause, step);
+        self.view_faults.met(cause, words, step);
     }
 
     fn relisted(&mut self, files: Vec<PartListing>, step: &mut Step<'_>) {
@@ -77,11 +81,13 @@ impl Fetching {
         let waiting: Vec<_> = waiting.map(|(key, _)| key.clone()).collect();
         for key in waiting {
             if listed.contains(&key.file_id) {
+                // The listing may be ahead of the store: it is tried again, less and less often.
                 if let Some(part) = self.parts.get_mut(&key) {
-                    part.gone_before = true;
-                    self.tally.moves(part, PartState::Queued);
+                    part.failures = part.failures.saturating_add(1);
+                    self.tally.moves(part, PartState::Waiting);
+                    let delay = step.backoff(part.failures);
+                    step.order(Command::RetryPartAfter(key, delay));
                 }
-                step.order(Command::QueuePart(key));
             } else {
                 let part = format!("part {} is gone and the API no longer lists it", key.number);
                 let words = format!("{part}; the export continues without it");

@@ -6,6 +6,7 @@ use super::*;
 fn next_start(driver: &mut Driver, part: &PartKey) -> Option<Option<ResumePoint>> {
     driver.step(WatchEvent::PartRetryDue(part.clone()));
     driver.view(success(&[("a", 1)]));
+    driver.step(WatchEvent::PartRetryDue(part.clone()));
     driver.watch.part_order(part).map(|order| order.resume)
 }
 

@@ -30,7 +30,7 @@ async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
     std::fs::remove_file(&marker).unwrap();
     rig.scheduler.folders.doubt_disk(rig.now());
     rig.look_at_the_disk().await;
-    assert!(rig.scheduler.folders.disk_is_ill());
+    assert!(rig.scheduler.folders.illness().is_some());
     rig.scheduler.admit();
     assert!(rig.parts_under_way().is_empty());
     let due = rig.scheduler.folders.wakes_at(rig.now()).unwrap();
@@ -38,7 +38,7 @@ async fn an_ill_disk_is_looked_at_every_few_seconds_until_it_is_well() {
     std::fs::File::create(&marker).unwrap().write_all(&text).unwrap();
     rig.scheduler.folders.look_now();
     rig.look_at_the_disk().await;
-    assert!(!rig.scheduler.folders.disk_is_ill() && rig.scheduler.folders.disk_is_open());
+    assert!(rig.scheduler.folders.illness().is_none() && rig.scheduler.folders.disk_is_open());
     rig.scheduler.admit();
     assert_eq!(rig.parts_under_way(), [0]);
 }

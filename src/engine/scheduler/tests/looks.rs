@@ -1,7 +1,9 @@
 //! What those are shown who look.
 
 use super::*;
-use crate::domain::stage::{Cause, Wait};
+use crate::domain::moment::Moment;
+use crate::domain::stage::Cause;
+use crate::domain::wait::{Concern, Wait};
 use crate::engine::overview::Overview;
 
 #[tokio::test]
@@ -19,8 +21,8 @@ async fn progress_bars_cost_the_first_exports_and_nothing_while_nobody_looks() {
     assert_eq!(shown(&rig.scheduler.overview(usize::MAX)), [30, 30], "the page shows all");
 }
 
-fn causes(rig: &Rig) -> Vec<(Cause, Option<String>, Option<String>)> {
-    let told = |wait: Wait| (wait.cause, wait.project.map(|name| name.to_string()), wait.subject);
+fn causes(rig: &Rig) -> Vec<(Cause, Concern)> {
+    let told = |wait: Wait| (wait.cause, wait.concern);
     rig.scheduler.standing().waits.into_iter().map(told).collect()
 }
 
@@ -41,19 +43,43 @@ async fn what_is_waited_for_is_told_as_data_and_the_store_that_pauses_longest_by
         rig.observed(0, held(Hold::StoreBusy { host: host.to_owned(), retry_after }));
     }
     rig.observed(0, held(Hold::Unavailable { retry_after: None }));
-    let key = "environment variable NO_SUCH_KEY".to_owned();
+    let place = "environment variable NO_SUCH_KEY".to_owned();
+    let [p0, p1] = ["p0", "p1"].map(|name| name.parse().unwrap());
     assert_eq!(
         causes(&rig),
         [
-            (Cause::Disk, None, None),
-            (Cause::State, None, None),
-            (Cause::Unavailable, None, None),
-            (Cause::StoreBusy, None, Some("b.example".to_owned())),
-            (Cause::Throttled, Some("p0".to_owned()), None),
-            (Cause::Unauthorized, Some("p1".to_owned()), Some(key)),
+            (Cause::Disk, Concern::Disk),
+            (Cause::State, Concern::State),
+            (Cause::Unavailable, Concern::Api),
+            (Cause::StoreBusy, Concern::Store(Some("b.example".to_owned()))),
+            (Cause::Throttled, Concern::Project(p0)),
+            (Cause::Unauthorized, Concern::Key { project: p1, place }),
         ]
     );
     rig.scheduler.gates.restore(PauseScope::Origin, Duration::ZERO);
     let origin = rig.scheduler.standing().waits.swap_remove(2);
-    assert!(origin.is_asking() && origin.until.is_none(), "{origin:?}");
+    assert!(origin.is_asking() && origin.next_at.is_none(), "{origin:?}");
+}
+
+/// How many exports wait, of each line that is logged this many minutes after the start.
+fn told_after(rig: &mut Rig, minutes: u64) -> Vec<usize> {
+    let since_start = Duration::from_mins(minutes);
+    let clock = Moment { since_start, wall: Timestamp::now() };
+    rig.scheduler.lasting_waits(clock).iter().map(|waiting| waiting.exports).collect()
+}
+
+#[tokio::test]
+async fn what_waits_for_hours_is_told_once_an_hour_for_all_exports_that_wait_for_the_same() {
+    let mut rig = rig(&[2, 1], 8);
+    for export in 0..2 {
+        rig.observed(export, ViewOutcome::Fault("connection refused".to_owned()));
+    }
+    assert_eq!(told_after(&mut rig, 59), [0; 0]);
+    assert_eq!(told_after(&mut rig, 61), [2]);
+    assert_eq!(told_after(&mut rig, 120), [0; 0], "an hour is not over");
+    assert_eq!(told_after(&mut rig, 121), [2]);
+    rig.viewed(0, "RUNNING", 0);
+    assert_eq!(told_after(&mut rig, 182), [1]);
+    rig.viewed(1, "RUNNING", 0);
+    assert_eq!(told_after(&mut rig, 243), [0; 0]);
 }
