@@ -9,7 +9,7 @@ use crate::exit;
 
 pub(super) async fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, u8> {
     let config = load(&args.config, environment)?;
-    console::print(&config.show());
+    console::print(&config.show())?;
     if args.probe { probe(&config, environment).await } else { Ok(exit::DONE) }
 }
 

@@ -30,9 +30,27 @@ pub fn start_console(cli: &Cli) -> Console {
     Console { bars }
 }
 
-/// Prints to standard output. It is not an error if nobody reads it.
-pub(super) fn print(text: &str) {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+/// Prints a result to standard output. If it cannot be written, returns the exit code.
+pub(super) fn print(text: &str) -> Result<(), u8> {
+    written(write(text))
+}
+
+pub(super) fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether a result has reached standard output. It is not an error if nobody reads it. Any other
+/// error is told: half a result must not look like success.
+pub(super) fn written(done: io::Result<()>) -> Result<(), u8> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write to standard output: {error}"));
+            Err(exit::UNFINISHED)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Columns and rows of the terminal on standard output; 80 and 24 if it does not tell.

@@ -11,6 +11,7 @@ mod run;
 mod status;
 mod status_watch;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -136,6 +137,17 @@ struct DemoArgs {
     dir: Option<PathBuf>,
 }
 
+/// Parses the command line. Prints the help, the version or what is wrong, and returns the exit code.
+pub fn parse() -> Result<Cli, u8> {
+    Cli::try_parse().map_err(|stop| {
+        let printed = stop.print().and_then(|()| io::stdout().flush());
+        match u8::try_from(stop.exit_code()) {
+            Ok(exit::DONE) => console::written(printed).err().unwrap_or(exit::DONE),
+            _ => exit::USAGE,
+        }
+    })
+}
+
 /// Runs the command and returns its exit code.
 pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> u8 {
     let environment = Environment::from_process();
@@ -147,7 +159,7 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
         Command::Forget(args) => forget::forget(&args, &environment).await,
         Command::Reload(args) => reload::reload(&args, &environment).await,
         Command::Status(args) if args.watch => status_watch::watch(&args, &environment).await,
-        Command::Status(args) => Ok(status::status(&args, &environment).await),
+        Command::Status(args) => status::status(&args, &environment).await,
         // Boxed, because it is the largest: the program and what it is tried against.
         Command::Demo(args) => Box::pin(demo::demo(args, transfer, console)).await,
         #[cfg(debug_assertions)]
