@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, ConfigFaults, Environment};
 use crate::control::{Answer, AskError, Question, ask};
 use crate::process::runtimes::TransferRuntimes;
 use crate::process::telemetry::LogFormat;
@@ -170,14 +170,21 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
 
 /// Loads the configuration, or prints its faults, one on each line.
 fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
-    let config = config::load(&arg.config, environment).map_err(|faults| {
-        console::complain(&faults.to_string());
-        exit::CONFIGURATION
-    })?;
+    accepted(config::load(&arg.config, environment))
+}
+
+fn accepted(loaded: Result<Config, ConfigFaults>) -> Result<Config, u8> {
+    let config = loaded.map_err(|faults| faulty(&faults))?;
     for warning in &config.warnings {
         tracing::warn!(event = "configuration_doubtful", cause = warning, "{warning}");
     }
     Ok(config)
+}
+
+/// Prints the faults and returns the exit code.
+fn faulty(faults: &ConfigFaults) -> u8 {
+    console::complain(&faults.to_string());
+    exit::CONFIGURATION
 }
 
 /// Prints an error and returns its exit code.
@@ -206,7 +213,8 @@ async fn asked_if_running(
     question: &Question,
     patience: Duration,
 ) -> Result<Result<Answer, AskError>, u8> {
-    let directory = config::state_directory(&arg.config, environment);
+    let directory =
+        config::state_directory(&arg.config, environment).map_err(|faults| faulty(&faults))?;
     let complaint = match ask(&directory, question, patience).await {
         Ok(Answer::Unavailable { cause }) => console::unavailable(&cause),
         Err(error) if !matches!(error, AskError::NoDaemon { .. }) => error.to_string(),

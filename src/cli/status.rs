@@ -73,7 +73,8 @@ pub(super) async fn look(arg: &ConfigArg, environment: &Environment) -> Result<S
 
 /// `None` if no daemon runs.
 async fn from_daemon(arg: &ConfigArg, of: &Environment) -> Result<Option<Stamped>, Silence> {
-    let directory = config::state_directory(&arg.config, of);
+    let directory = config::state_directory(&arg.config, of)
+        .map_err(|faults| Silence::Words(faults.to_string(), exit::CONFIGURATION))?;
     let unfinished = |words: String| Silence::Words(words, exit::UNFINISHED);
     let other = "cannot read the answer of the daemon, which is another version";
     match ask(&directory, &Question::Document, PATIENCE).await {
