@@ -26,7 +26,7 @@ pub fn start_console(cli: &Cli) -> Console {
     let bars = (watched && io::stderr().is_terminal()).then(MultiProgress::new);
     let target = bars.clone().map_or(LogTarget::Stderr, LogTarget::Above);
     let format = LogFormat::choose(cli.log_format, journal::takes_stderr());
-    telemetry::init(format, target, std::env::var("RUST_LOG").ok().as_deref());
+    telemetry::init(format, target, std::env::var_os("RUST_LOG").as_deref());
     Console { bars }
 }
 

@@ -14,6 +14,7 @@ mod file;
 mod fingerprint;
 mod ids_file;
 mod project;
+mod proxy;
 mod raw;
 mod restart;
 mod secret;
