@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Config, ConfigFaults, Environment};
 use crate::control::{Answer, AskError, Question, ask};
 use crate::process::runtimes::TransferRuntimes;
+use crate::process::signals;
 use crate::process::telemetry::LogFormat;
 use crate::{app, domain, exit};
 
@@ -151,6 +152,13 @@ pub fn parse() -> Result<Cli, u8> {
 /// Runs the command and returns its exit code.
 pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> u8 {
     let environment = Environment::from_process();
+    // Those that install handlers let signals in when these are there.
+    if !matches!(cli.command, Command::Run(_) | Command::Demo(_))
+        && let Err(error) = signals::release()
+    {
+        console::complain(&format!("cannot unblock signals: {error}"));
+        return exit::INTERNAL;
+    }
     // A command that cannot go on returns its exit code as an error.
     let done = match cli.command {
         Command::Run(args) => run::run(&args, environment, transfer, console).await,
