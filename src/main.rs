@@ -29,9 +29,10 @@ fn main() -> ExitCode {
     let runtimes = match Runtimes::start() {
         Ok(runtimes) => runtimes,
         Err(error) => {
-            let words = "cannot start the threads of the runtimes";
+            let words = "cannot start enough threads (see ulimit -u, TasksMax= of the service, the \
+                         pids limit of the container)";
             tracing::error!(event = "start_failed", cause = %error, "{words}: {error}");
-            return ExitCode::from(exit::INTERNAL);
+            return ExitCode::from(exit::UNFINISHED);
         }
     };
     let code = runtimes.block_on(cli::execute(cli, runtimes.transfer(), console));
