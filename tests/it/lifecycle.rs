@@ -356,9 +356,10 @@ async fn ended_with_stdout(
     stdout: std::process::Stdio,
 ) -> (Option<i32>, String) {
     command.env("RUST_LOG", "off").stdout(stdout).stderr(std::process::Stdio::piped());
-    let child = command.kill_on_drop(true).spawn().unwrap();
+    let child = command.kill_on_drop(true).spawn().expect("the program starts");
     drop(command);
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let output = ended.expect("it ends in time").expect("it can be waited for");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
