@@ -2,19 +2,25 @@
 
 use std::process::ExitCode;
 
-use batch_export_watcher::cli::Cli;
 use batch_export_watcher::process::limits::{disable_core_dumps, raise_open_files};
 use batch_export_watcher::process::runtimes::Runtimes;
+use batch_export_watcher::process::signals;
 use batch_export_watcher::{cli, exit};
-use clap::Parser as _;
 
 fn main() -> ExitCode {
-    // Exits with 2 and a usage message if the command line is wrong.
-    let cli = Cli::parse();
+    let held = signals::hold();
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
     let console = cli::start_console(&cli);
-    if let Err(error) = disable_core_dumps() {
-        tracing::error!(event = "start_failed", cause = %error, "cannot disable core dumps: {error}");
-        return ExitCode::from(exit::INTERNAL);
+    for (done, what) in
+        [(held, "cannot block signals"), (disable_core_dumps(), "cannot disable core dumps")]
+    {
+        if let Err(error) = done {
+            tracing::error!(event = "start_failed", cause = %error, "{what}: {error}");
+            return ExitCode::from(exit::INTERNAL);
+        }
     }
     if let Err(error) = raise_open_files() {
         let words = "cannot raise the limit of open files";
@@ -23,9 +29,10 @@ fn main() -> ExitCode {
     let runtimes = match Runtimes::start() {
         Ok(runtimes) => runtimes,
         Err(error) => {
-            let words = "cannot start the threads of the runtimes";
+            let words = "cannot start enough threads (see ulimit -u, TasksMax= of the service, the \
+                         pids limit of the container)";
             tracing::error!(event = "start_failed", cause = %error, "{words}: {error}");
-            return ExitCode::from(exit::INTERNAL);
+            return ExitCode::from(exit::UNFINISHED);
         }
     };
     let code = runtimes.block_on(cli::execute(cli, runtimes.transfer(), console));

@@ -27,6 +27,9 @@ pub enum SinkFault {
     /// Another upload is writing under this name, until that upload has ended.
     #[error("{0}")]
     Busy(String),
+    /// The sink takes no file of this size now. Others may fit.
+    #[error("{0}")]
+    TooLarge(String),
     /// The bytes are not the promised ones, or their place was lost: fetch the part again.
     #[error("{0}")]
     Mismatch(String),

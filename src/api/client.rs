@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue};
 use reqwest::{Client, Response};
 use rustls::ClientConfig;
@@ -16,7 +17,8 @@ use super::wire::{check_list, parse_view};
 use crate::domain::failure::{ApiRefusal, Hold, ViewOutcome};
 use crate::domain::ids::{ExportId, ProjectKey};
 use crate::transport::{
-    ALPN_HTTP2, ClientError, TransportError, build, client_builder, read_capped, retry_after, send,
+    ALPN_HTTP2, ClientError, TransportError, build, client_builder, is_plain_loopback, proxy_of,
+    read_capped, retry_after, send, through,
 };
 
 /// Largest view answer that is read: 100,000 files fit several times.
@@ -29,6 +31,7 @@ const PARSE_ELSEWHERE_BYTES: usize = 256 * 1024;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest wait for the answer to a ping.
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+const JSON: &str = "application/json";
 const PROJECT_HEADER: HeaderName = HeaderName::from_static("x-batch-project");
 
 /// Where the API is and how long a call may take.
@@ -51,10 +54,19 @@ pub struct KeyError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeOutcome {
     Accepted,
+    /// The key is accepted, but the API does not know the export that was viewed.
+    Unknown(ExportId),
     Rejected(ApiRefusal),
     Held(Hold),
     /// A passing fault, in words that are safe to show.
     Fault(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    pub outcome: ProbeOutcome,
+    /// The export that was viewed, because the API has no call that lists exports.
+    pub viewed: Option<ExportId>,
 }
 
 /// One API origin: its connections are shared by all projects.
@@ -65,6 +77,8 @@ pub struct Api {
 
 struct Shared {
     http: Client,
+    /// Host and port of the proxy on the way to the API.
+    proxy: Option<String>,
     request_timeout: Duration,
     view: ApiUrl,
     list: ApiUrl,
@@ -79,9 +93,11 @@ impl Api {
         let http = client_builder(tls, ALPN_HTTP2, base, settings.connect_timeout)
             .http2_keep_alive_interval(HTTP2_PING_INTERVAL.min(patience))
             .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT.min(patience));
+        let proxies = (!is_plain_loopback(base)).then(Matcher::from_env);
         Ok(Self {
             shared: Arc::new(Shared {
                 http: build(http)?,
+                proxy: proxies.and_then(|proxies| proxy_of(&proxies, base)),
                 request_timeout: settings.request_timeout,
                 view: ApiUrl::endpoint(base, "view")?,
                 list: ApiUrl::endpoint(base, "list")?,
@@ -153,10 +169,24 @@ impl ApiClient {
         self.within(self.view_at(&url, export)).await.unwrap_or_else(ViewOutcome::Fault)
     }
 
-    /// Asks for one row of the list of exports, to find out whether the credentials are accepted.
-    pub async fn probe(&self) -> ProbeOutcome {
+    /// Asks for one row of the list of exports, to find out whether the credentials are accepted. If
+    /// the API has no such call, views this export instead.
+    pub async fn probe(&self, export: Option<&ExportId>) -> Probe {
         let url = self.shared.list.with("limit", "1");
-        self.within(self.probe_at(&url)).await.unwrap_or_else(ProbeOutcome::Fault)
+        let listed = self.within(self.probe_at(&url)).await;
+        let (outcome, is_missing) =
+            listed.unwrap_or_else(|cause| (ProbeOutcome::Fault(cause), false));
+        let Some(export) = export.filter(|_| is_missing) else {
+            return Probe { outcome, viewed: None };
+        };
+        let outcome = match self.view(export).await {
+            ViewOutcome::Report(_) => ProbeOutcome::Accepted,
+            ViewOutcome::NotFound(_) => ProbeOutcome::Unknown(export.clone()),
+            ViewOutcome::Rejected(refusal) => ProbeOutcome::Rejected(refusal),
+            ViewOutcome::Held(hold) => ProbeOutcome::Held(hold),
+            ViewOutcome::Fault(cause) => ProbeOutcome::Fault(cause),
+        };
+        Probe { outcome, viewed: Some(export.clone()) }
     }
 
     /// Uses another REST API key from the next request on. Returns whether it differs from the
@@ -204,8 +234,17 @@ impl ApiClient {
         parsed.map_or_else(ViewOutcome::Fault, ViewOutcome::Report)
     }
 
-    async fn probe_at(&self, url: &ApiUrl) -> ProbeOutcome {
-        match self.ask(url, &self.bearer()).await {
+    /// Also says whether the API does not know the call.
+    async fn probe_at(&self, url: &ApiUrl) -> (ProbeOutcome, bool) {
+        let bearer = self.bearer();
+        let (answer, is_missing) = match self.get(url, &bearer, JSON).await {
+            Err(error) => (Err(Refusal::Fault(self.unreachable(url, &error))), false),
+            Ok(response) => {
+                let is_missing = matches!(response.status().as_u16(), 404 | 405 | 501);
+                (self.body(response, &bearer).await, is_missing)
+            }
+        };
+        let outcome = match answer {
             Ok(body) => match check_list(&body) {
                 Ok(()) => ProbeOutcome::Accepted,
                 Err(error) => ProbeOutcome::Fault(error.to_string()),
@@ -215,19 +254,29 @@ impl ApiClient {
                 ProbeOutcome::Rejected(refusal)
             }
             Err(Refusal::Fault(cause)) => ProbeOutcome::Fault(cause),
-        }
+        };
+        (outcome, is_missing)
     }
 
     /// The body of a 200.
     async fn ask(&self, url: &ApiUrl, bearer: &Bearer) -> Result<Vec<u8>, Refusal> {
-        let answered = self.get(url, bearer, "application/json").await;
-        let response = answered.map_err(|error| Refusal::Fault(unreachable_api(url, &error)))?;
+        let answered = self.get(url, bearer, JSON).await;
+        let response = answered.map_err(|error| Refusal::Fault(self.unreachable(url, &error)))?;
+        self.body(response, bearer).await
+    }
+
+    async fn body(&self, response: Response, bearer: &Bearer) -> Result<Vec<u8>, Refusal> {
         if response.status() != 200 {
             return Err(self.refusal(response, bearer).await);
         }
         read_capped(response, MAX_ANSWER_BYTES)
             .await
             .map_err(|error| Refusal::Fault(format!("the API's answer could not be read: {error}")))
+    }
+
+    pub(super) fn unreachable(&self, url: &ApiUrl, error: &TransportError) -> String {
+        let way = through(self.shared.proxy.as_deref());
+        format!("no answer from the API at {}{way}: {error}", url.host())
     }
 
     pub(super) fn download(&self) -> &ApiUrl {
@@ -237,9 +286,10 @@ impl ApiClient {
     /// Bounds a call by the request timeout.
     pub(super) async fn within<T>(&self, call: impl Future<Output = T>) -> Result<T, String> {
         let limit = self.shared.request_timeout;
-        tokio::time::timeout(limit, call)
-            .await
-            .map_err(|_| format!("the API did not answer within {limit:?}"))
+        tokio::time::timeout(limit, call).await.map_err(|_| {
+            let way = through(self.shared.proxy.as_deref());
+            format!("the API did not answer within {limit:?}{way}")
+        })
     }
 
     /// The key in use. A call keeps it from start to end, to remove it from what the answer says.
@@ -279,10 +329,6 @@ impl ApiClient {
         let body = read_capped(response, MAX_ERROR_BYTES).await.unwrap_or_default();
         classify(status, pause, &body, &[bearer.key.expose_secret(), self.project.key.expose()])
     }
-}
-
-pub(super) fn unreachable_api(url: &ApiUrl, error: &TransportError) -> String {
-    format!("no answer from the API at {}: {error}", url.host())
 }
 
 #[cfg(test)]
@@ -395,12 +441,13 @@ mod tests {
             [Answer::ok(br#"{"exports":[]}"#), Answer::with(401, "", b""), Answer::ok(b"{}")];
         let server = RawServer::start(answers).await;
         let client = api_client(&server);
-        assert_eq!(client.probe().await, ProbeOutcome::Accepted);
+        let probe = async || client.probe(None).await.outcome;
+        assert_eq!(probe().await, ProbeOutcome::Accepted);
         assert_eq!(client.replace_key(&REST_KEY.to_owned().into()), Ok(false));
         assert_eq!(client.clone().replace_key(&"other".to_owned().into()), Ok(true));
         assert_eq!(client.replace_key(&"two\nlines".to_owned().into()), Err(KeyError));
-        assert_eq!(client.probe().await, ProbeOutcome::Held(Hold::Unauthorized { status: 401 }));
-        assert!(matches!(client.probe().await, ProbeOutcome::Fault(_)));
+        assert_eq!(probe().await, ProbeOutcome::Held(Hold::Unauthorized { status: 401 }));
+        assert!(matches!(probe().await, ProbeOutcome::Fault(_)));
         let heads = server.heads();
         assert!(heads[0].starts_with("get /2.11/exports/list?limit=1 "), "{}", heads[0]);
         assert!(heads[1].contains("authorization: bearer other\r\n"), "{}", heads[1]);

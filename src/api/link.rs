@@ -1,6 +1,6 @@
 //! The download call: from a file ID to a signed link, with credentials on the API's origin only.
 
-use super::client::{ApiClient, unreachable_api};
+use super::client::ApiClient;
 use super::error::Refusal;
 use crate::domain::failure::Hold;
 use crate::domain::ids::FileId;
@@ -34,7 +34,7 @@ impl ApiClient {
         loop {
             let response = match self.get(&url, &bearer, "*/*").await {
                 Ok(response) => response,
-                Err(error) => return LinkOutcome::Fault(unreachable_api(&url, &error)),
+                Err(error) => return LinkOutcome::Fault(self.unreachable(&url, &error)),
             };
             if response.status() == 200 {
                 return LinkOutcome::Link(Link::Direct(DirectAnswer(response)));

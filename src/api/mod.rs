@@ -6,7 +6,7 @@ mod link;
 mod url;
 mod wire;
 
-pub use client::{Api, ApiClient, ApiSettings, KeyError, ProbeOutcome};
+pub use client::{Api, ApiClient, ApiSettings, KeyError, Probe, ProbeOutcome};
 pub use link::LinkOutcome;
 #[cfg(any(test, fuzzing))]
 pub(crate) use {url::ApiUrl, wire::parse_view};

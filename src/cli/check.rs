@@ -9,7 +9,7 @@ use crate::exit;
 
 pub(super) async fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, u8> {
     let config = load(&args.config, environment)?;
-    console::print(&config.show());
+    console::print(&config.show())?;
     if args.probe { probe(&config, environment).await } else { Ok(exit::DONE) }
 }
 
@@ -18,8 +18,12 @@ async fn probe(config: &Config, environment: &Environment) -> Result<u8, u8> {
     let mut code = exit::DONE;
     for (project, client) in config.projects.iter().zip(clients) {
         let (source, base) = (&project.key_source, &config.api.base_url);
-        let (result, words) = match client.probe().await {
+        let probe = client.probe(project.exports.first()).await;
+        let (result, words) = match probe.outcome {
             ProbeOutcome::Accepted => (exit::DONE, "the API accepts the key".to_owned()),
+            ProbeOutcome::Unknown(export) => {
+                (exit::DONE, format!("the API accepts the key, but does not know {export}"))
+            }
             ProbeOutcome::Held(Hold::Unauthorized { status }) => (
                 exit::CREDENTIALS_REFUSED,
                 format!("the API refuses the key from {source} (HTTP {status})"),
@@ -39,7 +43,13 @@ async fn probe(config: &Config, environment: &Environment) -> Result<u8, u8> {
                 (exit::UNFINISHED, format!("the API gave no valid answer: {cause}"))
             }
         };
-        console::print(&format!("# project {}: {words}\n", project.name));
+        let asked = match &probe.viewed {
+            None => "exports/list".to_owned(),
+            Some(export) => {
+                format!("exports/list, which is not there, then exports/view of {export}")
+            }
+        };
+        console::print(&format!("# project {}: {words} (call: {asked})\n", project.name))?;
         // The worst result counts, which is the highest code: unavailable (75), refused (77),
         // wrong configuration (78).
         code = code.max(result);

@@ -26,13 +26,31 @@ pub fn start_console(cli: &Cli) -> Console {
     let bars = (watched && io::stderr().is_terminal()).then(MultiProgress::new);
     let target = bars.clone().map_or(LogTarget::Stderr, LogTarget::Above);
     let format = LogFormat::choose(cli.log_format, journal::takes_stderr());
-    telemetry::init(format, target, std::env::var("RUST_LOG").ok().as_deref());
+    telemetry::init(format, target, std::env::var_os("RUST_LOG").as_deref());
     Console { bars }
 }
 
-/// Prints to standard output. It is not an error if nobody reads it.
-pub(super) fn print(text: &str) {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+/// Prints a result to standard output. If it cannot be written, returns the exit code.
+pub(super) fn print(text: &str) -> Result<(), u8> {
+    written(write(text))
+}
+
+pub(super) fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether a result has reached standard output. It is not an error if nobody reads it. Any other
+/// error is told: half a result must not look like success.
+pub(super) fn written(done: io::Result<()>) -> Result<(), u8> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write to standard output: {error}"));
+            Err(exit::UNFINISHED)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Columns and rows of the terminal on standard output; 80 and 24 if it does not tell.

@@ -50,15 +50,15 @@ pub(super) async fn demo(
         "A simulated Batch API listens at {}. The daemon works in {}.\n\n",
         simulator.api_base_url(),
         folder.display()
-    ));
+    ))?;
     let exports = config.download.directory.clone();
     let options = RunOptions { exit_when_settled: true, deadline: Some(Duration::from_mins(2)) };
     let environment = Environment::default();
     let setup = Setup { config, environment, options, transfer, hangups: None };
-    let outcome = run_until_stopped(setup, console).await;
+    let outcome = run_until_stopped(async { Ok(setup) }, console).await;
     simulator.stop().await;
     let Outcome::Settled { refused: 0, .. } = outcome? else { return Err(exit::UNFINISHED) };
-    console::print(&closing_words(&folder, &exports));
+    console::print(&closing_words(&folder, &exports))?;
     Ok(exit::DONE)
 }
 

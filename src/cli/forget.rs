@@ -27,7 +27,7 @@ pub(super) async fn forget(args: &ForgetArgs, environment: &Environment) -> Resu
     let mut code = exit::DONE;
     for Forgotten { project, export, hindrance } in &forgotten {
         match hindrance {
-            None => console::print(&format!("{project}/{export}: forgotten\n")),
+            None => console::print(&format!("{project}/{export}: forgotten\n"))?,
             Some(cause) => {
                 console::complain(&format!("{project}/{export} is not forgotten: {cause}"));
                 code = exit::UNFINISHED;

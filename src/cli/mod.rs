@@ -11,14 +11,16 @@ mod run;
 mod status;
 mod status_watch;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, ConfigFaults, Environment};
 use crate::control::{Answer, AskError, Question, ask};
 use crate::process::runtimes::TransferRuntimes;
+use crate::process::signals;
 use crate::process::telemetry::LogFormat;
 use crate::{app, domain, exit};
 
@@ -136,9 +138,27 @@ struct DemoArgs {
     dir: Option<PathBuf>,
 }
 
+/// Parses the command line. Prints the help, the version or what is wrong, and returns the exit code.
+pub fn parse() -> Result<Cli, u8> {
+    Cli::try_parse().map_err(|stop| {
+        let printed = stop.print().and_then(|()| io::stdout().flush());
+        match u8::try_from(stop.exit_code()) {
+            Ok(exit::DONE) => console::written(printed).err().unwrap_or(exit::DONE),
+            _ => exit::USAGE,
+        }
+    })
+}
+
 /// Runs the command and returns its exit code.
 pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> u8 {
     let environment = Environment::from_process();
+    // Those that install handlers let signals in when these are there.
+    if !matches!(cli.command, Command::Run(_) | Command::Demo(_))
+        && let Err(error) = signals::release()
+    {
+        console::complain(&format!("cannot unblock signals: {error}"));
+        return exit::INTERNAL;
+    }
     // A command that cannot go on returns its exit code as an error.
     let done = match cli.command {
         Command::Run(args) => run::run(&args, environment, transfer, console).await,
@@ -147,7 +167,7 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
         Command::Forget(args) => forget::forget(&args, &environment).await,
         Command::Reload(args) => reload::reload(&args, &environment).await,
         Command::Status(args) if args.watch => status_watch::watch(&args, &environment).await,
-        Command::Status(args) => Ok(status::status(&args, &environment).await),
+        Command::Status(args) => status::status(&args, &environment).await,
         // Boxed, because it is the largest: the program and what it is tried against.
         Command::Demo(args) => Box::pin(demo::demo(args, transfer, console)).await,
         #[cfg(debug_assertions)]
@@ -158,14 +178,21 @@ pub async fn execute(cli: Cli, transfer: TransferRuntimes, console: Console) -> 
 
 /// Loads the configuration, or prints its faults, one on each line.
 fn load(arg: &ConfigArg, environment: &Environment) -> Result<Config, u8> {
-    let config = config::load(&arg.config, environment).map_err(|faults| {
-        console::complain(&faults.to_string());
-        exit::CONFIGURATION
-    })?;
+    accepted(config::load(&arg.config, environment))
+}
+
+fn accepted(loaded: Result<Config, ConfigFaults>) -> Result<Config, u8> {
+    let config = loaded.map_err(|faults| faulty(&faults))?;
     for warning in &config.warnings {
         tracing::warn!(event = "configuration_doubtful", cause = warning, "{warning}");
     }
     Ok(config)
+}
+
+/// Prints the faults and returns the exit code.
+fn faulty(faults: &ConfigFaults) -> u8 {
+    console::complain(&faults.to_string());
+    exit::CONFIGURATION
 }
 
 /// Prints an error and returns its exit code.
@@ -194,7 +221,8 @@ async fn asked_if_running(
     question: &Question,
     patience: Duration,
 ) -> Result<Result<Answer, AskError>, u8> {
-    let directory = config::state_directory(&arg.config, environment);
+    let directory =
+        config::state_directory(&arg.config, environment).map_err(|faults| faulty(&faults))?;
     let complaint = match ask(&directory, question, patience).await {
         Ok(Answer::Unavailable { cause }) => console::unavailable(&cause),
         Err(error) if !matches!(error, AskError::NoDaemon { .. }) => error.to_string(),

@@ -4,14 +4,21 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::domain::ids::ProjectName;
 use crate::domain::stage::Stage;
 use crate::engine::overview::{ExportOverview, Overview};
 
+/// How often what only spins is drawn.
+const TICK: Duration = Duration::from_millis(200);
+
 /// Draws until the engine is gone.
 pub(super) async fn draw(bars: MultiProgress, mut overviews: watch::Receiver<Overview>) {
     let mut lines: Vec<ProgressBar> = Vec::new();
+    // Not `enable_steady_tick`: it starts a thread for each line, and panics if there is none.
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let overview = overviews.borrow_and_update().clone();
         let mut index = 0;
@@ -24,7 +31,15 @@ pub(super) async fn draw(bars: MultiProgress, mut overviews: watch::Receiver<Ove
                 index += 1;
             }
         }
-        if overviews.changed().await.is_err() {
+        let changed = loop {
+            tokio::select! {
+                changed = overviews.changed() => break changed,
+                _ = ticks.tick() => {
+                    lines.iter().filter(|line| !line.is_finished()).for_each(ProgressBar::tick);
+                }
+            }
+        };
+        if changed.is_err() {
             break;
         }
     }
@@ -37,7 +52,7 @@ pub(super) async fn draw(bars: MultiProgress, mut overviews: watch::Receiver<Ove
 fn new_line(bars: &MultiProgress, project: &ProjectName, export: &ExportOverview) -> ProgressBar {
     let line = bars.add(ProgressBar::new(0).with_style(words()));
     line.set_prefix(format!("{project}/{}", export.id));
-    line.enable_steady_tick(Duration::from_millis(200));
+    line.tick();
     line
 }
 

@@ -14,7 +14,7 @@ pub(super) async fn reload(args: &ReloadArgs, environment: &Environment) -> Resu
     let file = &args.config.config;
     match asked(&args.config, environment, &Question::Reload, PATIENCE).await? {
         Answer::Reloaded { words, file: read } => {
-            console::print(&format!("configuration reloaded: {words}\n"));
+            console::print(&format!("configuration reloaded: {words}\n"))?;
             // The user may have edited another file than the daemon's.
             if std::path::absolute(file).is_ok_and(|asked| asked != read) {
                 let (read, file) = (read.display(), file.display());

@@ -26,7 +26,7 @@ pub(super) async fn retry(args: &RetryArgs, environment: &Environment) -> Result
         }
     };
     for Retried { project, export } in &retried {
-        console::print(&format!("{project}/{export}: {when}\n"));
+        console::print(&format!("{project}/{export}: {when}\n"))?;
     }
     let found: BTreeSet<&ExportId> = retried.iter().map(|retried| &retried.export).collect();
     let missing: Vec<_> = wanted.iter().filter(|export| !found.contains(export)).collect();

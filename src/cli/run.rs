@@ -4,13 +4,13 @@ use std::io;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Console, RunArgs, load, progress};
+use super::{Console, RunArgs, accepted, progress};
 use crate::app::{App, RunOptions, Setup};
-use crate::config::Environment;
+use crate::config::{self, Environment};
 use crate::engine::Outcome;
 use crate::exit;
 use crate::process::runtimes::TransferRuntimes;
-use crate::process::signals::{Hangups, StopSignals};
+use crate::process::signals::{self, Hangups, StopSignals};
 
 pub(super) async fn run(
     args: &RunArgs,
@@ -18,10 +18,15 @@ pub(super) async fn run(
     transfer: TransferRuntimes,
     console: Console,
 ) -> Result<u8, u8> {
-    let config = load(&args.config, &environment)?;
     let options = RunOptions { exit_when_settled: args.exit_when_settled, deadline: args.deadline };
     let hangups = Some(Hangups::install().map_err(|error| not_installed(&error))?);
-    let setup = Setup { config, environment, options, transfer, hangups };
+    let (file, of) = (args.config.config.clone(), environment.clone());
+    let setup = async {
+        // A disk that hangs must not keep signals out.
+        let loading = tokio::task::spawn_blocking(move || config::load(&file, &of));
+        let config = accepted(loading.await.map_err(|_| exit::INTERNAL)?)?;
+        Ok(Setup { config, environment, options, transfer, hangups })
+    };
     Ok(exit_code(run_until_stopped(setup, console).await?, args.exit_when_settled))
 }
 
@@ -32,19 +37,25 @@ fn not_installed(error: &io::Error) -> u8 {
 }
 
 /// Builds the program and runs it until it is settled or a signal stops it.
-pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<Outcome, u8> {
+pub(super) async fn run_until_stopped(
+    setup: impl Future<Output = Result<Setup, u8>>,
+    console: Console,
+) -> Result<Outcome, u8> {
     let signals = StopSignals::install().map_err(|error| not_installed(&error))?;
+    signals::release().map_err(|error| not_installed(&error))?;
     let stop = CancellationToken::new();
     let running = async {
         // Starting may take long, for example if a directory hangs. A signal ends that too.
-        let built = tokio::select! {
-            built = App::build(setup) => built,
+        let starting = Box::pin(async {
+            App::build(setup.await?).await.map_err(|error| {
+                tracing::error!(event = "start_failed", cause = %error, "{error}");
+                error.exit_code()
+            })
+        });
+        let app = tokio::select! {
+            built = starting => built?,
             () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),
         };
-        let app = built.map_err(|error| {
-            tracing::error!(event = "start_failed", cause = %error, "{error}");
-            error.exit_code()
-        })?;
         let drawing = console.bars.map(|bars| progress::draw(bars, app.overviews()));
         match drawing {
             Some(drawing) => Ok(tokio::join!(app.run(stop.clone()), drawing).0),

@@ -32,30 +32,24 @@ impl Silence {
     }
 }
 
-pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> u8 {
+pub(super) async fn status(args: &StatusArgs, environment: &Environment) -> Result<u8, u8> {
     if args.check {
-        return check(&args.config, environment).await;
+        return Ok(check(&args.config, environment).await);
     }
     match look(&args.config, environment).await {
-        Ok(status) if args.json => {
-            console::print(&json(&status));
-            exit::DONE
-        }
-        Ok(status) => {
-            console::print(&(table(&status, terminal_look()).join("\n") + "\n"));
-            exit::DONE
-        }
+        Ok(status) if args.json => console::print(&json(&status))?,
+        Ok(status) => console::print(&(table(&status, terminal_look()).join("\n") + "\n"))?,
         Err(Silence::Older(sentence)) if !args.json => {
-            console::print(&format!("{sentence}\n"));
+            console::print(&format!("{sentence}\n"))?;
             console::complain(OLDER_VERSION);
-            exit::DONE
         }
-        Err(Silence::Older(_)) => console::complain_of_version(),
+        Err(Silence::Older(_)) => return Err(console::complain_of_version()),
         Err(Silence::Words(words, code)) => {
             console::complain(&words);
-            code
+            return Err(code);
         }
     }
+    Ok(exit::DONE)
 }
 
 async fn check(config: &ConfigArg, environment: &Environment) -> u8 {
@@ -79,7 +73,8 @@ pub(super) async fn look(arg: &ConfigArg, environment: &Environment) -> Result<S
 
 /// `None` if no daemon runs.
 async fn from_daemon(arg: &ConfigArg, of: &Environment) -> Result<Option<Stamped>, Silence> {
-    let directory = config::state_directory(&arg.config, of);
+    let directory = config::state_directory(&arg.config, of)
+        .map_err(|faults| Silence::Words(faults.to_string(), exit::CONFIGURATION))?;
     let unfinished = |words: String| Silence::Words(words, exit::UNFINISHED);
     let other = "cannot read the answer of the daemon, which is another version";
     match ask(&directory, &Question::Document, PATIENCE).await {

@@ -1,6 +1,6 @@
 //! `status --watch`: redraws the table on a terminal, or prints one document per line for programs.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,9 +50,10 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> Resul
             Some(screen) => screen.draw(&last),
             None => tell(&last),
         };
-        // Nobody reads the output any longer.
+        // A terminal that is gone is no fault either.
         if shown.is_err() {
-            return Ok(exit::DONE);
+            let gone = if screen.is_some() { Ok(()) } else { console::written(shown) };
+            return gone.map(|()| exit::DONE);
         }
         tokio::select! {
             _ = ticks.tick() => {}
@@ -69,7 +70,7 @@ pub(super) async fn watch(args: &StatusArgs, environment: &Environment) -> Resul
 /// Prints one document on one line. If there is none, the reason goes to standard error.
 fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
     match looked {
-        Ok(status) => written(&json(status)),
+        Ok(status) => console::write(&json(status)),
         Err(silence) => {
             console::complain(&silence.words());
             Ok(())
@@ -77,15 +78,10 @@ fn tell(looked: &Result<Stamped, Silence>) -> io::Result<()> {
     }
 }
 
-fn written(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
-
 impl Screen {
     fn enter() -> Self {
-        console::print(ENTER);
+        // If the terminal is gone, the first frame finds out.
+        let _ = console::write(ENTER);
         Self
     }
 
@@ -101,7 +97,7 @@ impl Screen {
             let help = "enlarge the terminal, or use status without --watch";
             lines.push(format!("… {hidden} more lines: {help}"));
         }
-        written(&frame(&lines))
+        console::write(&frame(&lines))
     }
 }
 
@@ -116,7 +112,7 @@ fn frame(lines: &[String]) -> String {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        console::print(LEAVE);
+        let _ = console::write(LEAVE);
     }
 }
 

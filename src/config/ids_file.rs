@@ -78,6 +78,10 @@ fn parse(bytes: &[u8], path: &Path, rested: bool) -> Listed {
 /// An error shows only the beginning of the line: the file may be the wrong one and hold secrets.
 fn parse_line(line: &[u8]) -> Result<Option<ExportId>, String> {
     let text = std::str::from_utf8(line).map_err(|_| "the line is not UTF-8 text".to_owned())?;
+    // A comment would swallow every line after it.
+    if text.trim_end_matches(['\r', '\n']).contains('\r') {
+        return Err("the lines end in CR alone: end each with LF or CRLF".to_owned());
+    }
     let id = text.split('#').next().unwrap_or_default().trim();
     if id.is_empty() {
         return Ok(None);
@@ -157,6 +161,9 @@ mod tests {
         assert_eq!(flood.faults.len(), SHOWN_FAULTS + 1);
         let rest = flood.faults[SHOWN_FAULTS].to_string();
         assert_eq!(rest, "ids.txt: 980 more lines are not export IDs");
+        let mac = parsed("# all\rexport_1\rexport_2\r", true);
+        assert_eq!((mac.ids.len(), mac.faults.len()), (0, 1), "a comment hides nothing");
+        assert_eq!(ids(&parsed("export_1\r\r\nexport_2\r", true)).len(), 2);
         let binary = parse(b"\xff\xfe\n", Path::new("ids.txt"), true);
         assert_eq!(binary.faults[0].to_string(), "ids.txt:1: the line is not UTF-8 text");
     }

@@ -14,6 +14,7 @@ mod file;
 mod fingerprint;
 mod ids_file;
 mod project;
+mod proxy;
 mod raw;
 mod restart;
 mod secret;
@@ -182,21 +183,25 @@ impl Config {
 }
 
 /// The state directory in the configuration file, or the default. The file may have faults: a
-/// command that asks a running daemon must work while somebody edits the file.
-pub fn state_directory(path: &Path, environment: &Environment) -> PathBuf {
-    let text = file::read(path, MAX_FILE_BYTES).map(|content| content.bytes).unwrap_or_default();
-    let named = raw::state_directory(&String::from_utf8_lossy(&text));
-    validate::state_directory(path, named.as_deref(), environment)
+/// command that asks a running daemon must work while somebody edits the file. But it must be there,
+/// or the command would ask the daemon of another configuration.
+pub fn state_directory(path: &Path, environment: &Environment) -> Result<PathBuf, ConfigFaults> {
+    let named = raw::state_directory(&String::from_utf8_lossy(&read(path)?));
+    Ok(validate::state_directory(path, named.as_deref(), environment))
 }
 
 /// Reads and validates the configuration file and every file it names; blocks on the disk. The
 /// error is the first fault of syntax, keys and types, or else every fault of the values.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigFaults> {
+    judge(&read(path)?, path, environment)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConfigFaults> {
     let content = file::read(path, MAX_FILE_BYTES).map_err(|error| {
         let help = "name the configuration file with -c FILE or BATCH_EXPORT_WATCHER_CONFIG";
         Fault::new(path, None, format!("{error}; {help}"))
     })?;
-    judge(&content.bytes, path, environment)
+    Ok(content.bytes)
 }
 
 /// Validates the content of the file `path`. Reads the files that it names, but not `path`.

@@ -33,6 +33,9 @@ impl RestKey {
             _ if line.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
             _ if line.contains(&b'\n') => Err(KeyError::NotOneLine),
             [b' ', ..] | [.., b' '] => Err(KeyError::SpaceAtEnd),
+            [b'"' | b'\'' | b'`', ..] | [.., b'"' | b'\'' | b'`'] => Err(KeyError::Quoted),
+            _ if is_header(line) => Err(KeyError::Header),
+            _ if is_assignment(line) => Err(KeyError::Assignment),
             _ => {
                 let key = std::str::from_utf8(line).map_err(|_| KeyError::NotPrintable)?;
                 let is_printable = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -49,6 +52,20 @@ impl RestKey {
     pub fn secret(&self) -> &SecretString {
         &self.0
     }
+}
+
+/// Whether a header was copied instead of the key that it carries.
+fn is_header(line: &[u8]) -> bool {
+    let begins = |with: &str| {
+        line.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    begins("Bearer ") || begins("Authorization:")
+}
+
+/// Whether a line of a shell or an environment file was copied: a bearer token has `=` only at its
+/// end (RFC 6750, section 2.1).
+fn is_assignment(line: &[u8]) -> bool {
+    line.windows(2).any(|pair| pair[0] == b'=' && pair[1] != b'=')
 }
 
 impl PartialEq for RestKey {
@@ -135,6 +152,12 @@ pub enum KeyError {
     NotOneLine,
     #[error("holds a key that begins or ends with a space")]
     SpaceAtEnd,
+    #[error("holds a key in quotes: remove the quotes")]
+    Quoted,
+    #[error("holds a header: keep only the key, which follows `Bearer`")]
+    Header,
+    #[error("holds NAME=VALUE: keep only the value, which is the key")]
+    Assignment,
     #[error("holds characters that are not printable ASCII, which a key cannot contain")]
     NotPrintable,
 }
@@ -157,6 +180,7 @@ mod tests {
         for bytes in [&b"s3cret"[..], b"s3cret\n", b"s3cret\r\n", b"\xef\xbb\xbfs3cret\n"] {
             assert_eq!(RestKey::parse(bytes).unwrap().expose(), "s3cret", "{bytes:?}");
         }
+        assert_eq!(RestKey::parse(b"s3cret==").unwrap().expose(), "s3cret==", "base64");
         assert_eq!(RestKey::parse(b"two words").unwrap().expose(), "two words");
         assert!(RestKey::parse(&[b'k'; MAX_KEY_BYTES]).is_ok());
     }
@@ -178,6 +202,11 @@ mod tests {
             (b" s3cret", "space"),
             (b"s3cret \n", "space"),
             (b" ", "space"),
+            (b"\"s3cret\"", "in quotes"),
+            (b"s3cret'\n", "in quotes"),
+            (b"bearer s3cret", "`Bearer`"),
+            (b"AUTHORIZATION: Bearer s3cret", "`Bearer`"),
+            (b"export KEY=s3cret", "NAME=VALUE"),
             (&[b'k'; MAX_KEY_BYTES + 1], "too long"),
         ] {
             let error = RestKey::parse(bytes).unwrap_err();

@@ -24,7 +24,7 @@ use super::fault::Lines;
 use super::raw::{Raw, RawApi, RawDownload, RawPoll, RawReload, RawRetry, Text};
 use super::{
     ApiConfig, Config, ConfigFaults, DownloadConfig, Places, PollConfig, ReloadConfig, file,
-    project, server, units,
+    project, proxy, server, units,
 };
 
 /// From the vendor's documentation, in the version that this program was written for.
@@ -61,6 +61,9 @@ pub(super) fn validate(
     let mut checker =
         Checker { path, folder, lines, environment, faults: Vec::new(), warnings: Vec::new() };
     let api = api(&mut checker, &raw.api);
+    if !api.is_loopback_http() {
+        proxy::check(&mut checker);
+    }
     let poll = poll(&mut checker, &raw.poll);
     let retry = retry(&mut checker, &raw.retry);
     let download = download(&mut checker, &raw.download);

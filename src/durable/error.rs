@@ -16,6 +16,8 @@ pub struct DurableError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
     NoSpace,
+    /// The file would be larger than the file system or this process's limit allows.
+    TooLarge,
     ReadOnly,
     Io,
     Occupied,
@@ -50,6 +52,7 @@ impl DurableError {
     pub fn class(&self) -> ErrorClass {
         match self.errno {
             Errno::NOSPC | Errno::DQUOT => ErrorClass::NoSpace,
+            Errno::FBIG => ErrorClass::TooLarge,
             Errno::ROFS => ErrorClass::ReadOnly,
             Errno::IO => ErrorClass::Io,
             Errno::EXIST | Errno::NOTEMPTY => ErrorClass::Occupied,

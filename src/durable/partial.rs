@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{self, Advice};
 
 use super::naming::{Synced, Working};
-use super::{Dir, DurableError, calls};
+use super::{Dir, DurableError, ErrorClass, calls};
 use crate::domain::modes::FileMode;
 
 /// A working file whose bytes a power cut may lose. If dropped, it stays on disk and is not used.
@@ -71,7 +71,10 @@ impl Partial {
             Ok(()) => Ok(true),
             Err(errno) => {
                 let error = self.0.failed("reserve room for", errno);
-                if error.is_space() { Err(error) } else { Ok(false) }
+                match error.class() {
+                    ErrorClass::NoSpace | ErrorClass::TooLarge => Err(error),
+                    _ => Ok(false),
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ use tower_service::Service as _;
 use url::{Host, Url};
 
 use super::resolver::JudgingResolver;
-use crate::transport::{AGENT, ConnectTimedOut, TCP_KEEPALIVE};
+use crate::transport::{AGENT, ConnectTimedOut, TCP_KEEPALIVE, proxy_of, through};
 
 /// An open connection: plain, over TLS, or over TLS through a proxy.
 pub(super) type Connection = Box<dyn ReadWrite>;
@@ -55,6 +55,11 @@ impl Connector {
         let mut proxy_tls = tls.clone();
         proxy_tls.alpn_protocols.clear();
         Self { tcp, resolver, tls: Arc::new(tls), proxy_tls: Arc::new(proxy_tls), proxies, timeout }
+    }
+
+    /// ` through the proxy HOST:PORT`, if there is one for this URL.
+    pub(super) fn way_to(&self, url: &Url) -> String {
+        through(self.proxies.as_ref().and_then(|proxies| proxy_of(proxies, url)).as_deref())
     }
 
     pub(super) async fn connect(&self, url: &Url) -> Result<Connection, ConnectError> {
@@ -251,6 +256,21 @@ mod tests {
         };
         let refused = failure(&strict, "https://localhost/").await;
         assert_eq!(refused.kind(), TransportErrorKind::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_is_not_there_is_named_as_the_proxy() {
+        for scheme in ["http", "https", "socks4a", "socks5", "socks5h"] {
+            let connector = connector(&format!("{scheme}://user:passw0rd@127.0.0.1:1"));
+            let error = failure(&connector, "https://localhost:8443/").await;
+            assert_eq!(error.kind(), TransportErrorKind::Proxy, "{scheme}: {error}");
+            let words = error.to_string();
+            assert!(words.starts_with("no connection to the proxy"), "{scheme}: {words}");
+            let way = connector.way_to(&LINK.parse().unwrap());
+            assert_eq!(way, " through the proxy 127.0.0.1:1", "{scheme}");
+        }
+        let unknown = failure(&connector("http://proxy.invalid:3128"), LINK).await;
+        assert!(unknown.to_string().contains("name of the proxy"), "{unknown}");
     }
 
     #[tokio::test]

@@ -153,10 +153,13 @@ impl StoreClient {
             };
             self.rules.judge(url.expose()).map_err(|refusal| fault(&refusal))?;
             let limit = self.headers_timeout;
+            let unanswered = |words: &dyn fmt::Display| FetchRefusal::Fault {
+                cause: format!("{host}{}: {words}", self.connector.way_to(url.expose())),
+            };
             let response = tokio::time::timeout(limit, self.get(url.expose(), plan))
                 .await
-                .map_err(|_| fault(&format_args!("no answer within {limit:?}")))?
-                .map_err(|error| fault(&error))?;
+                .map_err(|_| unanswered(&format_args!("no answer within {limit:?}")))?
+                .map_err(|error| unanswered(&error))?;
             if !is_redirect(response.status()) {
                 return Ok((response, host));
             }

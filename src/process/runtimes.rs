@@ -21,6 +21,8 @@ const LANES: usize = 2;
 const BLOCKING_THREADS: usize = 16;
 /// The longest wait for threads at exit. One that is stuck in the kernel is abandoned.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
+/// A thread that blocks is kept for good: the system may refuse another one.
+const KEEP_THREADS: Duration = Duration::from_hours(24 * 365);
 
 #[derive(Debug)]
 pub struct Runtimes {
@@ -49,7 +51,10 @@ impl Runtimes {
         // Runs on the thread that calls block_on, so its tasks need not wake another thread.
         let control = one_thread("control")?;
         let lanes = (0..LANES).map(|_| LaneThread::start(stop_lanes.clone()));
-        Ok(Self { control, lanes: lanes.collect::<io::Result<_>>()?, stop_lanes })
+        let lanes = lanes.collect::<io::Result<_>>()?;
+        // The database of the state takes a thread of its own.
+        try_thread()?;
+        Ok(Self { control, lanes, stop_lanes })
     }
 
     pub fn transfer(&self) -> TransferRuntimes {
@@ -91,12 +96,25 @@ impl LaneThread {
     }
 }
 
+/// A runtime whose pool has a thread from the start. While the system refuses more of them, work
+/// waits for those that are there; without any, `spawn_blocking` would panic.
 fn one_thread(blocking_threads_name: &str) -> io::Result<Runtime> {
-    Builder::new_current_thread()
+    let runtime = Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(KEEP_THREADS)
         .thread_name(blocking_threads_name)
         .enable_all()
-        .build()
+        .build()?;
+    // This has words for an error. The pool panics instead.
+    try_thread()?;
+    catch_unwind(AssertUnwindSafe(|| runtime.spawn_blocking(|| {})))
+        .map_err(|_| io::ErrorKind::WouldBlock)?;
+    Ok(runtime)
+}
+
+/// Whether the system lets this process start one more thread.
+fn try_thread() -> io::Result<()> {
+    thread::Builder::new().spawn(|| {})?.join().map_err(|_| io::ErrorKind::Other.into())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! events. Other crates log only warnings and errors, because the debug lines of HTTP crates show
 //! signed links.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 
 use indicatif::MultiProgress;
@@ -14,6 +15,7 @@ use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::journal;
 use super::text_fields::TextFields;
+use crate::domain::text;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -40,24 +42,22 @@ pub enum LogTarget {
 }
 
 /// Installs the process-wide subscriber and a panic hook. The hook logs where a panic happened, but
-/// not its payload, which may hold content. `rust_log` is the variable of that name; if it is not
-/// valid, `info` counts. If the journal cannot be reached, the log is text, with a warning.
-pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
+/// not its payload, which may hold content. `rust_log` is the variable of that name; what is not
+/// understood of it does not count, with a warning. If the journal cannot be reached, the log is
+/// text, with a warning.
+pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&OsStr>) {
     let shows_progress = matches!(target, LogTarget::Above(_));
     let (layer, quiet, unreachable) = match format {
-        LogFormat::Text => (text(target), shows_progress, None),
+        LogFormat::Text => (lines(target), shows_progress, None),
         LogFormat::Json => (json(target), shows_progress, None),
         LogFormat::Journald => match journal::layer() {
             Ok(layer) => (layer.boxed(), false, None),
-            Err(error) => (text(target), shows_progress, Some(error)),
+            Err(error) => (lines(target), shows_progress, Some(error)),
         },
     };
     let default = if quiet { LevelFilter::WARN } else { LevelFilter::INFO };
-    let wanted = rust_log
-        // In a container an empty variable often means that it is not set.
-        .filter(|directives| !directives.trim().is_empty())
-        .and_then(|directives| directives.parse::<Targets>().ok())
-        .unwrap_or_else(|| Targets::new().with_default(default));
+    let rust_log = rust_log.unwrap_or_default().to_string_lossy();
+    let (wanted, doubtful) = understood(&rust_log, default);
     // A second call (tests in one process) keeps the first subscriber.
     let _ =
         tracing_subscriber::registry().with(layer.with_filter(ours_or_warnings(wanted))).try_init();
@@ -65,6 +65,14 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(event = "task_panicked", place, "internal error: a task panicked");
     }));
+    for directive in doubtful {
+        let cause = format!(
+            "the environment variable RUST_LOG has `{}`, which does not count: write off, error, \
+             warn, info, debug or trace, or TARGET=LEVEL",
+            text::shown(directive, &[])
+        );
+        tracing::warn!(event = "configuration_doubtful", cause, "{cause}");
+    }
     if let Some(error) = unreachable {
         tracing::warn!(
             event = "journal_unreachable", cause = %error,
@@ -73,9 +81,49 @@ pub fn init(format: LogFormat, target: LogTarget, rust_log: Option<&str>) {
     }
 }
 
+/// What `RUST_LOG` wants, and the directives in it that are not understood. Without a level for
+/// everything `default` counts, so that no misspelling silences errors.
+fn understood(rust_log: &str, default: LevelFilter) -> (Targets, Vec<&str>) {
+    let is_target = |target: &str| {
+        let plain = |byte| matches!(byte, b':' | b'_' | b'-') || u8::is_ascii_alphanumeric(&byte);
+        !target.is_empty() && target.bytes().all(plain)
+    };
+    let (mut wanted, mut doubtful) = (Targets::new().with_default(default), Vec::new());
+    for directive in rust_log.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        wanted = match directive.split_once('=') {
+            Some((target, word)) => match level(word.trim()) {
+                Some(level) if is_target(target.trim()) => wanted.with_target(target.trim(), level),
+                _ => {
+                    doubtful.push(directive);
+                    wanted
+                }
+            },
+            None => match level(directive) {
+                Some(level) => wanted.with_default(level),
+                None if directive.starts_with(env!("CARGO_CRATE_NAME")) => {
+                    wanted.with_target(directive, LevelFilter::TRACE)
+                }
+                None => {
+                    doubtful.push(directive);
+                    wanted
+                }
+            },
+        };
+    }
+    (wanted, doubtful)
+}
+
+fn level(word: &str) -> Option<LevelFilter> {
+    match word {
+        "" => None,
+        _ if word.eq_ignore_ascii_case("warning") => Some(LevelFilter::WARN),
+        _ => word.parse().ok(),
+    }
+}
+
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-fn text(target: LogTarget) -> BoxedLayer {
+fn lines(target: LogTarget) -> BoxedLayer {
     let writer = StderrWriter { target, priorities: journal::takes_stderr() };
     let layer = fmt::layer().with_writer(writer).with_ansi(console_wants_color());
     layer.log_internal_errors(false).with_target(false).fmt_fields(TextFields).boxed()

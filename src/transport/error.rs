@@ -59,8 +59,16 @@ pub struct ConnectTimedOut;
 #[error("the host name could not be resolved")]
 pub struct Unresolved;
 
+/// The proxy itself could not be reached; what follows in the chain says why.
+const NO_PROXY_ERRORS: [&str; 2] = [
+    "tunnel error: failed to create underlying connection",
+    "SOCKS error: failed to create underlying connection",
+];
+
 /// `hyper-util`'s tunnel errors cannot be named, but their texts are fixed.
-const TUNNEL_ERRORS: [(&str, &str); 5] = [
+const TUNNEL_ERRORS: [(&str, &str); 7] = [
+    ("SOCKS error: io error during SOCKS handshake", "the connection to the proxy failed"),
+    ("SOCKS error: failed parsing server response", "the proxy's answer makes no sense"),
     ("tunnel error: proxy authorization required", "the proxy asks for credentials"),
     ("tunnel error: unsuccessful", "the proxy refuses the tunnel"),
     ("tunnel error: unexpected end of file", "the proxy closed the connection"),
@@ -110,6 +118,7 @@ struct Facts {
     refused: Option<String>,
     tls: Option<String>,
     tunnel: Option<&'static str>,
+    no_proxy: bool,
     io: Option<String>,
     http: Option<String>,
     timeout: bool,
@@ -150,6 +159,7 @@ impl Facts {
             });
         } else if self.tunnel.is_none() {
             let text = error.to_string();
+            self.no_proxy |= NO_PROXY_ERRORS.contains(&text.as_str());
             self.tunnel =
                 TUNNEL_ERRORS.iter().find(|(own, _)| *own == text).map(|(_, words)| *words);
         }
@@ -164,6 +174,13 @@ impl Facts {
         let (kind, words) = match self {
             Self { refused: Some(refused), .. } => return (Kind::Refused, refused),
             Self { tunnel: Some(words), .. } => (Kind::Proxy, words),
+            Self { no_proxy: true, dns: true, .. } => {
+                (Kind::Proxy, "the host name of the proxy could not be resolved")
+            }
+            Self { no_proxy: true, tls, io, http, .. } => {
+                let detail = tls.or(io).or(http);
+                return (Kind::Proxy, because("no connection to the proxy", detail));
+            }
             Self { tls, .. } if tls.is_some() => return (Kind::Tls, because("TLS failed", tls)),
             Self { timeout: true, connect: true, .. } => (Kind::Timeout, "connecting timed out"),
             Self { timeout: true, .. } => (Kind::Timeout, "timed out"),

@@ -15,7 +15,9 @@ mod tls;
 
 use std::time::Duration;
 
+use hyper::Uri;
 use hyper::body::Bytes;
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use rustls::ClientConfig;
@@ -64,6 +66,18 @@ pub(crate) fn with_alpn(tls: &ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
     let mut tls = tls.clone();
     tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     tls
+}
+
+/// Host and port of the proxy for a URL, without its credentials; `None` if there is none.
+pub(crate) fn proxy_of(proxies: &Matcher, url: &Url) -> Option<String> {
+    // Only scheme and host count. The rest may be secret.
+    let target = format!("{}://{}", url.scheme(), url.host_str()?).parse::<Uri>().ok()?;
+    Some(proxies.intercept(&target)?.uri().authority()?.as_str().to_owned())
+}
+
+/// ` through the proxy HOST:PORT`, after the name of a host.
+pub(crate) fn through(proxy: Option<&str>) -> String {
+    proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default()
 }
 
 pub(crate) fn build(builder: ClientBuilder) -> Result<Client, ClientError> {

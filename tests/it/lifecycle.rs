@@ -297,6 +297,72 @@ async fn nobody_has_to_listen() {
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
 }
 
+/// Whatever is printed is the result of a command: without it, the command has not succeeded.
+#[tokio::test]
+async fn a_result_that_cannot_be_written_is_told_and_one_that_nobody_reads_is_not() {
+    let solo = Solo::new(vec![
+        SimExport::failing("export_1"),
+        SimExport::failing("export_2"),
+        SimExport::new("export_3", vec![ViewStep::status("RUNNING")]),
+    ])
+    .await;
+    let mut daemon = solo.start();
+    for export in ["export_1", "export_2"] {
+        daemon.wait_for_log(|line| line.contains("export failed") && line.contains(export)).await;
+    }
+    let demo = tempfile::tempdir().unwrap();
+    let demo = demo.path().to_str().unwrap();
+    for (subcommand, arguments) in [
+        ("check", &[][..]),
+        ("check", &["--probe"]),
+        ("status", &[]),
+        ("status", &["--json"]),
+        ("status", &["--watch", "--json"]),
+        ("reload", &[]),
+        ("retry", &["export_1"]),
+        ("forget", &["export_2"]),
+        ("--help", &[]),
+        ("--version", &[]),
+        ("demo", &["--dir", demo]),
+    ] {
+        let command = || {
+            let mut command = solo.home.command(subcommand, arguments);
+            if subcommand == "demo" || subcommand.starts_with("--") {
+                command = Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
+                command.arg(subcommand).args(arguments).env_clear();
+            }
+            command
+        };
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (code, said) = ended_with_stdout(command(), full.into()).await;
+        let told = said.contains("cannot write to standard output: No space left on device");
+        assert!(code == Some(75) && told, "{subcommand} {arguments:?}: {code:?} {said}");
+        // Watched again, or forgotten, in spite of that; a demo takes a while.
+        if ["retry", "forget", "demo"].contains(&subcommand) {
+            continue;
+        }
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let (code, said) = ended_with_stdout(command(), writer.into()).await;
+        assert_eq!((code, said.as_str()), (Some(0), ""), "{subcommand} {arguments:?}");
+    }
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().await.0, 0);
+}
+
+/// How a command ends whose results go there, and what it says on stderr.
+async fn ended_with_stdout(
+    mut command: Command,
+    stdout: std::process::Stdio,
+) -> (Option<i32>, String) {
+    command.env("RUST_LOG", "off").stdout(stdout).stderr(std::process::Stdio::piped());
+    let child = command.kill_on_drop(true).spawn().expect("the program starts");
+    drop(command);
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let output = ended.expect("it ends in time").expect("it can be waited for");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[tokio::test]
 async fn three_hundred_exports_download_without_a_panic() {
     let export = |number: u64| {

@@ -56,7 +56,9 @@ pub(super) fn is_sound(error: &BodyError) -> bool {
 pub(crate) fn sink_fault(fault: SinkFault) -> PartFault {
     match fault {
         SinkFault::Conflict(cause) => PartFault::Conflict { cause },
-        SinkFault::Busy(cause) | SinkFault::Mismatch(cause) => PartFault::transient(cause),
+        SinkFault::Busy(cause) | SinkFault::TooLarge(cause) | SinkFault::Mismatch(cause) => {
+            PartFault::transient(cause)
+        }
         SinkFault::Unavailable(cause) => PartFault::Held(Hold::Disk { cause }),
     }
 }
@@ -101,6 +103,7 @@ mod tests {
             (refusal_fault(FetchRefusal::StartOver { reason: "why" }), transient(false)),
             (sink_fault(SinkFault::Busy(cause())), transient(false)),
             (sink_fault(SinkFault::Mismatch(cause())), transient(false)),
+            (sink_fault(SinkFault::TooLarge(cause())), transient(false)),
             (sink_fault(SinkFault::Conflict(cause())), PartFault::Conflict { cause: cause() }),
             (sink_fault(SinkFault::Unavailable(cause())), disk),
         ] {

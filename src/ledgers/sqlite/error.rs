@@ -1,6 +1,7 @@
 //! What SQLite says, as faults of the port that name the file and say what to do about it.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use sqlx::migrate::MigrateError;
@@ -39,7 +40,14 @@ pub(super) fn database(operation: &str, path: &Path, error: &sqlx::Error) -> Led
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => true,
         _ => false,
     };
-    if damaged { corrupt(path, &error.to_string()) } else { unavailable(operation, path, error) }
+    match error {
+        _ if damaged => corrupt(path, &error.to_string()),
+        // A connection has a thread of its own.
+        sqlx::Error::Io(cause) if cause.kind() == ErrorKind::WouldBlock => {
+            unavailable(operation, path, &format_args!("no thread can be started: {cause}"))
+        }
+        _ => unavailable(operation, path, error),
+    }
 }
 
 pub(super) fn migration(path: &Path, known: i64, error: &MigrateError) -> LedgerFault {

@@ -72,6 +72,11 @@ impl From<SinkError> for SinkFault {
         match error {
             SinkError::Conflict { .. } => Self::Conflict(words),
             SinkError::Busy { .. } => Self::Busy(words),
+            SinkError::Disk(error) if error.class() == ErrorClass::TooLarge => {
+                Self::TooLarge(format!(
+                    "{words}; see the limit of file sizes (LimitFSIZE of the service, ulimit -f) and that of the file system"
+                ))
+            }
             _ => Self::Unavailable(words),
         }
     }

@@ -324,10 +324,36 @@ async fn an_absent_proxy_is_retried_and_its_password_is_never_logged() {
         .env("HTTPS_PROXY", format!("http://agent:s3cr3t-word@{}", proxy.address))
         .env("RUST_LOG", "trace");
     let watcher = Watcher::spawn(command);
-    watcher.wait_for_log(|line| line.contains("poll failed")).await;
+    let failed = watcher.wait_for_log(|line| line.contains("poll failed")).await;
+    let named = format!("through the proxy {}: no connection to the proxy", proxy.address);
+    assert!(failed.contains(&named) && failed.contains("refused"), "{failed}");
     let log = watcher.kill9().await.stderr.join("\n");
     assert!(!log.contains("s3cr3t-word") && !log.contains("YWdlbnQ6czNjcjN0LXdvcmQ"), "{log}");
     assert!(stage.api.asked().is_empty(), "the API was asked past its proxy");
+}
+
+/// Whatever is wrong with a proxy, and whichever kind it is.
+#[tokio::test]
+async fn a_proxy_that_is_dead_silent_or_unknown_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+    let silent = listener.local_addr().expect("a bound listener has an address");
+    let dead = ClosedPort::take();
+    let mut stage = Stage::new(Scheme::Https, vec![export()], Scripts::new(), Scripts::new()).await;
+    stage.home.merge("[api]\nconnect_timeout = \"300ms\"");
+    for (scheme, address, words) in [
+        ("socks5h", dead.address.to_string(), "no connection to the proxy"),
+        ("socks5", dead.address.to_string(), "no connection to the proxy"),
+        ("http", "proxy.invalid:3128".to_owned(), "name of the proxy could not be resolved"),
+        ("http", silent.to_string(), "timed out"),
+    ] {
+        let mut command = stage.home.command("check", &["--probe"]);
+        command.env("HTTPS_PROXY", format!("{scheme}://agent:s3cr3t-word@{address}"));
+        let (code, output) = Watcher::spawn(command).wait().await;
+        assert_eq!(code, 75, "{output:?}");
+        let text = format!("{output:?}");
+        assert!(text.contains(&format!("through the proxy {address}: ")), "{text}");
+        assert!(text.contains(words) && !text.contains("s3cr3t-word"), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 //! The process and its surroundings: too few descriptors, PID 1, being frozen and woken.
 
+use std::io::Write as _;
+use std::os::unix::fs::chown;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use batch_export_watcher::simulator::{
@@ -7,10 +10,15 @@ use batch_export_watcher::simulator::{
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
+use tokio::process::Command;
+
+use crate::support::home::Home;
+use crate::support::look;
 use crate::support::machine::Machine;
-use crate::support::process::{Watcher, in_namespace, process_status};
+use crate::support::process::{Watcher, copy_program, in_namespace, process_status};
 use crate::support::scene::count;
 use crate::support::solo::{SHOP, Solo};
+use crate::support::strace;
 
 fn running(id: &str) -> SimExport {
     SimExport::new(id, vec![ViewStep::status("RUNNING")])
@@ -181,5 +189,171 @@ async fn a_daemon_that_was_frozen_for_many_intervals_polls_each_export_once() {
             asked <= 1,
             "{id} was asked about {asked} times for the intervals that it slept through"
         );
+    }
+}
+
+/// Sends every signal that nobody means when he sends it to this program.
+#[tokio::test]
+async fn signals_that_mean_nothing_to_it_end_nothing() {
+    let solo = Solo::new(vec![running("export_1")]).await;
+    let mut watcher = solo.start();
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    for signal in [
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::IO,
+        Signal::POWER,
+        Signal::STKFLT,
+        Signal::XFSZ,
+    ] {
+        watcher.signal(signal);
+    }
+    let polls = solo.views("export_1").len();
+    solo.wait_for(|seen| count(seen, |request| request.is_view_of("export_1")) >= polls + 3).await;
+    watcher.signal(Signal::TERM);
+    let (code, output) = watcher.wait().await;
+    assert_eq!(code, 0, "{output:?}");
+}
+
+/// The CPU time that a service may have is used up: that is a stop, not a death.
+#[tokio::test]
+async fn at_its_limit_of_cpu_time_it_stops_in_order() {
+    let solo = Solo::new(vec![running("export_1")]).await;
+    let mut watcher = solo.start();
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    watcher.signal(Signal::XCPU);
+    let (code, output) = watcher.wait().await;
+    assert_eq!(code, 0, "{output:?}");
+    assert!(output.stderr.iter().any(|line| line.contains("SIGXCPU")), "{output:?}");
+}
+
+/// strace sends the signal at the first call of the start that only the main thread makes.
+#[tokio::test]
+async fn a_signal_in_the_first_moment_waits_until_it_can_be_obeyed() {
+    if !strace::is_possible() {
+        return;
+    }
+    let file = || SimFile::generated("file_1", 1, 20_000);
+    for (signal, whole, words) in
+        [("HUP", true, "configuration reloaded"), ("USR1", true, ""), ("TERM", false, "stopping")]
+    {
+        let solo = Solo::finished(vec![file()]).await;
+        let arguments: &[_] = if whole { &["--exit-when-settled"] } else { &[] };
+        let plain = solo.home.command("run", arguments);
+        let plain = plain.as_std();
+        let mut command = Command::new("strace");
+        let at = format!("inject=prctl:signal={signal}:when=1");
+        command.args(["-o", "/dev/null", "-e", "trace=prctl", "-e", &at]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(solo.home.path());
+        let mut watcher = Watcher::spawn(command);
+        if signal == "HUP" {
+            watcher.wait_for_log(|line| line.contains(words)).await;
+        }
+        let (code, output) = watcher.wait().await;
+        assert_eq!(code, 0, "SIG{signal}: {output:#?}");
+        assert!(output.stderr.iter().any(|line| line.contains(words)), "SIG{signal}: {output:#?}");
+        assert_eq!(solo.home.try_manifest(SHOP, "export_1").is_some(), whole, "SIG{signal}");
+    }
+}
+
+/// A file that is larger than this process may write is the matter of its part.
+#[tokio::test]
+async fn a_part_above_the_limit_of_file_sizes_waits_alone_and_completes_after_it() {
+    const LIMIT: u64 = 8 << 20;
+    // One that has its room reserved, one that is written until it fails, one that fits.
+    let files = [
+        SimFile::generated("file_large", 1, 17 << 20),
+        SimFile::generated("file_medium", 1, 9 << 20),
+        SimFile::generated("file_small", 1, 20_000),
+    ];
+    let exports: Vec<_> = ["export_large", "export_medium"]
+        .iter()
+        .zip(&files)
+        .map(|(id, file)| SimExport::finished(id, vec![file.clone()]))
+        .collect();
+    let late = SimExport::new(
+        "export_small",
+        vec![ViewStep::Held(Box::new(ViewStep::Success(vec![files[2].clone()])))],
+    );
+    let solo = Solo::new([exports, vec![late]].concat()).await;
+    let watcher = solo.start_after(&format!("ulimit -S -f {}", LIMIT / 512), &[]);
+    for export in ["export_large", "export_medium"] {
+        let told = watcher
+            .wait_for_event(|event| event["event"] == "part_failed" && event["export"] == export)
+            .await;
+        let cause = told["cause"].as_str().unwrap_or_default();
+        assert!(cause.contains("File too large") && cause.contains("LimitFSIZE"), "{told}");
+    }
+    solo.sim.release("export_small");
+    watcher.wait_for_log(|line| line.contains("export whole")).await;
+    solo.home.assert_whole(SHOP, "export_small", &[&files[2].content]);
+    let limit = Rlimit { current: None, maximum: None };
+    prlimit(Some(pid(watcher.id())), Resource::Fsize, limit).expect("the limit of our child");
+    for (export, file) in ["export_large", "export_medium"].iter().zip(&files) {
+        watcher.wait_for_log(|line| line.contains("export whole") && line.contains(export)).await;
+        solo.home.assert_whole(SHOP, export, &[&file.content]);
+    }
+    let log = watcher.kill9().await.stderr.join("\n");
+    assert!(!log.contains("disk_failed") && !log.contains("panicked"), "{log}");
+}
+
+/// A user of nobody else, whose threads the kernel counts.
+const CROWDED: u32 = 61_403;
+
+/// Runs a command of a home as that user, who may have so many threads.
+fn crowded(home: &Home, plain: &Command, most: u64) -> Command {
+    let program = home.path().join("program");
+    copy_program(&program);
+    for path in look::files_below(home.path()).iter().map(PathBuf::as_path).chain([home.path()]) {
+        chown(path, Some(CROWDED), Some(CROWDED)).expect("root may give files away");
+    }
+    let plain = plain.as_std();
+    let mut command = Command::new("prlimit");
+    // The limit counts once the user is no longer root.
+    command.arg(format!("--nproc={most}")).args(["setpriv", "--clear-groups", "--reuid"]);
+    command.arg(CROWDED.to_string()).arg("--regid").arg(CROWDED.to_string());
+    command.arg(program).args(plain.get_args()).current_dir(home.path());
+    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// The number of threads that a user may have is used up, at the start or later.
+#[tokio::test]
+async fn without_a_free_thread_it_does_not_start_and_a_running_one_goes_on() {
+    if !rustix::process::geteuid().is_root() {
+        std::io::stderr().write_all(b"SKIPPED: this test needs root\n").expect("stderr");
+        return;
+    }
+    let large: Vec<_> =
+        (1..=3).map(|part| SimFile::generated(&format!("file_{part}"), part, 17 << 20)).collect();
+    let views = vec![ViewStep::Held(Box::new(ViewStep::Success(large.clone())))];
+    let solo = Solo::new(vec![SimExport::new("export_1", views)]).await;
+    for most in [1, 2, 4, 6] {
+        let command = crowded(&solo.home, &solo.home.command("run", &[]), most);
+        let (code, output) = Watcher::spawn(command).wait().await;
+        let said = output.stderr.iter().any(|line| line.contains("enough threads"));
+        assert!(code == 75 && said, "{most} threads: {code} {output:#?}");
+    }
+    let command = crowded(&solo.home, &solo.home.command("run", &["--exit-when-settled"]), 14);
+    let watcher = Watcher::spawn(command);
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    // Others of this user take the rest.
+    let mut others = Command::new("setpriv");
+    others.args(["--clear-groups", "--reuid", &CROWDED.to_string(), "sh", "-c"]);
+    others.arg("for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do sleep 600 & done; echo all; wait");
+    let others = Watcher::spawn(others);
+    others.said(|line| (line == "all").then_some(())).await.expect("all of them run");
+    solo.sim.release("export_1");
+    let output = solo.settled(watcher, 0).await;
+    let contents: Vec<_> = large.iter().map(|file| &file.content).collect();
+    solo.home.assert_whole(SHOP, "export_1", &contents);
+    assert!(!output.stderr.iter().any(|line| line.contains("panicked")), "{output:#?}");
+    for child in others.proc_text(&format!("task/{}/children", others.id())).split_whitespace() {
+        send(child.parse().expect("a process ID"), Signal::KILL);
     }
 }
