@@ -39,6 +39,8 @@ pub(crate) struct Folders {
     chores: HashMap<ChoreId, Work>,
     queue: Turns<ChoreId>,
     parked: BTreeSet<ChoreId>,
+    /// What the log said that chores wait for.
+    hindrances: BTreeSet<String>,
     /// When parked chores are tried again.
     parked_until: Option<Duration>,
     running: JoinMap<ChoreId, ChoreEnd>,
@@ -83,6 +85,7 @@ impl Folders {
             chores: HashMap::new(),
             queue: Turns::default(),
             parked: BTreeSet::new(),
+            hindrances: BTreeSet::new(),
             parked_until: None,
             running: JoinMap::new(),
             disk: Disk::default(),
@@ -114,9 +117,10 @@ impl Folders {
     #[must_use]
     pub(crate) fn call_off(&mut self, entry: EntryId) -> bool {
         let id = (entry, ChoreKind::Prepare);
-        if self.running.contains_key(&id) || self.chores.remove(&id).is_none() {
+        if self.running.contains_key(&id) || !self.chores.contains_key(&id) {
             return false;
         }
+        self.done(id);
         self.queue.leave(&id);
         self.parked.remove(&id);
         true
@@ -160,10 +164,18 @@ impl Folders {
     }
 
     pub(crate) fn done(&mut self, id: ChoreId) {
-        self.chores.remove(&id);
+        if let Some(Work { told: Some(cause), .. }) = self.chores.remove(&id) {
+            self.hindrances.remove(&cause);
+        }
     }
 
-    /// A chore cannot be done yet: it is tried again. Returns whether `cause` is news.
+    /// Whether no chore was hindered by this before: what is in the way of many exports is told
+    /// once, and again after one of them got past it.
+    pub(crate) fn is_new_hindrance(&mut self, cause: &str) -> bool {
+        self.hindrances.insert(cause.to_owned())
+    }
+
+    /// A chore cannot be done yet: it is tried again. Returns whether `cause` is news to it.
     pub(crate) fn park(&mut self, id: ChoreId, cause: Option<&str>, now: Duration) -> bool {
         let Some(work) = self.chores.get_mut(&id) else { return false };
         let is_news = cause.is_some() && work.told.as_deref() != cause;
