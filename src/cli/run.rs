@@ -1,6 +1,7 @@
 //! `run`: the daemon.
 
 use std::io;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -36,9 +37,18 @@ pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<
     let signals = StopSignals::install().map_err(|error| not_installed(&error))?;
     let stop = CancellationToken::new();
     let running = async {
-        // Starting may take long, for example if a directory hangs. A signal ends that too.
+        // Starting may take long, for example if a directory hangs or a disk is full. A signal ends
+        // that too, and so does the deadline.
+        let deadline = setup.options.deadline;
         let built = tokio::select! {
             built = App::build(setup) => built,
+            () = passed(deadline) => {
+                tracing::warn!(
+                    event = "deadline_passed",
+                    "the deadline has passed before every export was settled"
+                );
+                return Ok(Outcome::DeadlinePassed);
+            }
             () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),
         };
         let app = built.map_err(|error| {
@@ -54,6 +64,13 @@ pub(super) async fn run_until_stopped(setup: Setup, console: Console) -> Result<
     tokio::select! {
         outcome = running => outcome,
         () = signals.watch(stop.clone()) => Ok(Outcome::Drained { clean: false }),
+    }
+}
+
+async fn passed(deadline: Option<Duration>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -427,3 +427,16 @@ async fn parts_that_are_gone_before_the_manifest_are_fetched_again() {
         assert_eq!(solo.sim.requests().len(), asked, "dies: {dies}");
     }
 }
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for_at_the_first_start() {
+    let solo = Solo::finished(vec![file(1)]).await;
+    let Some(_mount) = Mount::tmpfs(solo.home.downloads(), "size=8m,mode=0700") else { return };
+    let ballast = solo.home.downloads().join("ballast");
+    fill_bytes(&ballast);
+    let watcher = solo.home.start(&["--exit-when-settled"]);
+    watcher.wait_for_log(|line| line.contains("the start waits for the disk")).await;
+    fs::remove_file(&ballast).unwrap();
+    solo.settled(watcher, 0).await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
