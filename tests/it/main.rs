@@ -21,6 +21,7 @@ mod journald;
 mod lifecycle;
 mod liveness;
 mod log_events;
+mod log_readers;
 mod long;
 mod metrics;
 mod modes;
