@@ -13,6 +13,7 @@ mod disk;
 mod disk_faults;
 mod docs;
 mod faults;
+mod file_systems;
 mod forget;
 mod happy;
 mod holds;
