@@ -178,8 +178,12 @@ impl Folders {
     /// A chore cannot be done yet: it is tried again. Returns whether `cause` is news to it.
     pub(crate) fn park(&mut self, id: ChoreId, cause: Option<&str>, now: Duration) -> bool {
         let Some(work) = self.chores.get_mut(&id) else { return false };
-        let is_news = cause.is_some() && work.told.as_deref() != cause;
-        work.told = cause.map(str::to_owned);
+        let before = std::mem::replace(&mut work.told, cause.map(str::to_owned));
+        let is_other = before.as_deref() != cause;
+        if let Some(before) = before.filter(|_| is_other) {
+            self.hindrances.remove(&before);
+        }
+        let is_news = cause.is_some() && is_other;
         self.parked.insert(id);
         self.parked_until.get_or_insert(now.saturating_add(DISK_INTERVAL));
         is_news
