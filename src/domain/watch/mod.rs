@@ -7,6 +7,7 @@
 //!    └──────ERROR, expired, refused, conflict───────────────┴──▶ Failing ──failed.json durable──▶ Failed
 //!    ▲                                                                                             │
 //!    └──────────────────────────────────────────retry──────────────────────────────────────────────┘
+//! Sealing ──parts are gone, and there is no manifest──▶ Polling
 //! ```
 //!
 //! Events come in, [`Command`]s go out. Every live state has a wake-up under way: a view, a timer,

@@ -39,7 +39,7 @@ fn is_drawn(from: &str, to: &str) -> bool {
             (from, to),
             ("Polling", "Fetching" | "Failing")
                 | ("Fetching", "Sealing" | "Failing")
-                | ("Sealing", "Completed" | "Failing")
+                | ("Sealing", "Completed" | "Failing" | "Polling")
                 | ("Failing", "Failed")
                 | ("Failed", "Polling")
         )
