@@ -53,7 +53,7 @@ pub trait Sink: Clone + Send + Sync + 'static {
 
     /// Makes an export ready for its parts, and finds out what is there already. `unrecorded` are
     /// the listed parts that the ledger does not know. What an earlier run left of other parts is
-    /// removed. A conflict if the export has no place.
+    /// removed.
     fn prepare(
         &self,
         at: &ExportPath,
@@ -77,7 +77,8 @@ pub trait Sink: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Vec<Result<CommittedPart, SinkFault>>> + Send;
 
     /// Writes a document of an export whose parts have all ended. Nothing is left of unfinished
-    /// parts after that. A conflict if anything but an equal document has the name or, for a
+    /// parts after that. A new manifest is written only if every part that it lists is there. A
+    /// conflict if anything but an equal document has the name or, for a
     /// notice, anything but a notice of this export.
     fn put(
         &self,
@@ -190,9 +191,11 @@ pub enum Document {
     Notice(String),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
     Written,
+    /// Nothing was written: these parts are gone, and there was no manifest yet to take them by.
+    PartsGone(Vec<PartKey>),
     /// These bytes were there, or another manifest of the same files.
     AlreadyThere,
     /// Neither the manifest nor any part is left: a consumer took them.

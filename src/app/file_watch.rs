@@ -19,8 +19,8 @@ pub(super) struct FileWatch {
     files: Vec<PathBuf>,
     /// What they looked like when they were read last; `None` before that is known.
     read: Option<Fingerprint>,
-    /// What they looked like the last time.
-    seen: Option<Fingerprint>,
+    /// Whether the last look found them otherwise than they were read.
+    found_changed: bool,
     /// The look under way: a share that hangs gets one thread and no more.
     looking: Option<JoinHandle<Fingerprint>>,
 }
@@ -29,7 +29,7 @@ impl FileWatch {
     /// Of files that were read before anybody looked: they count as changed once.
     pub(super) fn new(config: &Config) -> Self {
         let interval = config.reload.watch.then_some(config.reload.interval);
-        Self { interval, files: config.files(), read: None, seen: None, looking: None }
+        Self { interval, files: config.files(), read: None, found_changed: false, looking: None }
     }
 
     /// Watches the files of a configuration, in place of those before.
@@ -56,15 +56,17 @@ impl FileWatch {
         self.read = look;
     }
 
-    /// Waits until two looks in a row find the files alike, and not as they were read. Cancel-safe.
+    /// Waits until two looks in a row find the files otherwise than they were read. A change is
+    /// given one interval to come to its end, but files that never rest are read all the same.
+    /// Cancel-safe.
     pub(super) async fn changed(&mut self) {
         let Some(interval) = self.interval else { return std::future::pending().await };
         loop {
             tokio::time::sleep(interval).await;
-            let look = self.look().await;
-            let settled = look.is_some() && look == self.seen;
-            self.seen = look;
-            if settled && self.seen != self.read {
+            let Some(look) = self.look().await else { continue };
+            let has_changed = Some(look) != self.read;
+            if std::mem::replace(&mut self.found_changed, has_changed) && has_changed {
+                self.found_changed = false;
                 return;
             }
         }

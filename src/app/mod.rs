@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use clients::Clients;
@@ -36,12 +37,12 @@ use crate::domain::capacity::Capacity;
 use crate::domain::ids::{ProjectDigest, ProjectName};
 use crate::domain::modes::DirectoryMode;
 use crate::domain::watch::Policies;
-use crate::durable::{Dir, DurableError};
+use crate::durable::{Dir, DurableError, ErrorClass};
 use crate::engine::archive::Archive;
 use crate::engine::control::{Desired, DesiredProject};
 use crate::engine::overview::Overview;
 use crate::engine::recovery::{self, Recovered};
-use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler, run_writer};
+use crate::engine::{Access, DISK_INTERVAL, EngineParts, Lanes, Outcome, Scheduler, run_writer};
 use crate::exit;
 use crate::fetch::StoreClient;
 use crate::ledgers::sqlite::SqliteLedger;
@@ -52,7 +53,7 @@ use crate::process::runtimes::TransferRuntimes;
 use crate::process::signals::Hangups;
 use crate::process::{limits, service, umask};
 use crate::sinks::AnySink;
-use crate::sinks::local::{LocalSink, MarkerId, Opened, SinkError, SinkSettings};
+use crate::sinks::local::{LocalSink, MarkerId, Opened as SinkOpened, SinkError, SinkSettings};
 use crate::transport::{ClientError, TlsError};
 use crate::web::{Sources, StatusServer};
 
@@ -121,6 +122,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Held { .. }) => exit::UNFINISHED,
+            _ if self.is_passing() => exit::UNFINISHED,
             Self::Lock(_)
             | Self::Sink(_)
             | Self::Tls(_)
@@ -129,6 +131,17 @@ impl StartError {
             | Self::Removal(_)
             | Self::Listen { .. } => exit::CONFIGURATION,
             Self::Ledger(_) | Self::Client(_) | Self::Worker => exit::INTERNAL,
+        }
+    }
+
+    /// Whether a disk is to blame that may be fit later: full, read-only or failing.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Lock(LockError::Failed { source, .. }) => ErrorClass::of_io(source).is_passing(),
+            Self::Ledger(fault) => matches!(fault, LedgerFault::Unavailable(_)),
+            Self::Sink(error) => error.is_passing(),
+            Self::Directory(error) => error.class().is_passing(),
+            _ => false,
         }
     }
 }
@@ -151,17 +164,16 @@ impl App {
     /// Takes the locks, opens state and directory, recovers what an earlier run left, and puts
     /// everything together.
     pub async fn build(setup: Setup) -> Result<Self, StartError> {
+        let began = Instant::now();
         let Setup { config, environment, options, transfer, hangups } = setup;
         umask::permit(config.download.modes);
         let environment = Arc::new(environment);
         let clients = Clients::new(&config)?;
         let accesses = clients.accesses(&config, &environment)?;
-        let state_lock = lock_state(&config).await?;
+        let state_lock = patiently(async || lock_state(&config).await).await?;
         let status_server = status_server(&config).await?;
-        let (mut ledger, epoch) = open_ledger(&config).await?;
-        let (sink, download_lock) = open_sink(&config, &mut ledger, epoch).await?;
-        let sink = sink.on(&transfer.first);
-        let found = recovery::recover(&mut ledger, epoch, &sink, &config.projects).await?;
+        let opened = patiently(async || open(&config, &transfer).await).await?;
+        let Opened { ledger, epoch, sink, download_lock, found } = opened;
         let stop_writer = CancellationToken::new();
         let (writes, write_queue) = mpsc::channel(WRITE_QUEUE);
         let (events, ledger_events) = mpsc::channel(LEDGER_EVENT_QUEUE);
@@ -180,7 +192,7 @@ impl App {
             capacity: first.capacity,
             retry_command: command("retry", &config.file),
             exit_when_settled: options.exit_when_settled,
-            deadline: options.deadline,
+            deadline: options.deadline.map(|deadline| deadline.saturating_sub(began.elapsed())),
             sink: AnySink::Local(sink.clone()),
             download_lock: download_lock.clone(),
             lanes: Lanes::new(transfer, &clients.store),
@@ -357,6 +369,50 @@ async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
     lock.await.map_err(|_| StartError::Worker)?
 }
 
+/// Starts as soon as the disk lets it: what is waited for later is waited for at the start, too.
+async fn patiently<T>(start: impl AsyncFn() -> Result<T, StartError>) -> Result<T, StartError> {
+    let mut told = None;
+    loop {
+        let cause = match start().await {
+            Err(error) if error.is_passing() => error.to_string(),
+            done => {
+                if told.is_some() {
+                    tracing::info!(event = "start_continued", "the disk works, the start goes on");
+                }
+                return done;
+            }
+        };
+        service::waiting(&format!("The start waits for the disk: {cause}"), 6 * DISK_INTERVAL);
+        if told.as_ref() != Some(&cause) {
+            tracing::error!(
+                event = "start_waits",
+                cause,
+                "the start waits for the disk, and is tried again every {} s: {cause}",
+                DISK_INTERVAL.as_secs()
+            );
+            told = Some(cause);
+        }
+        tokio::time::sleep(DISK_INTERVAL).await;
+    }
+}
+
+/// What is known across restarts, and the place for the bytes.
+struct Opened {
+    ledger: SqliteLedger,
+    epoch: Epoch,
+    sink: LocalSink,
+    download_lock: Arc<LateLock>,
+    found: Recovered,
+}
+
+async fn open(config: &Config, transfer: &TransferRuntimes) -> Result<Opened, StartError> {
+    let (mut ledger, epoch) = open_ledger(config).await?;
+    let (sink, download_lock) = open_sink(config, &mut ledger, epoch).await?;
+    let sink = sink.on(&transfer.first);
+    let found = recovery::recover(&mut ledger, epoch, &sink, &config.projects).await?;
+    Ok(Opened { ledger, epoch, sink, download_lock, found })
+}
+
 /// Opens the state and claims it: whatever had it open before cannot write from now on.
 async fn open_ledger(config: &Config) -> Result<(SqliteLedger, Epoch), StartError> {
     let digests: Vec<_> =
@@ -382,17 +438,17 @@ async fn open_sink(
     let lock = Arc::new(LateLock::new(directory.join(DOWNLOAD_LOCK)));
     let opened = tokio::task::spawn_blocking(move || LocalSink::open(&directory, known, settings));
     let (sink, opened) = opened.await.map_err(|_| StartError::Worker)??;
-    if let Opened::Away(_) = opened {
+    if let SinkOpened::Away(_) = opened {
         return Ok((sink, lock));
     }
-    if let Opened::Created(marker) | Opened::Adopted(marker) = opened {
+    if let SinkOpened::Created(marker) | SinkOpened::Adopted(marker) = opened {
         let identified = Fact::SinkIdentified { place, identity: marker.to_string() };
         ledger.commit(epoch, &[identified]).await?;
     }
     let taking = lock.clone();
     let taken = tokio::task::spawn_blocking(move || taking.ensure()).await;
     match taken.map_err(|_| StartError::Worker)? {
-        Err(LockError::Failed { .. }) if opened == Opened::Known => {}
+        Err(LockError::Failed { .. }) if opened == SinkOpened::Known => {}
         taken => taken?,
     }
     Ok((sink, lock))

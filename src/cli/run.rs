@@ -1,6 +1,7 @@
 //! `run`: the daemon.
 
 use std::io;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -45,17 +46,30 @@ pub(super) async fn run_until_stopped(
     signals::release().map_err(|error| not_installed(&error))?;
     let stop = CancellationToken::new();
     let running = async {
-        // Starting may take long, for example if a directory hangs. A signal ends that too.
+        // Starting may take long, for example if a directory hangs or a disk is full. A signal ends
+        // that too, and so does the deadline.
         let starting = Box::pin(async {
-            App::build(setup.await?).await.map_err(|error| {
-                tracing::error!(event = "start_failed", cause = %error, "{error}");
-                error.exit_code()
-            })
+            let setup = setup.await?;
+            let deadline = setup.options.deadline;
+            tokio::select! {
+                built = App::build(setup) => built.map(Some).map_err(|error| {
+                    tracing::error!(event = "start_failed", cause = %error, "{error}");
+                    error.exit_code()
+                }),
+                () = passed(deadline) => {
+                    tracing::warn!(
+                        event = "deadline_passed",
+                        "the deadline has passed before every export was settled"
+                    );
+                    Ok(None)
+                }
+            }
         });
         let app = tokio::select! {
             built = starting => built?,
             () = stop.cancelled() => return Ok(Outcome::Drained { clean: true }),
         };
+        let Some(app) = app else { return Ok(Outcome::DeadlinePassed) };
         let drawing = console.bars.map(|bars| progress::draw(bars, app.overviews()));
         match drawing {
             Some(drawing) => Ok(tokio::join!(app.run(stop.clone()), drawing).0),
@@ -65,6 +79,13 @@ pub(super) async fn run_until_stopped(
     tokio::select! {
         outcome = running => outcome,
         () = signals.watch(stop.clone()) => Ok(Outcome::Drained { clean: false }),
+    }
+}
+
+async fn passed(deadline: Option<Duration>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

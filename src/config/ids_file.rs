@@ -26,20 +26,18 @@ pub(super) struct Listed {
 }
 
 /// Reads an exports file. If somebody may still be writing the last line, it waits a second and
-/// reads again, so that an ID written just before the start is not missed until the next read.
+/// reads again, so that an ID written just before the start is not missed until the next read. If
+/// the file is the same then, it has rested, whatever its modification time says.
 pub(super) fn read(path: &Path) -> Result<Listed, ReadError> {
-    let listed = read_now(path)?;
+    // Metadata from after the last read: a line that was appended meanwhile counts as new.
+    let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
+    let listed = parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now()));
     if listed.unfinished_line.is_none() {
         return Ok(listed);
     }
     std::thread::sleep(REST);
-    read_now(path)
-}
-
-fn read_now(path: &Path) -> Result<Listed, ReadError> {
-    // Metadata from after the last read: a line that was appended meanwhile counts as new.
-    let Content { bytes, metadata } = file::read(path, MAX_FILE_BYTES)?;
-    Ok(parse(&bytes, path, has_rested(metadata.modified()?, SystemTime::now())))
+    let again = file::read(path, MAX_FILE_BYTES)?.bytes;
+    Ok(parse(&again, path, again == bytes))
 }
 
 /// A modification time in the future proves nothing: such a file has not rested.
@@ -143,10 +141,10 @@ mod tests {
         let path = folder.path().join("ids.txt");
         let mut file = std::fs::File::create(&path).unwrap();
         std::io::Write::write_all(&mut file, b"export_1").unwrap();
-        // In the future, so that a slow machine cannot make the file rest meanwhile.
-        file.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
-        assert_eq!(read(&path).unwrap().unfinished_line, Some(1));
         file.set_modified(SystemTime::now() - Duration::from_secs(2)).unwrap();
+        assert_eq!(ids(&read(&path).unwrap()), [(1, "export_1")]);
+        // As on a share whose clock is ahead.
+        file.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
         assert_eq!(ids(&read(&path).unwrap()), [(1, "export_1")]);
     }
 

@@ -221,7 +221,9 @@ fn append_exports_file(
 mod tests {
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
-    use std::time::{Duration, SystemTime};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+    use std::{io, thread};
 
     use super::super::scene::{SHOP, Scene, begins, fault, holds, shop};
     use super::*;
@@ -393,11 +395,22 @@ mod tests {
     fn an_incomplete_last_line_of_a_new_exports_file_does_not_count_yet() {
         let scene = Scene::new();
         let path = scene.file("ids.txt", "export_1\nexport_");
-        let young = SystemTime::now() + Duration::from_secs(60);
-        File::options().write(true).open(path).and_then(|file| file.set_modified(young)).unwrap();
         let config = scene.load_with_shop("").unwrap();
         assert_eq!(config.projects[0].exports, []);
-        let config = scene.load(&shop("exports_file = \"ids.txt\"\n")).unwrap();
+        // Somebody still writes the line: it grows between two looks.
+        let is_read = AtomicBool::new(false);
+        let config = thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = File::options().append(true).open(path).unwrap();
+                while !is_read.load(Ordering::Relaxed) {
+                    io::Write::write_all(&mut file, b"1").unwrap();
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+            let config = scene.load(&shop("exports_file = \"ids.txt\"\n"));
+            is_read.store(true, Ordering::Relaxed);
+            config.unwrap()
+        });
         assert_eq!(config.projects[0].exports, ["export_1".parse().unwrap()]);
         let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
         holds(warning, "ids.txt:2: the last line has no newline");

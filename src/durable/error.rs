@@ -50,24 +50,40 @@ impl DurableError {
     }
 
     pub fn class(&self) -> ErrorClass {
-        match self.errno {
-            Errno::NOSPC | Errno::DQUOT => ErrorClass::NoSpace,
-            Errno::FBIG => ErrorClass::TooLarge,
-            Errno::ROFS => ErrorClass::ReadOnly,
-            Errno::IO => ErrorClass::Io,
-            Errno::EXIST | Errno::NOTEMPTY => ErrorClass::Occupied,
-            Errno::NOENT => ErrorClass::Missing,
-            // NXIO: a socket, or a pipe without a reader.
-            Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => ErrorClass::WrongKind,
-            Errno::ACCESS | Errno::PERM => ErrorClass::Denied,
-            Errno::MFILE | Errno::NFILE | Errno::NOMEM => ErrorClass::Exhausted,
-            Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP => ErrorClass::Unsupported,
-            _ => ErrorClass::Other,
-        }
+        ErrorClass::of(self.errno)
     }
 
     pub fn is_space(&self) -> bool {
         self.class() == ErrorClass::NoSpace
+    }
+}
+
+impl ErrorClass {
+    fn of(errno: Errno) -> Self {
+        match errno {
+            Errno::NOSPC | Errno::DQUOT => Self::NoSpace,
+            Errno::FBIG => Self::TooLarge,
+            Errno::ROFS => Self::ReadOnly,
+            Errno::IO => Self::Io,
+            Errno::EXIST | Errno::NOTEMPTY => Self::Occupied,
+            Errno::NOENT => Self::Missing,
+            // NXIO: a socket, or a pipe without a reader.
+            Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => Self::WrongKind,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::Exhausted,
+            Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP => Self::Unsupported,
+            _ => Self::Other,
+        }
+    }
+
+    /// What an error of another library is about.
+    pub fn of_io(error: &io::Error) -> Self {
+        Errno::from_io_error(error).map_or(Self::Other, Self::of)
+    }
+
+    /// Whether the same may work later, although nobody changes what this program was told.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::NoSpace | Self::ReadOnly | Self::Io | Self::Exhausted)
     }
 }
 

@@ -72,6 +72,8 @@ pub(crate) enum ChoreEnd {
     SealConflict {
         cause: String,
     },
+    /// Parts are gone that the manifest lists.
+    PartsGone(Vec<PartKey>),
     NoticeWritten,
     NoticeRemoved,
     /// The disk is ill.
@@ -140,12 +142,16 @@ impl ChoreOrder {
             true => Document::RecordedManifest(manifest),
             false => Document::Manifest(manifest),
         };
-        if self.sink.put(&self.at, document).await? == Put::Taken {
-            let ExportPath { project, export } = &self.at;
-            tracing::info!(
-                event = "export_taken", %project, %export,
-                "an earlier run sealed the export, and its consumer has taken it since"
-            );
+        match self.sink.put(&self.at, document).await? {
+            Put::Written | Put::AlreadyThere => {}
+            Put::PartsGone(gone) => return Ok(ChoreEnd::PartsGone(gone)),
+            Put::Taken => {
+                let ExportPath { project, export } = &self.at;
+                tracing::info!(
+                    event = "export_taken", %project, %export,
+                    "an earlier run sealed the export, and its consumer has taken it since"
+                );
+            }
         }
         Ok(ChoreEnd::Sealed)
     }

@@ -40,6 +40,8 @@ pub(crate) struct Folders {
     chores: HashMap<ChoreId, Work>,
     queue: Turns<ChoreId>,
     parked: BTreeSet<ChoreId>,
+    /// What the log said that chores wait for.
+    hindrances: BTreeSet<String>,
     /// When parked chores are tried again.
     parked_until: Option<Duration>,
     running: JoinMap<ChoreId, ChoreEnd>,
@@ -84,6 +86,7 @@ impl Folders {
             chores: HashMap::new(),
             queue: Turns::default(),
             parked: BTreeSet::new(),
+            hindrances: BTreeSet::new(),
             parked_until: None,
             running: JoinMap::new(),
             disk: Disk::default(),
@@ -115,9 +118,10 @@ impl Folders {
     #[must_use]
     pub(crate) fn call_off(&mut self, entry: EntryId) -> bool {
         let id = (entry, ChoreKind::Prepare);
-        if self.running.contains_key(&id) || self.chores.remove(&id).is_none() {
+        if self.running.contains_key(&id) || !self.chores.contains_key(&id) {
             return false;
         }
+        self.done(id);
         self.queue.leave(&id);
         self.parked.remove(&id);
         true
@@ -161,12 +165,23 @@ impl Folders {
     }
 
     pub(crate) fn done(&mut self, id: ChoreId) {
-        self.chores.remove(&id);
+        if let Some(Work { trouble: Some(before), .. }) = self.chores.remove(&id) {
+            self.hindrances.remove(&before.words);
+        }
     }
 
-    /// A chore cannot be done yet: it is tried again. Returns whether that is news.
+    /// Whether no chore was hindered by this before: what is in the way of many exports is told
+    /// once, and again after one of them got past it.
+    pub(crate) fn is_new_hindrance(&mut self, cause: &str) -> bool {
+        self.hindrances.insert(cause.to_owned())
+    }
+
+    /// A chore cannot be done yet: it is tried again. Returns whether that is news to it.
     pub(crate) fn park(&mut self, id: ChoreId, cause: Cause, words: String, now: Duration) -> bool {
         let Some(work) = self.chores.get_mut(&id) else { return false };
+        if let Some(before) = work.trouble.as_ref().filter(|before| before.words != words) {
+            self.hindrances.remove(&before.words);
+        }
         let is_news = Trouble::met(&mut work.trouble, cause, words, now);
         self.parked.insert(id);
         self.parked_until.get_or_insert(now.saturating_add(DISK_INTERVAL));

@@ -34,6 +34,7 @@ mod writer;
 
 pub(crate) use access::Access;
 pub use control::Control;
+pub(crate) use folders::DISK_INTERVAL;
 pub use scheduler::{EngineParts, Outcome, Scheduler};
 pub use transfers::Lanes;
 pub use writer::{LedgerEvent, Write, run_writer};

@@ -68,6 +68,14 @@ pub(crate) fn narrate(ExportPath { project, export }: &ExportPath, notice: &Noti
                 "export failed: {cause}; {advice}"
             );
         }
+        Notice::PartsGone(gone) => {
+            let (count, first) = (gone.len(), gone.first().map(|key| key.file_id.as_str()));
+            tracing::warn!(
+                event = "parts_gone", %project, %export, parts = count, file = first,
+                "finished parts were removed before there was a manifest: {count}; they are \
+                 downloaded again"
+            );
+        }
         Notice::FailureForgotten => tracing::info!(
             event = "failure_forgotten", %project, %export, "the failure is forgotten"
         ),

@@ -1,14 +1,24 @@
 //! systemd's journal: whether standard error goes there, and log events as entries with fields.
 //!
 //! Each entry is sent to the journal's socket by its path, so that a restarted journal is found
-//! again. While the queue of the journal is full, the sender waits.
+//! again. An entry that the journal does not take for a while is lost, and told later.
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 
 use rustix::fs::fstat;
-use tracing::Level;
-use tracing_journald::{Layer, Priority, PriorityMappings};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+use super::intake::Intake;
+
+/// Where `tracing_journald` sends its entries, too.
+const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// The facility "daemon" of syslog, which systemd gives to the lines of a service.
 const DAEMON: &str = "3";
@@ -40,8 +50,37 @@ fn names(journal_stream: &str, file: impl AsFd) -> bool {
     Stream::parse(journal_stream).is_some_and(|named| Stream::of(file).is_ok_and(|of| named == of))
 }
 
-/// Makes an entry of each event. The fields keep their names, in upper case.
-pub(super) fn layer() -> io::Result<Layer> {
+/// Makes an entry of each event that the journal takes.
+pub(super) struct Entries {
+    layer: tracing_journald::Layer,
+    /// Sends nothing: it shows whether the queue of the journal is full.
+    probe: UnixDatagram,
+    intake: Intake,
+}
+
+impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Entries {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.layer.on_new_span(attributes, id, context);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        self.layer.on_record(id, values, context);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        // Anew each time: the journal may have been restarted. If it is gone, nobody waits for it.
+        if self.probe.connect(SOCKET).is_ok() {
+            self.intake.recovers(&self.probe);
+            if !self.intake.takes(&self.probe) {
+                return;
+            }
+        }
+        self.layer.on_event(event, context);
+    }
+}
+
+/// The fields of the entries keep their names, in upper case.
+pub(super) fn layer() -> io::Result<Entries> {
     let priorities = PriorityMappings {
         error: priority(Level::ERROR),
         warn: priority(Level::WARN),
@@ -49,11 +88,17 @@ pub(super) fn layer() -> io::Result<Layer> {
         debug: priority(Level::DEBUG),
         trace: priority(Level::TRACE),
     };
-    Ok(Layer::new()?
+    let (probe, intake) = (UnixDatagram::unbound()?, Intake::new());
+    // The layer begins with a datagram, and would wait until that is taken.
+    if probe.connect(SOCKET).is_ok() && !intake.takes(&probe) {
+        return Err(io::Error::new(io::ErrorKind::WouldBlock, "it takes no entries"));
+    }
+    let layer = tracing_journald::Layer::new()?
         .with_field_prefix(None)
         .with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned())
         .with_custom_fields([("SYSLOG_FACILITY", DAEMON)])
-        .with_priority_mappings(priorities))
+        .with_priority_mappings(priorities);
+    Ok(Entries { layer, probe, intake })
 }
 
 /// Puts `<N>` before each line: the journal reads the priority of the line from it.

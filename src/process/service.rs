@@ -19,6 +19,14 @@ pub fn reloading() {
     }
 }
 
+/// The start still waits for something. The service manager is not to give up before the next time
+/// that this is said.
+pub fn waiting(sentence: &str, at_most: Duration) {
+    status(sentence);
+    let usec = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
+    notify(&[NotifyState::ExtendTimeoutUsec(usec)]);
+}
+
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }

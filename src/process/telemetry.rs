@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::MultiProgress;
 use tracing::{Level, Metadata};
@@ -13,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use super::intake::Intake;
 use super::journal;
 use super::text_fields::TextFields;
 use crate::domain::text;
@@ -181,7 +183,7 @@ impl Write for Line<'_> {
         let prefixed = self.priority_of.map(|level| journal::with_priority(level, text));
         let line = prefixed.as_deref().unwrap_or(text);
         match self.target {
-            LogTarget::Stderr => io::stderr().lock().write_all(line)?,
+            LogTarget::Stderr => to_stderr(line)?,
             LogTarget::Above(bars) => bars.suspend(|| io::stderr().lock().write_all(line))?,
         }
         Ok(text.len())
@@ -190,6 +192,34 @@ impl Write for Line<'_> {
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().lock().flush()
     }
+}
+
+/// A pipe that is ready takes so many bytes without waiting (PIPE_BUF).
+const PIPE_BYTES: usize = 4096;
+static STDERR: Intake = Intake::new();
+/// Whether the last line was cut, because nobody took its rest.
+static CUT: AtomicBool = AtomicBool::new(false);
+
+fn to_stderr(line: &[u8]) -> io::Result<()> {
+    // Nobody else of this process may fill the pipe between the look and the write.
+    let mut stderr = io::stderr().lock();
+    if CUT.load(Ordering::Relaxed) && STDERR.takes(&stderr) {
+        CUT.store(false, Ordering::Relaxed);
+        stderr.write_all(b"\n")?;
+    }
+    STDERR.recovers(&stderr);
+    let mut left = line;
+    while let Some((piece, rest)) = left.split_at_checked(left.len().min(PIPE_BYTES))
+        && !piece.is_empty()
+        && STDERR.takes(&stderr)
+    {
+        stderr.write_all(piece)?;
+        left = rest;
+    }
+    if left.len() < line.len() && !left.is_empty() {
+        CUT.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

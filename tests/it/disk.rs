@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use batch_export_watcher::simulator::{Content, Serving, SimExport, SimFile, ViewStep};
+use batch_export_watcher::simulator::{Content, Recorded, Serving, SimExport, SimFile, ViewStep};
 
 use super::support::mount::{Mount, fill_bytes, fill_names};
 use super::support::process::{Output, Watcher};
@@ -26,7 +26,7 @@ fn pending() -> SimExport {
 
 async fn polling_goes_on(solo: &Solo) {
     let polls = solo.views("export_pending").len();
-    let polled = |requests: &[batch_export_watcher::simulator::Recorded]| {
+    let polled = |requests: &[Recorded]| {
         requests.iter().filter(|request| request.is_view_of("export_pending")).count()
     };
     solo.wait_for(|seen| polled(seen) >= polls + 3).await;
@@ -239,21 +239,6 @@ async fn a_strangers_manifest_fails_the_export_until_it_is_gone() {
     assert_eq!(solo.fetches("file_1").len(), 1, "what was fetched is still good");
 }
 
-#[tokio::test]
-async fn a_strangers_file_in_the_place_of_a_folder_fails_only_that_export() {
-    let solo = Solo::new(vec![
-        SimExport::finished("export_1", vec![file(1)]),
-        SimExport::finished("export_2", vec![file(2)]),
-    ])
-    .await;
-    fs::create_dir_all(solo.home.downloads().join(SHOP)).unwrap();
-    solo.home.write("exports/shop/export_1", "not ours");
-    let output = solo.settle(1).await;
-    assert!(said(&output, "failed.json cannot be written"));
-    assert_eq!(fs::read_to_string(solo.home.export(SHOP, "export_1")).unwrap(), "not ours");
-    solo.home.assert_whole(SHOP, "export_2", &[&file(2).content]);
-}
-
 /// Fills the download directory in mid-part; the second part comes only after the first.
 async fn fills_up(options: &str, fill: fn(&Path)) {
     let part = |number: u64| SimFile::generated(&format!("file_{number}"), number, 1_500_000);
@@ -337,5 +322,121 @@ async fn after_a_disk_that_becomes_read_only_downloads_resume() {
     assert!(solo.links("file_1").is_empty(), "an ill disk costs the API no call");
     drop(read_only);
     wait_for_whole(&watcher, "export_1").await;
+    solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
+}
+
+/// How often the log has a line with these words.
+fn times(watcher: &Watcher, words: &str) -> usize {
+    watcher.output().stderr.iter().filter(|line| line.contains(words)).count()
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_projects_folder_is_waited_for_and_told_once() {
+    let exports = [1, 2, 3]
+        .map(|number| SimExport::finished(&format!("export_{number}"), vec![file(number)]));
+    let solo = Solo::new(exports.into_iter().chain([pending()]).collect()).await;
+    let elsewhere = solo.home.path().join("elsewhere");
+    for folder in [&elsewhere, &solo.home.downloads()] {
+        fs::create_dir(folder).unwrap();
+    }
+    let link = solo.home.downloads().join(SHOP);
+    symlink(&elsewhere, &link).unwrap();
+    let watcher = solo.start();
+    watcher.wait_for_log(|line| line.contains("exports/shop is in the way")).await;
+    for number in [1, 2, 3] {
+        let asked = |seen: &[Recorded]| {
+            seen.iter().any(|view| view.is_view_of(&format!("export_{number}")))
+        };
+        solo.wait_for(asked).await;
+    }
+    polling_goes_on(&solo).await;
+    assert_eq!(names(&elsewhere), [""; 0], "nothing is written behind the link");
+    fs::remove_file(&link).unwrap();
+    for number in [1, 2, 3] {
+        let export = format!("export_{number}");
+        wait_for_whole(&watcher, &export).await;
+        solo.home.assert_whole(SHOP, &export, &[&file(number).content]);
+        assert_eq!(solo.fetches(&format!("file_{number}")).len(), 1, "{export}");
+    }
+    assert_eq!(times(&watcher, "folder_unusable"), 1, "{:#?}", watcher.output().stderr);
+    watcher.kill9().await;
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_of_one_export_holds_up_that_one_until_it_is_moved_away() {
+    let exports = ["file", "partial", "good"].into_iter().zip(1..);
+    let exports = exports
+        .map(|(name, number)| SimExport::finished(&format!("export_{name}"), vec![file(number)]));
+    let solo = Solo::new(exports.collect()).await;
+    let in_the_way = [
+        solo.home.export(SHOP, "export_file"),
+        solo.home.export(SHOP, "export_partial").join(".manifest.json.partial"),
+    ];
+    fs::create_dir_all(solo.home.downloads().join(SHOP)).unwrap();
+    fs::write(&in_the_way[0], "not ours").unwrap();
+    fs::create_dir_all(&in_the_way[1]).unwrap();
+    let watcher = solo.start();
+    wait_for_whole(&watcher, "export_good").await;
+    for path in &in_the_way {
+        let words = format!("{} is in the way", path.display());
+        watcher.wait_for_log(|line| line.contains(&words)).await;
+    }
+    assert_eq!(fs::read_to_string(&in_the_way[0]).unwrap(), "not ours");
+    fs::remove_file(&in_the_way[0]).unwrap();
+    fs::remove_dir(&in_the_way[1]).unwrap();
+    for (export, number) in [("export_file", 1), ("export_partial", 2)] {
+        wait_for_whole(&watcher, export).await;
+        solo.home.assert_whole(SHOP, export, &[&file(number).content]);
+        assert_eq!(solo.fetches(&format!("file_{number}")).len(), 1, "{export}");
+    }
+    assert_eq!(times(&watcher, "folder_unusable"), 2, "{:#?}", watcher.output().stderr);
+    watcher.kill9().await;
+}
+
+#[tokio::test]
+async fn parts_that_are_gone_before_the_manifest_are_fetched_again() {
+    for dies in [false, true] {
+        let slow = file(2).on_fetch(Serving::well().stall_after(100_000)).on_fetch(Serving::well());
+        let solo = Solo::finished(vec![file(1), slow, file(3)]).await;
+        let watcher = solo.home.start(&["--exit-when-settled"]);
+        for part in [1, 3] {
+            watcher
+                .wait_for_event(|event| {
+                    event["message"] == "part committed" && event["part"] == part
+                })
+                .await;
+        }
+        solo.wait_for_fetches("file_2", 1).await;
+        let output = if dies {
+            watcher.kill9().await;
+            fs::remove_dir_all(solo.home.export(SHOP, "export_1")).unwrap();
+            solo.settle(0).await
+        } else {
+            fs::remove_dir_all(solo.home.export(SHOP, "export_1")).unwrap();
+            solo.sim.release("file_2");
+            solo.settled(watcher, 0).await
+        };
+        let contents = [1, 2, 3].map(|number| file(number).content);
+        solo.home.assert_whole(SHOP, "export_1", &contents.each_ref());
+        assert!(said(&output, "\"event\":\"parts_gone\""), "{output:#?}");
+        assert_eq!([1, 3].map(|number| solo.fetches(&format!("file_{number}")).len()), [2, 2]);
+        // What is gone now was taken by a consumer.
+        fs::remove_dir_all(solo.home.export(SHOP, "export_1")).unwrap();
+        let asked = solo.sim.requests().len();
+        solo.settle(0).await;
+        assert_eq!(solo.sim.requests().len(), asked, "dies: {dies}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for_at_the_first_start() {
+    let solo = Solo::finished(vec![file(1)]).await;
+    let Some(_mount) = Mount::tmpfs(solo.home.downloads(), "size=8m,mode=0700") else { return };
+    let ballast = solo.home.downloads().join("ballast");
+    fill_bytes(&ballast);
+    let watcher = solo.home.start(&["--exit-when-settled"]);
+    watcher.wait_for_log(|line| line.contains("the start waits for the disk")).await;
+    fs::remove_file(&ballast).unwrap();
+    solo.settled(watcher, 0).await;
     solo.home.assert_whole(SHOP, "export_1", &[&file(1).content]);
 }

@@ -2,11 +2,13 @@
 //! flight is cut, and a file with a fault changes nothing.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use batch_export_watcher::exit;
-use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
+use batch_export_watcher::simulator::{Recorded, Serving, SimExport, SimFile, ViewStep};
 use rustix::process::Signal;
 
 use super::support::process::{Output, Watcher};
@@ -273,6 +275,44 @@ async fn appended_ids_and_files_swapped_behind_a_link_are_noticed() {
     whole("export_3").await;
     let (code, _) = ran_as_it_is(&solo, "status").await;
     assert_eq!(code, 0);
+}
+
+/// A file that never rests while this runs: a line is added every 20 ms.
+async fn appends(path: PathBuf, line: &str) {
+    loop {
+        let file = fs::OpenOptions::new().append(true).open(&path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("one more line");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_all_the_time_is_read_all_the_same() {
+    let solo = Solo::new(vec![pending("export_1"), pending("export_2")]).await;
+    let mut solo = solo.with("[reload]\ninterval = \"200ms\"");
+    solo.home.set_exports(SHOP, &[]);
+    solo.home.write("ids.txt", "");
+    let command = solo.home.command("run", &[]);
+    let text = fs::read_to_string(solo.home.config_path()).unwrap();
+    let text = text.replace("exports = []", "exports = []\nexports_file = \"ids.txt\"");
+    solo.home.write("config.toml", &text);
+    let watcher = Watcher::spawn(command);
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    let asked = async |export: &str| {
+        let is_asked = |seen: &[Recorded]| seen.iter().any(|view| view.is_view_of(export));
+        drop(solo.wait_for(is_asked).await);
+    };
+    tokio::select! {
+        () = appends(solo.home.path().join("ids.txt"), "export_1\n") => {}
+        () = asked("export_1") => {}
+    }
+    let with_another = text.replace("exports = []", "exports = [\"export_2\"]");
+    solo.home.write("config.toml", &with_another);
+    tokio::select! {
+        () = appends(solo.home.config_path(), "# still at work\n") => {}
+        () = asked("export_2") => {}
+    }
+    watcher.kill9().await;
 }
 
 /// As `ran`, with the configuration as it lies there.

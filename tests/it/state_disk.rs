@@ -1,6 +1,7 @@
 //! The disk of the state fails or fills up: downloads wait, polls go on, and nothing is lost.
 
 use std::fs;
+use std::path::Path;
 
 use batch_export_watcher::simulator::{Recorded, SimExport, SimFile, ViewStep};
 
@@ -237,4 +238,68 @@ async fn a_state_that_cannot_be_written_for_a_while_stops_downloads_and_loses_no
         );
         watcher.kill9().await;
     }
+}
+
+/// A state that is known already, or the first start.
+async fn stopped(solo: &Solo, is_known: bool) {
+    if is_known {
+        let mut watcher = solo.start();
+        finish(solo, "export_1", [1, 2]);
+        wait_for_whole(&watcher, "export_1").await;
+        watcher.signal(Signal::TERM);
+        assert_eq!(watcher.wait().await.0, 0);
+    }
+}
+
+/// It waits whether it is told to end when all is done, or by when, or not at all; and it goes on
+/// once the disk is fit.
+async fn waits_until(solo: &Solo, is_fit: impl FnOnce()) {
+    let waits = |line: &str| line.contains("the start waits for the disk");
+    let mut in_time = solo.home.start(&["--exit-when-settled", "--deadline", "1s"]);
+    let (code, output) = in_time.wait().await;
+    assert_eq!(code, i32::from(batch_export_watcher::exit::UNFINISHED), "{output:?}");
+    assert!(output.stderr.iter().any(|line| waits(line)), "{output:?}");
+    let mut stopped = solo.start();
+    stopped.wait_for_log(waits).await;
+    stopped.signal(Signal::TERM);
+    assert_eq!(stopped.wait().await.0, 0);
+    let watcher = solo.start();
+    watcher.wait_for_log(waits).await;
+    is_fit();
+    finish(solo, "export_2", [3, 4]);
+    wait_for_whole(&watcher, "export_2").await;
+    assert_whole(solo, "export_2", [3, 4]);
+    let told = watcher.output().stderr.iter().filter(|line| waits(line)).count();
+    assert_eq!(told, 1, "{:#?}", watcher.output().stderr);
+    watcher.kill9().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_of_the_state_is_waited_for_at_the_start() {
+    for is_known in [false, true] {
+        let solo = stage().await;
+        let state = solo.home.path().join("state");
+        let Some(_mount) = Mount::tmpfs(state.clone(), "size=1m,mode=0700") else { return };
+        stopped(&solo, is_known).await;
+        let ballast = state.join("ballast");
+        fill_bytes(&ballast);
+        waits_until(&solo, || fs::remove_file(&ballast).expect("the ballast goes")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_disk_of_the_state_is_waited_for_at_the_start() {
+    for is_known in [false, true] {
+        let solo = stage().await;
+        let state = solo.home.path().join("state");
+        let Some(_mount) = Mount::tmpfs(state.clone(), "size=1m,mode=0700") else { return };
+        stopped(&solo, is_known).await;
+        remount(&state, "remount,ro");
+        waits_until(&solo, || remount(&state, "remount,rw")).await;
+    }
+}
+
+fn remount(place: &Path, options: &str) {
+    let status = std::process::Command::new("mount").args(["-o", options]).arg(place).status();
+    assert!(status.expect("mount").success(), "{options}");
 }

@@ -79,6 +79,15 @@ engine() { "$ENGINE" "${engine_flags[@]}" "$@"; }
 quietly() { engine "$@" >>"$work/engine.log" 2>&1 || fail "'$*' was refused: $(tail -n 3 "$work/engine.log")"; }
 field() { engine inspect --format "$2" "$1"; }
 
+# fitting LETTER WANTED: the limit that ulimit calls by this letter, or the highest that this machine lets a process have.
+fitting() {
+    local hard
+    hard=$(ulimit "-H$1")
+    if [ "$hard" = unlimited ] || [ "$hard" -ge "$2" ]; then printf '%s' "$2"; else printf '%s' "$hard"; fi
+}
+# Limits of their own: an engine's defaults may be beyond what it can set here.
+limits=(--ulimit "nofile=$(fitting n 8192)" --ulimit "nproc=$(fitting u 4096)")
+
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/container-test.XXXXXX")
 id=bew-test-$$
 watcher=$id-watcher simulator=$id-simulator
@@ -112,7 +121,7 @@ if [ -z "${IMAGE:-}" ]; then
     step "build"
     IMAGE=localhost/batch-export-watcher-test:latest
     # Podman's own format has no place for a health check.
-    [ -z "$podman" ] || build_flags+=(--format docker)
+    [ -z "$podman" ] || build_flags+=(--format docker "${limits[@]}")
     [ -z "${BASE_BUILD:-}" ] || build_flags+=(--build-arg "BASE_BUILD=$BASE_BUILD")
     engine build "${build_flags[@]}" -t "$IMAGE" . >"$work/build.log" 2>&1 || { tail -n 40 "$work/build.log" >&2; fail "the image cannot be built"; }
 fi
@@ -133,7 +142,7 @@ same "version" "$version" "$(field "$IMAGE" '{{index .Config.Labels "org.opencon
 seen "size: $(engine images --format '{{.Size}}' "$IMAGE" | head -n 1)"
 
 step "what is in it"
-quietly create --name "$id-other" "$IMAGE"
+quietly create --name "$id-other" "${limits[@]}" "$IMAGE"
 engine export "$id-other" | tar -tv --numeric-owner >"$work/files"
 engine export "$id-other" | tar -xO etc/ssl/certs/ca-certificates.crt >"$work/authorities"
 quietly rm -fv "$id-other"
@@ -145,7 +154,7 @@ seen "no shell, no package manager"
 ! grep -E '^[-d].......w' "$work/files" | grep -vE ' (dev|proc|run|sys|tmp|var/tmp)/' || fail "the image has files that anybody may write"
 seen "no setuid, nothing that anybody may write, $(grep -c '^-' "$work/files") files"
 [ "$(grep -c 'BEGIN CERTIFICATE' "$work/authorities")" -gt 50 ] || fail "the image has no certificate authorities"
-ends_with 127 engine run --rm --network none --entrypoint /bin/sh "$IMAGE" -c true
+ends_with 127 engine run --rm --network none "${limits[@]}" --entrypoint /bin/sh "$IMAGE" -c true
 seen "a shell cannot be started"
 
 # ---- a simulated API, in a container of its own, whose network is nothing but loopback
@@ -161,7 +170,7 @@ ldd "$SIMULATOR" | grep -o '/[^ ]*' | xargs -I{} cp --parents -L {} "$work/simul
 printf 'FROM scratch\nCOPY . /\n' >"$work/simulator.file"
 quietly build -q -t "localhost/$simulator" -f "$work/simulator.file" "$work/simulator"
 # It also answers DNS: every name is 127.0.0.1.
-quietly run -d --name "$simulator" --network none "localhost/$simulator" /simulator 127.0.0.1:53
+quietly run -d --name "$simulator" --network none "${limits[@]}" "localhost/$simulator" /simulator 127.0.0.1:53
 base_url() { engine logs "$simulator" 2>/dev/null | grep -m 1 '^http://127\.0\.0\.1:'; }
 within "$PATIENCE_SECONDS" "it listens" base_url
 
@@ -207,7 +216,7 @@ chmod 0755 "$work"
 
 # What any orchestrator can impose.
 hardened=(
-    --read-only --cap-drop ALL --security-opt no-new-privileges --memory 256m --pids-limit 128
+    "${limits[@]}" --read-only --cap-drop ALL --security-opt no-new-privileges --memory 256m --pids-limit 128
     --volume "$work/etc:/etc/batch-export-watcher:ro"
     --volume "$work/batch-rest-key:/run/secrets/batch-rest-key:ro"
 )

@@ -7,6 +7,7 @@
 //!    └──────ERROR, expired, refused, conflict───────────────┴──▶ Failing ──failed.json durable──▶ Failed
 //!    ▲                                                                                             │
 //!    └──────────────────────────────────────────retry──────────────────────────────────────────────┘
+//! Sealing ──parts are gone, and there is no manifest──▶ Polling
 //! ```
 //!
 //! Events come in, [`Command`]s go out. Every live state has a wake-up under way: a view, a timer,
@@ -133,6 +134,8 @@ pub enum WatchEvent {
     ManifestConflict {
         cause: String,
     },
+    /// These parts are gone, and the manifest was not written.
+    PartsGone(Vec<PartKey>),
     FailureNoticeDurable,
     Retry,
     FailureNoticeRemoved,
@@ -218,6 +221,7 @@ pub enum Notice {
     PartAbandoned { key: PartKey, cause: String },
     PartCheckpointed { key: PartKey, bytes: u64 },
     PartCommitted(CommittedPart),
+    PartsGone(Vec<PartKey>),
     ExportSealed(Totals),
     ExportCompleted(Totals),
     ExportFailed(Failure),
@@ -322,6 +326,12 @@ impl Watch {
                 let failure = step.failure(FailureKind::Conflict, cause, None);
                 Some(Transition::Fail(failure, kept_of_manifest(manifest)))
             }
+            (WatchState::Sealing { manifest, .. }, WatchEvent::PartsGone(gone)) => {
+                let mut kept = kept_of_manifest(manifest);
+                kept.committed.retain(|_, part| !gone.contains(&part.key));
+                step.notify(Notice::PartsGone(gone));
+                Some(Transition::FetchAgain(kept))
+            }
             (WatchState::Failing { failure, .. }, WatchEvent::FailureNoticeDurable) => {
                 step.record(RecordChange::Failed(failure.clone()));
                 None
@@ -371,6 +381,12 @@ impl Watch {
                     }
                     other => other,
                 }
+            }
+            // By a fresh view, so that parts which vanish each time cost a view each time.
+            Transition::FetchAgain(kept) => {
+                step.record(RecordChange::Watching);
+                step.view_after(step.soonest());
+                WatchState::Polling(Polling::resumed(Some(RemoteStatus::Success), kept))
             }
             Transition::WatchAgain(kept) => {
                 step.notify(Notice::FailureForgotten);
@@ -428,6 +444,7 @@ enum Transition {
     Complete(Totals),
     Fail(Failure, Kept),
     Settle,
+    FetchAgain(Kept),
     WatchAgain(Kept),
 }
 

@@ -97,6 +97,7 @@ fn brief(command: &Command) -> String {
             Notice::PartAbandoned { key, .. } => format!("say abandoned {}", key.file_id),
             Notice::PartCheckpointed { key, bytes } => format!("say {} at {bytes}", key.file_id),
             Notice::PartCommitted(part) => format!("say committed {}", part.key.file_id),
+            Notice::PartsGone(gone) => format!("say gone {}", gone.len()),
             Notice::ExportSealed(totals) => format!("say sealed {}", totals.parts),
             Notice::ExportCompleted(totals) => {
                 format!("say whole {}/{}", totals.parts, totals.bytes)

@@ -275,11 +275,13 @@ impl Scheduler {
             }
             Ok(ChoreEnd::Sealed) => WatchEvent::ManifestDurable,
             Ok(ChoreEnd::SealConflict { cause }) => WatchEvent::ManifestConflict { cause },
+            Ok(ChoreEnd::PartsGone(gone)) => WatchEvent::PartsGone(gone),
             Ok(ChoreEnd::NoticeWritten) => WatchEvent::FailureNoticeDurable,
             Ok(ChoreEnd::NoticeRemoved) => WatchEvent::FailureNoticeRemoved,
             Ok(ChoreEnd::Disk { cause }) => {
                 self.folders.doubt_disk(self.clock.now());
-                let parked = self.park(id, Cause::Folder, cause.clone());
+                let is_news = self.folders.is_new_hindrance(&cause);
+                let parked = self.park(id, Cause::Folder, cause.clone()).filter(|_| is_news);
                 if let Some(ExportPath { project, export }) = parked {
                     tracing::warn!(
                         event = "folder_unusable", %project, %export, cause,

@@ -25,6 +25,14 @@ pub enum SinkError {
     /// Something that is not ours has the name of our file or folder. It stays untouched.
     #[error("{} is in the way: {found}", .path.display())]
     Conflict { path: PathBuf, found: String },
+    /// Something that is not ours stands where a folder or a working file of ours belongs. It stays
+    /// untouched, and work waits until it has been moved away.
+    #[error(
+        "{} is in the way: it is neither a folder nor a file of this program (links are not \
+         followed); move it away, or mount a disk there",
+        .path.display()
+    )]
+    Obstructed { path: PathBuf },
     /// This part, or one whose name differs only in case, is already being written.
     #[error(
         "{} is already being written, under this name or one that differs only in case",
@@ -51,18 +59,22 @@ impl SinkError {
         Self::Conflict { path: path.into(), found: found.into() }
     }
 
-    /// An error below the download directory, where something of the wrong kind is a conflict.
+    /// An error below the download directory, where something of the wrong kind is in the way.
     pub(super) fn below(error: DurableError) -> Self {
         match error.class() {
-            ErrorClass::WrongKind => {
-                Self::conflict(error.path(), "neither a file nor a folder of ours")
-            }
+            ErrorClass::WrongKind => Self::Obstructed { path: error.path().to_owned() },
             _ => Self::Disk(error),
         }
     }
 
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether the disk may be fit by itself: it is full, read-only or failing, or the process has
+    /// run out of something.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Disk(error) if error.class().is_passing())
     }
 }
 

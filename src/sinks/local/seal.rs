@@ -1,11 +1,12 @@
 //! Writes, finds and reads back the manifest, the file that says that an export is whole.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::SinkError;
 use super::directory::{LocalSink, Named, write_named};
 use crate::domain::ids::{ExportId, ExportPath, ProjectName};
-use crate::domain::manifest::{MANIFEST_FILE, Manifest};
+use crate::domain::manifest::{MANIFEST_FILE, Manifest, ManifestPart};
 use crate::domain::watch::Totals;
 use crate::durable::{Dir, DurableError, Entry};
 use crate::ports::{Found, FoundManifest, Put, SinkFault};
@@ -14,8 +15,25 @@ use crate::ports::{Found, FoundManifest, Put, SinkFault};
 const MAX_MANIFEST_BYTES: u64 = 128 * 1024 * 1024;
 
 impl LocalSink {
-    /// Writes `manifest.json`, after it has removed all partials.
+    /// Writes `manifest.json`, after it has removed all partials. Nobody may take a part before
+    /// there is a manifest: one that is gone by then was lost.
     pub(super) fn seal(&self, at: &ExportPath, bytes: &[u8]) -> Result<Put, SinkError> {
+        let dir = self.make_export_dir(&self.root()?, at)?;
+        let names: HashSet<String> = dir.names()?.into_iter().collect();
+        if !names.contains(MANIFEST_FILE)
+            && let Ok(manifest) = Manifest::parse(bytes)
+        {
+            let gone = manifest.parts.iter().filter(|part| !names.contains(&part.path));
+            let gone: Vec<_> = gone.map(ManifestPart::key).collect();
+            if !gone.is_empty() {
+                self.forget_export_dir(at);
+                return Ok(Put::PartsGone(gone));
+            }
+        }
+        self.write_manifest(at, bytes)
+    }
+
+    fn write_manifest(&self, at: &ExportPath, bytes: &[u8]) -> Result<Put, SinkError> {
         let root = self.root()?;
         let no_overwrite = self.no_overwrite(&root)?;
         let dir = self.make_export_dir(&root, at)?;
@@ -42,7 +60,7 @@ impl LocalSink {
         for part in &manifest.parts {
             left = left || dir.exists(&part.path)?;
         }
-        if left { self.seal(at, text.as_bytes()) } else { Ok(Put::Taken) }
+        if left { self.write_manifest(at, text.as_bytes()) } else { Ok(Put::Taken) }
     }
 
     pub(super) fn find_manifests(
@@ -69,7 +87,9 @@ impl LocalSink {
         match Self::export_dir(&self.root()?, at) {
             Ok(Some(dir)) => Ok(examine(&dir, &at.export)?),
             Ok(None) => Ok(None),
-            Err(error) if error.is_conflict() => Ok(Some(Found::Rejected(error.to_string()))),
+            Err(error @ SinkError::Obstructed { .. }) => {
+                Ok(Some(Found::Rejected(error.to_string())))
+            }
             Err(error) => Err(error),
         }
     }

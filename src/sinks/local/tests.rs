@@ -312,12 +312,13 @@ fn a_file_under_its_final_name_and_its_working_name_is_there_once() {
 }
 
 #[test]
-fn what_stands_where_a_folder_belongs_is_that_exports_conflict() {
+fn what_stands_where_a_folder_belongs_is_waited_for() {
     let bench = bench();
     put(&bench.root.path().join("exports/shop/export_1"), b"a file");
     let error = bench.sink.prepare_export(&bench.at, &[]).unwrap_err();
-    assert!(error.is_conflict(), "{error:?}");
-    assert!(bench.seal(b"{}").unwrap_err().is_conflict());
+    assert!(matches!(error, SinkError::Obstructed { .. }), "{error:?}");
+    let fault = SinkFault::from(bench.seal(b"{}").unwrap_err());
+    assert!(matches!(fault, SinkFault::Unavailable(_)), "{fault:?}");
     put(&bench.root.path().join("exports/shop/not an ID"), b"");
     for only in [None, Some(vec![bench.at.export.clone()])] {
         let found = bench.sink.find_manifests(&bench.at.project, only).unwrap();

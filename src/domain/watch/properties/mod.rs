@@ -39,7 +39,7 @@ fn is_drawn(from: &str, to: &str) -> bool {
             (from, to),
             ("Polling", "Fetching" | "Failing")
                 | ("Fetching", "Sealing" | "Failing")
-                | ("Sealing", "Completed" | "Failing")
+                | ("Sealing", "Completed" | "Failing" | "Polling")
                 | ("Failing", "Failed")
                 | ("Failed", "Polling")
         )
@@ -98,7 +98,7 @@ fn some_end(how: u8, key: PartKey) -> Result<CommittedPart, PartFailure> {
 /// Any event at all, whether it is true or not.
 fn some_event(which: u8, how: u8) -> WatchEvent {
     let part = pick(some_keys(), how / 16).unwrap();
-    match which % 17 {
+    match which % 18 {
         0 | 1 => WatchEvent::Viewed(some_view(how)),
         2 => WatchEvent::RejectionConfirmed,
         3 => WatchEvent::RejectionWithdrawn,
@@ -120,6 +120,7 @@ fn some_event(which: u8, how: u8) -> WatchEvent {
         13 => WatchEvent::ManifestConflict { cause: "foreign".into() },
         14 => WatchEvent::FailureNoticeDurable,
         15 => WatchEvent::FailureNoticeRemoved,
+        16 => WatchEvent::PartsGone(vec![part]),
         _ => WatchEvent::Retry,
     }
 }
