@@ -36,7 +36,8 @@ impl ApiClient {
                 Ok(response) => response,
                 Err(error) => return LinkOutcome::Fault(unreachable_api(&url, &error)),
             };
-            if response.status() == 200 {
+            // Whether a 206 is the whole file is judged with the body.
+            if matches!(response.status().as_u16(), 200 | 206) {
                 return LinkOutcome::Link(Link::Direct(DirectAnswer(response)));
             }
             if !is_redirect(response.status()) {
@@ -187,7 +188,6 @@ pub(super) mod tests {
         for answer in [
             Answer::with(404, "", b"<html>"),
             Answer::with(500, "", own),
-            Answer::with(206, "", b"x"),
             Answer::with(304, "", b""),
         ] {
             let outcome = link_of(answer).await;
@@ -196,7 +196,10 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_200_is_the_file_itself() {
+    async fn a_200_is_the_file_itself_and_a_206_may_be() {
+        let whole = Answer::with(206, "content-range: bytes 0-1/2\r\n", b"[]");
+        let outcome = link_of(whole).await;
+        assert!(matches!(outcome, LinkOutcome::Link(Link::Direct(_))), "{outcome:?}");
         let server = RawServer::start([Answer::ok(b"[]")]).await;
         let outcome = link(&server).await;
         let LinkOutcome::Link(Link::Direct(direct)) = outcome else { panic!("{outcome:?}") };

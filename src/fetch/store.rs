@@ -21,7 +21,7 @@ use super::resolver::JudgingResolver;
 use super::wire::{SendError, Wire, request};
 use crate::domain::bandwidth::Bandwidth;
 use crate::domain::checksum::{Coverage, promised_checksums};
-use crate::domain::resume::{Plan, StrongEtag, Verdict, judge_response};
+use crate::domain::resume::{Plan, ResponseHead, StrongEtag, Verdict, judge_response};
 use crate::transport::{
     ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, is_plain_loopback,
     is_redirect, redirect_target, retry_after, with_alpn,
@@ -204,7 +204,15 @@ impl StoreClient {
         plan: &Plan,
         declared_bytes: Option<u64>,
     ) -> Result<Body, FetchRefusal> {
-        let head = response.head();
+        // Only the 206 to a range describes less than the whole file.
+        let coverage = match plan {
+            Plan::Continue(_) if response.status() == 206 => Coverage::Range,
+            _ => Coverage::Whole,
+        };
+        let headers = response.headers().iter();
+        let texts = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+        let promised = promised_checksums(texts, coverage);
+        let head = ResponseHead { checksummed: !promised.is_empty(), ..response.head() };
         let answered = || format!("{host} answered {}", head.status);
         let opening = match judge_response(plan, declared_bytes, &head) {
             Verdict::Whole { total_bytes } => Opening::Whole { total_bytes },
@@ -221,15 +229,13 @@ impl StoreClient {
                 return Err(FetchRefusal::Refused { cause, listing_in_doubt });
             }
         };
-        let (coverage, position) = match (opening, plan) {
-            (Opening::Append { .. }, Plan::Continue(point)) => (Coverage::Range, point.bytes),
-            _ => (Coverage::Whole, 0),
+        let position = match (opening, plan) {
+            (Opening::Append { .. }, Plan::Continue(point)) => point.bytes,
+            _ => 0,
         };
-        let headers = response.headers().iter();
-        let texts = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
         let facts = BodyFacts {
             opening,
-            promised: promised_checksums(texts, coverage),
+            promised,
             etag: head.etag.as_deref().and_then(StrongEtag::parse),
             host,
             position,
