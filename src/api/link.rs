@@ -5,9 +5,7 @@ use super::error::Refusal;
 use crate::domain::failure::Hold;
 use crate::domain::ids::FileId;
 use crate::domain::text::shown;
-use crate::transport::{
-    DirectAnswer, Link, MAX_HOPS, SecretUrl, SignedLink, is_redirect, redirect_target,
-};
+use crate::transport::{DirectAnswer, Link, MAX_HOPS, SignedLink, is_redirect, redirect_target};
 
 #[derive(Debug)]
 pub enum LinkOutcome {
@@ -53,8 +51,7 @@ impl ApiClient {
             hops_left = left;
             match url.follow(target) {
                 Ok(on_origin) => url = on_origin,
-                Err(elsewhere) => {
-                    let url = SecretUrl::new(elsewhere);
+                Err(url) => {
                     return LinkOutcome::Link(Link::Signed(SignedLink { url, hops_left }));
                 }
             }

@@ -195,11 +195,24 @@ fn judge_range(point: &ResumePoint, declared_bytes: Option<u64>, head: &Response
 /// Tokens that uploaders put into `Content-Encoding` by mistake, and that code nothing. Clients of
 /// S3 leave `aws-chunked` there, which the store took off when it received the object.
 const NO_CODINGS: [&str; 14] = [
-    "none", "null", "raw", "plain", "text", "json", "binary", "7bit", "8bit", "aws-chunked",
-    "unicode", "ascii", "us-ascii", "latin1",
+    "none",
+    "null",
+    "raw",
+    "plain",
+    "text",
+    "json",
+    "binary",
+    "7bit",
+    "8bit",
+    "aws-chunked",
+    "unicode",
+    "ascii",
+    "us-ascii",
+    "latin1",
 ];
 /// How the names of character sets begin; none of them is a coding.
-const CHARSETS: [&str; 7] = ["utf-", "utf8", "utf16", "utf_8", "iso-8859-", "windows-125", "charset="];
+const CHARSETS: [&str; 7] =
+    ["utf-", "utf8", "utf16", "utf_8", "iso-8859-", "windows-125", "charset="];
 
 /// Whether the bytes are what the header says counts only if the size or a checksum proves it.
 fn judge_encoding(declared_bytes: Option<u64>, head: &ResponseHead) -> Option<Verdict> {
@@ -212,7 +225,9 @@ fn judge_encoding(declared_bytes: Option<u64>, head: &ResponseHead) -> Option<Ve
     }
     let proven = declared_bytes.is_some() || head.checksummed;
     (!proven).then(|| {
-        refused("the body has a Content-Encoding, and neither a size nor a checksum proves its bytes")
+        refused(
+            "the body has a Content-Encoding, and neither a size nor a checksum proves its bytes",
+        )
     })
 }
 

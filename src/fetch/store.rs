@@ -23,8 +23,8 @@ use crate::domain::bandwidth::Bandwidth;
 use crate::domain::checksum::{Coverage, promised_checksums};
 use crate::domain::resume::{Plan, ResponseHead, StrongEtag, Verdict, judge_response};
 use crate::transport::{
-    ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, is_plain_loopback,
-    is_redirect, redirect_target, retry_after, with_alpn,
+    ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, check_head,
+    is_plain_loopback, is_redirect, redirect_target, retry_after, with_alpn,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl StoreClient {
             };
             self.rules.judge(url.expose()).map_err(|refusal| fault(&refusal))?;
             let limit = self.headers_timeout;
-            let response = tokio::time::timeout(limit, self.get(url.expose(), plan))
+            let response = tokio::time::timeout(limit, self.get(&url, plan))
                 .await
                 .map_err(|_| fault(&format_args!("no answer within {limit:?}")))?
                 .map_err(|error| fault(&error))?;
@@ -165,14 +165,15 @@ impl StoreClient {
             hops_left = hops_left.checked_sub(1).ok_or_else(|| {
                 fault(&format_args!("the link redirects more than {MAX_HOPS} times"))
             })?;
-            url = SecretUrl::new(target);
+            url = target;
         }
     }
 
     /// Sends one request, on an open connection if the pool has one.
-    pub(super) async fn get(&self, url: &Url, plan: &Plan) -> Result<Answer, TransportError> {
-        let origin = Origin::of(url);
+    pub(super) async fn get(&self, url: &SecretUrl, plan: &Plan) -> Result<Answer, TransportError> {
         let mut request = request(url, plan).ok_or_else(TransportError::no_request)?;
+        let url = url.expose();
+        let origin = Origin::of(url);
         loop {
             let (wire, reused) = match self.pool.take(&origin) {
                 Some(wire) => (wire, true),
@@ -180,6 +181,7 @@ impl StoreClient {
             };
             request = match wire.send(request).await {
                 Ok((head, body)) => {
+                    check_head(&head.headers)?;
                     return Ok(Answer::new(head, body, (self.pool.clone(), origin)));
                 }
                 // The store closed it while it was idle: no request was made yet.
