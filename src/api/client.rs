@@ -326,7 +326,10 @@ impl ApiClient {
             }
             return Refusal::Held(hold);
         }
-        let body = read_capped(response, MAX_ERROR_BYTES).await.unwrap_or_default();
+        let body = match read_capped(response, MAX_ERROR_BYTES).await {
+            Ok(body) => body,
+            Err(error) => return Refusal::Fault(format!("the API answered {status}, but {error}")),
+        };
         classify(status, pause, &body, &[bearer.key.expose_secret(), self.project.key.expose()])
     }
 }

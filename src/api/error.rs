@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::wire::without_bom;
 use crate::domain::failure::{ApiRefusal, Hold};
 use crate::domain::text::shown;
 
@@ -62,6 +63,7 @@ pub(super) fn classify(
 }
 
 fn own_error(status: u16, body: &[u8], secrets: &[&str]) -> Option<ApiRefusal> {
+    let body = without_bom(body);
     // An array would pass for the struct, by position.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return None;

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use crate::transport::{ClientError, host_of, same_origin};
+use crate::transport::{ClientError, SecretUrl, host_of, same_origin};
 
 #[derive(Clone)]
 pub(crate) struct ApiUrl(Url);
@@ -25,8 +25,9 @@ impl ApiUrl {
     }
 
     /// Follows a redirect on this origin; returns a target on another one as the error.
-    pub(crate) fn follow(&self, target: Url) -> Result<Self, Url> {
-        if same_origin(&self.0, &target) { Ok(Self(target)) } else { Err(target) }
+    pub(crate) fn follow(&self, target: SecretUrl) -> Result<Self, SecretUrl> {
+        let url = target.expose();
+        if same_origin(&self.0, url) { Ok(Self(url.clone())) } else { Err(target) }
     }
 
     pub(crate) fn host(&self) -> String {

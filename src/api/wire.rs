@@ -95,6 +95,7 @@ pub(crate) fn parse_view(
     asked: &ExportId,
     secrets: &[&str],
 ) -> Result<Report, WireError> {
+    let body = without_bom(body);
     demand_object(body)?;
     let answer: ViewAnswer<'_> = serde_json::from_slice(body)?;
     if answer.error_code.is_some() {
@@ -122,12 +123,18 @@ pub(crate) fn parse_view(
 
 /// Whether the body of a 200 is the answer to a list call.
 pub(super) fn check_list(body: &[u8]) -> Result<(), WireError> {
+    let body = without_bom(body);
     demand_object(body)?;
     let answer: ListAnswer = serde_json::from_slice(body)?;
     if answer.error_code.is_some() {
         return Err(WireError::ErrorInside);
     }
     answer.exports.map(drop).ok_or(WireError::NoExports)
+}
+
+/// Some gateways put a byte order mark before JSON; a reader may ignore it (RFC 8259 section 8.1).
+pub(super) fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// `serde` accepts an array for a struct, by position; the API never means that.
@@ -171,16 +178,42 @@ fn parse_row(row: &str) -> Result<PartListing, &'static str> {
     }
     let row: FileRow<'_> = serde_json::from_str(row).map_err(|_| "shape")?;
     let file_id = row.id.and_then(text).and_then(|id| id.parse().ok()).ok_or("id")?;
-    let number = optional::<u32>(row.part).map_err(|()| "part")?;
+    let number = optional(row.part).map_err(|()| "part")?;
+    let number = number.map(u32::try_from).transpose().map_err(|_| "part")?;
     if number == Some(0) {
         return Err("part");
     }
-    let declared_bytes = optional::<u64>(row.size).map_err(|()| "size")?;
+    let declared_bytes = optional(row.size).map_err(|()| "size")?;
     Ok(PartListing { file_id, number, declared_bytes })
 }
 
-fn optional<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>) -> Result<Option<T>, ()> {
-    value.map_or(Ok(None), |value| serde_json::from_str(value.get()).map_err(|_| ()))
+fn optional(value: Option<&RawValue>) -> Result<Option<u64>, ()> {
+    match value.map(RawValue::get) {
+        None | Some("null") => Ok(None),
+        Some(text) => integer(text).map(Some).ok_or(()),
+    }
+}
+
+/// An integral JSON number. `20000.0` and `2e4` are integers too, and no digit is lost on the way.
+fn integer(text: &str) -> Option<u64> {
+    let (number, exponent) = match text.split_once(['e', 'E']) {
+        Some((number, exponent)) => (number, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_end_matches('0');
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    if significant.is_empty() {
+        return (!digits.is_empty()).then_some(0);
+    }
+    // Zeros to append to the significant digits.
+    let zeros = i64::from(exponent) + i64::try_from(digits.len() - significant.len()).ok()?
+        - i64::try_from(fraction.len()).ok()?;
+    let factor = 10_u64.checked_pow(u32::try_from(zeros).ok()?)?;
+    significant.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 /// A JSON string; anything else counts as absent.
@@ -312,7 +345,12 @@ mod tests {
             (r#"{"id":"file_a","part":"1"}"#, "part"),
             (r#"{"id":"file_a","part":4294967296}"#, "part"),
             (r#"{"id":"file_a","size":-1}"#, "size"),
-            (r#"{"id":"file_a","size":1e3}"#, "size"),
+            (r#"{"id":"file_a","size":1e-1}"#, "size"),
+            (r#"{"id":"file_a","size":1e20}"#, "size"),
+            (r#"{"id":"file_a","size":1e999999999999}"#, "size"),
+            (r#"{"id":"file_a","size":[]}"#, "size"),
+            (r#"{"id":"file_a","size":true}"#, "size"),
+            (r#"{"id":"file_a","part":0.0}"#, "part"),
             (r#"{"id":"file_a","size":18446744073709551616}"#, "size"),
         ] {
             let files = format!(r#"[{{"id":"fine","part":1,"size":1}},{row}]"#);
@@ -322,6 +360,34 @@ mod tests {
         let highest = listing("file_a", Some(u32::MAX), Some(u64::MAX));
         let expected = [highest, listing("b", None, None), listing("c", None, Some(0))];
         assert_eq!(with_files(edges).unwrap().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_number_is_an_integer_however_it_is_written() {
+        for (text, value) in [
+            ("0", Some(0)),
+            ("0.0", Some(0)),
+            ("0e9999", Some(0)),
+            ("20000.0", Some(20_000)),
+            ("2e4", Some(20_000)),
+            ("2.00E+4", Some(20_000)),
+            ("2000000e-2", Some(20_000)),
+            ("12.50e1", Some(125)),
+            ("9007199254740993.0", Some(9_007_199_254_740_993)),
+            ("18446744073709551615.000", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("1844674407370955162e1", None),
+            ("1.5", None),
+            ("12.55e1", None),
+            ("1e-1", None),
+            ("1e20", None),
+            ("1e2147483648", None),
+            ("-1", None),
+            ("\"1\"", None),
+            ("", None),
+        ] {
+            assert_eq!(integer(text), value, "{text}");
+        }
     }
 
     #[test]
@@ -347,6 +413,7 @@ mod tests {
     #[test]
     fn a_list_answer_is_recognised() {
         assert_eq!(check_list(br#"{"exports":[{}],"count":1}"#), Ok(()));
+        assert_eq!(check_list("\u{feff}{\"exports\":[]}".as_bytes()), Ok(()));
         assert_eq!(check_list(b"{}"), Err(WireError::NoExports));
         assert_eq!(check_list(br#"{"exports":[],"error_code":"X"}"#), Err(WireError::ErrorInside));
         assert!(check_list(b"<html>").is_err());

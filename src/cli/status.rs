@@ -12,6 +12,8 @@ use crate::status::{Look, Stamped, table};
 
 /// Health probes of container engines give up after 5 to 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For the document, which may be long.
+const DOCUMENT_PATIENCE: Duration = Duration::from_secs(30);
 /// The width of the table without a terminal.
 const COLUMNS: usize = 80;
 const OLDER_VERSION: &str =
@@ -77,7 +79,7 @@ async fn from_daemon(arg: &ConfigArg, of: &Environment) -> Result<Option<Stamped
         .map_err(|faults| Silence::Words(faults.to_string(), exit::CONFIGURATION))?;
     let unfinished = |words: String| Silence::Words(words, exit::UNFINISHED);
     let other = "cannot read the answer of the daemon, which is another version";
-    match ask(&directory, &Question::Document, PATIENCE).await {
+    match ask(&directory, &Question::Document, DOCUMENT_PATIENCE).await {
         Ok(Answer::Document { document }) => serde_json::from_value(document)
             .map(Some)
             .map_err(|error| unfinished(format!("{other}: {error}"))),

@@ -25,6 +25,12 @@ pub enum AskError {
     Forbidden { path: PathBuf, cause: io::Error },
     #[error("the daemon at {} did not answer within {} s", path.display(), patience.as_secs())]
     Silent { path: PathBuf, patience: Duration },
+    #[error(
+        "the answer of the daemon at {} is larger than {} MiB and was not read: \
+         it has too many exports for this command",
+        path.display(), MAX_ANSWER_BYTES >> 20
+    )]
+    TooLarge { path: PathBuf },
     #[error("the connection to the daemon at {} broke: {cause}", path.display())]
     Broken { path: PathBuf, cause: io::Error },
 }
@@ -58,8 +64,10 @@ async fn talk(directory: &Path, path: &Path, question: &Question) -> Result<Answ
     to.write_all(&text).await.map_err(broken)?;
     let (mut line, mut from) = (Vec::new(), BufReader::new(from.take(MAX_ANSWER_BYTES)));
     from.read_until(b'\n', &mut line).await.map_err(broken)?;
-    if line.is_empty() {
-        return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+    if !line.ends_with(b"\n") {
+        let is_large = line.len() as u64 >= MAX_ANSWER_BYTES;
+        let cut = || broken(io::ErrorKind::UnexpectedEof.into());
+        return Err(if is_large { AskError::TooLarge { path: place() } } else { cut() });
     }
     // A newer daemon may give an answer that this version does not know.
     Ok(serde_json::from_slice(&line).unwrap_or(Answer::NotUnderstood))

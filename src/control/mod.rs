@@ -14,10 +14,10 @@ pub use protocol::{Answer, Forgotten, Question, Report, Retried};
 pub use server::{ControlError, ControlSocket};
 
 const SOCKET_FILE: &str = "control.sock";
-/// The longest question is a list of exports.
-const MAX_QUESTION_BYTES: u64 = 1 << 20;
-/// The longest answer is the status document of many thousand exports.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
+/// The longest question is a list of exports. Linux allows a command 6 MiB of arguments at most.
+const MAX_QUESTION_BYTES: u64 = 8 << 20;
+/// The longest answer is the status document: about 250 bytes for each export.
+const MAX_ANSWER_BYTES: u64 = 128 << 20;
 /// The limit of the system, without the final NUL (unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 

@@ -22,8 +22,10 @@ use super::{MAX_QUESTION_BYTES, SOCKET_FILE, address};
 /// Connections at the same time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 8;
 const BACKLOG: i32 = 16;
-/// For a question to arrive, and for an answer to be sent.
-const TALK_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a question to arrive.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// For an answer to be sent, which may be long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a failed accept: without descriptors the next one fails too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -109,18 +111,24 @@ where
     let (from, mut to) = stream.into_split();
     let mut line = Vec::new();
     let mut from = BufReader::new(from.take(MAX_QUESTION_BYTES));
-    let read = tokio::time::timeout(TALK_TIMEOUT, from.read_until(b'\n', &mut line)).await;
-    if !matches!(read, Ok(Ok(_))) || !line.ends_with(b"\n") {
+    let read = tokio::time::timeout(QUESTION_TIMEOUT, from.read_until(b'\n', &mut line)).await;
+    let is_whole = line.ends_with(b"\n");
+    let is_large = line.len() as u64 >= MAX_QUESTION_BYTES;
+    if !matches!(read, Ok(Ok(_))) || !(is_whole || is_large) {
         return;
     }
     let answer = match serde_json::from_slice(&line) {
+        _ if !is_whole => {
+            let mib = MAX_QUESTION_BYTES >> 20;
+            Answer::Unavailable { cause: format!("the question is larger than {mib} MiB") }
+        }
         Ok(question) => answer(question).await,
         Err(_) => Answer::NotUnderstood,
     };
     let Ok(mut text) = serde_json::to_vec(&answer) else { return };
     text.push(b'\n');
     // The command may have ended.
-    let _ = tokio::time::timeout(TALK_TIMEOUT, to.write_all(&text)).await;
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, to.write_all(&text)).await;
 }
 
 #[cfg(test)]
@@ -168,12 +176,44 @@ mod tests {
     async fn an_answer_may_be_much_longer_than_a_question() {
         let root = tempfile::tempdir().unwrap();
         let socket = ControlSocket::listen(root.path()).unwrap();
-        let document = serde_json::Value::from("x".repeat(5_000_000));
+        let document = serde_json::Value::from("x".repeat(40_000_000));
         let long = Answer::Document { document };
         let mut serving = JoinSet::new();
         let answer = long.clone();
         serving.spawn(socket.serve(move |_| std::future::ready(answer.clone())));
         assert!(asked(root.path(), &Question::Document).await == long);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_or_cut_is_told_from_another_version() {
+        let root = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::listen(root.path()).unwrap();
+        let mut stream = UnixStream::connect(&socket.path).await.unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(socket.serve(answer));
+        let question = vec![b' '; usize::try_from(MAX_QUESTION_BYTES).unwrap()];
+        stream.write_all(&question).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        let cause = "the question is larger than 8 MiB";
+        assert_eq!(said, format!("{{\"answer\":\"unavailable\",\"cause\":\"{cause}\"}}\n"));
+        serving.shutdown().await;
+
+        let listener = UnixListener::bind(root.path().join(SOCKET_FILE)).unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let (mut cut, _) = listener.accept().await.unwrap();
+            cut.read_u8().await.unwrap();
+            cut.write_all(b"{\"answer\":").await.unwrap();
+            drop(cut);
+            let (mut endless, _) = listener.accept().await.unwrap();
+            let mebibyte = vec![b' '; 1 << 20];
+            while endless.write_all(&mebibyte).await.is_ok() {}
+        });
+        let error = ask(root.path(), &Question::Status, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, AskError::Broken { .. }), "{error}");
+        let error = ask(root.path(), &Question::Document, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, AskError::TooLarge { .. }), "{error}");
     }
 
     #[tokio::test]

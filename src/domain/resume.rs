@@ -88,6 +88,8 @@ pub struct ResponseHead {
     pub etag: Option<String>,
     pub content_encoding: Option<String>,
     pub content_type: Option<String>,
+    /// Whether a checksum of the whole file came with it.
+    pub checksummed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,8 +116,8 @@ pub fn judge_response(plan: &Plan, declared_bytes: Option<u64>, head: &ResponseH
     match head.status {
         200 => judge_whole(declared_bytes, head),
         206 => match plan {
-            Plan::FromStart => refused("answered 206 although no range was asked for"),
-            Plan::Continue(point) => judge_range(point, head),
+            Plan::FromStart => judge_unasked_range(declared_bytes, head),
+            Plan::Continue(point) => judge_range(point, declared_bytes, head),
         },
         416 => match plan {
             Plan::FromStart => refused("answered 416 although no range was asked for"),
@@ -132,8 +134,21 @@ fn refused(reason: impl Into<String>) -> Verdict {
     Verdict::Refused { reason: reason.into(), listing_in_doubt: false }
 }
 
+/// A 206 that nobody asked for: good if its range is the whole file.
+fn judge_unasked_range(declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
+    let total_bytes = match head.content_range.as_deref().and_then(parse_content_range) {
+        Some((0, last, Some(total))) if last.checked_add(1) == Some(total) => total,
+        _ => return refused("answered 206 although no range was asked for"),
+    };
+    if head.content_length.is_some_and(|length| length != total_bytes) {
+        return refused("the range has the wrong length");
+    }
+    let content_length = Some(total_bytes);
+    judge_whole(declared_bytes, &ResponseHead { content_length, framed: true, ..head.clone() })
+}
+
 fn judge_whole(declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
-    if let Some(refusal) = judge_encoding(head) {
+    if let Some(refusal) = judge_encoding(declared_bytes, head) {
         return refusal;
     }
     match (declared_bytes, head.content_length) {
@@ -152,8 +167,8 @@ fn judge_whole(declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
     }
 }
 
-fn judge_range(point: &ResumePoint, head: &ResponseHead) -> Verdict {
-    if let Some(refusal) = judge_encoding(head) {
+fn judge_range(point: &ResumePoint, declared_bytes: Option<u64>, head: &ResponseHead) -> Verdict {
+    if let Some(refusal) = judge_encoding(declared_bytes, head) {
         return refusal;
     }
     let range = head.content_range.as_deref().and_then(parse_content_range);
@@ -177,10 +192,50 @@ fn judge_range(point: &ResumePoint, head: &ResponseHead) -> Verdict {
     Verdict::StartOver { reason }
 }
 
-fn judge_encoding(head: &ResponseHead) -> Option<Verdict> {
-    let encoding = head.content_encoding.as_deref().map_or("", str::trim);
-    let identity = encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
-    (!identity).then(|| refused("the body has a Content-Encoding that was not requested"))
+/// Tokens that uploaders put into `Content-Encoding` by mistake, and that code nothing. Clients of
+/// S3 leave `aws-chunked` there, which the store took off when it received the object.
+const NO_CODINGS: [&str; 14] = [
+    "none",
+    "null",
+    "raw",
+    "plain",
+    "text",
+    "json",
+    "binary",
+    "7bit",
+    "8bit",
+    "aws-chunked",
+    "unicode",
+    "ascii",
+    "us-ascii",
+    "latin1",
+];
+/// How the names of character sets begin; none of them is a coding.
+const CHARSETS: [&str; 7] =
+    ["utf-", "utf8", "utf16", "utf_8", "iso-8859-", "windows-125", "charset="];
+
+/// Whether the bytes are what the header says counts only if the size or a checksum proves it.
+fn judge_encoding(declared_bytes: Option<u64>, head: &ResponseHead) -> Option<Verdict> {
+    let codings = head.content_encoding.as_deref().unwrap_or_default().split(',');
+    let codings = codings.map(|coding| coding.trim().to_ascii_lowercase());
+    let mut named = codings.filter(|coding| !matches!(coding.as_str(), "" | "identity")).peekable();
+    named.peek()?;
+    if !named.all(|coding| codes_nothing(&coding)) {
+        return Some(refused("the body has a Content-Encoding that was not requested"));
+    }
+    let proven = declared_bytes.is_some() || head.checksummed;
+    (!proven).then(|| {
+        refused(
+            "the body has a Content-Encoding, and neither a size nor a checksum proves its bytes",
+        )
+    })
+}
+
+fn codes_nothing(coding: &str) -> bool {
+    let is_media_type = coding.contains('/');
+    is_media_type
+        || NO_CODINGS.contains(&coding)
+        || CHARSETS.iter().any(|charset| coding.starts_with(charset))
 }
 
 fn markup(content_type: Option<&str>) -> bool {
@@ -190,9 +245,11 @@ fn markup(content_type: Option<&str>) -> bool {
         || essence.ends_with("+xml")
 }
 
-/// `bytes first-last/total` or `bytes first-last/*`.
+/// `bytes first-last/total` or `bytes first-last/*`. The unit is case-insensitive.
 fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
-    let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (unit, range) = value.trim().split_once(' ')?;
+    let (range, total) = range.split_once('/')?;
+    unit.eq_ignore_ascii_case("bytes").then_some(())?;
     let (first, last) = range.trim().split_once('-')?;
     let number = |text: &str| -> Option<u64> {
         text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -295,10 +352,56 @@ mod tests {
             let page = ResponseHead { content_type: Some(content_type.into()), ..ok.clone() };
             assert!(matches!(judge(None, page), Verdict::Refused { .. }), "{content_type}");
         }
-        let packed = ResponseHead { content_encoding: Some("gzip".into()), ..ok.clone() };
-        assert!(matches!(judge(Some(5), packed), Verdict::Refused { .. }));
-        let identity = ResponseHead { content_encoding: Some("identity".into()), ..ok };
-        assert!(matches!(judge(Some(5), identity), Verdict::Whole { .. }));
+    }
+
+    #[test]
+    fn a_coding_that_codes_nothing_is_identity_if_the_bytes_are_proven() {
+        let judge = |declared, coding: &str, checksummed| {
+            let content_encoding = Some(coding.to_owned());
+            let head = ResponseHead { content_encoding, checksummed, ..whole_answer(5) };
+            matches!(judge_response(&Plan::FromStart, declared, &head), Verdict::Whole { .. })
+        };
+        for coding in
+            ["UTF-8", "utf8", "None", "binary", "aws-chunked", "identity, UTF-8", "text/json"]
+        {
+            assert!(judge(Some(5), coding, false), "{coding}");
+            assert!(judge(None, coding, true), "{coding}");
+            assert!(!judge(None, coding, false), "{coding}");
+        }
+        for coding in ["identity", "", " IDENTITY ,identity"] {
+            assert!(judge(None, coding, false), "{coding:?}");
+        }
+        for coding in ["gzip", "aws-chunked,gzip", "br", "zstd", "utf-8,br", "lz4", "base64"] {
+            assert!(!judge(Some(5), coding, true), "{coding}");
+        }
+    }
+
+    #[test]
+    fn a_206_that_nobody_asked_for_is_good_if_it_is_the_whole_file() {
+        let judge = |declared, range: &str, content_length| {
+            let content_range = Some(range.to_owned());
+            let head = ResponseHead { content_range, content_length, ..partial_answer() };
+            judge_response(&Plan::FromStart, declared, &head)
+        };
+        let whole = Verdict::Whole { total_bytes: Some(100) };
+        for declared in [None, Some(100)] {
+            for length in [None, Some(100)] {
+                assert_eq!(judge(declared, "bytes 0-99/100", length), whole);
+                assert_eq!(judge(declared, "Bytes 0-99/100", length), whole);
+            }
+        }
+        for (declared, range, length) in [
+            (None, "bytes 0-99/*", None),
+            (None, "bytes 0-98/100", Some(99)),
+            (None, "bytes 1-99/100", Some(99)),
+            (None, "bytes 0-99/100", Some(99)),
+            (Some(99), "bytes 0-99/100", Some(100)),
+            (None, "lines 0-99/100", Some(100)),
+            (None, "bytes 0-18446744073709551615/100", None),
+        ] {
+            let verdict = judge(declared, range, length);
+            assert!(matches!(verdict, Verdict::Refused { .. }), "{range} {length:?}: {verdict:?}");
+        }
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Answer {
             etag: text(ETAG),
             content_encoding: text(CONTENT_ENCODING),
             content_type: text(CONTENT_TYPE),
+            checksummed: false,
         }
     }
 

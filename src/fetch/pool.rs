@@ -109,6 +109,7 @@ mod tests {
     use super::super::store::tests::store;
     use super::*;
     use crate::domain::resume::Plan;
+    use crate::transport::SecretUrl;
 
     /// A store on loopback that keeps connections open, for this many answers each.
     struct Keeping {
@@ -141,7 +142,7 @@ mod tests {
         }
 
         async fn get(&self, store: &StoreClient) -> super::super::answer::Answer {
-            let url = format!("http://{}/x", self.address).parse().unwrap();
+            let url = SecretUrl::new(format!("http://{}/x", self.address).parse().unwrap());
             store.get(&url, &Plan::FromStart).await.unwrap()
         }
 

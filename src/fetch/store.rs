@@ -21,10 +21,10 @@ use super::resolver::JudgingResolver;
 use super::wire::{SendError, Wire, request};
 use crate::domain::bandwidth::Bandwidth;
 use crate::domain::checksum::{Coverage, promised_checksums};
-use crate::domain::resume::{Plan, StrongEtag, Verdict, judge_response};
+use crate::domain::resume::{Plan, ResponseHead, StrongEtag, Verdict, judge_response};
 use crate::transport::{
-    ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, is_plain_loopback,
-    is_redirect, redirect_target, retry_after, with_alpn,
+    ALPN_HTTP1, Link, MAX_HOPS, SecretUrl, SignedLink, TransportError, check_head,
+    is_plain_loopback, is_redirect, redirect_target, retry_after, with_alpn,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl StoreClient {
             let unanswered = |words: &dyn fmt::Display| FetchRefusal::Fault {
                 cause: format!("{host}{}: {words}", self.connector.way_to(url.expose())),
             };
-            let response = tokio::time::timeout(limit, self.get(url.expose(), plan))
+            let response = tokio::time::timeout(limit, self.get(&url, plan))
                 .await
                 .map_err(|_| unanswered(&format_args!("no answer within {limit:?}")))?
                 .map_err(|error| unanswered(&error))?;
@@ -168,14 +168,15 @@ impl StoreClient {
             hops_left = hops_left.checked_sub(1).ok_or_else(|| {
                 fault(&format_args!("the link redirects more than {MAX_HOPS} times"))
             })?;
-            url = SecretUrl::new(target);
+            url = target;
         }
     }
 
     /// Sends one request, on an open connection if the pool has one.
-    pub(super) async fn get(&self, url: &Url, plan: &Plan) -> Result<Answer, TransportError> {
-        let origin = Origin::of(url);
+    pub(super) async fn get(&self, url: &SecretUrl, plan: &Plan) -> Result<Answer, TransportError> {
         let mut request = request(url, plan).ok_or_else(TransportError::no_request)?;
+        let url = url.expose();
+        let origin = Origin::of(url);
         loop {
             let (wire, reused) = match self.pool.take(&origin) {
                 Some(wire) => (wire, true),
@@ -183,6 +184,7 @@ impl StoreClient {
             };
             request = match wire.send(request).await {
                 Ok((head, body)) => {
+                    check_head(&head.headers)?;
                     return Ok(Answer::new(head, body, (self.pool.clone(), origin)));
                 }
                 // The store closed it while it was idle: no request was made yet.
@@ -207,7 +209,15 @@ impl StoreClient {
         plan: &Plan,
         declared_bytes: Option<u64>,
     ) -> Result<Body, FetchRefusal> {
-        let head = response.head();
+        // Only the 206 to a range describes less than the whole file.
+        let coverage = match plan {
+            Plan::Continue(_) if response.status() == 206 => Coverage::Range,
+            _ => Coverage::Whole,
+        };
+        let headers = response.headers().iter();
+        let texts = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+        let promised = promised_checksums(texts, coverage);
+        let head = ResponseHead { checksummed: !promised.is_empty(), ..response.head() };
         let answered = || format!("{host} answered {}", head.status);
         let opening = match judge_response(plan, declared_bytes, &head) {
             Verdict::Whole { total_bytes } => Opening::Whole { total_bytes },
@@ -224,15 +234,13 @@ impl StoreClient {
                 return Err(FetchRefusal::Refused { cause, listing_in_doubt });
             }
         };
-        let (coverage, position) = match (opening, plan) {
-            (Opening::Append { .. }, Plan::Continue(point)) => (Coverage::Range, point.bytes),
-            _ => (Coverage::Whole, 0),
+        let position = match (opening, plan) {
+            (Opening::Append { .. }, Plan::Continue(point)) => point.bytes,
+            _ => 0,
         };
-        let headers = response.headers().iter();
-        let texts = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
         let facts = BodyFacts {
             opening,
-            promised: promised_checksums(texts, coverage),
+            promised,
             etag: head.etag.as_deref().and_then(StrongEtag::parse),
             host,
             position,

@@ -11,11 +11,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HOST, HeaderValue, IF_RANGE, RANGE, USER_AGENT};
 use hyper::http::response::Parts;
 use hyper::{Request, Response};
-use url::{Position, Url};
 
 use super::connector::Connection;
 use crate::domain::resume::Plan;
-use crate::transport::AGENT;
+use crate::transport::{AGENT, MAX_HEADERS, SecretUrl};
 
 /// What the read buffer of a connection grows to, and so the largest chunk. With 64, 128, 256 and
 /// 408 KiB (hyper's own limit) 256 parts of 1 MB over https, 64 at once, took 1.06, 0.93, 0.81 and
@@ -39,7 +38,7 @@ pub(super) enum SendError {
 impl Wire {
     pub(super) async fn begin(connection: Connection) -> Result<Self, hyper::Error> {
         let mut http = http1::Builder::new();
-        http.max_buf_size(READ_BUFFER_BYTES);
+        http.max_buf_size(READ_BUFFER_BYTES).max_headers(MAX_HEADERS);
         let (sender, connection) = http.handshake(connection).await?;
         Ok(Self { sender, connection: Some(Box::new(connection)) })
     }
@@ -113,12 +112,13 @@ impl WireBody {
 }
 
 /// A request for a file or the rest of it; `None` if HTTP cannot express it.
-pub(super) fn request(url: &Url, plan: &Plan) -> Option<Request<Empty<Bytes>>> {
+pub(super) fn request(link: &SecretUrl, plan: &Plan) -> Option<Request<Empty<Bytes>>> {
+    let url = link.expose();
     let host = match url.port() {
         Some(port) => format!("{}:{port}", url.host_str()?),
         None => url.host_str()?.to_owned(),
     };
-    let request = Request::get(&url[Position::BeforePath..Position::AfterQuery])
+    let request = Request::get(link.target())
         .header(HOST, host)
         .header(USER_AGENT, HeaderValue::from_static(AGENT))
         .header(ACCEPT, HeaderValue::from_static("*/*"))

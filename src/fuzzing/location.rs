@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use reqwest::header::{HeaderMap, HeaderValue, LOCATION};
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use crate::api::ApiUrl;
 use crate::fetch::HopRules;
@@ -36,16 +36,20 @@ pub fn location(data: &[u8]) {
             let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
             headers.append(LOCATION, value);
         }
-        let target = match redirect_target(&current, &headers) {
-            Ok(target) => target,
+        let link = match redirect_target(&current, &headers) {
+            Ok(link) => link,
             Err(words) => {
                 assert!(words.starts_with("a redirect"), "{words}");
                 return;
             }
         };
+        let target = link.expose().clone();
         assert_eq!(target.fragment(), None);
+        // What is sent is what is judged.
+        let sent = format!("{}{}", &target[..Position::BeforePath], link.target());
+        assert!(target.cannot_be_a_base() || sent.parse() == Ok(target.clone()), "{sent:?}");
         assert!(target.username().is_empty() && target.password().is_none(), "{target}");
-        match with_credentials.take().map(|url| url.follow(target.clone())) {
+        match with_credentials.take().map(|url| url.follow(link.clone())) {
             Some(Ok(on_origin)) => {
                 let url = on_origin.as_url();
                 assert_eq!(origin(url), origin(&api), "credentials go to {url}");

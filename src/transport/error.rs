@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 
+use super::MAX_HEAD_BYTES;
 use crate::domain::text::shown;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum TransportErrorKind {
     Timeout,
     /// The connection ended in the middle of an answer.
     Cut,
+    /// The server closed the HTTP/2 connection without an error, as it does from time to time.
+    EndedInOrder,
     /// The proxy refused, or its answer made no sense.
     Proxy,
     Other,
@@ -99,6 +102,10 @@ impl TransportError {
         Facts { body: true, ..Facts::of(error) }.into()
     }
 
+    pub(crate) fn head_too_large() -> Self {
+        Facts { head_too_large: true, ..Facts::default() }.into()
+    }
+
     /// No request can be made for this URL.
     pub(crate) fn no_request() -> Self {
         Facts { builder: true, ..Facts::default() }.into()
@@ -121,11 +128,29 @@ struct Facts {
     no_proxy: bool,
     io: Option<String>,
     http: Option<String>,
+    /// What the server said over HTTP/2, and whether it is no error.
+    h2: Option<(String, bool)>,
+    head_too_large: bool,
     timeout: bool,
     dns: bool,
     connect: bool,
     builder: bool,
     body: bool,
+}
+
+fn words_of(tls: &rustls::Error) -> String {
+    use rustls::{AlertDescription, CertificateError, Error as Tls};
+    match tls {
+        // The API's client offers both versions, so it never hears this of a server that has one.
+        Tls::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "the server refuses HTTP/1.1, which downloads need".to_owned()
+        }
+        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
+            "{tls}; if a proxy replaces certificates here, put its certificate authority into \
+             api.ca_file"
+        ),
+        _ => tls.to_string(),
+    }
 }
 
 impl Facts {
@@ -149,8 +174,11 @@ impl Facts {
         } else if error.is::<Unresolved>() {
             self.dns = true;
         } else if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            self.tls = Some(tls.to_string());
+            self.tls = Some(words_of(tls));
+        } else if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            self.note_h2(h2);
         } else if let Some(http) = error.downcast_ref::<hyper::Error>() {
+            self.head_too_large |= http.is_parse_too_large();
             self.http = Some(http.to_string());
         } else if let Some(io) = error.downcast_ref::<io::Error>() {
             self.io = Some(match io.raw_os_error() {
@@ -163,6 +191,27 @@ impl Facts {
             self.tunnel =
                 TUNNEL_ERRORS.iter().find(|(own, _)| *own == text).map(|(_, words)| *words);
         }
+    }
+
+    /// The reason has a name of its own; the words that a server may add are not shown.
+    fn note_h2(&mut self, error: &h2::Error) {
+        let Some(reason) = error.reason().filter(|_| error.is_remote() || error.is_library())
+        else {
+            return;
+        };
+        let in_order = reason == h2::Reason::NO_ERROR;
+        let words = match (error.is_remote(), error.is_go_away()) {
+            (true, true) if in_order => "the server closed the HTTP/2 connection in order".into(),
+            (true, true) => format!("the server closed the HTTP/2 connection ({reason:?})"),
+            (true, false) => format!("the server aborted the answer over HTTP/2 ({reason:?})"),
+            // A head above the limit looks the same.
+            (false, _) => format!(
+                "the answer breaks the rules of HTTP/2, or its head is larger than {} KiB \
+                 ({reason:?})",
+                MAX_HEAD_BYTES >> 10
+            ),
+        };
+        self.h2 = Some((words, in_order && error.is_remote() && error.is_go_away()));
     }
 
     fn describe(self) -> (TransportErrorKind, String) {
@@ -184,6 +233,12 @@ impl Facts {
             Self { tls, .. } if tls.is_some() => return (Kind::Tls, because("TLS failed", tls)),
             Self { timeout: true, connect: true, .. } => (Kind::Timeout, "connecting timed out"),
             Self { timeout: true, .. } => (Kind::Timeout, "timed out"),
+            Self { head_too_large: true, .. } => {
+                let kib = MAX_HEAD_BYTES >> 10;
+                return (Kind::Other, format!("the head of the answer is larger than {kib} KiB"));
+            }
+            Self { h2: Some((words, true)), .. } => return (Kind::EndedInOrder, words),
+            Self { h2: Some((words, false)), .. } => return (Kind::Cut, words),
             Self { dns: true, .. } => (Kind::Dns, "the host name could not be resolved"),
             Self { connect: true, io, http, .. } => {
                 return (Kind::Connect, because("no connection", io.or(http)));
@@ -247,6 +302,12 @@ mod tests {
 
         let nonsense = RawServer::start([Answer::raw(format!("{SECRET}\r\n\r\n"))]).await;
         assert_eq!(failure(nonsense.url(&path)).await.kind(), TransportErrorKind::Cut);
+    }
+
+    #[test]
+    fn an_authority_that_nobody_trusts_comes_with_advice() {
+        let unknown = rustls::Error::from(rustls::CertificateError::UnknownIssuer);
+        assert!(words_of(&unknown).ends_with("put its certificate authority into api.ca_file"));
     }
 
     #[tokio::test]

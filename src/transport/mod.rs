@@ -33,6 +33,12 @@ pub use tls::{TlsError, tls_config};
 pub(crate) const AGENT: &str = concat!("batch-export-watcher/", env!("CARGO_PKG_VERSION"));
 /// Idle time after which the kernel probes the peer of a connection.
 pub(crate) const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+/// The largest head of an answer, as HTTP/2 counts it (RFC 9113 section 6.5.2): names, values, and
+/// [`FIELD_BYTES`] for each line. How many lines there are does not matter.
+pub(crate) const MAX_HEAD_BYTES: u32 = 64 << 10;
+const FIELD_BYTES: u32 = 32;
+/// Above what fits into a head: hyper wants a number for HTTP/1.1, and reads 100 by default.
+pub(crate) const MAX_HEADERS: usize = (MAX_HEAD_BYTES / FIELD_BYTES) as usize;
 pub(crate) const ALPN_HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
 pub(crate) const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 
@@ -58,6 +64,8 @@ pub(crate) fn client_builder(
         .retry(reqwest::retry::never())
         .connect_timeout(connect_timeout)
         .tcp_keepalive(TCP_KEEPALIVE)
+        .http1_max_headers(MAX_HEADERS)
+        .http2_max_header_list_size(MAX_HEAD_BYTES)
         .user_agent(AGENT);
     if is_plain_loopback(api) { builder.no_proxy() } else { builder }
 }
@@ -85,12 +93,32 @@ pub(crate) fn build(builder: ClientBuilder) -> Result<Client, ClientError> {
 }
 
 /// Sends a request and waits for the answer's head. Bound it with a timeout.
+///
+/// If the server ends the HTTP/2 connection in order while the request is on its way, the request
+/// is sent once more, over a new connection. Every request here only reads.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that sends, and takes the URL out of the error"
 )]
 pub async fn send(request: RequestBuilder) -> Result<Response, TransportError> {
-    request.send().await.map_err(TransportError::from)
+    let again = request.try_clone();
+    let mut answered = request.send().await.map_err(TransportError::from);
+    if let (Err(error), Some(again)) = (&answered, again)
+        && error.kind() == TransportErrorKind::EndedInOrder
+    {
+        answered = again.send().await.map_err(TransportError::from);
+    }
+    let response = answered?;
+    check_head(response.headers())?;
+    Ok(response)
+}
+
+/// Whether a head is small enough. HTTP/2 refuses it while it reads; HTTP/1.1 knows no such limit.
+pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), TransportError> {
+    let lines = headers.iter();
+    let field = FIELD_BYTES as usize;
+    let bytes: usize = lines.map(|(name, value)| name.as_str().len() + value.len() + field).sum();
+    if bytes > MAX_HEAD_BYTES as usize { Err(TransportError::head_too_large()) } else { Ok(()) }
 }
 
 /// The next bytes of a body, `None` at its complete end. Cancel-safe. Bound it with a timeout.
@@ -133,7 +161,7 @@ pub fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// The target of a redirect, without its fragment. The error's words are safe to show.
-pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
+pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<SecretUrl, &'static str> {
     let mut locations = headers.get_all(LOCATION).iter();
     let location = match (locations.next(), locations.next()) {
         (Some(location), None) => location,
@@ -147,7 +175,7 @@ pub fn redirect_target(current: &Url, headers: &HeaderMap) -> Result<Url, &'stat
         return Err("a redirect to a URL with a user or password in it");
     }
     target.set_fragment(None);
-    Ok(target)
+    Ok(SecretUrl::spelled(target, location))
 }
 
 pub fn has_userinfo(url: &Url) -> bool {
@@ -222,7 +250,7 @@ mod tests {
             for value in values {
                 headers.append(LOCATION, value.parse().unwrap());
             }
-            redirect_target(&current, &headers).map(String::from)
+            redirect_target(&current, &headers).map(|target| target.expose().to_string())
         };
         assert_eq!(target(&["/files/1?sig=x#top"]).unwrap(), "https://api.example/files/1?sig=x");
         assert_eq!(target(&["next"]).unwrap(), "https://api.example/2.11/exports/next");

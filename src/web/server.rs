@@ -16,7 +16,8 @@ const MAX_CONNECTIONS: usize = 64;
 /// The longest wait for the head of the first or the next request of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 16 << 10;
-const MAX_HEADERS: usize = 64;
+/// More than fit: what a head may have is bytes.
+const MAX_HEADERS: usize = MAX_HEAD_BYTES / 16;
 /// The pause after a failed accept: without descriptors the next one fails too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 

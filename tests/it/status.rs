@@ -8,6 +8,7 @@ use batch_export_watcher::simulator::{Serving, SimExport, SimFile, ViewStep};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
 
 use super::support::http::get;
 use super::support::process::{Output, Watcher};
@@ -90,6 +91,35 @@ async fn the_daemon_serves_the_whole_document_and_the_table_shows_it() {
     let too_wide = |line: &&String| line.chars().count() > 80;
     assert!(!output.stdout.iter().any(|line| too_wide(&line)) && !text.contains('\x1b'), "{text}");
     solo.sim.release("file_1");
+}
+
+/// Only a release build makes a document of this size in time: run it by name, with
+/// `--release --run-ignored all`.
+#[tokio::test]
+#[ignore = "needs a release build"]
+async fn the_table_and_the_document_of_eighty_thousand_exports_arrive() {
+    const COUNT: usize = 80_000;
+    let solo = Solo::new(Vec::new()).await;
+    let ids: String = (0..COUNT).map(|number| format!("export_{number:032}\n")).collect();
+    solo.home.write("ids.txt", &ids);
+    solo.home.write_config();
+    let config = solo.home.config_path();
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    solo.home.write("config.toml", &text.replace("exports = []", "exports_file = \"ids.txt\""));
+    let ran = |subcommand: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_batch-export-watcher"));
+        command.args([subcommand, "-c"]).arg(&config).args(arguments).current_dir(solo.home.path());
+        command.env_clear();
+        Watcher::spawn(command)
+    };
+    let watcher = ran("run", &[]);
+    watcher.wait_for_log_within(|line| line.contains("running"), 2 * PATIENCE).await;
+    let (code, output) = ran("status", &["--json"]).wait_within(3 * PATIENCE).await;
+    assert_eq!((code, output.stdout.len()), (0, 1), "{:?}", output.stderr);
+    let document: Value = serde_json::from_str(&output.stdout[0]).expect("json");
+    assert_eq!(document["projects"][0]["exports"].as_array().map(Vec::len), Some(COUNT));
+    let (code, output) = ran("status", &[]).wait_within(3 * PATIENCE).await;
+    assert_eq!(code, 0, "{:?}", output.stderr);
 }
 
 #[tokio::test]
@@ -202,7 +232,7 @@ async fn on_a_terminal(
         "exec sh -c 'echo pid $$; stty rows 30 cols 100; exec {program} status -c {} {arguments}'",
         solo.home.config_path().display()
     );
-    let mut command = tokio::process::Command::new("script");
+    let mut command = Command::new("script");
     command.args(["-qefc", &line, "/dev/null"]);
     command
         .env_clear()

@@ -51,7 +51,7 @@ async fn a_cap_changes_when_its_client_takes_over_and_not_before() {
 
 /// What a store answers to a plain request for a whole file.
 pub(in crate::fetch) async fn answer_of(url: &str) -> super::Answer {
-    store(API).get(&url.parse().unwrap(), &Plan::FromStart).await.unwrap()
+    store(API).get(&SecretUrl::new(url.parse().unwrap()), &Plan::FromStart).await.unwrap()
 }
 
 fn signed(url: &str) -> Link {

@@ -62,7 +62,7 @@ fn broken() -> Vec<(&'static str, Answer, &'static str)> {
         (
             "head_endless",
             Answer::raw(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(1 << 20))),
-            "127.0.0.1",
+            "the head of the answer is larger than 64 KiB",
         ),
         ("head_garbage", Answer::raw("220 ftp.example ready\r\n\r\n"), "127.0.0.1"),
         ("head_without_status", Answer::raw("HTTP/1.1 OK\r\n\r\n"), "127.0.0.1"),
@@ -109,6 +109,31 @@ fn broken() -> Vec<(&'static str, Answer, &'static str)> {
             "brotli_behind_identity",
             whole("content-encoding: identity\r\ncontent-encoding: br\r\n"),
             "Content-Encoding that was not requested",
+        ),
+        (
+            "gzip_behind_no_coding",
+            whole("content-encoding: aws-chunked,gzip\r\n"),
+            "Content-Encoding that was not requested",
+        ),
+        (
+            "a_part_nobody_asked_for",
+            Answer::framed(206, "content-range: bytes 0-9999/20000\r\n", half),
+            "206 although no range",
+        ),
+        (
+            "a_range_of_another_length",
+            Answer::framed(206, "content-range: bytes 0-19999/20000\r\n", half),
+            "the range has the wrong length",
+        ),
+        (
+            "a_whole_range_cut",
+            Answer::of(206, "content-range: bytes 0-19999/20000\r\n", half),
+            "the body ended after 10000",
+        ),
+        (
+            "head_too_large",
+            whole(&format!("x: {}\r\n", "x".repeat(64 << 10))),
+            "the head of the answer is larger than 64 KiB",
         ),
         (
             "html_page",
@@ -215,7 +240,21 @@ async fn a_tls_stream_without_a_close_notify_does_not_prove_the_end() {
 #[tokio::test]
 async fn unusual_but_correct_answers_are_accepted() {
     let chunk = format!("{:x};ext=1\r\n{}\r\n0\r\ntrailer: x\r\n\r\n", BYTES, content());
+    let coded = |coding: &str| whole(&format!("content-encoding: {coding}\r\n"));
+    let ranged = format!("content-range: bytes 0-{}/{BYTES}\r\n", BYTES - 1);
     let cases = [
+        ("coded_as_a_charset", coded("UTF-8")),
+        ("coded_as_nothing", coded("none")),
+        ("coded_as_binary", coded("binary")),
+        ("coded_on_its_way_up", coded("aws-chunked")),
+        ("coded_as_two_things", coded("identity, utf8")),
+        (
+            "coded_in_chunks",
+            Answer::of(200, "content-encoding: utf-8\r\ntransfer-encoding: chunked\r\n", &chunk),
+        ),
+        ("a_whole_range", Answer::framed(206, &ranged, content())),
+        ("a_whole_range_until_closed", Answer::of(206, &ranged, content())),
+        ("many_headers", whole(&crate::support::raw::headers(1_000))),
         ("same_length_twice", whole(&format!("content-length: {BYTES}\r\n"))),
         (
             "chunks_win_over_length",
@@ -307,6 +346,26 @@ async fn without_a_declared_size_error_pages_and_cut_bodies_are_refused() {
             None,
             "{name}"
         );
+    }
+}
+
+#[tokio::test]
+async fn without_a_declared_size_a_checksum_proves_that_a_coding_codes_nothing() {
+    let absent = |name: &str| file(name).declaring(Declared::Absent);
+    let digest = SentChecksum::correct(ChecksumHeader::ContentMd5, Algorithm::Md5);
+    let coded = || Serving::well().header("content-encoding", "UTF-8");
+    let proven = absent("proven").with_checksum(digest).on_fetch(coded());
+    let unproven = absent("unproven").on_fetch(coded()).on_fetch(Serving::well());
+    let export =
+        |file: SimFile| SimExport::finished(&file.id.replace("file", "export"), vec![file]);
+    let exports = vec![export(proven), export(unproven)];
+    let stage = Stage::new(Scheme::Http, exports, Scripts::new(), Scripts::new()).await;
+    let output = stage.settled(stage.start()).await;
+    let told = told(&output, "WARN", "neither a size nor a checksum proves");
+    assert_eq!(told.len(), 1, "{:#?}", output.stderr);
+    for (name, asked) in [("proven", 1), ("unproven", 2)] {
+        assert_eq!(stage.store.asked_for(&format!("file_{name}")).len(), asked, "{name}");
+        stage.home.assert_whole(SHOP, &format!("export_{name}"), &[&content().as_str().into()]);
     }
 }
 

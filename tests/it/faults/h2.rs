@@ -4,20 +4,24 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use batch_export_watcher::simulator::{SimExport, SimFile};
 use futures::future::join_all;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use hyper::body::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Response};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::stage::{Scheme, Stage};
 use crate::support::home::Home;
 use crate::support::process::Output;
+use crate::support::raw::{RawServer, Scripts};
 use crate::support::scene::{project_key, rest_key, told};
 use crate::support::tls_front::Authority;
 use crate::support::turns::in_a_crowd;
@@ -34,8 +38,12 @@ const RUNNING: &str = r#"{"id":"export_1","status":"RUNNING"}"#;
 enum Fault {
     /// An answer, then GOAWAY and the end.
     GoAwayAtRest,
-    /// GOAWAY that says that the request was not looked at.
+    /// GOAWAY that promises an answer, and the end in its place.
     GoAwayInMidCall,
+    /// GOAWAY that says that the request was not looked at, and why.
+    GoAwayUnseen(Reason),
+    /// A good answer with so many bytes of headers.
+    Headers(usize),
     /// The connection is closed in place of an answer.
     Closed,
     /// A reset of the stream, for this reason.
@@ -134,6 +142,11 @@ async fn converse(
         let _ = stream.shutdown().await;
         return Ok(());
     }
+    if let Some(Fault::GoAwayUnseen(reason)) = fault {
+        // Whether the client still listens does not matter.
+        let _ = go_away_unseen(&mut stream, reason, seen).await;
+        return Ok(());
+    }
     let mut connection = h2::server::handshake(stream).await?;
     let mut asked = next(&mut connection, seen).await?;
     let half =
@@ -153,7 +166,19 @@ async fn converse(
             connection.abrupt_shutdown(Reason::NO_ERROR);
             attend(connection, seen).await
         }
-        Some(Fault::Closed | Fault::Garbage) => Ok(()),
+        Some(Fault::Closed | Fault::Garbage | Fault::GoAwayUnseen(_)) => Ok(()),
+        Some(Fault::Headers(bytes)) => {
+            let lines = 200;
+            let mut head = half();
+            for line in 0..lines {
+                let name = HeaderName::from_bytes(format!("x-hop-{line}").as_bytes());
+                let value = HeaderValue::from_str(&"x".repeat(bytes / lines));
+                head.headers_mut().insert(name.expect("a name"), value.expect("a value"));
+            }
+            let body = Bytes::from_static(WHOLE.as_bytes());
+            asked.1.send_response(head, false)?.send_data(body, true)?;
+            attend(connection, seen).await
+        }
         Some(Fault::Reset(reason)) => {
             asked.1.send_reset(reason);
             attend(connection, seen).await
@@ -194,6 +219,57 @@ async fn converse(
     }
 }
 
+/// Parts come over HTTP/1.1. A store that refuses it is named as that.
+#[tokio::test]
+async fn a_store_that_speaks_http_2_only_is_named_as_that() {
+    let authority = Authority::new();
+    let export = SimExport::finished("export_1", vec![SimFile::new("file_1", 1, "[1]")]);
+    let stage = Stage::new(Scheme::Https, vec![export], Scripts::new(), Scripts::new()).await;
+    stage.home.write("both.pem", &format!("{}{}", stage.pem(), authority.pem()));
+    let home = stage.home.with("[api]\nca_file = \"both.pem\"");
+    let only_h2 = authority.acceptor_with("127.0.0.1", &[b"h2"], |_| {});
+    let store = RawServer::store(stage.sim.store_address(), Some(only_h2), Scripts::new()).await;
+    stage.sim.set_link_origin(store.origin());
+    let mut watcher = home.start(&["--exit-when-settled"]);
+    let words = "the server refuses HTTP/1.1, which downloads need";
+    watcher.wait_for_log(|line| line.contains("part failed") && line.contains(words)).await;
+    assert!(store.asked().is_empty());
+    stage.sim.set_link_origin(stage.store.origin());
+    let (code, output) = watcher.wait().await;
+    assert_eq!(code, 0, "{}", output.stderr.join("\n"));
+    home.assert_whole(SHOP, "export_1", &[&"[1]".into()]);
+}
+
+/// Reads the preface and frames up to a request, which it says it has not looked at.
+async fn go_away_unseen(
+    stream: &mut Wire,
+    reason: Reason,
+    seen: &watch::Sender<Seen>,
+) -> std::io::Result<()> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const HEADERS: u8 = 1;
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await?;
+    stream.write_all(&SETTINGS).await?;
+    loop {
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame).await?;
+        let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await?;
+        if frame[3] == HEADERS {
+            break;
+        }
+    }
+    seen.send_modify(|seen| seen.requests += 1);
+    let words = b"s3cr3t words";
+    let mut frame = vec![0, 0, 20, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    frame.extend(u32::from(reason).to_be_bytes());
+    frame.extend(words);
+    stream.write_all(&frame).await?;
+    stream.shutdown().await
+}
+
 /// Runs a watcher against an API whose connections have these faults; it has to bring its export
 /// home.
 async fn comes_home(faults: Vec<Fault>, request_timeout: &str) -> (Output, Seen) {
@@ -227,6 +303,43 @@ async fn a_goaway_on_an_idle_connection_costs_no_attempt() {
     let (output, seen) = comes_home(vec![Fault::GoAwayAtRest; 3], "5s").await;
     assert_eq!((seen.connections, seen.requests), (4, 5));
     assert_eq!(told(&output, "WARN", "poll failed"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_in_order_is_replaced_at_once_and_without_a_warning() {
+    let (output, seen) = comes_home(vec![Fault::GoAwayUnseen(Reason::NO_ERROR)], "10s").await;
+    assert_eq!((seen.connections, seen.requests), (2, 3), "{:#?}", output.stderr);
+    assert_eq!(told(&output, "WARN", "poll failed"), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_ends_a_connection_or_a_call_is_told_in_words() {
+    let cases = [
+        // The second one in a row is a fault: nothing is sent a third time.
+        (vec![Fault::GoAwayUnseen(Reason::NO_ERROR); 2], "closed the HTTP/2 connection in order"),
+        (
+            vec![Fault::GoAwayUnseen(Reason::ENHANCE_YOUR_CALM)],
+            "closed the HTTP/2 connection (ENHANCE_YOUR_CALM)",
+        ),
+        (
+            vec![Fault::Reset(Reason::REFUSED_STREAM)],
+            "aborted the answer over HTTP/2 (REFUSED_STREAM)",
+        ),
+        (vec![Fault::ResetInMidBody], "aborted the answer over HTTP/2 (INTERNAL_ERROR)"),
+        (vec![Fault::Headers(70_000)], "or its head is larger than 64 KiB"),
+    ];
+    let runs = cases.map(|(faults, words)| async move { (words, comes_home(faults, "10s").await) });
+    for (words, (output, _)) in join_all(runs).await {
+        let log = output.stderr.join("\n");
+        assert_eq!(told(&output, "WARN", words).len(), 1, "{words}: {log}");
+        assert!(!log.contains("s3cr3t"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_head_below_64_kib_is_read() {
+    let (output, seen) = comes_home(vec![Fault::Headers(50_000)], "10s").await;
+    assert_eq!((seen.connections, seen.requests), (1, 2), "{:#?}", output.stderr);
 }
 
 #[tokio::test]

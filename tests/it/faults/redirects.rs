@@ -160,6 +160,52 @@ async fn a_store_may_redirect_by_the_same_rules_but_never_back() {
     assert_credentials_stayed(&solo.sim.requests());
 }
 
+/// A signature is over the letters of the link.
+#[tokio::test]
+async fn a_link_is_sent_letter_for_letter_where_http_allows_its_characters() {
+    let cases = [
+        ("quotes", "/it's/file_quotes?sig='a'&sp=r", "/it's/file_quotes?sig='a'&sp=r"),
+        ("dots", "/a/./b/../c/file_dots?x", "/a/./b/../c/file_dots?x"),
+        ("coded_dots", "/%2e/a/%2e%2e/b/file_coded_dots?x", "/%2e/a/%2e%2e/b/file_coded_dots?x"),
+        ("slashes", "//a///b//file_slashes?x=//", "//a///b//file_slashes?x=//"),
+        (
+            "cases",
+            "/%7efile/%2f%2F/file_cases?a=%7E~%2B+%27",
+            "/%7efile/%2f%2f/file_cases?a=%7e~%2b+%27",
+        ),
+        (
+            "marks",
+            "/;v=1/@:$!*(),&=/file_marks?/?[]{}|^`\\",
+            "/;v=1/@:$!*(),&=/file_marks?/?[]{}|^`\\",
+        ),
+        ("spaces", "/a b/file_spaces?a='b c'<>", "/a%20b/file_spaces?a='b%20c'%3c%3e"),
+    ];
+    let content = |name: &str| format!("[\"file_{name}\"]");
+    let mut files = Vec::new();
+    let (mut scripts, mut hops) = (Scripts::new(), Vec::new());
+    for (name, link, _) in cases {
+        let location = format!("http://{{authority}}{link}");
+        let step = LinkStep::RedirectWith { status: 307, location };
+        files.push(file(&format!("file_{name}")).on_link(step));
+        let onward = format!("location: {link}\r\n");
+        let mut answers = vec![Answer::framed(200, "", content(name))];
+        // A reference that begins with two slashes begins with a host.
+        if !link.starts_with("//") {
+            answers.insert(0, Answer::framed(302, &onward, ""));
+        }
+        hops.push(answers.len());
+        scripts.insert(format!("file_{name}"), answers);
+    }
+    let stage = Stage::new(Scheme::Http, exports_of(files), Scripts::new(), scripts).await;
+    stage.settled(stage.start()).await;
+    for ((name, _, sent), hops) in cases.into_iter().zip(hops) {
+        let asked = stage.store.asked_for(&format!("file_{name}"));
+        let line = format!("get {sent} http/1.1");
+        let lines: Vec<_> = asked.iter().filter_map(|asked| asked.head.lines().next()).collect();
+        assert_eq!(lines, vec![line.as_str(); hops], "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_redirect_chain_over_both_origins_gives_each_hop_only_its_own_headers() {
     let second = RawServer::store(([127, 0, 0, 1], 1).into(), None, last_store()).await;

@@ -59,6 +59,11 @@ impl Stage {
         Self { sim, api, store, home }
     }
 
+    /// What the certificates of both origins are signed by.
+    pub(super) fn pem(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("ca.pem")).expect("a stage over https")
+    }
+
     /// Starts a run that ends when all is settled.
     pub(super) fn start(&self) -> Watcher {
         self.home.start(&["--exit-when-settled"])

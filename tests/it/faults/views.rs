@@ -7,7 +7,7 @@ use batch_export_watcher::simulator::{Canned, LinkStep, SimExport, SimFile, View
 use serde_json::{Value, json};
 
 use super::stage::{SHOP, Scheme, Stage, assert_paused};
-use crate::support::raw::{Answer, Scripts};
+use crate::support::raw::{Answer, Scripts, headers};
 use crate::support::scene::{count, failure, gaps, told};
 use crate::support::solo::Solo;
 
@@ -133,6 +133,66 @@ async fn each_is_asked_again(scheme: Scheme) {
     );
 }
 
+/// What gateways make of an answer that is right.
+#[tokio::test]
+async fn unusual_but_correct_views_are_understood() {
+    let view = |name: &str, part: &str, size: &str| {
+        format!(
+            r#"{{"id":"export_{name}","status":"SUCCESS",
+            "files":[{{"id":"file_{name}","part":{part},"size":{size}}}]}}"#
+        )
+    };
+    let many = headers(1_000);
+    let cases = [
+        ("plain", "", view("plain", "1", "9")),
+        ("headers", many.as_str(), view("headers", "1", "11")),
+        ("bom", "", format!("\u{feff}{}", view("bom", "1", "7"))),
+        ("point", "", view("point", "1.0", "9.0")),
+        ("exponent", "", view("exponent", "1E0", "1.2e+1")),
+        ("shifted", "", view("shifted", "10e-1", "1100e-2")),
+    ];
+    let exports = cases
+        .iter()
+        .map(|(name, ..)| SimExport::finished(&format!("export_{name}"), vec![file(name)]))
+        .collect();
+    let scripts = cases
+        .iter()
+        .map(|(name, lines, body)| {
+            (format!("export_{name}"), vec![Answer::framed(200, lines, body)])
+        })
+        .collect();
+    let stage = Stage::new(Scheme::Http, exports, scripts, Scripts::new()).await;
+    let output = stage.settled(stage.start()).await;
+    assert_eq!(told(&output, "WARN", ""), [""; 0]);
+    for (name, ..) in &cases {
+        let content = format!("[\"{name}\"]").as_str().into();
+        stage.home.assert_whole(SHOP, &format!("export_{name}"), &[&content]);
+        let part = &stage.home.manifest(SHOP, &format!("export_{name}")).parts[0];
+        assert_eq!((part.part, part.declared_bytes), (1, Some(name.len() as u64 + 4)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_more_than_64_kib_is_refused_and_an_error_after_a_bom_is_the_apis_own() {
+    let good = r#"{"id":"export_1","status":"RUNNING"}"#;
+    let large = format!("x: {}\r\n", "x".repeat(64 << 10));
+    let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(1 << 20));
+    let lost = "\u{feff}{\"error_code\":\"ROUTE_NOT_FOUND\",\"error_message\":\"\"}";
+    let answers = vec![
+        Answer::framed(200, &large, good),
+        Answer::raw(endless),
+        Answer::framed(404, "", lost),
+    ];
+    let export = SimExport::finished("export_1", vec![file("1")]);
+    let scripts = Scripts::from([("export_1".to_owned(), answers)]);
+    let stage = Stage::new(Scheme::Http, vec![export], scripts, Scripts::new()).await;
+    let output = stage.settled(stage.start()).await;
+    let told = |words| told(&output, "WARN", words).len();
+    let lines = output.stderr.join("\n");
+    assert_eq!(told("the head of the answer is larger than 64 KiB"), 1, "{lines}");
+    assert!(lines.contains("check base_url") || lines.contains("base_url"), "{lines}");
+}
+
 #[tokio::test]
 async fn over_http_each_broken_answer_of_the_api_costs_one_attempt() {
     each_is_asked_again(Scheme::Http).await;
@@ -187,6 +247,8 @@ fn odd_rows() -> Vec<(&'static str, Value, &'static str)> {
         ("part_beyond", row("part", json!(4_294_967_296_u64)), "has a missing or invalid part"),
         ("size_negative", row("size", json!(-1)), "has a missing or invalid size"),
         ("size_fraction", row("size", json!(1.5)), "has a missing or invalid size"),
+        ("size_beyond", row("size", json!(1e20)), "has a missing or invalid size"),
+        ("part_fraction", row("part", json!(0.5)), "has a missing or invalid part"),
         ("size_words", row("size", json!("9")), "has a missing or invalid size"),
         ("no_row", json!([null]), "has a missing or invalid shape"),
         ("no_list", json!("files"), "not the expected JSON"),

@@ -126,6 +126,11 @@ impl Answer {
     }
 }
 
+/// So many header lines, as a few CDNs in a row add them.
+pub(crate) fn headers(count: usize) -> String {
+    (0..count).map(|number| format!("x-hop-{number}: {number}\r\n")).collect()
+}
+
 /// A request that has come.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
