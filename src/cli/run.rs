@@ -45,7 +45,7 @@ pub(super) async fn run_until_stopped(
     let signals = StopSignals::install().map_err(|error| not_installed(&error))?;
     signals::release().map_err(|error| not_installed(&error))?;
     let stop = CancellationToken::new();
-    let running = async {
+    let running = Box::pin(async {
         // Starting may take long, for example if a directory hangs or a disk is full. A signal ends
         // that too, and so does the deadline.
         let starting = Box::pin(async {
@@ -75,7 +75,7 @@ pub(super) async fn run_until_stopped(
             Some(drawing) => Ok(tokio::join!(app.run(stop.clone()), drawing).0),
             None => Ok(app.run(stop.clone()).await),
         }
-    };
+    });
     tokio::select! {
         outcome = running => outcome,
         () = signals.watch(stop.clone()) => Ok(Outcome::Drained { clean: false }),
