@@ -373,7 +373,7 @@ async fn what_is_in_the_way_of_one_export_holds_up_that_one_until_it_is_moved_aw
         solo.home.export(SHOP, "export_partial").join(".manifest.json.partial"),
     ];
     fs::create_dir_all(solo.home.downloads().join(SHOP)).unwrap();
-    fs::write(&in_the_way[0], "not ours").unwrap();
+    solo.home.write("exports/shop/export_file", "not ours");
     fs::create_dir_all(&in_the_way[1]).unwrap();
     let watcher = solo.start();
     wait_for_whole(&watcher, "export_good").await;
