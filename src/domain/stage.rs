@@ -7,7 +7,6 @@ use std::str::FromStr;
 
 use super::failure::{Hold, PartFailure, PartFault, ViewOutcome};
 use super::ids::ProjectDigest;
-use super::watch::WatchState;
 
 /// Where an export stands. `as_str` is its word in the status document and in the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,17 +30,6 @@ impl Stage {
     /// The stages that an export of a running daemon can be in.
     pub const LIVE: &[Self] =
         &[Self::Polling, Self::Fetching, Self::Sealing, Self::Whole, Self::Failing, Self::Failed];
-
-    pub fn of(state: &WatchState) -> Self {
-        match state {
-            WatchState::Polling(_) => Self::Polling,
-            WatchState::Fetching(_) => Self::Fetching,
-            WatchState::Sealing { .. } => Self::Sealing,
-            WatchState::Completed { .. } => Self::Whole,
-            WatchState::Failing { .. } => Self::Failing,
-            WatchState::Failed { .. } => Self::Failed,
-        }
-    }
 
     pub fn as_str(self) -> &'static str {
         match self {

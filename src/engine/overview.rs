@@ -144,7 +144,7 @@ impl ExportOverview {
         parts: &impl PartsUnderWay,
         clock: Moment,
     ) -> Self {
-        let stage = Stage::of(watch.state());
+        let stage = watch.state().stage();
         let next_poll_at = due.map(|due| clock.wall_at(due));
         let view_wait = |trouble: Option<&Trouble>| {
             Some(Wait { next_at: next_poll_at, ..Wait::of(trouble?, Concern::Export, clock) })

@@ -55,6 +55,9 @@ impl Moment {
         for &cause in Cause::OF_PROJECTS {
             self.pause(Some(name), cause, false);
         }
+        for cause in Cause::ALL {
+            drop(self.waiting.get_or_create(&of_wait(name, cause)));
+        }
     }
 
     /// Adds an export that has been in its state for this long.
@@ -69,8 +72,7 @@ impl Moment {
 
     /// Adds an export that waits for something, and has for this long.
     pub fn wait(&self, project: &ProjectName, cause: Cause, seconds: f64) {
-        let labels = OfWait { project: Project(project.clone()), cause };
-        self.waiting.get_or_create(&labels).inc();
+        self.waiting.get_or_create(&of_wait(project, cause)).inc();
         let oldest = self.oldest_wait.get_or_create(&OfCause { cause });
         oldest.set(oldest.get().max(seconds));
     }
@@ -98,7 +100,7 @@ impl Moment {
         to.register_with_unit("last_success_timestamp", help, Unit::Seconds, last);
         let help = "1 while a project is paused, or, without that label, everything";
         to.register("paused", help, self.paused.clone());
-        let help = "Exports that wait, by what holds them up most; missing if none does";
+        let help = "Exports that wait, by what holds them up most";
         to.register("waiting", help, self.waiting.clone());
         let help = "How long the export has waited that has waited the longest for this cause; 0 \
                     if none does";
@@ -124,6 +126,10 @@ impl Moment {
 /// A count as a gauge; none of ours exceeds an `i64`.
 fn gauge(count: impl TryInto<i64>) -> ConstGauge<i64> {
     ConstGauge::new(count.try_into().unwrap_or(i64::MAX))
+}
+
+fn of_wait(project: &ProjectName, cause: Cause) -> OfWait {
+    OfWait { project: Project(project.clone()), cause }
 }
 
 fn of_state(project: &ProjectName, state: Stage) -> OfState {

@@ -172,7 +172,8 @@ async fn the_daemon_forgets_an_export_that_is_no_longer_configured() {
     let mut lost = file(2);
     lost.store_steps = vec![Canned::store_error(404, "NoSuchKey", "gone").into()];
     let exports = vec![SimExport::finished("export_1", vec![file(1), lost]), pending("export_2")];
-    let mut solo = Solo::new(exports).await.with("[reload]\nwatch = false");
+    let settings = "[reload]\nwatch = false\n[poll]\nnot_found_grace = \"100ms\"";
+    let mut solo = Solo::new(exports).await.with(settings);
     let watcher = running(&solo).await;
     watcher.wait_for_log(|line| line.contains("export failed")).await;
     solo.home.set_exports(SHOP, &["export_2"]);

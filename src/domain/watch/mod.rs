@@ -37,6 +37,7 @@ use super::part::{CommittedPart, PartKey};
 use super::report::RemoteStatus;
 use super::resume::{ResumablePart, ResumePoint};
 use super::retry::RetryPolicy;
+use super::stage::Stage;
 
 pub use fetching::Fetching;
 pub use part_state::{Part, PartState};
@@ -78,6 +79,19 @@ pub enum WatchState {
     Failing { failure: Failure, kept: Kept },
     /// Failed for good. Terminal until `retry`.
     Failed { failure: Failure, kept: Kept },
+}
+
+impl WatchState {
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Polling(_) => Stage::Polling,
+            Self::Fetching(_) => Stage::Fetching,
+            Self::Sealing { .. } => Stage::Sealing,
+            Self::Completed { .. } => Stage::Whole,
+            Self::Failing { .. } => Stage::Failing,
+            Self::Failed { .. } => Stage::Failed,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -181,7 +181,7 @@ fn held_up<'a>(
     of_project: &'a [Wait],
     store: Option<&'a Wait>,
 ) -> Option<&'a Wait> {
-    let stage = Stage::of(watch.state());
+    let stage = watch.state().stage();
     if stage.is_settled() {
         return None;
     }

@@ -332,8 +332,9 @@ async fn after_a_crash_nul_bytes_and_torn_tails_behind_a_checkpoint_are_cut_and_
         };
         watcher.wait_for_event(safe).await;
     }
-    watcher.kill9().await;
+    let log = watcher.kill9().await.stderr.join("\n");
     for (name, damage, _) in &cases {
+        assert!(partial_of(&stage, name).exists(), "{name} has no partial:\n{log}");
         damage(&partial_of(&stage, name));
     }
     stage.settled(stage.start()).await;
