@@ -398,15 +398,19 @@ mod tests {
         let config = scene.load_with_shop("").unwrap();
         assert_eq!(config.projects[0].exports, []);
         // Somebody still writes the line: it grows between two looks.
-        let is_read = AtomicBool::new(false);
+        let [began, is_read] = [const { AtomicBool::new(false) }; 2];
         let config = thread::scope(|scope| {
             scope.spawn(|| {
                 let mut file = File::options().append(true).open(path).unwrap();
                 while !is_read.load(Ordering::Relaxed) {
                     io::Write::write_all(&mut file, b"1").unwrap();
+                    began.store(true, Ordering::Relaxed);
                     thread::sleep(Duration::from_millis(20));
                 }
             });
+            while !began.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
             let config = scene.load(&shop("exports_file = \"ids.txt\"\n"));
             is_read.store(true, Ordering::Relaxed);
             config.unwrap()
