@@ -12,9 +12,9 @@ use super::stage::Cause;
 
 /// Failed attempts in a row from which on a person should look. The first few are the daily life of
 /// a network.
-pub const ATTENTION_ATTEMPTS: u32 = 5;
+const ATTENTION_ATTEMPTS: u32 = 5;
 /// How long something may wait before a person should look, however few the attempts.
-pub const ATTENTION_AFTER: Duration = Duration::from_secs(10 * 60);
+const ATTENTION_AFTER: Duration = Duration::from_mins(10);
 
 /// What has failed in a row without success between.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Trouble {
     pub words: String,
     /// When the first attempt of the row failed, since the program's start.
     pub since: Duration,
-    /// Attempts of the row, at least one.
+    /// Failed attempts of the row; 0 if the last one got further than those before.
     pub attempts: u32,
 }
 
@@ -78,8 +78,8 @@ pub enum Concern {
     },
     /// The API, and with it every project.
     Api,
-    /// A store, by its host; without one if it is not known.
-    Store(Option<String>),
+    /// A store, by its host.
+    Store(String),
     Disk,
     State,
     Slots,
@@ -103,8 +103,7 @@ impl fmt::Display for Concern {
             Self::Project(project) => write!(f, "project {project}"),
             Self::Key { project, .. } => write!(f, "the REST API key of project {project}"),
             Self::Api => f.write_str("the API"),
-            Self::Store(Some(host)) => write!(f, "the store {host}"),
-            Self::Store(None) => f.write_str("the store"),
+            Self::Store(host) => write!(f, "the store {host}"),
             Self::Disk => f.write_str("the download directory"),
             Self::State => f.write_str("the state"),
             Self::Slots => f.write_str("the slots"),
@@ -182,7 +181,7 @@ impl Wait {
             Cause::LinkRefused => "the store refuses the signed link",
             Cause::Gone => "the store does not have the file",
             Cause::StoreBusy => match &self.concern {
-                Concern::Store(Some(host)) => {
+                Concern::Store(host) => {
                     return format!("the store {host} asks for fewer requests");
                 }
                 _ => "the store asks for fewer requests",
@@ -344,7 +343,7 @@ mod tests {
         let place = "file /srv/shop.key".to_owned();
         let key = Wait::new(Cause::Unauthorized, Concern::Key { project, place });
         assert!(key.advice().contains("file /srv/shop.key"), "{}", key.advice());
-        let host = Some("store.example".to_owned());
+        let host = "store.example".to_owned();
         let busy = Wait::new(Cause::StoreBusy, Concern::Store(host));
         assert_eq!(busy.words(), "the store store.example asks for fewer requests");
         let words = "HTTP 500".to_owned();

@@ -234,7 +234,7 @@ fn fetched(
             part.state,
             PartState::Recording(_) | PartState::Committed(_) | PartState::Abandoned { .. }
         );
-        let trouble = part.trouble.as_ref().filter(|_| !is_over);
+        let trouble = part.trouble.as_ref().filter(|met| !is_over && met.attempts > 0);
         if let Some(trouble) = trouble.filter(|met| !gains || met.is_lasting(clock.since_start))
             && worst.is_none_or(|(_, other)| trouble.is_worse_than(other))
         {

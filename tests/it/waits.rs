@@ -181,6 +181,7 @@ async fn every_cause_is_told_in_the_document_the_table_the_page_and_the_metrics(
 
 #[tokio::test]
 async fn what_fails_again_and_again_needs_attention_with_a_command_that_works() {
+    let _turn = in_a_browser().await;
     let scene = scene(Cause::Fault).await.expect("it needs nothing of the machine");
     let began = std::time::Instant::now();
     let waiting = loop {
@@ -199,6 +200,14 @@ async fn what_fails_again_and_again_needs_attention_with_a_command_that_works() 
     let table = scene.table().await;
     let told = table.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(told.contains("it is tried again by itself; if it lasts"), "{table}");
+    if let Some(browser) = Browser::start().await {
+        browser.open(&format!("http://{}/", address(&scene.watcher).await)).await;
+        let card = "document.querySelector('#attention-list')?.innerText";
+        let has = |text: &str| format!("{card}.includes({})", Value::from(text));
+        for text in ["shop / export_1", "attempts", "if it lasts", command] {
+            browser.until(&has(text)).await;
+        }
+    }
     // It heals, and says so by saying nothing.
     let views = vec![ViewStep::status("RUNNING")];
     scene.solo.sim.set_views("export_1", views).expect("an export of ours");
@@ -213,6 +222,23 @@ async fn what_fails_again_and_again_needs_attention_with_a_command_that_works() 
         assert!(began.elapsed() < PATIENCE, "{document:#}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+}
+
+/// As docs/operations.md says, with what the status says.
+#[tokio::test]
+async fn a_marker_that_was_deleted_is_mended_with_the_words_of_the_status() {
+    let scene = scene(Cause::Disk).await.expect("it needs nothing of the machine");
+    let waiting = scene.document(Cause::Disk).await;
+    let words = waiting["words"].as_str().expect("words");
+    let lines = words.split('\'').nth(1).unwrap_or_else(|| panic!("no lines: {words}"));
+    let marker = scene.solo.home.downloads().join(".batch-export-watcher");
+    let written = std::process::Command::new("sh")
+        .args(["-c", &format!("umask 077; printf '{lines}' >\"$0\"")])
+        .arg(&marker)
+        .status();
+    assert!(written.expect("a shell").success());
+    scene.watcher.wait_for_event(|event| event["message"] == "export whole").await;
+    scene.solo.home.assert_whole(SHOP, "export_1", &[&file("file_1").content]);
 }
 
 /// A store may have a file later than the API lists it.

@@ -43,7 +43,7 @@ impl Scheduler {
     }
 
     pub(super) fn overview_at(&mut self, clock: Moment, mut exports: usize) -> Overview {
-        let standing = self.standing();
+        let standing = self.standing_at(clock);
         let shared = Shared::of(self, clock);
         let Self { fleet, polls, transfers, gates, folders, .. } = self;
         let ids: Vec<_> = fleet.projects().map(|(id, _)| id).collect();
@@ -84,7 +84,10 @@ impl Scheduler {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let clock = self.clock.moment();
+        self.standing_at(self.clock.moment())
+    }
+
+    fn standing_at(&self, clock: Moment) -> Standing {
         let downloading: HashSet<_> = self.transfers.exports().collect();
         let counts = Counts { downloading: downloading.len(), ..self.fleet.counts() };
         Standing {
@@ -153,7 +156,7 @@ fn closed(gate: &Gate, cause: Cause, concern: Concern, clock: Moment) -> Option<
 }
 
 fn store_wait(host: &str, gate: &Gate, clock: Moment) -> Option<Wait> {
-    closed(gate, Cause::StoreBusy, Concern::Store(Some(host.to_owned())), clock)
+    closed(gate, Cause::StoreBusy, Concern::Store(host.to_owned()), clock)
 }
 
 /// What a project waits for as a whole. What holds it up more comes first.

@@ -187,7 +187,14 @@ impl LocalSink {
 
     /// The open download directory, after a look at its marker.
     pub(super) fn root(&self) -> Result<Dir, SinkError> {
-        let away = |found| SinkError::Away { directory: self.inner.directory.clone(), found };
+        let away = |found: &str| SinkError::Away {
+            directory: self.inner.directory.clone(),
+            found: found.to_owned(),
+        };
+        let without_marker = |found: &str| {
+            let lines = self.inner.marker.lines();
+            away(&format!("{found}; if this is the right folder, write into it: {lines}"))
+        };
         let root = match Dir::open(&self.inner.directory) {
             Ok(root) => root,
             Err(error) if error.class() == ErrorClass::Missing => {
@@ -198,8 +205,8 @@ impl LocalSink {
         match read_marker(&root)? {
             Found::Marker(marker) if marker == self.inner.marker => Ok(root),
             Found::Marker(_) => Err(away("its marker is not the one on record")),
-            Found::Nothing => Err(away("it has no marker .batch-export-watcher")),
-            Found::Damaged => Err(away("its marker is damaged")),
+            Found::Nothing => Err(without_marker("it has no marker .batch-export-watcher")),
+            Found::Damaged => Err(without_marker("its marker .batch-export-watcher is damaged")),
         }
     }
 

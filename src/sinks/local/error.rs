@@ -14,7 +14,7 @@ pub enum SinkError {
         "the download directory {} cannot be used: {found}; is its file system not mounted?",
         .directory.display()
     )]
-    Away { directory: PathBuf, found: &'static str },
+    Away { directory: PathBuf, found: String },
     /// The download would use space that the operator reserved.
     #[error(
         "{} has {free_bytes} bytes free; {needed_bytes} are needed besides the {reserve_bytes} \

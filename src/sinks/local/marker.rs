@@ -39,6 +39,11 @@ impl MarkerId {
         )
     }
 
+    /// What a marker has to say, for a shell's printf.
+    pub(super) fn lines(self) -> String {
+        format!("'{HEADER}\\n{self}\\n'")
+    }
+
     pub(super) fn from_file(bytes: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(bytes).ok()?.lines();
         (lines.next()? == HEADER).then_some(())?;

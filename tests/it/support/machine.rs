@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_waits_for_a_cpu_stretches_a_bound() {
+    fn the_longest_wait_of_a_thread_between_two_looks_counts() {
         let mut seen = Seen { waited: waits(), ..Seen::default() };
         let known = seen.waited.len();
         assert!(known > 0, "no thread is found");

@@ -51,7 +51,7 @@ async fn what_is_waited_for_is_told_as_data_and_the_store_that_pauses_longest_by
             (Cause::Disk, Concern::Disk),
             (Cause::State, Concern::State),
             (Cause::Unavailable, Concern::Api),
-            (Cause::StoreBusy, Concern::Store(Some("b.example".to_owned()))),
+            (Cause::StoreBusy, Concern::Store("b.example".to_owned())),
             (Cause::Throttled, Concern::Project(p0)),
             (Cause::Unauthorized, Concern::Key { project: p1, place }),
         ]
