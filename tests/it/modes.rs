@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,9 +41,12 @@ impl User {
         Ok(())
     }
 
+    /// By another program: to change the user itself, the standard library copies this process,
+    /// which is large beside other tests.
     fn command(self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.args(arguments).uid(self.uid).gid(self.gid).current_dir("/");
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={}", self.uid), format!("--regid={}", self.gid)]);
+        command.args(["--clear-groups", "--", program]).args(arguments).current_dir("/");
         command
     }
 

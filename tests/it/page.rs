@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use batch_export_watcher::simulator::{Canned, SimExport, SimFile, Simulator, ViewStep};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::support::browser::{Browser, Look};
 use super::support::home::Home;
@@ -261,17 +261,17 @@ async fn the_keyboard_reaches_everything_and_keeps_its_place() {
     }
     // Snapshots come in meanwhile: what has the focus keeps it, what is closed stays so, and nobody
     // is told about every second.
-    page.run("window.said = 0; new MutationObserver(() => { said += 1; }).observe(announcer, { childList: true });").await;
+    page.run("window.said = []; new MutationObserver(() => said.push(announcer.textContent)).observe(announcer, { childList: true });").await;
     let rate = page
         .run("return document.getElementById('chart').querySelector('.line').getAttribute('d');")
         .await;
     let drawn = "document.getElementById('chart').querySelector('.line').getAttribute('d').split('L').length";
     let points = rate.as_str().expect("a line").split('L').count();
     page.until(&format!("{drawn} > {}", points + 2)).await;
-    assert_eq!(
-        page.run("return [document.activeElement.localName, said];").await,
-        json!(["summary", 0])
-    );
+    assert_eq!(page.run("return document.activeElement.localName;").await, "summary");
+    // What comes to need attention meanwhile is said, once.
+    let said = page.run("return said;").await;
+    assert!(said.as_array().is_some_and(|said| said.len() <= 1), "{said}");
     assert_eq!(page.run(&format!("return {open};")).await, false);
     stage.assert_quiet().await;
 }

@@ -53,11 +53,11 @@ fn broken() -> Vec<(&'static str, Answer, &'static str)> {
         ("no_answer", Answer::raw(""), "127.0.0.1"),
         ("head_cut", Answer::raw("HTTP/1.1 200 OK\r\ncontent-len"), "127.0.0.1"),
         ("head_reset", Answer::raw("HTTP/1.1 200 OK\r\ncontent-len").and_reset(), "127.0.0.1"),
-        ("head_never", Answer::nothing(), "no answer within 1s"),
+        ("head_never", Answer::nothing(), "no answer within 5s"),
         (
             "head_drips",
             Answer::raw("HTTP/1.1 200 OK\r\nx: ").then_dripping("x".repeat(400), DRIP),
-            "no answer within 1s",
+            "no answer within 5s",
         ),
         (
             "head_endless",
@@ -164,6 +164,8 @@ async fn each_is_fetched_again(scheme: Scheme) {
     };
     let stage =
         Stage::new(scheme, exports, Scripts::new(), cases.iter().map(script).collect()).await;
+    let home = stage.home.with("[api]\nrequest_timeout = \"5s\"");
+    let stage = Stage { home, ..stage };
     let watcher = stage.start();
     for (name, _, complaint) in &cases {
         stage.store.wait_for(&format!("file_{name}"), 2).await;

@@ -385,7 +385,8 @@ async fn a_poll_that_hangs_delays_only_its_own_export() {
     let hanging = SimExport::new("export_hanging", views);
     let stage =
         Stage::new(Scheme::Http, vec![hanging, export()], Scripts::new(), Scripts::new()).await;
-    let watcher = stage.home.start(&[]);
+    let home = stage.home.with("[api]\nrequest_timeout = \"1s\"");
+    let watcher = home.start(&[]);
     watcher.wait_for_log(|line| line.contains("export whole")).await;
     watcher
         .wait_for_log(|line| {

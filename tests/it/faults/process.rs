@@ -240,7 +240,10 @@ async fn a_signal_in_the_first_moment_waits_until_it_can_be_obeyed() {
     for (signal, whole, words) in
         [("HUP", true, "configuration reloaded"), ("USR1", true, ""), ("TERM", false, "stopping")]
     {
-        let solo = Solo::finished(vec![file()]).await;
+        // Its end waits for what the signal asks for.
+        let success = ViewStep::Success(vec![file()]);
+        let export = SimExport::new("export_1", vec![ViewStep::Held(Box::new(success))]);
+        let solo = Solo::new(vec![export]).await;
         let arguments: &[_] = if whole { &["--exit-when-settled"] } else { &[] };
         let plain = solo.home.command("run", arguments);
         let plain = plain.as_std();
@@ -254,6 +257,7 @@ async fn a_signal_in_the_first_moment_waits_until_it_can_be_obeyed() {
         if signal == "HUP" {
             watcher.wait_for_log(|line| line.contains(words)).await;
         }
+        solo.sim.release("export_1");
         let (code, output) = watcher.wait().await;
         assert_eq!(code, 0, "SIG{signal}: {output:#?}");
         assert!(output.stderr.iter().any(|line| line.contains(words)), "SIG{signal}: {output:#?}");

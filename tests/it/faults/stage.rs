@@ -50,7 +50,7 @@ impl Stage {
         sim.set_link_origin(store.origin());
         let mut home = Home::new(&format!("{}/2.11", api.origin()))
             .project(SHOP, &project_key(SHOP), &rest_key(SHOP), &ids)
-            .with("[api]\nrequests_per_second = 1000\nrequest_timeout = \"1s\"")
+            .with("[api]\nrequests_per_second = 1000\nrequest_timeout = \"30s\"")
             .with("[download]\nmax_parts = 64\nstall_timeout = \"10s\"");
         if let Some(authority) = &authority {
             home.write("ca.pem", authority.pem());

@@ -28,6 +28,14 @@ pub(crate) struct Lateness {
     starves: Duration,
 }
 
+impl Lateness {
+    /// This bound, stretched by what the machine's lateness may have added to one thing that the
+    /// program does.
+    pub(crate) fn stretch(self, bound: Duration) -> Duration {
+        bound + TURNS * self.wakes + THREADS * self.starves
+    }
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     worst: Lateness,
@@ -81,17 +89,15 @@ impl Machine {
         Self { seen, _alive: alive, _watching: watching }
     }
 
-    /// How late it was at worst so far.
+    /// How late it was at worst so far. It looks at every thread: who checks many bounds asks once.
     pub(crate) fn worst(&self) -> Lateness {
         self.seen.send_modify(Seen::look);
         self.seen.borrow().worst
     }
 
-    /// This bound, stretched by what the machine's lateness may have added to one thing that the
-    /// program does.
+    /// As [`Lateness::stretch`], for what was seen so far.
     pub(crate) fn stretch(&self, bound: Duration) -> Duration {
-        let Lateness { wakes, starves } = self.worst();
-        bound + TURNS * wakes + THREADS * starves
+        self.worst().stretch(bound)
     }
 }
 
