@@ -93,10 +93,7 @@ async fn the_daemon_serves_the_whole_document_and_the_table_shows_it() {
     solo.sim.release("file_1");
 }
 
-/// Only a release build makes a document of this size in time: run it by name, with
-/// `--release --run-ignored all`.
 #[tokio::test]
-#[ignore = "needs a release build"]
 async fn the_table_and_the_document_of_eighty_thousand_exports_arrive() {
     const COUNT: usize = 80_000;
     let solo = Solo::new(Vec::new()).await;

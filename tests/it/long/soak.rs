@@ -63,6 +63,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// at most, which a disk that is slow to sync brings about), a file and connections for each slot,
 /// and about 40 that are always there.
 const MOST_DESCRIPTORS: f64 = 300.0;
+/// Threads that may block in fsync and the like, 16 for each of three runtimes, which are kept once
+/// they are there; and about ten that are always there.
+const MOST_THREADS: f64 = 60.0;
+/// Growth of the descriptors from the first to the last third. A slower disk has more parts wait for
+/// their names; a leak of one in a thousand exports would be 36 in an hour.
+const MORE_DESCRIPTORS: f64 = 18.0;
 /// How often what the daemon uses is looked at.
 const SAMPLE: Duration = Duration::from_secs(10);
 
@@ -574,9 +580,13 @@ async fn simulated_days_leave_the_daemon_as_it_was() {
     assert!(counts.whole > duration.as_secs() / 2 && counts.failed > 0, "{summary}");
     assert!(summary["fault_percent"].as_f64() >= Some(10.0), "{summary}");
     assert!(trends.rss_kib.is_flat(0.15, 2048.0), "memory grows: {:?}", trends.rss_kib);
-    assert!(trends.descriptors.is_flat(0.0, 6.0), "descriptors grow: {:?}", trends.descriptors);
+    assert!(
+        trends.descriptors.is_flat(0.0, MORE_DESCRIPTORS),
+        "descriptors grow: {:?}",
+        trends.descriptors
+    );
     assert!(trends.descriptors.max() < MOST_DESCRIPTORS, "{:?}", trends.descriptors);
-    assert!(trends.threads.is_flat(0.0, 3.0), "threads grow: {:?}", trends.threads);
+    assert!(trends.threads.max() < MOST_THREADS, "too many threads: {:?}", trends.threads);
     assert!(
         trends.own_rss_kib.is_flat(0.3, 65536.0),
         "the test's own memory: {:?}",
