@@ -131,7 +131,13 @@ fn class_of_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0, 0, 0, 0, 0, 0, 0, 1] => "loopback",
         [0, 0, 0, 0, 0, 0xffff, ..] => "ipv4-mapped",
         [0, 0, 0, 0, 0, 0, ..] => "ipv4-compatible",
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => "nat64",
+        // A translator of the network passes it on to the IPv4 address that it ends with (RFC 6052).
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            let [a, b] = high.to_be_bytes();
+            let [c, d] = low.to_be_bytes();
+            return class_of_v4(Ipv4Addr::new(a, b, c, d)).map(|_| "nat64");
+        }
+        [0x64, 0xff9b, 1, ..] => "nat64",
         [0xfe80..=0xfebf, ..] => "link-local",
         [0xfec0..=0xfeff, ..] => "site-local",
         [0xfc00..=0xfdff, ..] => "unique-local",
@@ -150,9 +156,15 @@ mod tests {
 
     use super::*;
 
-    const PUBLIC: [&str; 5] =
-        ["93.184.216.34", "1.1.1.1", "172.32.0.1", "[2606:4700::1111]", "store.example"];
-    const INWARD: [(&str, &str); 33] = [
+    const PUBLIC: [&str; 6] = [
+        "93.184.216.34",
+        "1.1.1.1",
+        "172.32.0.1",
+        "[2606:4700::1111]",
+        "[64:ff9b::93.184.216.34]",
+        "store.example",
+    ];
+    const INWARD: [(&str, &str); 35] = [
         ("0.0.0.0", "this-network"),
         ("0.1.2.3", "this-network"),
         ("10.1.2.3", "private"),
@@ -177,6 +189,8 @@ mod tests {
         ("[::ffff:127.0.0.1]", "ipv4-mapped"),
         ("[::10.0.0.1]", "ipv4-compatible"),
         ("[64:ff9b::10.0.0.1]", "nat64"),
+        ("[64:ff9b::127.0.0.1]", "nat64"),
+        ("[64:ff9b::169.254.169.254]", "nat64"),
         ("[64:ff9b:1::1]", "nat64"),
         ("[fe80::1]", "link-local"),
         ("[fec0::1]", "site-local"),
