@@ -89,7 +89,11 @@ fn key_source(
     let Some((key, value, source)) = given.next() else {
         if raw.rest_api_key.is_none() {
             let name = raw.name.as_ref().map_or("", |name| name.get_ref());
-            let name = if name.is_empty() { String::new() } else { format!(" `{name}`") };
+            let name = if name.is_empty() {
+                String::new()
+            } else {
+                format!(" `{}`", shown("project.name", name))
+            };
             let message =
                 format!("the project{name} has no source of its REST API key: add {KEY_WAYS}");
             checker.fault("project", header, message);

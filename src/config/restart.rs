@@ -1,9 +1,8 @@
 //! What cannot change while the program runs. A configuration that changes it is refused whole.
 
-use std::path::Path;
-
 use crate::domain::ids::{ProjectKey, ProjectName};
 
+use super::checker::quoted_path;
 use super::{Config, ConfigFaults, Fault};
 
 /// The directories are locked, they and the folders of projects hold work in progress, and the
@@ -21,10 +20,10 @@ pub fn restart_faults(
             faults.push(Fault { key: Some(key.to_owned()), ..Fault::new(&next.file, line, words) });
         }
     };
-    let (places, path) = (&next.places, |path: &Path| format!("`{}`", path.display()));
-    let [from, to] = [current, next].map(|config| path(&config.download.directory));
+    let places = &next.places;
+    let [from, to] = [current, next].map(|config| quoted_path(&config.download.directory));
     compare("download.directory", places.download_directory, from, to);
-    let [from, to] = [current, next].map(|config| path(&config.state_directory));
+    let [from, to] = [current, next].map(|config| quoted_path(&config.state_directory));
     compare("state.directory", places.state_directory, from, to);
     let [from, to] = [current, next].map(|config| format!("`{}`", config.server.shown_address()));
     compare("server.listen", places.server_listen, from, to);

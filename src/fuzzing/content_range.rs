@@ -95,11 +95,20 @@ fn without_leading_zeros(range: &str) -> Option<String> {
     Some(format!("{}-{}/{}", short(first), short(last), short(total.trim())))
 }
 
-/// Names of codings have letters; a declared size lets a few pass that code nothing.
+/// A declared size lets a few tokens pass that code nothing.
 fn is_identity(declared: Option<u64>, head: &ResponseHead) -> bool {
     let codings = head.content_encoding.as_deref().unwrap_or_default().to_ascii_lowercase();
-    let identity = codings.split(',').all(|coding| matches!(coding.trim(), "" | "identity"));
-    let coded = ["gzip", "br", "zstd", "deflate", "compress"];
-    identity
-        || declared.is_some() && !codings.split(',').any(|coding| coded.contains(&coding.trim()))
+    let identity = |coding: &str| matches!(coding, "" | "identity");
+    let nothing = " none null raw plain text json binary 7bit 8bit aws-chunked unicode ascii \
+                   us-ascii latin1 ";
+    let charsets = "utf- utf8 utf16 utf_8 iso-8859- windows-125 charset=";
+    let codes_nothing = |coding: &str| {
+        coding.contains('/')
+            || !coding.contains(' ') && nothing.contains(&format!(" {coding} "))
+            || charsets.split(' ').any(|charset| coding.starts_with(charset))
+    };
+    codings
+        .split(',')
+        .map(str::trim)
+        .all(|coding| identity(coding) || declared.is_some() && codes_nothing(coding))
 }
