@@ -7,11 +7,13 @@
 //! - `file_watch.rs` when the configuration's files have changed
 //! - `offline.rs` what can be done while no daemon runs
 //! - `reload.rs` another configuration for the running program
+//! - `patience.rs` a start that waits for a disk, and says so
 
 mod clients;
 mod desk;
 mod file_watch;
 mod offline;
+mod patience;
 #[cfg(test)]
 mod power_cut;
 mod reload;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use clients::Clients;
 use desk::Desk;
+use patience::{patiently, while_told};
 use reload::Reloader;
 
 use crate::config::{Config, Environment, ProjectConfig, command};
@@ -42,7 +45,7 @@ use crate::engine::archive::Archive;
 use crate::engine::control::{Desired, DesiredProject};
 use crate::engine::overview::Overview;
 use crate::engine::recovery::{self, Recovered};
-use crate::engine::{Access, DISK_INTERVAL, EngineParts, Lanes, Outcome, Scheduler, run_writer};
+use crate::engine::{Access, EngineParts, Lanes, Outcome, Scheduler, run_writer};
 use crate::exit;
 use crate::fetch::StoreClient;
 use crate::ledgers::sqlite::SqliteLedger;
@@ -170,9 +173,12 @@ impl App {
         let environment = Arc::new(environment);
         let clients = Clients::new(&config)?;
         let accesses = clients.accesses(&config, &environment)?;
-        let state_lock = patiently(async || lock_state(&config).await).await?;
+        let state_lock = patiently(None, async || lock_state(&config).await).await?;
         let status_server = status_server(&config).await?;
-        let opened = patiently(async || open(&config, &transfer).await).await?;
+        let opened = while_told(&config.state_directory, status_server.as_ref(), async || {
+            open(&config, &transfer).await
+        });
+        let opened = opened.await?;
         let Opened { ledger, epoch, sink, download_lock, found } = opened;
         let stop_writer = CancellationToken::new();
         let (writes, write_queue) = mpsc::channel(WRITE_QUEUE);
@@ -367,33 +373,6 @@ async fn lock_state(config: &Config) -> Result<InstanceLock, StartError> {
         Ok::<_, StartError>(InstanceLock::acquire(&path.join(STATE_LOCK))?)
     });
     lock.await.map_err(|_| StartError::Worker)?
-}
-
-/// Starts as soon as the disk lets it: what is waited for later is waited for at the start, too.
-async fn patiently<T>(start: impl AsyncFn() -> Result<T, StartError>) -> Result<T, StartError> {
-    let mut told = None;
-    loop {
-        let cause = match start().await {
-            Err(error) if error.is_passing() => error.to_string(),
-            done => {
-                if told.is_some() {
-                    tracing::info!(event = "start_continued", "the disk works, the start goes on");
-                }
-                return done;
-            }
-        };
-        service::waiting(&format!("The start waits for the disk: {cause}"), 6 * DISK_INTERVAL);
-        if told.as_ref() != Some(&cause) {
-            tracing::error!(
-                event = "start_waits",
-                cause,
-                "the start waits for the disk, and is tried again every {} s: {cause}",
-                DISK_INTERVAL.as_secs()
-            );
-            told = Some(cause);
-        }
-        tokio::time::sleep(DISK_INTERVAL).await;
-    }
 }
 
 /// What is known across restarts, and the place for the bytes.

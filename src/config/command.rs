@@ -3,24 +3,14 @@
 use std::path::Path;
 
 use super::DEFAULT_FILE;
+use crate::domain::text::shell_word;
 
 /// `batch-export-watcher VERB`, with `-c FILE` unless the file is the default.
 pub fn command(verb: &str, file: &Path) -> String {
     if file == Path::new(DEFAULT_FILE) {
         format!("batch-export-watcher {verb}")
     } else {
-        format!("batch-export-watcher {verb} -c {}", quoted(&file.to_string_lossy()))
-    }
-}
-
-/// A word as a shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain =
-        |character: char| character.is_ascii_alphanumeric() || "/._-+,:@%=".contains(character);
-    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+        format!("batch-export-watcher {verb} -c {}", shell_word(&file.to_string_lossy()))
     }
 }
 

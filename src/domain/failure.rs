@@ -119,11 +119,32 @@ pub enum Hold {
     /// The API does not know the route: `base_url` is wrong, the origin waits.
     RouteNotFound,
     /// 429 or 503 from an object store: that host waits.
-    StoreBusy { host: String, retry_after: Option<Duration> },
+    StoreBusy { host: Box<str>, status: u16, retry_after: Option<Duration> },
     /// The part's store already waits; it was not asked.
     StoreWaits { host: String },
     /// The disk: downloads wait, and it is checked again every few seconds.
     Disk { cause: String },
+}
+
+impl Hold {
+    /// What was answered, in words that are safe to show; `None` if that is known from elsewhere,
+    /// or if nobody was asked.
+    pub fn words(&self) -> Option<String> {
+        match self {
+            Self::Throttled { .. } => Some("the API asks for fewer requests (HTTP 429)".to_owned()),
+            Self::Unavailable { .. } => Some("the API is unavailable (HTTP 503)".to_owned()),
+            Self::Unauthorized { status } => {
+                Some(format!("the API refuses the REST API key (HTTP {status})"))
+            }
+            Self::RouteNotFound => {
+                Some("the API does not know the route: check base_url in [api]".to_owned())
+            }
+            Self::StoreBusy { host, status, .. } => {
+                Some(format!("the store {host} asks for fewer requests (HTTP {status})"))
+            }
+            Self::KeyReplaced | Self::StoreWaits { .. } | Self::Disk { .. } => None,
+        }
+    }
 }
 
 /// What a call to the API says about one export.

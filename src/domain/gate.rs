@@ -23,8 +23,10 @@ pub struct Probe(#[expect(dead_code, reason = "the gate watches whether it is al
 pub struct Gate {
     state: State,
     refusals: u32,
-    /// When the first refusal in a row came.
+    /// When the first refusal in a row came, or an earlier run's was read.
     since: Option<Duration>,
+    /// What the last refusal said, if that is more than that it was one; safe to show.
+    words: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -96,8 +98,19 @@ impl Gate {
         }
     }
 
-    pub fn restore(&mut self, until: Duration) {
+    /// A pause that an earlier run met.
+    pub fn restore(&mut self, now: Duration, until: Duration) {
+        self.since.get_or_insert(now);
         self.state = State::Paused { until };
+    }
+
+    /// Says more of the last refusal.
+    pub fn explain(&mut self, words: impl Into<String>) {
+        self.words = Some(words.into());
+    }
+
+    pub fn words(&self) -> Option<&str> {
+        self.words.as_deref()
     }
 
     /// Refusals in a row. Calls that overlapped count once.
@@ -105,7 +118,7 @@ impl Gate {
         self.refusals
     }
 
-    /// When the first refusal in a row came; `None` if an earlier run met it.
+    /// When the first refusal in a row came; for that of an earlier run, when this one began.
     pub fn since(&self) -> Option<Duration> {
         self.since
     }

@@ -140,7 +140,7 @@ impl Cause {
         }
     }
 
-    fn of_hold(hold: &Hold) -> Option<Self> {
+    pub(super) fn of_hold(hold: &Hold) -> Option<Self> {
         match hold {
             Hold::Throttled { .. } => Some(Self::Throttled),
             Hold::Unavailable { .. } | Hold::RouteNotFound => Some(Self::Unavailable),
@@ -248,7 +248,7 @@ mod tests {
     fn a_part_that_asked_nothing_of_a_waiting_store_is_no_retry() {
         let waits = PartFault::Held(Hold::StoreWaits { host: "store.example".to_owned() });
         assert_eq!(Cause::of_part(&waits.into()), None);
-        let busy = Hold::StoreBusy { host: "store.example".to_owned(), retry_after: None };
+        let busy = Hold::StoreBusy { host: "store.example".into(), status: 503, retry_after: None };
         assert_eq!(Cause::of_part(&PartFault::Held(busy).into()), Some(Cause::StoreBusy));
     }
 

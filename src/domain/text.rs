@@ -10,14 +10,29 @@ pub fn shown(text: &str, secrets: &[&str]) -> String {
         clean = clean.replace(secret, "[hidden]");
     }
     let mut out = String::with_capacity(clean.len().min(SHOWN_CHARACTERS * 2));
-    for (index, character) in clean.chars().enumerate() {
-        if index == SHOWN_CHARACTERS {
+    let mut length = 0;
+    for character in clean.chars() {
+        let begin = out.len();
+        push_escaped(&mut out, character);
+        length += out[begin..].chars().count();
+        if length > SHOWN_CHARACTERS {
+            out.truncate(begin);
             out.push('…');
             break;
         }
-        push_escaped(&mut out, character);
     }
     out
+}
+
+/// A word as a shell reads it back.
+pub fn shell_word(word: &str) -> String {
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "/._-+,:@%=".contains(character);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 pub fn escaped(text: &str) -> String {
@@ -47,6 +62,8 @@ mod tests {
     fn secrets_are_hidden_controls_escaped_and_long_texts_cut() {
         assert_eq!(shown("bad key s3cret!", &["s3cret", ""]), "bad key [hidden]!");
         assert_eq!(shown("a\n\x1b[31m\u{202e}", &[]), "a\\u{a}\\u{1b}[31m\\u{202e}");
+        assert_eq!(shown(&"x".repeat(200), &[]).chars().count(), SHOWN_CHARACTERS);
         assert_eq!(shown(&"x".repeat(500), &[]).chars().count(), SHOWN_CHARACTERS + 1);
+        assert_eq!(shown(&"\x7f".repeat(500), &[]), "\\u{7f}".repeat(33) + "…");
     }
 }

@@ -2,6 +2,8 @@
 //! a person can do about it.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,27 +28,40 @@ pub struct Trouble {
     pub since: Duration,
     /// Failed attempts of the row; 0 if the last one got further than those before.
     pub attempts: u32,
+    /// A fingerprint of what was told last of the row.
+    told: Option<NonZeroU64>,
 }
 
 impl Trouble {
     /// One more attempt has failed. Returns whether that is news: the first of the row, or for
     /// another cause than the one before.
     pub fn met(row: &mut Option<Self>, cause: Cause, words: String, now: Duration) -> bool {
-        let (since, attempts) =
-            row.as_ref().map_or((now, 1), |row| (row.since, row.attempts.saturating_add(1)));
-        let met = Self { cause, words, since, attempts };
-        !row.replace(met.clone()).is_some_and(|before| before.is_same(&met))
+        let mut print = DefaultHasher::new();
+        // How much room is missing changes all the time, and is no news.
+        (cause, (cause != Cause::Room).then_some(&words)).hash(&mut print);
+        let print = NonZeroU64::new(print.finish()).unwrap_or(NonZeroU64::MIN);
+        Self::held(row, cause, words, now);
+        row.as_mut().and_then(|row| row.told.replace(print)) != Some(print)
+    }
+
+    /// As [`Trouble::met`], for what is told elsewhere: as the pause of a project, of the API or
+    /// of a store.
+    pub fn held(row: &mut Option<Self>, cause: Cause, words: String, now: Duration) {
+        let (since, attempts, told) = row
+            .take()
+            .map_or((now, 1, None), |row| (row.since, row.attempts.saturating_add(1), row.told));
+        *row = Some(Self { cause, words, since, attempts, told });
+    }
+
+    /// Whether anything was told of the row.
+    pub fn was_told(&self) -> bool {
+        self.told.is_some()
     }
 
     /// The last attempt got further than those before: the row begins anew, and what was told is
     /// remembered.
     pub fn begin_anew(&mut self, now: Duration) {
         (self.since, self.attempts) = (now, 0);
-    }
-
-    /// How much room is missing changes all the time, and is no news.
-    fn is_same(&self, other: &Self) -> bool {
-        self.cause == other.cause && (self.words == other.words || self.cause == Cause::Room)
     }
 
     /// Whether it is the one of two that a person should hear of.
@@ -128,9 +143,7 @@ pub struct Wait {
 /// Which command helps to find out more, or to mend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// `check`: the files and directories of this machine.
-    Check,
-    /// `check --probe`: the API as well.
+    /// `check --probe`: asks the API.
     Probe,
 }
 
@@ -146,6 +159,22 @@ impl Wait {
             since: Some(clock.wall_at(trouble.since)),
             attempts: trouble.attempts,
             ..Self::new(trouble.cause, concern)
+        }
+    }
+
+    /// What holds an export up most: what it shares with others, or its own trouble if that is
+    /// older. A pause that comes and goes must not hide what goes on all the while.
+    pub fn longer_of(shared: Option<Self>, own: Option<Self>) -> Option<Self> {
+        match (shared, own) {
+            (Some(shared), Some(own)) if own.since.is_some() && own.since < shared.since => {
+                // It is not tried before the pause is over.
+                let next_at = match (own.next_at, shared.next_at) {
+                    (Some(own), Some(shared)) => Some(own.max(shared)),
+                    (own, shared) => own.or(shared),
+                };
+                Some(Self { next_at, ..own })
+            }
+            (shared, own) => shared.or(own),
         }
     }
 
@@ -182,7 +211,9 @@ impl Wait {
             Cause::Gone => "the store does not have the file",
             Cause::StoreBusy => match &self.concern {
                 Concern::Store(host) => {
-                    return format!("the store {host} asks for fewer requests");
+                    let words = format!("the store {host} asks for fewer requests");
+                    let detail = self.detail.as_ref().map(|detail| format!(": {detail}"));
+                    return words + &detail.unwrap_or_default();
                 }
                 _ => "the store asks for fewer requests",
             },
@@ -195,6 +226,8 @@ impl Wait {
         match (&self.detail, &self.concern) {
             (Some(detail), Concern::Part(number)) => format!("part {number}: {detail}"),
             (Some(detail), Concern::Export) => detail.clone(),
+            // It names the directory itself.
+            (Some(detail), Concern::Disk) => format!("downloads wait: {detail}"),
             (Some(detail), _) => format!("{words}: {detail}"),
             (None, _) => words.to_owned(),
         }
@@ -204,11 +237,12 @@ impl Wait {
     pub fn advice(&self) -> String {
         let words = match self.cause {
             Cause::Throttled => {
-                "nothing to do, it continues by itself; if it happens often, lower \
-                 requests_per_second in [api]"
+                "it continues by itself; if it lasts, lower requests_per_second in [api], and look \
+                 for other programs that use this key"
             }
             Cause::Unavailable => {
-                "nothing to do while the API is down; if it lasts, check base_url in [api]"
+                "it continues by itself once the API answers; if it lasts, check base_url in \
+                 [api], and ask Batch"
             }
             Cause::Unauthorized => {
                 let place = match &self.concern {
@@ -226,8 +260,8 @@ impl Wait {
                 "check the ID; once another export of the project gets an answer, this one fails"
             }
             Cause::NotFound => {
-                "a new export may take a while to be known; if it lasts, check the ID and \
-                 project_key of its project"
+                "a new export may take a while to be known; check the ID and project_key of its \
+                 project before not_found_grace in [poll] is over, because then the export fails"
             }
             Cause::Fault => {
                 "it is tried again by itself; if it lasts, check what the words name: the \
@@ -238,12 +272,13 @@ impl Wait {
                  this machine, and ask Batch why the store refuses its links"
             }
             Cause::Gone => {
-                "it is tried again by itself; if it lasts, start the export again in Batch and \
-                 replace its ID in the configuration"
+                "it is tried again by itself until not_found_grace in [poll] is over, then the \
+                 export fails; if it does, start it again in Batch and replace its ID in the \
+                 configuration"
             }
             Cause::StoreBusy => {
-                "nothing to do, it continues by itself; if it happens often, lower max_parts in \
-                 [download]"
+                "it continues by itself; if it lasts, lower max_parts in [download], and ask Batch \
+                 about its store"
             }
             Cause::Disk => {
                 "check the mount, the permissions and the free space of the download directory; \
@@ -268,16 +303,20 @@ impl Wait {
         words.to_owned()
     }
 
-    /// The command that helps; `None` if waiting is all there is to do.
+    /// The command that helps to find out more; `None` if none does.
     pub fn remedy(&self) -> Option<Remedy> {
         match self.cause {
-            Cause::Unavailable
-            | Cause::Unauthorized
-            | Cause::Rejected
-            | Cause::NotFound
-            | Cause::Fault => Some(Remedy::Probe),
-            Cause::Disk | Cause::Folder | Cause::Room | Cause::State => Some(Remedy::Check),
-            Cause::Throttled
+            Cause::Unavailable | Cause::Unauthorized | Cause::Rejected | Cause::NotFound => {
+                Some(Remedy::Probe)
+            }
+            // A part may have met the store, which no command asks.
+            Cause::Fault if self.concern == Concern::Export => Some(Remedy::Probe),
+            Cause::Fault
+            | Cause::Disk
+            | Cause::Folder
+            | Cause::Room
+            | Cause::State
+            | Cause::Throttled
             | Cause::LinkRefused
             | Cause::Gone
             | Cause::StoreBusy
@@ -348,11 +387,51 @@ mod tests {
         assert_eq!(busy.words(), "the store store.example asks for fewer requests");
         let words = "HTTP 500".to_owned();
         let since = Duration::from_secs(5);
-        let trouble = Trouble { cause: Cause::Fault, words, since, attempts: 1 };
+        let trouble = Trouble { cause: Cause::Fault, words, since, attempts: 1, told: None };
         let clock = Moment { since_start: Duration::from_secs(65), wall: at(1065) };
         let part = Wait::of(&trouble, Concern::Part(3), clock);
         assert_eq!((part.words().as_str(), part.since), ("part 3: HTTP 500", Some(at(1005))));
         assert_eq!(part.age(clock.wall), Duration::from_secs(60));
         assert_eq!(Wait::of(&trouble, Concern::Export, clock).words(), "HTTP 500");
+    }
+
+    #[test]
+    fn what_is_told_elsewhere_counts_and_is_no_news_of_this_row() {
+        let mut row = None;
+        Trouble::held(&mut row, Cause::Throttled, "HTTP 429".to_owned(), Duration::ZERO);
+        assert!(!row.as_ref().unwrap().was_told());
+        let mut failed = |second| {
+            let now = Duration::from_secs(second);
+            Trouble::met(&mut row, Cause::Fault, "HTTP 500".to_owned(), now)
+        };
+        assert!(failed(1));
+        assert!(!failed(2));
+        Trouble::held(&mut row, Cause::Throttled, "HTTP 429".to_owned(), Duration::from_secs(3));
+        let news =
+            Trouble::met(&mut row, Cause::Fault, "HTTP 500".to_owned(), Duration::from_secs(4));
+        let row = row.unwrap();
+        assert!(!news && row.was_told(), "the same was told before");
+        assert_eq!((row.attempts, row.since), (5, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_pause_that_comes_and_goes_hides_no_older_trouble() {
+        let wait = |cause, since: Option<i64>, next: Option<i64>| {
+            let (since, next_at) = (since.map(at), next.map(at));
+            Some(Wait { since, next_at, ..Wait::new(cause, Concern::Export) })
+        };
+        let shared = |since| wait(Cause::Throttled, since, Some(50));
+        let own = |since| wait(Cause::Fault, since, Some(20));
+        let longer =
+            |shared, own| Wait::longer_of(shared, own).map(|wait| (wait.cause, wait.next_at));
+        let (paused, troubled) =
+            (Some((Cause::Throttled, Some(at(50)))), Some((Cause::Fault, Some(at(50)))));
+        assert_eq!(longer(shared(Some(9)), own(Some(3))), troubled, "tried after the pause");
+        assert_eq!(longer(shared(Some(3)), own(Some(9))), paused);
+        assert_eq!(longer(shared(None), own(Some(9))), paused, "nobody knows which is older");
+        assert_eq!(longer(shared(Some(9)), own(None)), paused);
+        assert_eq!(longer(shared(Some(9)), None), paused);
+        assert_eq!(longer(None, own(Some(9))), Some((Cause::Fault, Some(at(20)))));
+        assert_eq!(longer(None, None), None);
     }
 }

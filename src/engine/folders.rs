@@ -305,6 +305,6 @@ impl Folders {
 
     /// Another look at the disk is due at once.
     pub(crate) fn look_now(&mut self) {
-        self.disk.gate.restore(Duration::ZERO);
+        self.disk.gate.restore(Duration::ZERO, Duration::ZERO);
     }
 }

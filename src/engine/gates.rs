@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use slotmap::SecondaryMap;
 
+use super::hush::{Hush, Paused};
 use super::ids::ProjectId;
 use super::timers::Clock;
 use crate::domain::cadence::spread;
@@ -84,6 +85,7 @@ pub(crate) struct Gates {
     hosts_limit: usize,
     retry: RetryPolicy,
     woken: Woken,
+    hush: Hush,
     meters: Meters,
 }
 
@@ -96,6 +98,7 @@ impl Gates {
             hosts_limit: HOSTS,
             retry,
             woken: Woken::default(),
+            hush: Hush::default(),
             meters,
         }
     }
@@ -236,9 +239,11 @@ impl Gates {
         }
         if of.throttle.opened() {
             self.woken.projects.push(project);
-            tracing::info!(event = "project_resumed", project = %of.name, "the API accepts requests again");
+            if self.hush.ends(&Paused::Project(project)) {
+                tracing::info!(event = "project_resumed", project = %of.name, "the API accepts requests again");
+            }
         }
-        if self.reached_origin() {
+        if self.reached_origin() && self.hush.ends(&Paused::Api) {
             tracing::info!(event = "api_resumed", "the API is available again");
         }
     }
@@ -248,7 +253,9 @@ impl Gates {
         if let Some(gate) = self.hosts.get_mut(&host)
             && gate.opened()
         {
-            tracing::info!(event = "store_resumed", host, "the store accepts requests again");
+            if self.hush.ends(&Paused::Store(host.clone())) {
+                tracing::info!(event = "store_resumed", host, "the store accepts requests again");
+            }
             self.hosts.remove(&host);
             self.woken.everybody = true;
         }
@@ -283,9 +290,12 @@ impl Gates {
             Hold::Throttled { retry_after } => {
                 if of.throttle.refused(now, wait(retry_after)) {
                     self.meters.paused(Some(&of.name), Cause::Throttled);
-                    let seconds = seconds_left(&of.throttle, now);
-                    tracing::warn!(event = "project_throttled", project = %of.name, seconds, "the API asks for fewer requests (429); the project waits");
+                    if self.hush.begins(Paused::Project(project), now) {
+                        let seconds = seconds_left(&of.throttle, now);
+                        tracing::warn!(event = "project_throttled", project = %of.name, seconds, "the API asks for fewer requests (429); the project waits");
+                    }
                 }
+                of.throttle.explain("HTTP 429");
                 let lasting = lasting(PauseScope::Project(of.digest), retry_after, &of.throttle);
                 self.reached_origin();
                 lasting
@@ -293,13 +303,16 @@ impl Gates {
             Hold::Unavailable { retry_after } => {
                 if self.origin.refused(now, wait(retry_after)) {
                     self.meters.paused(None, Cause::Unavailable);
-                    let seconds = seconds_left(&self.origin, now);
-                    tracing::warn!(
-                        event = "api_unavailable",
-                        seconds,
-                        "the API is unavailable (503); every project waits"
-                    );
+                    if self.hush.begins(Paused::Api, now) {
+                        let seconds = seconds_left(&self.origin, now);
+                        tracing::warn!(
+                            event = "api_unavailable",
+                            seconds,
+                            "the API is unavailable (503); every project waits"
+                        );
+                    }
                 }
+                self.origin.explain("HTTP 503");
                 lasting(PauseScope::Origin, retry_after, &self.origin)
             }
             Hold::RouteNotFound => {
@@ -311,6 +324,7 @@ impl Gates {
                          waits"
                     );
                 }
+                self.origin.explain("it does not know the route: check base_url in [api]");
                 None
             }
             Hold::Unauthorized { status } => {
@@ -319,6 +333,7 @@ impl Gates {
                     let seconds = seconds_left(&of.key, now);
                     tracing::error!(event = "key_refused", project = %of.name, http_status = status, seconds, "the API refuses the REST API key; the project waits, and the key is read again before the next try");
                 }
+                of.key.explain(format!("HTTP {status}"));
                 self.reached_origin();
                 None
             }
@@ -326,20 +341,24 @@ impl Gates {
                 self.lies_on(project, host);
                 None
             }
-            Hold::StoreBusy { host, retry_after } => {
+            Hold::StoreBusy { host, status, retry_after } => {
+                let host = String::from(host);
                 self.lies_on(project, host.clone());
                 self.forget_idle_hosts(now);
                 let gate = self.hosts.entry(host.clone()).or_default();
                 if gate.refused(now, wait(retry_after)) {
                     self.meters.paused(None, Cause::StoreBusy);
-                    let seconds = seconds_left(gate, now);
-                    tracing::warn!(
-                        event = "store_throttled",
-                        host,
-                        seconds,
-                        "the store asks for fewer requests; its parts wait"
-                    );
+                    if self.hush.begins(Paused::Store(host.clone()), now) {
+                        let seconds = seconds_left(gate, now);
+                        tracing::warn!(
+                            event = "store_throttled",
+                            host,
+                            seconds,
+                            "the store asks for fewer requests; its parts wait"
+                        );
+                    }
                 }
+                gate.explain(format!("HTTP {status}"));
                 lasting(PauseScope::Host(host), retry_after, gate)
             }
             // The call is made anew. What it was the probe of is probed by that.
@@ -368,14 +387,16 @@ impl Gates {
         self.hosts_limit = HOSTS.max(self.hosts.len() * 2);
     }
 
-    /// Every export of the project is refused: that says something about the project.
-    pub(crate) fn rejected(&mut self, project: ProjectId, now: Duration) {
+    /// Every export of the project is refused: that says something about the project. `words` are
+    /// those of the last refusal.
+    pub(crate) fn rejected(&mut self, project: ProjectId, words: String, now: Duration) {
         let wait = spread(self.retry.max(), Clock::jitter());
         let of = &mut self.projects[project];
         if of.rejection.refused(now, |_| wait) {
             self.meters.paused(Some(&of.name), Cause::Rejected);
             tracing::error!(event = "project_rejected", project = %of.name, "the API refuses the request for every export of the project: check project_key and base_url; the project waits");
         }
+        of.rejection.explain(words);
     }
 
     /// The API understands a request of the project. Returns whether it refused every one before.
@@ -391,15 +412,18 @@ impl Gates {
         true
     }
 
-    pub(crate) fn restore(&mut self, scope: PauseScope, until: Duration) {
+    /// A pause that an earlier run met.
+    pub(crate) fn restore(&mut self, scope: PauseScope, now: Duration, until: Duration) {
         match scope {
-            PauseScope::Origin => self.origin.restore(until),
+            PauseScope::Origin => self.origin.restore(now, until),
             PauseScope::Project(digest) => {
                 for of in self.projects.values_mut().filter(|of| of.digest == digest) {
-                    of.throttle.restore(until);
+                    of.throttle.restore(now, until);
                 }
             }
-            PauseScope::Host(host) => self.hosts.entry(host).or_default().restore(until),
+            PauseScope::Host(host) => {
+                self.hosts.entry(host).or_default().restore(now, until);
+            }
             PauseScope::Unknown(_) => {}
         }
     }

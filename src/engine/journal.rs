@@ -31,6 +31,8 @@ pub(crate) struct Journal {
     next_ticket: u64,
     /// Why the state cannot be written.
     failing: Option<Trouble>,
+    /// When it is tried again.
+    next_try: Duration,
     meters: Meters,
 }
 
@@ -69,8 +71,18 @@ impl Journal {
         meters: Meters,
     ) -> Self {
         let (outbox, replaceable, tickets) = Default::default();
-        let (next_ticket, failing) = (0, None);
-        Self { writes, events, outbox, replaceable, tickets, next_ticket, failing, meters }
+        let (next_ticket, failing, next_try) = Default::default();
+        Self {
+            writes,
+            events,
+            outbox,
+            replaceable,
+            tickets,
+            next_ticket,
+            failing,
+            next_try,
+            meters,
+        }
     }
 
     /// Queues a write. Returns the ticket of an older one that it replaces. A write that
@@ -128,7 +140,8 @@ impl Journal {
             LedgerEvent::Written(tickets) => {
                 return tickets.iter().filter_map(|ticket| self.tickets.remove(ticket)).collect();
             }
-            LedgerEvent::Failing { cause } => {
+            LedgerEvent::Failing { cause, pause } => {
+                self.next_try = now.saturating_add(pause);
                 if self.failing.is_none() {
                     self.meters.paused(None, Cause::State);
                 }
@@ -156,9 +169,9 @@ impl Journal {
         self.failing.is_some()
     }
 
-    /// Why the state cannot be written.
-    pub(crate) fn failure(&self) -> Option<&Trouble> {
-        self.failing.as_ref()
+    /// Why the state cannot be written, and when that is tried next.
+    pub(crate) fn failure(&self) -> Option<(&Trouble, Duration)> {
+        self.failing.as_ref().map(|trouble| (trouble, self.next_try))
     }
 
     /// Whether everything is durable.

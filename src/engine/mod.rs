@@ -20,6 +20,7 @@ pub mod control;
 mod fleet;
 mod folders;
 mod gates;
+mod hush;
 mod ids;
 mod journal;
 mod narrator;

@@ -36,7 +36,11 @@ pub struct Write {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerEvent {
     Written(Vec<u64>),
-    Failing { cause: String },
+    /// It is tried again after `pause`.
+    Failing {
+        cause: String,
+        pause: Duration,
+    },
     Healthy,
 }
 
@@ -133,11 +137,12 @@ async fn write(
             Err(fault) => fault,
         };
         attempt = attempt.saturating_add(1);
-        say(events, stop, LedgerEvent::Failing { cause: fault.to_string() }).await;
+        let pause = pause(attempt);
+        say(events, stop, LedgerEvent::Failing { cause: fault.to_string(), pause }).await;
         tokio::select! {
             biased;
             () = stop.cancelled() => return Attempted::GivenUp,
-            () = tokio::time::sleep(pause(attempt)) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -251,7 +256,7 @@ mod tests {
         rename_table(root.path(), "pause", "hidden").await;
         rig.writes.send(paused(1)).await.unwrap();
         let heard = rig.heard.recv().await;
-        let Some(LedgerEvent::Failing { cause }) = heard else { panic!("not reported") };
+        let Some(LedgerEvent::Failing { cause, .. }) = heard else { panic!("not reported") };
         assert!(cause.contains("pause"), "{cause}");
         rename_table(root.path(), "hidden", "pause").await;
         let mut heard = rig.heard.recv().await;

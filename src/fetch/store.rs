@@ -52,7 +52,7 @@ pub enum FetchRefusal {
     /// 404.
     Gone { cause: String },
     /// 429 or 503: the host waits.
-    Busy { host: String, retry_after: Option<Duration> },
+    Busy { host: String, status: u16, retry_after: Option<Duration> },
     /// The partial cannot be continued: drop it and ask for the whole file.
     StartOver { reason: &'static str },
     /// An answer that is not the file. It may contradict the listing.
@@ -149,12 +149,12 @@ impl StoreClient {
         loop {
             let host = url.host();
             let fault = |words: &dyn fmt::Display| FetchRefusal::Fault {
-                cause: format!("{host}: {words}"),
+                cause: format!("the store {host}: {words}"),
             };
             self.rules.judge(url.expose()).map_err(|refusal| fault(&refusal))?;
             let limit = self.headers_timeout;
             let unanswered = |words: &dyn fmt::Display| FetchRefusal::Fault {
-                cause: format!("{host}{}: {words}", self.connector.way_to(url.expose())),
+                cause: format!("the store {host}{}: {words}", self.connector.way_to(url.expose())),
             };
             let response = tokio::time::timeout(limit, self.get(&url, plan))
                 .await
@@ -218,7 +218,7 @@ impl StoreClient {
         let texts = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
         let promised = promised_checksums(texts, coverage);
         let head = ResponseHead { checksummed: !promised.is_empty(), ..response.head() };
-        let answered = || format!("{host} answered {}", head.status);
+        let answered = || format!("the store {host} answered {}", head.status);
         let opening = match judge_response(plan, declared_bytes, &head) {
             Verdict::Whole { total_bytes } => Opening::Whole { total_bytes },
             Verdict::Append { total_bytes } => Opening::Append { total_bytes },
@@ -227,10 +227,10 @@ impl StoreClient {
             Verdict::Gone => return Err(FetchRefusal::Gone { cause: answered() }),
             Verdict::Busy => {
                 let retry_after = retry_after(response.headers(), SystemTime::now());
-                return Err(FetchRefusal::Busy { host, retry_after });
+                return Err(FetchRefusal::Busy { host, status: head.status, retry_after });
             }
             Verdict::Refused { reason, listing_in_doubt } => {
-                let cause = format!("{host}: {reason}");
+                let cause = format!("the store {host}: {reason}");
                 return Err(FetchRefusal::Refused { cause, listing_in_doubt });
             }
         };

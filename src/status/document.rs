@@ -162,7 +162,7 @@ impl Document {
             started_at: Some(text(overview.started_at)),
             draining: standing.draining,
             sentence: standing.to_string(),
-            summary: standing.summary(),
+            summary: standing.summary() + &waiting_words(overview),
             polls: Polls { under_way: standing.polling, next_at: standing.next_poll_at.map(text) },
             slots: Slots { in_use: overview.slots_in_use, max: overview.slots_max },
             bytes_per_second: exports.fold(0, |sum, of| of.bytes_per_second.saturating_add(sum)),
@@ -177,6 +177,25 @@ impl Document {
             projects: projects.iter().map(project).collect(),
             commands,
         }
+    }
+}
+
+/// How many exports wait for more than a slot.
+fn waiting_words(overview: &Overview) -> String {
+    let exports = overview.projects.iter().flat_map(|project| &project.exports);
+    let waits: Vec<_> = exports
+        .filter_map(|export| export.waiting.as_ref())
+        .filter(|wait| wait.cause != Cause::Slots)
+        .collect();
+    let now = overview.standing.now;
+    let attention = waits.iter().filter(|wait| wait.needs_attention(now)).count();
+    match (waits.len(), attention) {
+        (0, _) => String::new(),
+        (1, 0) => ", 1 waits".to_owned(),
+        (count, 0) => format!(", {count} wait"),
+        (1, _) => ", 1 waits and needs attention".to_owned(),
+        (count, 1) => format!(", {count} wait, 1 of them needs attention"),
+        (count, attention) => format!(", {count} wait, {attention} of them need attention"),
     }
 }
 
@@ -208,10 +227,7 @@ fn waiting(wait: &Wait, commands: &Commands, now: Timestamp) -> Waiting {
         next_at: wait.next_at.map(text),
         asking: wait.is_asking(),
         advice: wait.advice(),
-        command: wait.remedy().map(|remedy| match remedy {
-            Remedy::Check => commands.check.clone(),
-            Remedy::Probe => format!("{} --probe", commands.check),
-        }),
+        command: wait.remedy().map(|Remedy::Probe| format!("{} --probe", commands.check)),
         needs_attention: wait.needs_attention(now),
     }
 }

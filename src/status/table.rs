@@ -9,8 +9,10 @@ use super::text::{shortened, size, time, to_the_left, to_the_right, width, wrapp
 use crate::domain::stage::Stage;
 use crate::domain::text::escaped;
 
-/// The narrowest table; a terminal that is narrower breaks its lines.
+/// The narrowest rows. On a narrower terminal their last columns are lost.
 const MIN_WIDTH: usize = 80;
+/// The narrowest sentences.
+const MIN_TEXT_WIDTH: usize = 30;
 /// More would only pull the columns apart.
 const MAX_WIDTH: usize = 160;
 const STATE_COLUMNS: usize = 10;
@@ -28,8 +30,9 @@ pub struct Look {
 /// One element a line.
 pub fn table(status: &Stamped, look: Look) -> Vec<String> {
     let columns = look.columns.clamp(MIN_WIDTH, MAX_WIDTH);
+    let text_columns = look.columns.clamp(MIN_TEXT_WIDTH, MAX_WIDTH);
     let now = status.now.parse().unwrap_or_else(|_| Timestamp::now());
-    let mut table = Table { lines: Vec::new(), now, columns, colours: look.colours };
+    let mut table = Table { lines: Vec::new(), now, columns, text_columns, colours: look.colours };
     table.head(&status.document);
     for project in &status.document.projects {
         table.project(project);
@@ -53,6 +56,7 @@ struct Table {
     lines: Vec<String>,
     now: Timestamp,
     columns: usize,
+    text_columns: usize,
     colours: bool,
 }
 
@@ -137,13 +141,7 @@ impl Table {
 
     /// What heals by itself takes one line.
     fn waiting(&mut self, waiting: &Waiting) {
-        let mut words = waiting.words.clone();
-        if waiting.attempts > 1 {
-            words.push_str(&format!(", {} attempts", waiting.attempts));
-        }
-        if let Some(age) = self.since(waiting.since.as_deref()) {
-            words.push_str(&format!(", for {}", time(age)));
-        }
+        let mut words = self.told(&waiting.words, waiting.attempts, waiting.since.as_deref());
         words.push_str(&self.next_try(waiting.next_at.as_deref(), waiting.asking));
         if !waiting.needs_attention {
             return self.paragraph("    ", &words, Colour::Dim);
@@ -153,6 +151,17 @@ impl Table {
         if let Some(command) = &waiting.command {
             self.command(command);
         }
+    }
+
+    fn told(&self, words: &str, attempts: u32, since: Option<&str>) -> String {
+        let mut words = words.to_owned();
+        if attempts > 1 {
+            words.push_str(&format!(", {attempts} attempts"));
+        }
+        if let Some(age) = self.since(since) {
+            words.push_str(&format!(", for {}", time(age)));
+        }
+        words
     }
 
     fn next_try(&self, at: Option<&str>, asking: bool) -> String {
@@ -191,26 +200,20 @@ impl Table {
         }
     }
 
-    /// Broken over lines so that a shell still takes it as one command.
+    /// In one line, however long: a shell takes what is copied as it stands.
     fn command(&mut self, command: &str) {
-        let indent = "    ";
-        let command = escaped(command);
-        let mut lines = wrapped(&command, self.columns - indent.len() - 2);
-        let last = lines.pop();
-        for line in lines {
-            self.lines.push(format!("{indent}{line} \\"));
-        }
-        self.lines.extend(last.map(|line| format!("{indent}{line}")));
+        self.lines.push(format!("    {}", escaped(command)));
     }
 
     fn pause(&mut self, indent: &str, pause: &Waits) {
-        let next = self.next_try(pause.until.as_deref(), pause.asking);
-        self.paragraph(indent, &format!("{}{next}", pause.words), Colour::Warning);
+        let mut words = self.told(&pause.words, pause.attempts, pause.since.as_deref());
+        words.push_str(&self.next_try(pause.until.as_deref(), pause.asking));
+        self.paragraph(indent, &words, Colour::Warning);
         self.paragraph(&format!("{indent}  "), &pause.advice, Colour::Plain);
     }
 
     fn paragraph(&mut self, indent: &str, text: &str, colour: Colour) {
-        for line in wrapped(&escaped(text), self.columns - indent.len()) {
+        for line in wrapped(&escaped(text), self.text_columns - indent.len()) {
             let line = self.painted(&line, colour);
             self.lines.push(format!("{indent}{line}"));
         }

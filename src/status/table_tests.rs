@@ -81,6 +81,27 @@ fn a_wider_terminal_shows_the_whole_id() {
     assert!(lines.iter().any(|line| line.contains(id)), "{lines:#?}");
 }
 
+/// A shell takes what is copied only if nothing breaks it.
+#[test]
+fn a_command_stands_in_one_line_and_sentences_fit_a_narrow_terminal() {
+    let command = format!("batch-export-watcher check -c '/srv/{}/c.toml'", "a folder ".repeat(20));
+    let mut status = document();
+    let waiting = &mut status.document.projects[0].exports[2].waiting;
+    waiting.as_mut().unwrap().command = Some(command.clone());
+    let lines = table(&status, Look { columns: 40, ..PLAIN });
+    assert!(lines.contains(&format!("    {command}")), "{lines:#?}");
+    let words = lines.iter().filter(|line| line.contains("attempts") || line.contains("export_3"));
+    assert!(words.clone().count() > 2, "{lines:#?}");
+    let is_text =
+        |line: &&String| !line.contains("batch-export-watcher") && !line.contains("export_");
+    let rows = ["EXPORT"];
+    for line in
+        lines.iter().filter(is_text).filter(|line| !rows.iter().any(|row| line.contains(row)))
+    {
+        assert!(width(line) <= 40, "{line}");
+    }
+}
+
 fn without_colours(line: &str) -> String {
     let mut parts = line.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -126,9 +147,15 @@ proptest! {
         status.document = Document { sentence, summary, config_file, origin: Some(pause), waits, projects: vec![project],
             bytes_per_second: rate, ..Document::default() };
         status.document.reloads.last_refusal = refusal;
+        let exports = &status.document.projects[0].exports;
+        let of_failures = exports.iter().filter_map(|of| of.failure.as_ref()?.command.as_deref());
+        let of_waits = exports.iter().filter_map(|of| of.waiting.as_ref()?.command.as_deref());
+        let commands: Vec<_> =
+            of_failures.chain(of_waits).map(|command| format!("    {}", escaped(command))).collect();
         let plain = table(&status, Look { columns, colours: false });
         for line in &plain {
-            prop_assert!(width(line) <= columns.clamp(80, 160), "{line:?}");
+            let fits = width(line) <= columns.clamp(80, 160) || commands.contains(line);
+            prop_assert!(fits, "{line:?}");
             prop_assert!(!line.chars().any(char::is_control), "{line:?}");
         }
         let coloured = table(&status, Look { columns, colours: true });

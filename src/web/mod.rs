@@ -26,7 +26,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use hosts::Hosts;
 use source::Source;
@@ -80,6 +80,18 @@ impl StatusServer {
         self.address
     }
 
+    /// Answers every request with 503 and these words, until it is dropped.
+    pub async fn say(&self, words: watch::Receiver<String>) {
+        let answer = async move || {
+            let words = format!("the daemon cannot answer yet: {}\n", *words.borrow());
+            let mut answer = (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT, words)).into_response();
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            answer
+        };
+        let routes = Router::new().fallback(answer);
+        server::serve(&self.listener, guard::guarded(routes, self.hosts.clone())).await;
+    }
+
     pub async fn serve(self, sources: Sources) {
         let shared = Shared {
             source: Arc::new(Source::new(sources.engine, sources.config_file)),
@@ -87,7 +99,7 @@ impl StatusServer {
             space: Arc::new(Space::new(sources.sink)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         };
-        server::serve(self.listener, guard::guarded(routes(shared), self.hosts)).await;
+        server::serve(&self.listener, guard::guarded(routes(shared), self.hosts)).await;
     }
 }
 

@@ -21,7 +21,7 @@ const MAX_HEADERS: usize = MAX_HEAD_BYTES / 16;
 /// The pause after a failed accept: without descriptors the next one fails too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn serve(listener: TcpListener, routes: Router) {
+pub(super) async fn serve(listener: &TcpListener, routes: Router) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

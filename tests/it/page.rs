@@ -204,13 +204,13 @@ async fn trouble_shows_its_cause_the_remedy_and_the_time_of_the_next_try() {
     let paused = "[...document.querySelectorAll('.paused')].map((pill) => pill.textContent)";
     let paused = page.until(paused).await;
     assert!(
-        paused.to_string().contains("the API refuses the REST API key · next try in"),
+        paused.to_string().contains("the API refuses the REST API key: HTTP 401 · next try in"),
         "{paused}"
     );
     assert_eq!(page.run("return document.title;").await, "1 failed · Batch Export Watcher");
 
     // What counts down or stands in a card is not said a second time, and then late.
-    let sentence = "Watching 6 exports, 1 downloading, 1 whole, 1 failed";
+    let sentence = "Watching 6 exports, 1 downloading, 1 whole, 1 failed, 3 wait";
     // It also says "polling now" whenever a poll is under way.
     page.until(&format!("document.getElementById('sentence').textContent === '{sentence}'")).await;
 

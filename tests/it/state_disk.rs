@@ -10,9 +10,10 @@ use tokio::process::Command;
 
 use super::support::mount::{Mount, fill_bytes};
 use super::support::process::Watcher;
+use super::support::scrape::{LISTEN, bound};
 use super::support::solo::{SHOP, Solo};
 use super::support::strace;
-use super::support::{FAULTS, PATIENCE, eventually, move_to};
+use super::support::{FAULTS, PATIENCE, eventually, http, move_to};
 
 const BYTES: u64 = 300_000;
 
@@ -297,6 +298,31 @@ async fn a_read_only_disk_of_the_state_is_waited_for_at_the_start() {
         remount(&state, "remount,ro");
         waits_until(&solo, || remount(&state, "remount,rw")).await;
     }
+}
+
+/// Nobody who asks is told that no daemon runs.
+#[tokio::test]
+async fn a_start_that_waits_says_so_to_whoever_asks() {
+    let solo = stage().await.with(LISTEN);
+    let state = solo.home.path().join("state");
+    let Some(_mount) = Mount::tmpfs(state.clone(), "size=1m,mode=0700") else { return };
+    let ballast = state.join("ballast");
+    fill_bytes(&ballast);
+    let watcher = solo.start();
+    watcher.wait_for_log(|line| line.contains("the start waits for the disk")).await;
+    let words = "it is starting and waits for the disk, ";
+    let page = http::get(&format!("http://{}/", bound(&watcher).await), &[]).await;
+    assert!(page.status == 503 && page.text().contains(words), "{}", page.text());
+    for arguments in [&["--json"][..], &[]] {
+        let said = solo.home.command("status", arguments).output().await.expect("it starts");
+        let complaint = String::from_utf8_lossy(&said.stderr);
+        assert_eq!(said.status.code(), Some(75), "{complaint}");
+        assert!(complaint.contains(words) && said.stdout.is_empty(), "{said:?}");
+    }
+    fs::remove_file(&ballast).expect("the ballast goes");
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    let status = solo.home.command("status", &[]).output().await.expect("it starts");
+    assert!(status.status.success(), "{status:?}");
 }
 
 fn remount(place: &Path, options: &str) {

@@ -241,18 +241,57 @@ async fn what_fails_again_and_again_needs_attention_with_a_command_that_works() 
     }
 }
 
+/// One of many that is refused while the others get through: each success of theirs ends the pause
+/// of all, and none ends this one's trouble.
+async fn one_of_many_needs_attention(solo: Solo, cause: Cause, concerns: &str, told: &str) {
+    let solo = solo.with(LISTEN);
+    let watcher = solo.start();
+    let scene = Scene { solo, watcher, _mount: None };
+    let began = std::time::Instant::now();
+    loop {
+        let waiting = scene.document(cause).await;
+        let is_own = waiting["concerns"] == concerns && waiting["needs_attention"] == true;
+        if is_own && waiting["attempts"].as_u64() >= Some(5) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{waiting:#}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let log = scene.watcher.output().stderr;
+    assert_eq!(log.iter().filter(|line| line.contains(told)).count(), 1, "{log:#?}");
+}
+
+#[tokio::test]
+async fn a_part_that_its_store_refuses_alone_needs_attention_and_fills_no_log() {
+    let refused = || SimFile::generated("file_1", 1, 1000).on_fetch(Canned::unavailable(None));
+    let many = (1..=400).map(|n| SimFile::generated(&format!("file_of_many_{n}"), n, 1000));
+    let exports = vec![
+        SimExport::finished("export_1", vec![refused()]),
+        SimExport::finished("export_2", many.collect()),
+    ];
+    let solo = Solo::new(exports).await.with("[download]\nmax_parts = 2");
+    let told = "the store asks for fewer requests";
+    one_of_many_needs_attention(solo, Cause::StoreBusy, "part 1", told).await;
+}
+
+#[tokio::test]
+async fn an_export_that_the_api_throttles_alone_needs_attention_and_fills_no_log() {
+    let refused = ViewStep::Answer(Canned::throttled(None));
+    let exports = vec![SimExport::new("export_1", vec![refused]), running("export_2")];
+    let told = "the API asks for fewer requests (429)";
+    one_of_many_needs_attention(Solo::new(exports).await, Cause::Throttled, "the export", told)
+        .await;
+}
+
 /// As docs/operations.md says, with what the status says.
 #[tokio::test]
 async fn a_marker_that_was_deleted_is_mended_with_the_words_of_the_status() {
     let scene = scene(Cause::Disk).await.expect("it needs nothing of the machine");
     let waiting = scene.document(Cause::Disk).await;
     let words = waiting["words"].as_str().expect("words");
-    let lines = words.split('\'').nth(1).unwrap_or_else(|| panic!("no lines: {words}"));
-    let marker = scene.solo.home.downloads().join(".batch-export-watcher");
-    let written = std::process::Command::new("sh")
-        .args(["-c", &format!("umask 077; printf '{lines}' >\"$0\"")])
-        .arg(&marker)
-        .status();
+    let (_, command) = words.split_once("; if this is the right folder, run: ").expect("a command");
+    let written =
+        std::process::Command::new("sh").args(["-c", &format!("umask 077; {command}")]).status();
     assert!(written.expect("a shell").success());
     scene.watcher.wait_for_event(|event| event["message"] == "export whole").await;
     scene.solo.home.assert_whole(SHOP, "export_1", &[&file("file_1").content]);

@@ -301,7 +301,10 @@ impl Fetching {
             }
             // The fault may be this part's own: without a wait it would come first each time.
             PartFault::Held(Hold::Disk { cause }) => self.wait(key, Cause::Disk, cause, step),
-            PartFault::Held(_) => {
+            PartFault::Held(hold) => {
+                if let (Some(cause), Some(words)) = (Cause::of_hold(&hold), hold.words()) {
+                    Trouble::held(&mut part.trouble, cause, words, step.cx.now.since_start);
+                }
                 self.tally.moves(part, PartState::Queued);
                 step.order(Command::QueuePart(key));
             }

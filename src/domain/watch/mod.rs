@@ -373,7 +373,7 @@ impl Watch {
         self.state = match transition {
             Transition::Fetch(fetching) => {
                 step.order(Command::Prepare);
-                WatchState::Fetching(fetching)
+                WatchState::Fetching(*fetching)
             }
             Transition::Seal { facts, parts } => {
                 let totals = Totals::of(&parts);
@@ -453,7 +453,7 @@ impl Step<'_> {
 /// A change of state; [`Watch::enter`] carries it out.
 #[derive(Debug)]
 enum Transition {
-    Fetch(Fetching),
+    Fetch(Box<Fetching>),
     Seal { facts: super::report::ReportFacts, parts: Vec<CommittedPart> },
     Complete(Totals),
     Fail(Failure, Kept),

@@ -59,7 +59,7 @@ impl Polling {
                 self.faults.met(Cause::Rejected, words, step);
                 self.rejected = Some(refusal);
             }
-            WatchEvent::Viewed(ViewOutcome::Held(_)) => step.view_after(Duration::ZERO),
+            WatchEvent::Viewed(ViewOutcome::Held(hold)) => self.faults.held(&hold, step),
             WatchEvent::Viewed(ViewOutcome::Fault(words)) => {
                 self.faults.met(Cause::Fault, words, step);
             }
@@ -112,7 +112,8 @@ impl Polling {
             RemoteStatus::Success => {
                 let kept = std::mem::take(&mut self.kept);
                 let files = report.files.unwrap_or_default();
-                Some(Transition::Fetch(Fetching::begin(report.facts, files, kept, step)))
+                let fetching = Fetching::begin(report.facts, files, kept, step);
+                Some(Transition::Fetch(Box::new(fetching)))
             }
         }
     }

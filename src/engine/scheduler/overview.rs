@@ -65,7 +65,8 @@ impl Scheduler {
                 };
                 let held_up = held_up(watch, &shared, &of_project, store.as_ref());
                 let own = overview.waiting.take();
-                overview.waiting = held_up.cloned().or_else(folder).or(own);
+                let shared = held_up.cloned().or_else(folder);
+                overview.waiting = Wait::longer_of(shared, own);
                 Some(overview)
             });
             let shown: Vec<_> = shown.collect();
@@ -131,7 +132,10 @@ impl Shared {
             let next_at = next.map(|at| clock.wall_at(at));
             Wait { next_at, ..Wait::of(trouble, Concern::Disk, clock) }
         });
-        let state = of.journal.failure().map(|trouble| Wait::of(trouble, Concern::State, clock));
+        let state = of.journal.failure().map(|(trouble, next)| Wait {
+            next_at: Some(clock.wall_at(next)),
+            ..Wait::of(trouble, Concern::State, clock)
+        });
         let api = closed(of.gates.origin(), Cause::Unavailable, Concern::Api, clock);
         Self { disk, state, api }
     }
@@ -149,6 +153,7 @@ fn closed(gate: &Gate, cause: Cause, concern: Concern, clock: Moment) -> Option<
     let next = gate.paused_until().filter(|until| *until > clock.since_start);
     Some(Wait {
         since: gate.since().map(|at| clock.wall_at(at)),
+        detail: gate.words().map(str::to_owned),
         attempts: gate.refusals(),
         next_at: next.map(|at| clock.wall_at(at)),
         ..Wait::new(cause, concern)

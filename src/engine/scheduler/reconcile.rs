@@ -463,7 +463,7 @@ impl Scheduler {
                 self.journal.note(Fact::PauseEnded { scope });
                 continue;
             }
-            self.gates.restore(scope, now + left.min(RETRY_AFTER_CAP));
+            self.gates.restore(scope, now, now + left.min(RETRY_AFTER_CAP));
         }
     }
 }

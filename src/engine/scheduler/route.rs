@@ -128,21 +128,23 @@ impl Scheduler {
             ViewOutcome::Rejected(_) => self.gates.api_answered(project),
             ViewOutcome::Fault(_) => {}
         }
-        let succeeded = match outcome {
-            ViewOutcome::Report(_) => Some(true),
-            ViewOutcome::Rejected(_) => Some(false),
+        let rejected = match &outcome {
+            ViewOutcome::Report(_) => Some(None),
+            ViewOutcome::Rejected(refusal) => Some(Some(refusal.words("the last answer"))),
             _ => None,
         };
         self.step(entry, WatchEvent::Viewed(outcome));
-        let Some(succeeded) = succeeded else { return };
-        match self.fleet.rejections(project, succeeded) {
+        let Some(rejected) = rejected else { return };
+        match self.fleet.rejections(project, rejected.is_none()) {
             Rejections::Undecided => {}
             Rejections::TheirOwn(exports) => {
                 for entry in exports {
                     self.step(entry, WatchEvent::RejectionConfirmed);
                 }
             }
-            Rejections::OfTheProject => self.gates.rejected(project, self.clock.now()),
+            Rejections::OfTheProject => {
+                self.gates.rejected(project, rejected.unwrap_or_default(), self.clock.now());
+            }
         }
     }
 

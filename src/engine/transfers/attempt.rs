@@ -247,7 +247,14 @@ mod tests {
             (PartFault::Transient { cause: "long".into(), listing_in_doubt: true }, true),
             (PartFault::LinkRefused { cause: "403".into() }, true),
             (PartFault::Held(Hold::StoreWaits { host: host() }), true),
-            (PartFault::Held(Hold::StoreBusy { host: host(), retry_after: None }), true),
+            (
+                PartFault::Held(Hold::StoreBusy {
+                    host: host().into(),
+                    status: 503,
+                    retry_after: None,
+                }),
+                true,
+            ),
             (PartFault::Held(Hold::Throttled { retry_after: None }), true),
             (PartFault::Held(Hold::Disk { cause: "full".into() }), false),
             (PartFault::Gone { cause: "404".into(), error_code: None }, false),

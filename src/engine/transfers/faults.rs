@@ -20,8 +20,8 @@ pub(super) fn link_of(outcome: LinkOutcome) -> Result<Link, PartFault> {
 pub(super) fn refusal_fault(refusal: FetchRefusal) -> PartFault {
     match refusal {
         FetchRefusal::Gone { cause } => PartFault::Gone { cause, error_code: None },
-        FetchRefusal::Busy { host, retry_after } => {
-            PartFault::Held(Hold::StoreBusy { host, retry_after })
+        FetchRefusal::Busy { host, status, retry_after } => {
+            PartFault::Held(Hold::StoreBusy { host: host.into(), status, retry_after })
         }
         FetchRefusal::Refused { cause, listing_in_doubt } => {
             PartFault::Transient { cause, listing_in_doubt }
@@ -35,7 +35,7 @@ pub(super) fn refusal_fault(refusal: FetchRefusal) -> PartFault {
 
 pub(super) fn body_fault(host: &str, error: &BodyError) -> PartFault {
     PartFault::Transient {
-        cause: format!("{host}: {error}"),
+        cause: format!("the store {host}: {error}"),
         listing_in_doubt: matches!(error, BodyError::TooLong { .. } | BodyError::EndedEarly { .. }),
     }
 }
@@ -82,8 +82,8 @@ mod tests {
             |listing_in_doubt| PartFault::Transient { cause: cause(), listing_in_doubt };
         let gone = |error_code| PartFault::Gone { cause: cause(), error_code };
         let retry_after = Some(Duration::from_secs(5));
-        let busy = FetchRefusal::Busy { host: cause(), retry_after };
-        let busy_store = Hold::StoreBusy { host: cause(), retry_after };
+        let busy = FetchRefusal::Busy { host: cause(), status: 429, retry_after };
+        let busy_store = Hold::StoreBusy { host: cause().into(), status: 429, retry_after };
         let refused = |listing_in_doubt| {
             refusal_fault(FetchRefusal::Refused { cause: cause(), listing_in_doubt })
         };
@@ -138,7 +138,7 @@ mod tests {
             (BodyError::NotJson, false, false),
         ] {
             assert_eq!(is_sound(&error), sound, "{error}");
-            let cause = format!("store.example: {error}");
+            let cause = format!("the store store.example: {error}");
             let fault = PartFault::Transient { cause, listing_in_doubt };
             assert_eq!(body_fault("store.example", &error), fault);
         }

@@ -159,7 +159,10 @@ async fn each_refusal_is_classified_by_its_remedy() {
     }
     assert!(matches!(of(404).await, FetchRefusal::Gone { .. }));
     for status in [429, 503] {
-        let FetchRefusal::Busy { host, retry_after } = of(status).await else { panic!("{status}") };
+        let FetchRefusal::Busy { host, status: told, retry_after } = of(status).await else {
+            panic!("{status}")
+        };
+        assert_eq!(told, status);
         assert!(host.starts_with("127.0.0.1:"), "{host}");
         assert_eq!(retry_after, Some(Duration::from_secs(7)));
     }

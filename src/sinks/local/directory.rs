@@ -46,6 +46,7 @@ use super::marker::{MARKER_FILE, MAX_MARKER_BYTES, MarkerId};
 use crate::domain::ids::ExportPath;
 use crate::domain::modes::{FileMode, Modes};
 use crate::domain::part::PartKey;
+use crate::domain::text::shell_word;
 use crate::durable::{
     CommitFailure, Dir, DurableError, Entry, ErrorClass, NoOverwrite, Partial, probe_unnamed,
 };
@@ -192,8 +193,9 @@ impl LocalSink {
             found: found.to_owned(),
         };
         let without_marker = |found: &str| {
-            let lines = self.inner.marker.lines();
-            away(&format!("{found}; if this is the right folder, write into it: {lines}"))
+            let (lines, path) = (self.inner.marker.lines(), self.inner.directory.join(MARKER_FILE));
+            let path = shell_word(&path.to_string_lossy());
+            away(&format!("{found}; if this is the right folder, run: printf {lines} >{path}"))
         };
         let root = match Dir::open(&self.inner.directory) {
             Ok(root) => root,

@@ -17,10 +17,16 @@ pub(crate) const TEXT: (&str, &str) = ("accept", "text/plain;version=0.0.4");
 
 /// Where a daemon that was configured with [`LISTEN`] serves, once it does.
 pub(crate) async fn address(watcher: &Watcher) -> SocketAddr {
+    let address = bound(watcher).await;
+    watcher.wait_for_event(|event| event["message"] == "running").await;
+    address
+}
+
+/// As [`address`], of a daemon whose start may still wait.
+pub(crate) async fn bound(watcher: &Watcher) -> SocketAddr {
     let said = |message: &str| message.strip_prefix("status page at http://").map(str::to_owned);
     let event =
         watcher.wait_for_event(|event| event["message"].as_str().and_then(said).is_some()).await;
-    watcher.wait_for_event(|event| event["message"] == "running").await;
     event["message"].as_str().and_then(said).expect("an address").parse().expect("one")
 }
 

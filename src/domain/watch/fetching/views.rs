@@ -1,7 +1,6 @@
 //! Views during the download: parts join, missing ones are dropped, an odd listing is confirmed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::Fetching;
 use crate::domain::failure::{EXPIRED, FailureKind, ViewOutcome};
@@ -25,7 +24,7 @@ impl Fetching {
                 self.view_wanted = true;
                 step.view_after(step.soonest());
             }
-            ViewOutcome::Held(_) => step.view_after(Duration::ZERO),
+            ViewOutcome::Held(hold) => self.view_faults.held(&hold, step),
             ViewOutcome::Rejected(refusal) => {
                 let words = refusal.words("the API refuses the request");
                 self.view_faulted(Cause::Rejected, words, step);

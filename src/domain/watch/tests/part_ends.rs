@@ -1,6 +1,7 @@
 //! How an attempt at a part ends without a file: every fault, with and without kept bytes.
 
 use super::*;
+use crate::domain::stage::Cause;
 
 /// Where the part resumes, once its turn has come again; `None` if it never does.
 fn next_start(driver: &mut Driver, part: &PartKey) -> Option<Option<ResumePoint>> {
@@ -31,7 +32,11 @@ fn each_fault_has_its_way_back_and_its_rule_for_the_bytes() {
         (PartFault::Held(Hold::KeyReplaced), &["queue a"], Some(true)),
         (PartFault::Held(Hold::RouteNotFound), &["queue a"], Some(true)),
         (
-            PartFault::Held(Hold::StoreBusy { host: host(), retry_after: None }),
+            PartFault::Held(Hold::StoreBusy {
+                host: host().into(),
+                status: 503,
+                retry_after: None,
+            }),
             &["queue a"],
             Some(true),
         ),
@@ -76,4 +81,24 @@ fn bytes_that_were_gained_let_the_backoff_start_over() {
         let failure = PartFailure::Failed { fault, kept: Some(point(5)), progressed };
         assert_eq!(driver.says(ended(&part, Err(failure))), [waits]);
     }
+}
+
+/// Whatever its siblings get meanwhile: their success ends the pause, not this part's row.
+#[test]
+fn answers_that_pause_more_than_a_part_count_for_the_part_as_well() {
+    let (mut driver, part) = fetching();
+    for _ in 0..3 {
+        let busy = Hold::StoreBusy { host: "store.example".into(), status: 503, retry_after: None };
+        driver.step(ended(&part, Err(PartFault::Held(busy).into())));
+        driver.step(WatchEvent::PartStarted(part.clone()));
+    }
+    let waits = Hold::StoreWaits { host: "store.example".to_owned() };
+    driver.step(ended(&part, Err(PartFault::Held(waits).into())));
+    let trouble = driver.watch.fetching().unwrap().part(&part).unwrap().trouble.clone().unwrap();
+    assert_eq!(
+        (trouble.cause, trouble.attempts),
+        (Cause::StoreBusy, 3),
+        "it was asked three times"
+    );
+    assert_eq!(trouble.words, "the store store.example asks for fewer requests (HTTP 503)");
 }

@@ -33,14 +33,15 @@ async fn what_is_waited_for_is_told_as_data_and_the_store_that_pauses_longest_by
     std::fs::remove_file(rig.folder.path().join(crate::sinks::local::MARKER_FILE)).unwrap();
     rig.scheduler.folders.doubt_disk(rig.now());
     rig.look_at_the_disk().await;
-    let failing = LedgerEvent::Failing { cause: "disk full".to_owned() };
+    let failing =
+        LedgerEvent::Failing { cause: "disk full".to_owned(), pause: Duration::from_secs(1) };
     rig.scheduler.apply(Event::Journal(Some(failing)));
     let held = |hold| ViewOutcome::Held(hold);
     rig.observed(1, held(Hold::Unauthorized { status: 401 }));
     rig.observed(0, held(Hold::Throttled { retry_after: None }));
     for (host, seconds) in [("a.example", 5), ("b.example", 50), ("c.example", 6)] {
         let retry_after = Some(Duration::from_secs(seconds));
-        rig.observed(0, held(Hold::StoreBusy { host: host.to_owned(), retry_after }));
+        rig.observed(0, held(Hold::StoreBusy { host: host.into(), status: 503, retry_after }));
     }
     rig.observed(0, held(Hold::Unavailable { retry_after: None }));
     let place = "environment variable NO_SUCH_KEY".to_owned();
@@ -56,7 +57,7 @@ async fn what_is_waited_for_is_told_as_data_and_the_store_that_pauses_longest_by
             (Cause::Unauthorized, Concern::Key { project: p1, place }),
         ]
     );
-    rig.scheduler.gates.restore(PauseScope::Origin, Duration::ZERO);
+    rig.scheduler.gates.restore(PauseScope::Origin, Duration::ZERO, Duration::ZERO);
     let origin = rig.scheduler.standing().waits.swap_remove(2);
     assert!(origin.is_asking() && origin.next_at.is_none(), "{origin:?}");
 }

@@ -47,7 +47,7 @@ async fn a_project_whose_parts_lie_on_another_store_does_not_wait_for_the_first(
     rig.fetching(0, 4);
     let (project, entry, now) = (rig.projects[0], rig.exports[0], rig.now());
     let retry_after = Some(Duration::from_hours(1));
-    let busy = Hold::StoreBusy { host: "one.example".to_owned(), retry_after };
+    let busy = Hold::StoreBusy { host: "one.example".into(), status: 503, retry_after };
     rig.scheduler.gates.hold(project, busy, now);
     rig.scheduler.admit();
     assert!(rig.parts_under_way().is_empty());
