@@ -180,7 +180,7 @@ impl Document {
     }
 }
 
-/// How many exports wait for more than a slot.
+/// How many exports something holds up, a full set of slots apart.
 fn waiting_words(overview: &Overview) -> String {
     let exports = overview.projects.iter().flat_map(|project| &project.exports);
     let waits: Vec<_> = exports
@@ -191,11 +191,9 @@ fn waiting_words(overview: &Overview) -> String {
     let attention = waits.iter().filter(|wait| wait.needs_attention(now)).count();
     match (waits.len(), attention) {
         (0, _) => String::new(),
-        (1, 0) => ", 1 waits".to_owned(),
-        (count, 0) => format!(", {count} wait"),
-        (1, _) => ", 1 waits and needs attention".to_owned(),
-        (count, 1) => format!(", {count} wait, 1 of them needs attention"),
-        (count, attention) => format!(", {count} wait, {attention} of them need attention"),
+        (count, 0) => format!(", {count} held up"),
+        (count, 1) => format!(", {count} held up (1 needs attention)"),
+        (count, attention) => format!(", {count} held up ({attention} need attention)"),
     }
 }
 

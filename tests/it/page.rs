@@ -210,7 +210,7 @@ async fn trouble_shows_its_cause_the_remedy_and_the_time_of_the_next_try() {
     assert_eq!(page.run("return document.title;").await, "1 failed · Batch Export Watcher");
 
     // What counts down or stands in a card is not said a second time, and then late.
-    let sentence = "Watching 6 exports, 1 downloading, 1 whole, 1 failed, 3 wait";
+    let sentence = "Watching 6 exports, 1 downloading, 1 whole, 1 failed, 3 held up";
     // It also says "polling now" whenever a poll is under way.
     page.until(&format!("document.getElementById('sentence').textContent === '{sentence}'")).await;
 

@@ -289,7 +289,7 @@ async fn a_marker_that_was_deleted_is_mended_with_the_words_of_the_status() {
     let scene = scene(Cause::Disk).await.expect("it needs nothing of the machine");
     let waiting = scene.document(Cause::Disk).await;
     let words = waiting["words"].as_str().expect("words");
-    let (_, command) = words.split_once("; if this is the right folder, run: ").expect("a command");
+    let (_, command) = words.split_once(" If this is the right folder, run: ").expect("a command");
     let written =
         std::process::Command::new("sh").args(["-c", &format!("umask 077; {command}")]).status();
     assert!(written.expect("a shell").success());

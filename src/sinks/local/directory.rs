@@ -188,25 +188,25 @@ impl LocalSink {
 
     /// The open download directory, after a look at its marker.
     pub(super) fn root(&self) -> Result<Dir, SinkError> {
-        let away = |found: &str| SinkError::Away {
+        let away = |found: &str, mend: &str| SinkError::Away {
             directory: self.inner.directory.clone(),
-            found: found.to_owned(),
+            found: format!("{found}; is its file system not mounted?{mend}"),
         };
         let without_marker = |found: &str| {
             let (lines, path) = (self.inner.marker.lines(), self.inner.directory.join(MARKER_FILE));
             let path = shell_word(&path.to_string_lossy());
-            away(&format!("{found}; if this is the right folder, run: printf {lines} >{path}"))
+            away(found, &format!(" If this is the right folder, run: printf {lines} >{path}"))
         };
         let root = match Dir::open(&self.inner.directory) {
             Ok(root) => root,
             Err(error) if error.class() == ErrorClass::Missing => {
-                return Err(away("the folder is missing"));
+                return Err(away("the folder is missing", ""));
             }
             Err(error) => return Err(error.into()),
         };
         match read_marker(&root)? {
             Found::Marker(marker) if marker == self.inner.marker => Ok(root),
-            Found::Marker(_) => Err(away("its marker is not the one on record")),
+            Found::Marker(_) => Err(away("its marker is not the one on record", "")),
             Found::Nothing => Err(without_marker("it has no marker .batch-export-watcher")),
             Found::Damaged => Err(without_marker("its marker .batch-export-watcher is damaged")),
         }

@@ -11,7 +11,7 @@ pub enum SinkError {
     Disk(#[from] DurableError),
     /// The download directory or its marker is not there, or it is another one.
     #[error(
-        "the download directory {} cannot be used: {found}; is its file system not mounted?",
+        "the download directory {} cannot be used: {found}",
         .directory.display()
     )]
     Away { directory: PathBuf, found: String },
