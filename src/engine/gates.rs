@@ -333,7 +333,11 @@ impl Gates {
                     let seconds = seconds_left(&of.key, now);
                     tracing::error!(event = "key_refused", project = %of.name, http_status = status, seconds, "the API refuses the REST API key; the project waits, and the key is read again before the next try");
                 }
-                of.key.explain(format!("HTTP {status}"));
+                let words = match status {
+                    403 => "HTTP 403, which a proxy on the way may send as well".to_owned(),
+                    status => format!("HTTP {status}"),
+                };
+                of.key.explain(words);
                 self.reached_origin();
                 None
             }

@@ -258,7 +258,7 @@ fn state(export: &Export) -> (String, Colour) {
     };
     match stage {
         Stage::New => ("not asked".to_owned(), Colour::Dim),
-        Stage::Polling => (remote.unwrap_or("asking").to_owned(), Colour::Plain),
+        Stage::Polling => (remote.unwrap_or("unknown").to_owned(), Colour::Plain),
         Stage::Fetching | Stage::Sealing => (stage.as_str().to_owned(), Colour::Busy),
         Stage::Whole => (stage.as_str().to_owned(), Colour::Good),
         Stage::Failing | Stage::Failed => (stage.as_str().to_owned(), Colour::Bad),
