@@ -6,8 +6,8 @@
 //! - `desk.rs` who answers what is asked over the control socket
 //! - `file_watch.rs` when the configuration's files have changed
 //! - `offline.rs` what can be done while no daemon runs
-//! - `reload.rs` another configuration for the running program
 //! - `patience.rs` a start that waits for a disk, and says so
+//! - `reload.rs` another configuration for the running program
 
 mod clients;
 mod desk;
@@ -173,7 +173,9 @@ impl App {
         let environment = Arc::new(environment);
         let clients = Clients::new(&config)?;
         let accesses = clients.accesses(&config, &environment)?;
-        let state_lock = patiently(None, async || lock_state(&config).await).await?;
+        // Without the lock there is no socket and no page yet that could say the words.
+        let unheard = watch::Sender::default();
+        let state_lock = patiently(&unheard, async || lock_state(&config).await).await?;
         let status_server = status_server(&config).await?;
         let opened = while_told(&config.state_directory, status_server.as_ref(), async || {
             open(&config, &transfer).await

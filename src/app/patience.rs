@@ -11,32 +11,34 @@ use crate::engine::DISK_INTERVAL;
 use crate::process::service;
 use crate::web::StatusServer;
 
-/// Starts as soon as the disk lets it. Meanwhile the control socket and the page say what is waited
-/// for, if the state directory can hold a socket.
+/// Starts as soon as the disk lets it. While it waits, the control socket and the page say what for,
+/// if the state directory can hold a socket.
 pub(super) async fn while_told<T>(
     state_directory: &Path,
     page: Option<&StatusServer>,
     start: impl AsyncFn() -> Result<T, StartError>,
 ) -> Result<T, StartError> {
-    match start().await {
-        Err(error) if error.is_passing() => {}
-        done => return done,
-    }
-    let (words, said) = watch::channel(String::new());
+    let (words, mut said) = watch::channel(String::new());
+    let answering = async {
+        // The sender lives as long as this.
+        let _ = said.wait_for(|words| !words.is_empty()).await;
+        answer(state_directory, page, said).await;
+    };
     tokio::select! {
-        done = patiently(Some(words), start) => done,
-        () = answer(state_directory, page, said) => unreachable!("it answers until it is dropped"),
+        done = patiently(&words, start) => done,
+        () = answering => unreachable!("it answers until it is dropped"),
     }
 }
 
-/// Starts as soon as the disk lets it, and keeps `words` up to date for whoever asks.
+/// Starts as soon as the disk lets it. `words` say what it waits for, and are empty before.
 pub(super) async fn patiently<T>(
-    words: Option<watch::Sender<String>>,
+    words: &watch::Sender<String>,
     start: impl AsyncFn() -> Result<T, StartError>,
 ) -> Result<T, StartError> {
     let (began, interval) = (Instant::now(), DISK_INTERVAL.as_secs());
     let mut told = None;
-    for attempt in 1_u64.. {
+    let mut attempts = 0_u64;
+    loop {
         let cause = match start().await {
             Err(error) if error.is_passing() => error.to_string(),
             done => {
@@ -46,14 +48,13 @@ pub(super) async fn patiently<T>(
                 return done;
             }
         };
+        attempts += 1;
         service::waiting(&format!("The start waits for the disk: {cause}"), 6 * DISK_INTERVAL);
-        if let Some(words) = &words {
-            words.send_replace(format!(
-                "it is starting and waits for the disk, {attempt} attempts in {} s, and is tried \
-                 every {interval} s: {cause}",
-                began.elapsed().as_secs()
-            ));
-        }
+        words.send_replace(format!(
+            "it is starting and waits for the disk, {attempts} attempts in {} s, and is tried \
+             every {interval} s: {cause}",
+            began.elapsed().as_secs()
+        ));
         if told.as_ref() != Some(&cause) {
             tracing::error!(
                 event = "start_waits",
@@ -64,7 +65,6 @@ pub(super) async fn patiently<T>(
         }
         tokio::time::sleep(DISK_INTERVAL).await;
     }
-    Err(StartError::Worker)
 }
 
 async fn answer(

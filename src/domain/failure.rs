@@ -134,7 +134,8 @@ impl Hold {
             Self::Throttled { .. } => Some("the API asks for fewer requests (HTTP 429)".to_owned()),
             Self::Unavailable { .. } => Some("the API is unavailable (HTTP 503)".to_owned()),
             Self::Unauthorized { status } => {
-                Some(format!("the API refuses the REST API key (HTTP {status})"))
+                let proxy = if *status == 403 { ", which a proxy may send as well" } else { "" };
+                Some(format!("the API refuses the REST API key (HTTP {status}{proxy})"))
             }
             Self::RouteNotFound => {
                 Some("the API does not know the route: check base_url in [api]".to_owned())

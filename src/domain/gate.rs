@@ -25,7 +25,7 @@ pub struct Gate {
     refusals: u32,
     /// When the first refusal in a row came, or an earlier run's was read.
     since: Option<Duration>,
-    /// What the last refusal said, if that is more than that it was one; safe to show.
+    /// What the last refusal said; safe to show.
     words: Option<String>,
 }
 
@@ -104,9 +104,9 @@ impl Gate {
         self.state = State::Paused { until };
     }
 
-    /// Says more of the last refusal.
-    pub fn explain(&mut self, words: impl Into<String>) {
-        self.words = Some(words.into());
+    /// Keeps what the last refusal said.
+    pub fn explain(&mut self, words: Option<String>) {
+        self.words = words;
     }
 
     pub fn words(&self) -> Option<&str> {

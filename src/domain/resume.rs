@@ -194,7 +194,7 @@ fn judge_range(point: &ResumePoint, declared_bytes: Option<u64>, head: &Response
 
 /// Tokens that uploaders put into `Content-Encoding` by mistake, and that code nothing. Clients of
 /// S3 leave `aws-chunked` there, which the store took off when it received the object.
-const NO_CODINGS: [&str; 14] = [
+pub(crate) const NO_CODINGS: [&str; 14] = [
     "none",
     "null",
     "raw",
@@ -211,7 +211,7 @@ const NO_CODINGS: [&str; 14] = [
     "latin1",
 ];
 /// How the names of character sets begin; none of them is a coding.
-const CHARSETS: [&str; 7] =
+pub(crate) const CHARSETS: [&str; 7] =
     ["utf-", "utf8", "utf16", "utf_8", "iso-8859-", "windows-125", "charset="];
 
 /// Whether the bytes are what the header says counts only if the size or a checksum proves it.

@@ -18,6 +18,9 @@ const ATTENTION_ATTEMPTS: u32 = 5;
 /// How long something may wait before a person should look, however few the attempts.
 const ATTENTION_AFTER: Duration = Duration::from_mins(10);
 
+/// Why a whole project waits whose every request is refused.
+pub const REJECTED: &str = "the API refuses the request for every export of the project";
+
 /// What has failed in a row without success between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
@@ -28,7 +31,8 @@ pub struct Trouble {
     pub since: Duration,
     /// Failed attempts of the row; 0 if the last one got further than those before.
     pub attempts: u32,
-    /// A fingerprint of what was told last of the row.
+    /// A fingerprint of what was told last of the row, which may be other than `words`. Small,
+    /// because each export has room for a row.
     told: Option<NonZeroU64>,
 }
 
@@ -140,13 +144,6 @@ pub struct Wait {
     pub next_at: Option<Timestamp>,
 }
 
-/// Which command helps to find out more, or to mend it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
-    /// `check --probe`: asks the API.
-    Probe,
-}
-
 impl Wait {
     pub fn new(cause: Cause, concern: Concern) -> Self {
         Self { cause, concern, detail: None, since: None, attempts: 0, next_at: None }
@@ -201,20 +198,14 @@ impl Wait {
             Cause::Throttled => "the API asks for fewer requests",
             Cause::Unavailable => "the API is unavailable",
             Cause::Unauthorized => "the API refuses the REST API key",
-            Cause::Rejected if self.concern.project().is_some() => {
-                "the API refuses the request for every export of the project"
-            }
+            Cause::Rejected if self.concern.project().is_some() => REJECTED,
             Cause::Rejected => "the API refuses the request",
             Cause::NotFound => "the API does not know the export",
             Cause::Fault => "the last attempt failed",
             Cause::LinkRefused => "the store refuses the signed link",
             Cause::Gone => "the store does not have the file",
             Cause::StoreBusy => match &self.concern {
-                Concern::Store(host) => {
-                    let words = format!("the store {host} asks for fewer requests");
-                    let detail = self.detail.as_ref().map(|detail| format!(": {detail}"));
-                    return words + &detail.unwrap_or_default();
-                }
+                Concern::Store(host) => &format!("the store {host} asks for fewer requests"),
                 _ => "the store asks for fewer requests",
             },
             Cause::Disk => "downloads wait because the download directory cannot be used",
@@ -225,10 +216,10 @@ impl Wait {
         };
         match (&self.detail, &self.concern) {
             (Some(detail), Concern::Part(number)) => format!("part {number}: {detail}"),
-            (Some(detail), Concern::Export) => detail.clone(),
             // It names the directory itself.
             (Some(detail), Concern::Disk) => format!("downloads wait: {detail}"),
-            (Some(detail), _) => format!("{words}: {detail}"),
+            (Some(detail), Concern::State) => format!("{words}: {detail}"),
+            (Some(detail), _) => detail.clone(),
             (None, _) => words.to_owned(),
         }
     }
@@ -303,16 +294,13 @@ impl Wait {
         words.to_owned()
     }
 
-    /// The command that helps to find out more; `None` if none does.
-    pub fn remedy(&self) -> Option<Remedy> {
+    /// Whether `check --probe`, which asks the API, helps to find out more.
+    pub fn probe_helps(&self) -> bool {
         match self.cause {
-            Cause::Unavailable | Cause::Unauthorized | Cause::Rejected | Cause::NotFound => {
-                Some(Remedy::Probe)
-            }
+            Cause::Unavailable | Cause::Unauthorized | Cause::Rejected | Cause::NotFound => true,
             // A part may have met the store, which no command asks.
-            Cause::Fault if self.concern == Concern::Export => Some(Remedy::Probe),
-            Cause::Fault
-            | Cause::Disk
+            Cause::Fault => self.concern == Concern::Export,
+            Cause::Disk
             | Cause::Folder
             | Cause::Room
             | Cause::State
@@ -320,7 +308,7 @@ impl Wait {
             | Cause::LinkRefused
             | Cause::Gone
             | Cause::StoreBusy
-            | Cause::Slots => None,
+            | Cause::Slots => false,
         }
     }
 }
@@ -399,7 +387,7 @@ mod tests {
     fn what_is_told_elsewhere_counts_and_is_no_news_of_this_row() {
         let mut row = None;
         Trouble::held(&mut row, Cause::Throttled, "HTTP 429".to_owned(), Duration::ZERO);
-        assert!(!row.as_ref().unwrap().was_told());
+        assert!(row.as_ref().is_some_and(|row| !row.was_told()));
         let mut failed = |second| {
             let now = Duration::from_secs(second);
             Trouble::met(&mut row, Cause::Fault, "HTTP 500".to_owned(), now)

@@ -285,6 +285,7 @@ impl Gates {
         let lasting = |scope, retry_after: Option<Duration>, gate: &Gate| {
             retry_after.and(gate.paused_until()).map(|until| (scope, until))
         };
+        let words = hold.words();
         let of = &mut self.projects[project];
         match hold {
             Hold::Throttled { retry_after } => {
@@ -295,7 +296,7 @@ impl Gates {
                         tracing::warn!(event = "project_throttled", project = %of.name, seconds, "the API asks for fewer requests (429); the project waits");
                     }
                 }
-                of.throttle.explain("HTTP 429");
+                of.throttle.explain(words);
                 let lasting = lasting(PauseScope::Project(of.digest), retry_after, &of.throttle);
                 self.reached_origin();
                 lasting
@@ -312,7 +313,7 @@ impl Gates {
                         );
                     }
                 }
-                self.origin.explain("HTTP 503");
+                self.origin.explain(words);
                 lasting(PauseScope::Origin, retry_after, &self.origin)
             }
             Hold::RouteNotFound => {
@@ -324,7 +325,7 @@ impl Gates {
                          waits"
                     );
                 }
-                self.origin.explain("it does not know the route: check base_url in [api]");
+                self.origin.explain(words);
                 None
             }
             Hold::Unauthorized { status } => {
@@ -333,10 +334,6 @@ impl Gates {
                     let seconds = seconds_left(&of.key, now);
                     tracing::error!(event = "key_refused", project = %of.name, http_status = status, seconds, "the API refuses the REST API key; the project waits, and the key is read again before the next try");
                 }
-                let words = match status {
-                    403 => "HTTP 403, which a proxy on the way may send as well".to_owned(),
-                    status => format!("HTTP {status}"),
-                };
                 of.key.explain(words);
                 self.reached_origin();
                 None
@@ -345,7 +342,7 @@ impl Gates {
                 self.lies_on(project, host);
                 None
             }
-            Hold::StoreBusy { host, status, retry_after } => {
+            Hold::StoreBusy { host, retry_after, .. } => {
                 let host = String::from(host);
                 self.lies_on(project, host.clone());
                 self.forget_idle_hosts(now);
@@ -362,7 +359,7 @@ impl Gates {
                         );
                     }
                 }
-                gate.explain(format!("HTTP {status}"));
+                gate.explain(words);
                 lasting(PauseScope::Host(host), retry_after, gate)
             }
             // The call is made anew. What it was the probe of is probed by that.
@@ -400,7 +397,7 @@ impl Gates {
             self.meters.paused(Some(&of.name), Cause::Rejected);
             tracing::error!(event = "project_rejected", project = %of.name, "the API refuses the request for every export of the project: check project_key and base_url; the project waits");
         }
-        of.rejection.explain(words);
+        of.rejection.explain(Some(words));
     }
 
     /// The API understands a request of the project. Returns whether it refused every one before.

@@ -3,7 +3,8 @@
 use super::number;
 use crate::domain::part::Sha256;
 use crate::domain::resume::{
-    Plan, ResponseHead, ResumePoint, StrongEtag, Verdict, judge_response, plan_resume,
+    CHARSETS, NO_CODINGS, Plan, ResponseHead, ResumePoint, StrongEtag, Verdict, judge_response,
+    plan_resume,
 };
 
 /// A line each for the declared length, the bytes that are there, the length they promise, their
@@ -99,13 +100,10 @@ fn without_leading_zeros(range: &str) -> Option<String> {
 fn is_identity(declared: Option<u64>, head: &ResponseHead) -> bool {
     let codings = head.content_encoding.as_deref().unwrap_or_default().to_ascii_lowercase();
     let identity = |coding: &str| matches!(coding, "" | "identity");
-    let nothing = " none null raw plain text json binary 7bit 8bit aws-chunked unicode ascii \
-                   us-ascii latin1 ";
-    let charsets = "utf- utf8 utf16 utf_8 iso-8859- windows-125 charset=";
     let codes_nothing = |coding: &str| {
         coding.contains('/')
-            || !coding.contains(' ') && nothing.contains(&format!(" {coding} "))
-            || charsets.split(' ').any(|charset| coding.starts_with(charset))
+            || NO_CODINGS.contains(&coding)
+            || CHARSETS.iter().any(|charset| coding.starts_with(charset))
     };
     codings
         .split(',')

@@ -11,7 +11,7 @@ use crate::config::command;
 use crate::domain::failure::Failure;
 use crate::domain::ids::ProjectName;
 use crate::domain::stage::Cause;
-use crate::domain::wait::{Remedy, Wait};
+use crate::domain::wait::Wait;
 use crate::engine::overview::{ActivePart, ExportOverview, Overview, ProjectOverview};
 
 /// The source of a document that the running daemon made.
@@ -183,13 +183,12 @@ impl Document {
 /// How many exports something holds up, a full set of slots apart.
 fn waiting_words(overview: &Overview) -> String {
     let exports = overview.projects.iter().flat_map(|project| &project.exports);
-    let waits: Vec<_> = exports
-        .filter_map(|export| export.waiting.as_ref())
-        .filter(|wait| wait.cause != Cause::Slots)
-        .collect();
-    let now = overview.standing.now;
-    let attention = waits.iter().filter(|wait| wait.needs_attention(now)).count();
-    match (waits.len(), attention) {
+    let waits = exports.filter_map(|export| export.waiting.as_ref());
+    let waits = waits.filter(|wait| wait.cause != Cause::Slots);
+    let counts = waits.fold((0, 0), |(count, attention), wait| {
+        (count + 1, attention + usize::from(wait.needs_attention(overview.standing.now)))
+    });
+    match counts {
         (0, _) => String::new(),
         (count, 0) => format!(", {count} held up"),
         (count, 1) => format!(", {count} held up (1 needs attention)"),
@@ -225,7 +224,7 @@ fn waiting(wait: &Wait, commands: &Commands, now: Timestamp) -> Waiting {
         next_at: wait.next_at.map(text),
         asking: wait.is_asking(),
         advice: wait.advice(),
-        command: wait.remedy().map(|Remedy::Probe| format!("{} --probe", commands.check)),
+        command: wait.probe_helps().then(|| format!("{} --probe", commands.check)),
         needs_attention: wait.needs_attention(now),
     }
 }

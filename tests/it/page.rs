@@ -204,7 +204,7 @@ async fn trouble_shows_its_cause_the_remedy_and_the_time_of_the_next_try() {
     let paused = "[...document.querySelectorAll('.paused')].map((pill) => pill.textContent)";
     let paused = page.until(paused).await;
     assert!(
-        paused.to_string().contains("the API refuses the REST API key: HTTP 401 · next try in"),
+        paused.to_string().contains("the API refuses the REST API key (HTTP 401) · next try in"),
         "{paused}"
     );
     assert_eq!(page.run("return document.title;").await, "1 failed · Batch Export Watcher");

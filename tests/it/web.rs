@@ -290,7 +290,7 @@ async fn a_pause_shows_its_cause_the_remedy_and_its_end() {
     let pause = &status["projects"][0]["pauses"][0];
     assert_eq!(
         (&pause["reason"], &pause["words"]),
-        (&json!("throttled"), &json!("the API asks for fewer requests: HTTP 429"))
+        (&json!("throttled"), &json!("the API asks for fewer requests (HTTP 429)"))
     );
     assert!(pause["until"].as_str() > status["now"].as_str(), "{status:#}");
 }

@@ -10,6 +10,7 @@ use crate::domain::ids::{ExportKey, ExportPath};
 use crate::domain::part::{CommittedPart, PartKey};
 use crate::domain::resume::ResumablePart;
 use crate::domain::stage::Cause;
+use crate::domain::wait::REJECTED;
 use crate::domain::watch::{Command, Fetching, PartState, RecordChange, StepContext, WatchEvent};
 use crate::engine::children::Panicked;
 use crate::engine::chores::{Chore, ChoreEnd};
@@ -128,14 +129,14 @@ impl Scheduler {
             ViewOutcome::Rejected(_) => self.gates.api_answered(project),
             ViewOutcome::Fault(_) => {}
         }
-        let rejected = match &outcome {
-            ViewOutcome::Report(_) => Some(None),
-            ViewOutcome::Rejected(refusal) => Some(Some(refusal.words("the last answer"))),
+        let understood = match &outcome {
+            ViewOutcome::Report(_) => Some(Ok(())),
+            ViewOutcome::Rejected(refusal) => Some(Err(refusal.words(REJECTED))),
             _ => None,
         };
         self.step(entry, WatchEvent::Viewed(outcome));
-        let Some(rejected) = rejected else { return };
-        match self.fleet.rejections(project, rejected.is_none()) {
+        let Some(understood) = understood else { return };
+        match self.fleet.rejections(project, understood.is_ok()) {
             Rejections::Undecided => {}
             Rejections::TheirOwn(exports) => {
                 for entry in exports {
@@ -143,7 +144,8 @@ impl Scheduler {
                 }
             }
             Rejections::OfTheProject => {
-                self.gates.rejected(project, rejected.unwrap_or_default(), self.clock.now());
+                let words = understood.err().unwrap_or_else(|| REJECTED.to_owned());
+                self.gates.rejected(project, words, self.clock.now());
             }
         }
     }
