@@ -51,8 +51,8 @@ pub(super) async fn patiently<T>(
         attempts += 1;
         service::waiting(&format!("The start waits for the disk: {cause}"), 6 * DISK_INTERVAL);
         words.send_replace(format!(
-            "it is starting and waits for the disk, {attempts} attempts in {} s, and is tried \
-             every {interval} s: {cause}",
+            "it is starting and waits for the disk, attempt {attempts} after {} s, tried every \
+             {interval} s: {cause}",
             began.elapsed().as_secs()
         ));
         if told.as_ref() != Some(&cause) {
