@@ -13,6 +13,7 @@ use tokio::process::Command;
 use super::support::http::get;
 use super::support::process::{Output, Watcher};
 use super::support::solo::Solo;
+use super::support::turns::alone;
 use super::support::{PATIENCE, eventually, look};
 
 fn pending(id: &str) -> SimExport {
@@ -96,6 +97,8 @@ async fn the_daemon_serves_the_whole_document_and_the_table_shows_it() {
 #[tokio::test]
 async fn the_table_of_eighty_thousand_exports_arrives() {
     const COUNT: usize = 80_000;
+    // The command waits for half a minute, and a debug build takes a third of that on a calm machine.
+    let _turn = alone().await;
     let solo = Solo::new(Vec::new()).await;
     let ids: String = (0..COUNT).map(|number| format!("export_{number:032}\n")).collect();
     solo.home.write("ids.txt", &ids);
