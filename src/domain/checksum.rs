@@ -28,7 +28,8 @@ pub enum Check {
 }
 
 /// An algorithm that a store may use. `Crc32` is CRC-32/ISO-HDLC, `Crc32c` is CRC-32/ISCSI.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     Md5,
     Sha1,
@@ -69,7 +70,7 @@ impl fmt::Display for Algorithm {
 }
 
 /// One checksum of the whole file, as the store promised it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PromisedChecksum {
     pub algorithm: Algorithm,
     pub value: Vec<u8>,

@@ -187,7 +187,7 @@ pub enum PartFault {
 /// and its backoff starts over if this one `progressed`, that is, gained bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartFailure {
-    Failed { fault: PartFault, kept: Option<ResumePoint>, progressed: bool },
+    Failed { fault: PartFault, kept: Option<Box<ResumePoint>>, progressed: bool },
     Stopped { kept: Option<ResumePoint> },
 }
 

@@ -3,6 +3,7 @@
 //! Rules: RFC 9110 sections 8.8 (validators), 13.1.5 (If-Range), 14.2 to 14.4 (ranges). Bytes are
 //! appended only on a 206 that starts at the end of the partial, with equal total and validator.
 
+use super::checksum::PromisedChecksum;
 use super::part::{PartKey, Sha256};
 
 /// A strong entity tag, quotes included; what `If-Range` may carry.
@@ -48,6 +49,8 @@ pub struct ResumePoint {
     /// Length of the whole file, according to the answer that the bytes came from.
     pub total_bytes: u64,
     pub etag: StrongEtag,
+    /// What that answer promised about the whole file. The answers to ranges may not repeat it.
+    pub promised: Vec<PromisedChecksum>,
 }
 
 /// A resume point and the part it belongs to.
@@ -62,6 +65,20 @@ pub enum Plan {
     FromStart,
     /// `Range: bytes=N-` with `If-Range`.
     Continue(ResumePoint),
+}
+
+impl Plan {
+    /// Every checksum that the whole file has to have, if the answer to this plan promised these.
+    /// One that was promised twice, with two values, can be kept by no file.
+    pub fn promised(&self, by_answer: Vec<PromisedChecksum>) -> Vec<PromisedChecksum> {
+        let mut all = by_answer;
+        if let Self::Continue(point) = self {
+            all.extend(point.promised.iter().cloned());
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
 }
 
 /// Continues if some bytes are there, some are missing, and the length is still what the API says.
@@ -269,7 +286,8 @@ mod tests {
 
     fn point() -> ResumePoint {
         let etag = StrongEtag::parse("\"v1\"").unwrap();
-        ResumePoint { bytes: 40, sha256: Sha256::new([0; 32]), total_bytes: 100, etag }
+        let sha256 = Sha256::new([0; 32]);
+        ResumePoint { bytes: 40, sha256, total_bytes: 100, etag, promised: Vec::new() }
     }
 
     fn partial_answer() -> ResponseHead {

@@ -174,7 +174,13 @@ mod tests {
         let part = PartOrder {
             key: PartKey { number: 1, file_id: "file_1".parse().unwrap() },
             declared_bytes: Some(100),
-            resume: Some(ResumePoint { bytes: 90, sha256, total_bytes: 100, etag }),
+            resume: Some(ResumePoint {
+                bytes: 90,
+                sha256,
+                total_bytes: 100,
+                etag,
+                promised: Vec::new(),
+            }),
         };
         let (project, export) = ("shop".parse().unwrap(), "export_1".parse().unwrap());
         let order = ChoreOrder {

@@ -36,6 +36,7 @@ pub fn content_range(data: &[u8]) {
         sha256: Sha256::new([0; 32]),
         total_bytes,
         etag,
+        promised: Vec::new(),
     });
     let plan = plan_resume(point, declared);
     if let Plan::Continue(point) = &plan {

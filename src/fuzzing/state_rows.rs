@@ -59,7 +59,7 @@ async fn load(
         let (table, columns) = match fields.next() {
             Some(b"e") => ("export", 12),
             Some(b"p") => ("part", 8),
-            Some(b"l") => ("partial", 8),
+            Some(b"l") => ("partial", 9),
             Some(b"u") => ("pause", 2),
             _ => continue,
         };

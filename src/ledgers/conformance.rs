@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::domain::checksum::Check;
+use crate::domain::checksum::{Algorithm, Check, PromisedChecksum};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest, ProjectKey};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
@@ -70,9 +70,11 @@ pub(crate) fn part(number: u32) -> CommittedPart {
 
 pub(crate) fn partial(number: u32) -> ResumablePart {
     let etag = StrongEtag::parse("\"v1\"").unwrap();
+    let md5 = PromisedChecksum { algorithm: Algorithm::Md5, value: vec![3; 16] };
+    let (sha256, promised) = (Sha256::new([7; 32]), vec![md5]);
     ResumablePart {
         key: part(number).key,
-        point: ResumePoint { bytes: 40, sha256: Sha256::new([7; 32]), total_bytes: 100, etag },
+        point: ResumePoint { bytes: 40, sha256, total_bytes: 100, etag, promised },
     }
 }
 
@@ -186,7 +188,8 @@ pub(crate) async fn a_resume_point_stays_until_its_part_is_committed(home: &impl
     ledger.commit(epoch, &[synced(1), synced(2), committed(2)]).await.unwrap();
     assert_eq!(only(&mut ledger).await.partials, [partial(1)], "a committed part has no partial");
     let etag = StrongEtag::parse("\"v2\"").unwrap();
-    let point = ResumePoint { bytes: 60, sha256: Sha256::new([8; 32]), total_bytes: 200, etag };
+    let (sha256, promised) = (Sha256::new([8; 32]), Vec::new());
+    let point = ResumePoint { bytes: 60, sha256, total_bytes: 200, etag, promised };
     let further = ResumablePart { key: part(1).key, point };
     let later = Fact::PartialSynced { export: key.clone(), part: further.clone() };
     ledger.commit(epoch, &[later]).await.unwrap();

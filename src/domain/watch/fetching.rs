@@ -269,7 +269,8 @@ impl Fetching {
             }
             Err(PartFailure::Failed { fault, kept, progressed }) => {
                 let before = part.resumable_bytes();
-                self.tally.resumes(part, kept.filter(|_| fault.spares_bytes()));
+                let kept = kept.filter(|_| fault.spares_bytes());
+                self.tally.resumes(part, kept.map(|point| *point));
                 if progressed {
                     (part.failures, part.gone_since) = (0, None);
                 }

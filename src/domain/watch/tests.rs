@@ -141,7 +141,8 @@ pub(super) fn committed(key: PartKey) -> CommittedPart {
 
 pub(super) fn point(bytes: u64) -> ResumePoint {
     let etag = StrongEtag::parse("\"a\"").unwrap();
-    ResumePoint { bytes, sha256: Sha256::new([0; 32]), total_bytes: 10, etag }
+    let (sha256, promised) = (Sha256::new([0; 32]), Vec::new());
+    ResumePoint { bytes, sha256, total_bytes: 10, etag, promised }
 }
 
 pub(super) fn refusal(code: &str) -> ApiRefusal {
@@ -160,7 +161,7 @@ pub(super) fn transient(resume: Option<ResumePoint>) -> PartFailure {
     PartFailure::Failed {
         fault: PartFault::transient("cut"),
         progressed: resume.is_some(),
-        kept: resume,
+        kept: resume.map(Box::new),
     }
 }
 

@@ -94,7 +94,7 @@ async fn conclude(ended: Ended, first_byte: u64) -> PartFailure {
     match why {
         Why::Stopped => PartFailure::Stopped { kept: keep(writer, origin).await },
         Why::Fault(fault) if fault.spares_bytes() => {
-            let kept = keep(writer, origin).await;
+            let kept = keep(writer, origin).await.map(Box::new);
             let progressed = kept.as_ref().is_some_and(|point| point.bytes > first_byte);
             PartFailure::Failed { fault, kept, progressed }
         }
@@ -215,7 +215,8 @@ mod tests {
 
     fn origin() -> BodyOrigin {
         let etag = StrongEtag::parse("\"v1\"").unwrap();
-        let point = ResumePoint { bytes: 1, sha256: Sha256::new([0; 32]), total_bytes: 10, etag };
+        let (sha256, promised) = (Sha256::new([0; 32]), Vec::new());
+        let point = ResumePoint { bytes: 1, sha256, total_bytes: 10, etag, promised };
         BodyOrigin::of_plan(&Plan::Continue(point)).unwrap()
     }
 

@@ -4,6 +4,7 @@
 use tokio::task::JoinSet;
 
 use super::context::{AttemptContext, News};
+use crate::domain::checksum::PromisedChecksum;
 use crate::domain::resume::{CHECKPOINT_BYTES, Plan, Prefix, ResumePoint, StrongEtag};
 use crate::fetch::{Body, Opening};
 use crate::ports::{SinkFault, Upload};
@@ -18,6 +19,7 @@ const INTERVAL_BYTES: u64 = CHECKPOINT_BYTES / 2;
 pub(super) struct BodyOrigin {
     etag: StrongEtag,
     total_bytes: u64,
+    promised: Vec<PromisedChecksum>,
 }
 
 impl BodyOrigin {
@@ -27,19 +29,21 @@ impl BodyOrigin {
             Opening::Append { total_bytes } => Some(total_bytes),
             Opening::Whole { total_bytes } => total_bytes,
         };
-        Some(Self { etag: body.facts.etag.clone()?, total_bytes: total_bytes? })
+        let (etag, promised) = (body.facts.etag.clone()?, body.facts.promised.clone());
+        Some(Self { etag, total_bytes: total_bytes?, promised })
     }
 
     /// The answer that the bytes on disk came from.
     pub(super) fn of_plan(plan: &Plan) -> Option<Self> {
         let Plan::Continue(point) = plan else { return None };
-        Some(Self { etag: point.etag.clone(), total_bytes: point.total_bytes })
+        let (etag, promised) = (point.etag.clone(), point.promised.clone());
+        Some(Self { etag, total_bytes: point.total_bytes, promised })
     }
 
     /// Where the next attempt resumes, if it has these bytes of that answer.
     pub(super) fn resume_after(self, prefix: Prefix) -> ResumePoint {
-        let Prefix { bytes, sha256 } = prefix;
-        ResumePoint { bytes, sha256, total_bytes: self.total_bytes, etag: self.etag }
+        let (Prefix { bytes, sha256 }, Self { etag, total_bytes, promised }) = (prefix, self);
+        ResumePoint { bytes, sha256, total_bytes, etag, promised }
     }
 }
 

@@ -62,10 +62,13 @@ pub(super) async fn run(
         }
         opened = cx.lane.store.open(link, &plan, cx.order.declared_bytes) => opened,
     };
-    let body = match opened {
+    let mut body = match opened {
         Ok(body) => body,
         Err(refusal) => return refused(refusal, writer, &plan),
     };
+    if let Opening::Append { .. } = body.facts.opening {
+        body.facts.promised = plan.promised(body.facts.promised);
+    }
     if cx.open_host.as_ref() != Some(&body.facts.host) {
         let (project, entry, host) = (cx.project, cx.part.entry, body.facts.host.clone());
         cx.tell(News::StoreAnswered { project, entry, host }).await;

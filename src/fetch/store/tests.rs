@@ -88,7 +88,8 @@ fn cause(outcome: Result<Body, FetchRefusal>) -> String {
 
 fn point() -> ResumePoint {
     let etag = StrongEtag::parse("\"v1\"").unwrap();
-    ResumePoint { bytes: 2, sha256: Sha256::new([0; 32]), total_bytes: 5, etag }
+    let (sha256, promised) = (Sha256::new([0; 32]), Vec::new());
+    ResumePoint { bytes: 2, sha256, total_bytes: 5, etag, promised }
 }
 
 #[tokio::test]

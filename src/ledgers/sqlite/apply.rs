@@ -244,16 +244,20 @@ async fn keep_partial(
 ) -> Result<(), sqlx::Error> {
     ensure(on, export).await?;
     let upsert = "INSERT INTO partial (project, export_id, number, file_id, bytes, sha256, \
-                  total_bytes, etag) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (project, \
-                  export_id, number, file_id) DO UPDATE SET bytes = excluded.bytes, sha256 = \
-                  excluded.sha256, total_bytes = excluded.total_bytes, etag = excluded.etag";
+                  total_bytes, etag, promised) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON \
+                  CONFLICT (project, export_id, number, file_id) DO UPDATE SET bytes = \
+                  excluded.bytes, sha256 = excluded.sha256, total_bytes = excluded.total_bytes, \
+                  etag = excluded.etag, promised = excluded.promised";
+    let promised = serde_json::to_string(&part.point.promised);
+    let promised = promised.map_err(|error| sqlx::Error::Encode(error.into()))?;
     let inserted = about(upsert, export)
         .bind(i64::from(part.key.number))
         .bind(part.key.file_id.as_str())
         .bind(to_sql(part.point.bytes))
         .bind(part.point.sha256.to_string())
         .bind(to_sql(part.point.total_bytes))
-        .bind(part.point.etag.as_str());
+        .bind(part.point.etag.as_str())
+        .bind(promised);
     inserted.execute(on).await.map(drop)
 }
 

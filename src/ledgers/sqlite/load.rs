@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use crate::domain::checksum::Check;
+use crate::domain::checksum::{Check, PromisedChecksum};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{ExportId, ExportKey, ProjectDigest};
 use crate::domain::part::{CommittedPart, PartKey, Sha256};
@@ -195,8 +195,18 @@ fn partial(row: &SqliteRow) -> Result<ResumablePart, sqlx::Error> {
         sha256: sha256(row)?,
         total_bytes: unsigned(row, "total_bytes")?,
         etag,
+        promised: promised(row)?,
     };
     Ok(ResumablePart { key: key(row)?, point })
+}
+
+fn promised(row: &SqliteRow) -> Result<Vec<PromisedChecksum>, sqlx::Error> {
+    let promised: Vec<PromisedChecksum> = serde_json::from_str(row.try_get("promised")?)
+        .map_err(|error| damaged("promised", error))?;
+    match promised.iter().all(|of| of.value.len() == of.algorithm.value_bytes()) {
+        true => Ok(promised),
+        false => Err(damaged("promised", "a checksum of another length")),
+    }
 }
 
 fn sha256(row: &SqliteRow) -> Result<Sha256, sqlx::Error> {

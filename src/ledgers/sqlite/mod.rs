@@ -38,9 +38,10 @@ const DATABASE_FILE: &str = "state.db";
 /// How long a statement waits for another process, such as `retry`, that holds the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every schema so far, in order: version, name, statements.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "initial", include_str!("migrations/0001_initial.sql")),
     (2, "checkpoints", include_str!("migrations/0002_checkpoints.sql")),
+    (3, "promises", include_str!("migrations/0003_promises.sql")),
 ];
 
 #[derive(Debug)]

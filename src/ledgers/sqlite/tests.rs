@@ -128,7 +128,7 @@ async fn a_newer_schema_is_refused() {
     let opened = SqliteLedger::open(root.path()).await.unwrap_err();
     for error in [opened, look(root.path(), &[]).await.unwrap_err()] {
         let LedgerFault::Newer(words) = &error else { panic!("{error:?}") };
-        assert!(words.contains("schema 7, this one knows 2"), "{words}");
+        assert!(words.contains("schema 7, this one knows 3"), "{words}");
     }
 }
 

@@ -93,7 +93,8 @@ pub(crate) fn md5_of_digits() -> PromisedChecksum {
 fn behind(prefix: Prefix, total: usize) -> Plan {
     let etag = StrongEtag::parse("\"v1\"").unwrap();
     let Prefix { bytes, sha256 } = prefix;
-    Plan::Continue(ResumePoint { bytes, sha256, total_bytes: total as u64, etag })
+    let total_bytes = total as u64;
+    Plan::Continue(ResumePoint { bytes, sha256, total_bytes, etag, promised: Vec::new() })
 }
 
 async fn begin<S: Sink>(sink: &S, number: u32, length: usize, plan: &Plan) -> S::Upload {

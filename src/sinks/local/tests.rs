@@ -78,7 +78,8 @@ fn point(before: &[u8]) -> ResumePoint {
     let mut digests = Digests::new(&[]);
     digests.update(before);
     let etag = StrongEtag::parse("\"v1\"").unwrap();
-    ResumePoint { bytes: before.len() as u64, sha256: digests.so_far(), total_bytes: 10, etag }
+    let (bytes, sha256) = (before.len() as u64, digests.so_far());
+    ResumePoint { bytes, sha256, total_bytes: 10, etag, promised: Vec::new() }
 }
 
 /// The length of a part that is large enough for a name and for checkpoints.

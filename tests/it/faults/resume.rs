@@ -7,7 +7,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use batch_export_watcher::domain::checksum::Algorithm;
+use batch_export_watcher::domain::checksum::{Algorithm, Check};
 use batch_export_watcher::simulator::{
     ChecksumHeader, Content, SentChecksum, Serving, SimExport, SimFile,
 };
@@ -295,6 +295,43 @@ async fn the_checksum_of_the_whole_file_detects_a_range_of_other_bytes() {
     stage.settled(stage.start()).await;
     stage.home.assert_whole(SHOP, "export_1", &[&content().as_str().into()]);
     assert_eq!(stage.store.asked_for("file_1")[2].header("range"), None);
+}
+
+/// The first bytes of the file, and a checksum of all of it that no range repeats.
+fn promising_answer() -> Answer {
+    let hash = base64(&Content::from(content().as_str()).digest(Algorithm::Md5));
+    let lines = format!("content-length: {BYTES}\r\netag: {ETAG}\r\ncontent-md5: {hash}\r\n");
+    Answer::of(200, &lines, &content()[..FIRST])
+}
+
+/// The file is whole, although a range had other bytes; the part was checked against the checksum.
+fn assert_checked(stage: &Stage) {
+    stage.home.assert_whole(SHOP, "export_1", &[&content().as_str().into()]);
+    let asked = stage.store.asked_for("file_1");
+    assert_eq!(asked[1].header("range"), Some("bytes=5000-"));
+    assert_eq!(asked[2].header("range"), None, "the partial is dropped");
+    let manifest = stage.home.manifest(SHOP, "export_1");
+    assert!(manifest.parts[0].verified_by.contains(&Check::Md5), "{:?}", manifest.parts);
+}
+
+#[tokio::test]
+async fn a_checksum_of_the_first_answer_counts_for_the_ranges_that_continue_it() {
+    let other = content()[FIRST..].replace("0123456789", "9876543210");
+    let wrong = Answer::framed(206, &fitting(), other);
+    let whole = promising_answer().then(Answer::raw(&content()[FIRST..]));
+    let exports = || vec![SimExport::finished("export_1", vec![file("1")])];
+    let scripts =
+        |first| Scripts::from([("file_1".to_owned(), vec![first, wrong.clone(), whole.clone()])]);
+
+    let cut = scripts(promising_answer());
+    let stage = Stage::new(Scheme::Http, exports(), Scripts::new(), cut).await;
+    stage.settled(stage.start()).await;
+    assert_checked(&stage);
+
+    let silent = scripts(promising_answer().and_silent());
+    let stage = stopped_in_mid_part(Scheme::Http, exports(), silent).await;
+    stage.settled(stage.start()).await;
+    assert_checked(&stage);
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -79,7 +79,7 @@ fn some_view(how: u8) -> ViewOutcome {
 fn some_end(how: u8, key: PartKey) -> Result<CommittedPart, PartFailure> {
     // With bytes that are kept, even if that makes no sense.
     let failed = |fault| {
-        let kept = (how >= 128).then(|| point(6));
+        let kept = (how >= 128).then(|| Box::new(point(6)));
         Err(PartFailure::Failed { fault, progressed: kept.is_some(), kept })
     };
     match how % 16 {

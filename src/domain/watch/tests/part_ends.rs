@@ -51,8 +51,11 @@ fn each_fault_has_its_way_back_and_its_rule_for_the_bytes() {
     for (fault, says, comes_back_with_bytes) in cases {
         for kept in [None, Some(point(5))] {
             let (mut driver, part) = fetching();
-            let failure =
-                PartFailure::Failed { fault: fault.clone(), kept: kept.clone(), progressed: false };
+            let failure = PartFailure::Failed {
+                fault: fault.clone(),
+                kept: kept.clone().map(Box::new),
+                progressed: false,
+            };
             assert_eq!(driver.says(ended(&part, Err(failure))), says, "{fault:?}");
             let expected = comes_back_with_bytes.map(|sound| kept.clone().filter(|_| sound));
             assert_eq!(next_start(&mut driver, &part), expected, "{fault:?}, {kept:?}");
@@ -78,7 +81,7 @@ fn bytes_that_were_gained_let_the_backoff_start_over() {
         driver.step(WatchEvent::PartRetryDue(part.clone()));
         driver.step(WatchEvent::PartStarted(part.clone()));
         let fault = PartFault::transient("cut");
-        let failure = PartFailure::Failed { fault, kept: Some(point(5)), progressed };
+        let failure = PartFailure::Failed { fault, kept: Some(Box::new(point(5))), progressed };
         assert_eq!(driver.says(ended(&part, Err(failure))), [waits]);
     }
 }
