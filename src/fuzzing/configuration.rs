@@ -9,6 +9,10 @@ const PATH: &str = "/nonexistent/batch-export-watcher/c.toml";
 const REST_KEY: &str = "r3st-k3y";
 
 pub fn configuration(data: &[u8]) {
+    // Names and paths are shown, also to somebody who writes a key there.
+    if data.windows(REST_KEY.len()).any(|bytes| bytes == REST_KEY.as_bytes()) {
+        return;
+    }
     match judge(data) {
         Ok(config) => {
             check(&config);

@@ -33,7 +33,10 @@ run() {
     if [ "$code" != 0 ]; then
         result="FAILED ($code)"
         : >"$work/failed"
+        mkdir -p target/long
+        cp "$log" "target/long/$name.log"
         tail -n 60 "$log" >&2
+        printf 'the whole log is in target/long/%s.log\n' "$name" >&2
     elif grep -q 'running 0 tests' "$log" && ! grep -Eq 'running [1-9][0-9]* test' "$log"; then
         result="FAILED (not there)"
         : >"$work/failed"

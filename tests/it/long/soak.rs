@@ -194,7 +194,7 @@ impl Soak {
     }
 
     fn fail(&self, what: &str) -> ! {
-        panic!("{what}\nthe log ends with\n{}", heard(&self.tally).last_lines());
+        panic!("the log ends with\n{}\n{what}", heard(&self.tally).last_lines());
     }
 
     fn top_up(&mut self) {
@@ -553,11 +553,13 @@ fn compare(folder: &Path, files: &[SimFile]) -> Result<u64, String> {
             return Err(format!("{} has other bytes", part.path));
         }
     }
-    let names = fs::read_dir(folder).map_err(|error| error.to_string())?.count();
-    if names == files.len() + 1 {
+    let entries = fs::read_dir(folder).map_err(|error| error.to_string())?;
+    let mut names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    names.sort();
+    if names.len() == files.len() + 1 {
         Ok(total)
     } else {
-        Err(format!("{names} files in {}", folder.display()))
+        Err(format!("{} parts, and {names:?} in {}", files.len(), folder.display()))
     }
 }
 
